@@ -1,0 +1,161 @@
+"""Every value of the program, as released for GTA5 → Cityscapes.
+
+Experiments import `get_config` from here and override what differs. Any value can also be set on
+the command line: `--config.optimizer.learning_rate=1e-3`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The released GTA5 → Cityscapes recipe (ResNet-101, 250,000 steps of 2 + 2 crops)."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.num_steps = 250_000
+
+  config.data = get_data_config()
+  config.model = get_model_config()
+  config.method = get_method_config()
+  config.optimizer = get_optimizer_config()
+
+  config.log_every = 50  # steps between console lines and scalars
+  config.evaluate_every = 5_000  # steps; also evaluated after the last step
+  config.checkpoint_every = 5_000  # steps; also written after the last step
+  config.keep_best = 1  # checkpoints kept for their target mIoU, beside the newest
+  config.evaluation = ml_collections.ConfigDict(
+    {
+      # Whose mean is reported as mIoU: "all", "synthia_16" or "synthia_13".
+      "classes": "all",
+      "network": "student",  # or "teacher"
+      "checkpoint": "latest",  # or "best"; for --mode=evaluate
+      "max_frames": 0,  # frames of the validation set that are used; 0: all
+      "pictures": 6,  # frames shown in the contact sheet
+    }
+  )
+  return config
+
+
+def get_model_config() -> ml_collections.ConfigDict:
+  """The released GTA variant of the network."""
+  model = ml_collections.ConfigDict()
+  model.name = "corda"  # "corda", or "deeplab": encoder and classifier alone (DACS, source only)
+  model.num_classes = 19
+  model.dtype = "float32"  # of the computation; parameters, statistics and losses stay wide
+  model.param_dtype = "float32"
+  # Released: "normal_0.01", then pretrained weights over it. From scratch: "he_normal".
+  model.kernel_init = "normal_0.01"
+  model.encoder = ml_collections.ConfigDict(
+    {
+      "stage_sizes": (3, 4, 23, 3),  # bottlenecks a stage: ResNet-101
+      "width": 64,  # channels of the first stage's 3x3 convolutions
+      "expansion": 4,
+      "stem_kernel": 7,
+      "stem_stride": 2,
+      "stem_pool": True,
+      "strides": (1, 2, 1, 1),  # output stride 8, with stem and pooling
+      "dilations": (1, 1, 2, 4),
+      "trainable_affine": False,  # scales and biases of the encoder's normalisations
+    }
+  )
+  model.task_width = 64  # bottlenecks of the decoders; their features have 4 times as many channels
+  model.initial_semantics_from = "encoder"  # "encoder" (GTA variant), "decoder" (SYNTHIA variant)
+  model.depth = True  # depth decoder and depth heads
+  model.correlation = True  # semantic and depth features refine each other
+  model.classifier_dilations = (6, 12)  # published: (6, 12, 18, 24)
+  model.normalization = ml_collections.ConfigDict(
+    {
+      "mean": (104.00698793, 116.66876762, 122.67891434),  # in the network's channel order
+      "std": (1.0, 1.0, 1.0),
+      "bgr": True,  # the released weights want blue first
+    }
+  )
+  return model
+
+
+def get_method_config() -> ml_collections.ConfigDict:
+  """Self-training with mixing, mean teacher and depth-discrepancy weights, as released."""
+  method = ml_collections.ConfigDict()
+  method.adapt = True  # False: supervised training on the source alone
+  method.source_depth_loss_weight = 0.01
+  method.mixed_depth_loss_weight = 0.001
+  method.initial_pseudo_label_steps = (
+    25_001  # steps whose pseudo-labels come from initial_S; then S
+  )
+  method.confidence_threshold = 0.968  # least teacher probability of a confident pixel
+  method.teacher_decay = 0.999
+  method.depth_weight = ml_collections.ConfigDict(
+    {
+      "enabled": True,  # refine pseudo-labels by the discrepancy of the depth heads
+      "floor": 0.001,
+      "share_across_batch": True,  # released broadcast; published: False
+    }
+  )
+  method.strong_augmentation = ml_collections.ConfigDict(
+    {
+      "jitter_probability": 0.8,  # once for a batch
+      "jitter_strength": 0.25,
+      "blur_probability": 0.5,  # once for a batch
+      "blur_sigma": (0.15, 1.15),  # pixels
+    }
+  )
+  return method
+
+
+def get_optimizer_config() -> ml_collections.ConfigDict:
+  """SGD as released."""
+  optimizer = ml_collections.ConfigDict()
+  optimizer.learning_rate = 2.5e-4  # of the encoder, at the start
+  optimizer.head_learning_rate_factor = 10.0  # of everything after it
+  optimizer.schedule_power = 0.9  # (1 - step / num_steps) ** power
+  optimizer.momentum = 0.9
+  optimizer.weight_decay = 5e-4
+  # Momentum updates a step; the release makes several (published: all 1).
+  optimizer.encoder_updates_per_step = ml_collections.ConfigDict(
+    {"stem": 1, "residual": 3, "projection": 4}
+  )
+  return optimizer
+
+
+def get_data_config() -> ml_collections.ConfigDict:
+  """Where the frames are, how they are prepared, how batches are cut."""
+  data = ml_collections.ConfigDict()
+  data.records_dir = "data/records"  # prepared records; one folder a data set, size and depth kind
+  # dataset: "gta5", "synthia" or "cityscapes". height, width: working resolution in pixels.
+  # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator"; cityscapes:
+  # "stereo" or "mono"; "none" for any.
+  data.source = ml_collections.ConfigDict(
+    {"dataset": "gta5", "root": "data/gta", "height": 720, "width": 1280, "depth": "disparity"}
+  )
+  data.target = ml_collections.ConfigDict(
+    {
+      "dataset": "cityscapes",
+      "root": "data/CityScapes",
+      "height": 512,
+      "width": 1024,
+      "depth": "mono",
+    }
+  )
+  data.crop_height = 512  # pixels, cut at a random place from every frame
+  data.crop_width = 512
+  data.batch_size = 2  # pairs of a source and a target crop a step, over all devices
+  data.evaluation_batch_size = 2  # frames, over all devices
+  data.bad_frames = (
+    "stop"  # "stop" or "skip": what preparation does with a frame that it cannot read
+  )
+  data.prepare_processes = 0  # processes that decode and resize; 0: one a core
+  data.reader_threads = 0  # threads that read, decode and crop in training; 0: chosen by tf.data
+  # The procedural world: set `street_world.enabled` and missing roots are rendered first.
+  data.street_world = ml_collections.ConfigDict(
+    {
+      "enabled": False,
+      "seed": 0,
+      "source_frames": 600,
+      "target_frames": 600,
+      "validation_frames": 100,
+      "source_height": 72,  # pixels of the files
+      "source_width": 128,
+      "target_height": 64,
+      "target_width": 128,
+    }
+  )
+  return data

@@ -1,0 +1,56 @@
+"""One procedural city adapts to another, on a laptop: made, prepared, trained and shown.
+
+python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """CorDA with a small encoder, trained from scratch at 128x64 on the street world."""
+  config = default.get_config()
+  config.num_steps = 2_000
+  config.log_every = 50
+  config.evaluate_every = 1_000
+  config.checkpoint_every = 1_000
+
+  data = config.data
+  data.records_dir = "data/street_world/records"
+  data.street_world.enabled = True
+  data.source.root = "data/street_world/gta5"
+  data.source.height, data.source.width = 64, 128
+  data.target.root = "data/street_world/cityscapes"
+  data.target.height, data.target.width = 64, 128
+  data.target.depth = "stereo"
+  data.crop_height, data.crop_width = 64, 64
+  data.batch_size = 4
+  data.evaluation_batch_size = 10
+
+  model = config.model
+  model.kernel_init = "he_normal"  # no pretrained weights
+  model.encoder.stage_sizes = (1, 1, 1)
+  model.encoder.strides = (1, 2, 1)  # output stride 4: poles and riders are few pixels wide
+  model.encoder.dilations = (1, 1, 2)
+  model.encoder.width = 32
+  model.encoder.expansion = 2
+  model.encoder.stem_kernel = 3
+  model.encoder.stem_pool = False
+  model.encoder.trainable_affine = True
+  model.task_width = 16
+  model.classifier_dilations = (1, 3)
+  model.normalization.std = (60.0, 60.0, 60.0)
+
+  method = config.method
+  method.initial_pseudo_label_steps = 0
+  method.source_depth_loss_weight = 0.01
+  method.mixed_depth_loss_weight = 0.01
+  method.teacher_decay = 0.99  # a short run wants a teacher that follows faster
+
+  optimizer = config.optimizer
+  optimizer.learning_rate = 0.02
+  optimizer.head_learning_rate_factor = 1.0  # nothing is pretrained
+  optimizer.encoder_updates_per_step.residual = 1
+  optimizer.encoder_updates_per_step.projection = 1
+  return config

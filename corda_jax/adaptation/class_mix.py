@@ -1,0 +1,59 @@
+"""ClassMix: paste half of a source image's classes onto a target image.
+
+Olsson et al., WACV 2021; used across domains by DACS (Tranheden et al., WACV 2021).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from corda_jax.labels import IGNORE
+
+
+def present_classes(labels: jax.Array, num_classes: int) -> jax.Array:
+  """Which classes each label map holds; 255 counts as a class of its own, as released.
+
+  Args:
+    labels: integers [B, H, W], 0..num_classes - 1 or 255.
+    num_classes: number of classes.
+
+  Returns:
+    bool[B, num_classes + 1]; the last entry stands for 255.
+  """
+  classes = jnp.asarray([*range(num_classes), IGNORE], jnp.int32)
+  return jax.vmap(lambda c: (labels.astype(jnp.int32) == c).any((1, 2)), out_axes=1)(classes)
+
+
+def draw_classes(key: jax.Array, present: jax.Array) -> jax.Array:
+  """Draws ceil(n / 2) of the n classes present in each image, without replacement.
+
+  Args:
+    key: PRNG key.
+    present: bool[B, K].
+
+  Returns:
+    bool[B, K]: the classes to paste.
+  """
+  scores = jnp.where(present, jax.random.uniform(key, present.shape), jnp.inf)
+  rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
+  count = (present.sum(1, keepdims=True) + 1) // 2
+  return rank < count
+
+
+def mix_mask(labels: jax.Array, chosen: jax.Array) -> jax.Array:
+  """Bool [B, H, W], True where the mixed image shows the source.
+
+  Args:
+    labels: integers [B, H, W] of the source, 0..K - 2 or 255.
+    chosen: bool[B, K], the classes to paste; the last entry stands for 255.
+  """
+  index = jnp.minimum(labels.astype(jnp.int32), chosen.shape[1] - 1)
+  return jax.vmap(lambda c, i: c[i])(chosen, index)
+
+
+def mix(mask: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
+  """Source where `mask` [B, H, W] is True, target elsewhere; arrays [B, H, W] or [B, H, W, C]."""
+  if source.shape != target.shape:
+    raise ValueError(f"source {source.shape} and target {target.shape} differ in shape")
+  if source.ndim == mask.ndim + 1:
+    mask = mask[..., None]
+  return jnp.where(mask, source, target)

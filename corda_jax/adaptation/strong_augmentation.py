@@ -1,0 +1,143 @@
+"""Colour jitter and Gaussian blur of the mixed images, on the device.
+
+Images are [B, H, W, 3]. Colour operations want and give values in 0..1; which colour each of the
+three channels is does not matter to their distribution. Semantics follow kornia 0.4.1, which the
+release uses. Each operation takes the drawn numbers; `draw_*` draws them.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+def draw_jitter(key: jax.Array, batch: int, *, strength: float) -> dict[str, jax.Array]:
+  """Draws the factors and the order of `color_jitter`, independently for each image.
+
+  Args:
+    key: PRNG key.
+    batch: number of images.
+    strength: s; brightness, contrast and saturation are U(1 - s, 1 + s), hue is U(-s, s).
+
+  Returns:
+    "brightness", "contrast", "saturation", "hue": float32[batch]; "order": int32[batch, 4].
+  """
+  factor_key, order_key = jax.random.split(key)
+  factors = jax.random.uniform(factor_key, (4, batch), minval=-strength, maxval=strength)
+  order = jnp.argsort(jax.random.uniform(order_key, (batch, 4)), axis=1)
+  return {
+    "brightness": 1 + factors[0],
+    "contrast": 1 + factors[1],
+    "saturation": 1 + factors[2],
+    "hue": factors[3],
+    "order": order.astype(jnp.int32),
+  }
+
+
+def color_jitter(images: jax.Array, draws: Mapping[str, jax.Array]) -> jax.Array:
+  """Changes brightness, contrast, saturation and hue, in an order of its own for each image.
+
+  Brightness adds (factor - 1), contrast multiplies; both clip to 0..1. Saturation scales S and
+  hue turns H by factor turns, in HSV.
+
+  Args:
+    images: [B, H, W, 3], 0..1.
+    draws: of `draw_jitter`; "order" holds 0 brightness, 1 contrast, 2 saturation, 3 hue.
+
+  Returns:
+    [B, H, W, 3], 0..1.
+  """
+
+  def factor(name):
+    return draws[name].astype(images.dtype)[:, None, None, None]
+
+  brightness, contrast = factor("brightness"), factor("contrast")
+  saturation, hue = factor("saturation")[..., 0], factor("hue")[..., 0]
+
+  def apply(images, operation):
+    operation = operation[:, None, None, None]
+    plain = jnp.where(operation == BRIGHTNESS, images + (brightness - 1), images * contrast)
+    plain = jnp.clip(plain, 0, 1)
+    # One conversion serves both operations of HSV.
+    h, s, v = _to_hsv(images)
+    s = jnp.where(operation[..., 0] == SATURATION, jnp.clip(s * saturation, 0, 1), s)
+    h = jnp.where(operation[..., 0] == HUE, h + hue, h)
+    return jnp.where(operation <= CONTRAST, plain, _from_hsv(h, s, v)), None
+
+  images, _ = jax.lax.scan(apply, images, draws["order"].T)
+  return images
+
+
+def _to_hsv(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Hue in turns, saturation and value of [..., 3] in 0..1."""
+  r, g, b = images[..., 0], images[..., 1], images[..., 2]
+  value, low = images.max(-1), images.min(-1)
+  chroma = value - low
+  safe = jnp.where(chroma > 0, chroma, 1)
+  hue = jnp.where(
+    value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+  )
+  saturation = jnp.where(value > 0, chroma / jnp.where(value > 0, value, 1), 0)
+  return (hue / 6) % 1, saturation, value
+
+
+def _from_hsv(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
+  """Inverse of `_to_hsv` for any real hue: channel n is v - v s clip(min(k, 4 - k), 0, 1)."""
+  position = hue * 6
+
+  def channel(n):
+    k = (n + position) % 6
+    return value - value * saturation * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+  return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)
+
+
+def blur_kernel_size(size: int) -> int:
+  """Taps of the blur along an axis of `size` pixels: the odd number near a tenth (released)."""
+  tenth = -(-size // 10)
+  return int(tenth - 0.5 + tenth % 2)
+
+
+def draw_blur(key: jax.Array, batch: int, *, sigma_range: tuple[float, float]) -> jax.Array:
+  """Draws float32[batch] standard deviations in pixels, uniform in `sigma_range`."""
+  return jax.random.uniform(key, (batch,), minval=sigma_range[0], maxval=sigma_range[1])
+
+
+def gaussian_blur(images: jax.Array, sigma: jax.Array) -> jax.Array:
+  """Blurs with a truncated Gaussian and a reflected border, as two banded matrix products.
+
+  Args:
+    images: [B, H, W, 3], any range.
+    sigma: [B], standard deviations in pixels, above zero.
+
+  Returns:
+    [B, H, W, 3].
+  """
+  rows = _blur_matrix(images.shape[1], sigma.astype(images.dtype))
+  columns = _blur_matrix(images.shape[2], sigma.astype(images.dtype))
+  highest = jax.lax.Precision.HIGHEST
+  images = jnp.einsum("bHh,bhwc->bHwc", rows, images, precision=highest)
+  return jnp.einsum("bWw,bhwc->bhWc", columns, images, precision=highest)
+
+
+def _blur_matrix(size: int, sigma: jax.Array) -> jax.Array:
+  """[B, size, size]: row i holds the weights of the pixels that the blurred pixel i gathers.
+
+  A pixel is reached directly and by its mirror images at -j and 2 (size - 1) - j; the border
+  pixels 0 and size - 1 are their own mirror images and must not count twice.
+  """
+  radius = blur_kernel_size(size) // 2
+  i, j = jnp.arange(size)[:, None], jnp.arange(size)[None, :]
+
+  def gaussian(distance):
+    ratio = distance.astype(sigma.dtype) / sigma[:, None, None]
+    return jnp.where(distance <= radius, jnp.exp(-0.5 * ratio**2), 0)
+
+  taps = jnp.abs(jnp.arange(-radius, radius + 1))
+  total = gaussian(taps[None, :]).sum((1, 2))
+  matrix = gaussian(jnp.abs(i - j))
+  matrix += jnp.where(j > 0, gaussian(i + j), 0)
+  matrix += jnp.where(j < size - 1, gaussian(2 * (size - 1) - i - j), 0)
+  return matrix / total[:, None, None]

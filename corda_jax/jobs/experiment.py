@@ -1,0 +1,63 @@
+"""What every job builds from a configuration."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from corda_jax.models.build import Normalization, build_model
+from corda_jax.training.optimizer import build_optimizer
+from corda_jax.training.sharding import make_mesh, replicated
+from corda_jax.training.state import TrainState, create_train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Network, optimiser and mesh of a run.
+
+  Attributes:
+    config: the whole configuration.
+    model: the network.
+    normalization: from uint8 images to network input.
+    optimizer: the optax transformation.
+    mesh: devices, along the batch axis.
+  """
+
+  config: Any
+  model: nn.Module
+  normalization: Normalization
+  optimizer: optax.GradientTransformation
+  mesh: Mesh
+
+  @classmethod
+  def from_config(cls, config: Any, mesh: Mesh | None = None) -> "Experiment":
+    """Builds everything; on all devices unless a mesh is given."""
+    return cls(
+      config=config,
+      model=build_model(config.model),
+      normalization=Normalization.from_config(config.model.normalization),
+      optimizer=build_optimizer(
+        config.optimizer,
+        num_steps=config.num_steps,
+        freeze_encoder_affine=not config.model.encoder.trainable_affine,
+      ),
+      mesh=mesh or make_mesh(),
+    )
+
+  def _create_state(self) -> TrainState:
+    return create_train_state(self.model, self.optimizer, jax.random.key(self.config.seed))
+
+  def initial_state(self) -> TrainState:
+    """Fresh state, on every device."""
+    return jax.jit(self._create_state, out_shardings=replicated(self.mesh))()
+
+  def state_shapes(self) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without computing it."""
+    sharding = replicated(self.mesh)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      jax.eval_shape(self._create_state),
+    )

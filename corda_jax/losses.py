@@ -1,0 +1,74 @@
+"""The losses of the method.
+
+Semantic losses take logits [..., num_classes] and integer labels [...]; depth losses take inverse
+depth [...], where exactly 1 means that a pixel has none. All return a scalar of the dtype of the
+predictions.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from corda_jax.labels import IGNORE
+
+# Value of an inverse-depth map where nothing is known (spec of the released depth files).
+NO_DEPTH = 1.0
+
+
+def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy of every pixel, zero where it is ignored, and the mask of valid pixels."""
+  if logits.shape[:-1] != labels.shape:
+    raise ValueError(
+      f"logits {logits.shape} and labels {labels.shape} differ in more than the class axis"
+    )
+  valid = labels != IGNORE
+  classes = jnp.where(valid, labels, 0).astype(jnp.int32)
+  chosen = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
+  entropy = jax.nn.logsumexp(logits, axis=-1) - chosen
+  return jnp.where(valid, entropy, 0.0), valid
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Mean cross-entropy over the pixels whose label is not 255; zero if there are none.
+
+  Args:
+    logits: [..., num_classes].
+    labels: integers [...], 0..num_classes - 1 or 255.
+  """
+  entropy, valid = _pixel_cross_entropy(logits, labels)
+  return entropy.sum() / jnp.maximum(valid.sum(), 1).astype(logits.dtype)
+
+
+def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+  """Mean over **all** pixels of cross-entropy times weight; ignored pixels count as zeros.
+
+  Args:
+    logits: [..., num_classes].
+    labels: integers [...], 0..num_classes - 1 or 255.
+    weights: [...], at least zero. No gradient should flow into them: pass constants.
+  """
+  if weights.shape != labels.shape:
+    raise ValueError(f"weights {weights.shape} and labels {labels.shape} differ in shape")
+  entropy, _ = _pixel_cross_entropy(logits, labels)
+  return jnp.mean(entropy * weights)
+
+
+def berhu(prediction: jax.Array, target: jax.Array) -> jax.Array:
+  """Reverse Huber loss of inverse depth, mean over the pixels where the target is not 1.
+
+  With e = prediction - target and c = 0.2 max|e| over the valid pixels of the whole batch, a pixel
+  costs |e| where |e| <= c and (e² + c²) / (2c) elsewhere. c is a constant to the gradient. Zero if
+  no pixel is valid. Source: Laina et al., 3DV 2016; masking and scope of c as released.
+
+  Args:
+    prediction: [...], inverse depth.
+    target: [...], inverse depth, 1 where unknown.
+  """
+  if prediction.shape != target.shape:
+    raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
+  valid = target != NO_DEPTH
+  error = jnp.where(valid, jnp.abs(prediction - target), 0.0)
+  threshold = jax.lax.stop_gradient(0.2 * error.max())
+  safe = jnp.where(threshold > 0, threshold, 1.0)  # keeps 0/0 out of values and gradients
+  quadratic = (error**2 + threshold**2) / (2 * safe)
+  cost = jnp.where(error <= threshold, error, quadratic)
+  return cost.sum() / jnp.maximum(valid.sum(), 1).astype(prediction.dtype)

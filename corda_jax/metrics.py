@@ -1,0 +1,61 @@
+"""Scores of semantic segmentation."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def confusion_matrix(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+  """Counts of pixels by true and by predicted class.
+
+  Args:
+    labels: integers [B, ...]; values of `num_classes` or more (255) are not counted.
+    predictions: integers [B, ...], 0..num_classes - 1.
+    num_classes: number of classes.
+
+  Returns:
+    int32[B, num_classes, num_classes]: one matrix an image, [true, predicted]. One an image so that
+    a sharded batch needs no exchange, and so that 32 bits suffice; add them up in 64.
+  """
+  if labels.shape != predictions.shape:
+    raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
+  bins = num_classes * num_classes
+
+  def count(label, prediction):
+    label = label.reshape(-1).astype(jnp.int32)
+    index = label * num_classes + prediction.reshape(-1).astype(jnp.int32)
+    index = jnp.where(label < num_classes, index, bins)  # the last bin takes what is not counted
+    return jnp.bincount(index, length=bins + 1)[:bins].astype(jnp.int32)
+
+  counts = jax.vmap(count)(labels, predictions)
+  return counts.reshape(-1, num_classes, num_classes)
+
+
+def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
+  """Intersection over union of every class.
+
+  Args:
+    confusion: [num_classes, num_classes] counts, [true, predicted].
+
+  Returns:
+    float64[num_classes], 0..1; NaN for a class that neither labels nor predictions contain.
+  """
+  confusion = np.asarray(confusion, np.float64)
+  hit = np.diag(confusion)
+  union = confusion.sum(0) + confusion.sum(1) - hit
+  return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+
+
+def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float:
+  """Mean intersection over union over `classes` (all by default), absent classes left out.
+
+  A class that is left out of `classes` leaves the mean only: its pixels stay in the counts of the
+  others, as in the released evaluation on SYNTHIA's 16 and 13 classes. NaN if nothing was counted.
+  """
+  iou = intersection_over_union(confusion)
+  if classes is not None:
+    iou = iou[list(classes)]
+  iou = iou[~np.isnan(iou)]
+  return float(iou.mean()) if iou.size else float("nan")

@@ -1,0 +1,98 @@
+"""From configuration to network, and from uint8 images to its input."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from corda_jax.errors import UserError
+from corda_jax.models.corda import Corda
+from corda_jax.models.deeplab import DeepLab
+from corda_jax.models.resnet import ResNet
+
+_INITIALIZERS = {
+  "normal_0.01": nn.initializers.normal(0.01),  # as released, before pretrained weights are loaded
+  "he_normal": nn.initializers.he_normal(),  # for training from scratch
+}
+
+
+def _initializer(name: str) -> nn.initializers.Initializer:
+  if name not in _INITIALIZERS:
+    raise UserError(f"model.kernel_init is {name!r}, wanted one of {sorted(_INITIALIZERS)}")
+  return _INITIALIZERS[name]
+
+
+def build_model(config: Any) -> nn.Module:
+  """Builds the network that `config` (the `model` part of a configuration) describes.
+
+  Raises:
+    UserError: a name in it is unknown.
+  """
+  types = {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
+  encoder = ResNet(
+    kernel_init=_initializer(config.kernel_init),
+    **{name: _frozen(value) for name, value in config.encoder.items()},
+    **types,
+  )
+  common = {
+    "encoder": encoder,
+    "num_classes": config.num_classes,
+    "classifier_dilations": tuple(config.classifier_dilations),
+    **types,
+  }
+  if config.name == "deeplab":
+    return DeepLab(**common)
+  if config.name == "corda":
+    return Corda(
+      task_width=config.task_width,
+      initial_semantics_from=config.initial_semantics_from,
+      depth=config.depth,
+      correlation=config.correlation,
+      kernel_init=_initializer(config.kernel_init),
+      **common,
+    )
+  raise UserError(f"model.name is {config.name!r}, wanted 'corda' or 'deeplab'")
+
+
+def _frozen(value: Any) -> Any:
+  return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+  """How uint8 images become network input: (x - mean) / std, channels in the network's order.
+
+  Attributes:
+    mean: 0..255, in the network's channel order.
+    std: divisor of each channel, in the same order.
+    bgr: whether the network wants blue first. The released weights do.
+  """
+
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+  bgr: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "Normalization":
+    """Reads `model.normalization`."""
+    return cls(tuple(config["mean"]), tuple(config["std"]), config["bgr"])
+
+  def normalize(self, images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """Maps uint8 RGB [..., 3] to network input of `dtype`."""
+    if self.bgr:
+      images = images[..., ::-1]
+    mean, std = jnp.asarray(self.mean, dtype), jnp.asarray(self.std, dtype)
+    return (images.astype(dtype) - mean) / std
+
+  def to_unit_range(self, x: jax.Array) -> jax.Array:
+    """Maps network input to 0..1, in the network's channel order."""
+    mean, std = jnp.asarray(self.mean, x.dtype), jnp.asarray(self.std, x.dtype)
+    return (x * std + mean) / 255
+
+  def from_unit_range(self, x: jax.Array) -> jax.Array:
+    """Inverse of `to_unit_range`."""
+    mean, std = jnp.asarray(self.mean, x.dtype), jnp.asarray(self.std, x.dtype)
+    return (x * 255 - mean) / std

@@ -1,0 +1,144 @@
+"""Residual encoders, dilated or not (He et al., CVPR 2016; dilation as in DeepLab v2)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from corda_jax.models.layers import BatchNorm, Convolution, Dtype
+
+
+class Bottleneck(nn.Module):
+  """1x1 → 3x3 → 1x1 with a shortcut; the stride sits on the first 1x1, as in DeepLab v2.
+
+  Attributes:
+    width: channels of the 3x3.
+    features: channels out.
+    stride: of the first 1x1 and of the projection.
+    dilation: of the 3x3.
+    project: whether the shortcut is a 1x1 convolution with normalisation.
+    trainable_affine: whether the scales and biases of the normalisations are trained.
+    dtype: of the computation.
+    param_dtype: of the parameters.
+    kernel_init: initialiser of the kernels.
+  """
+
+  width: int
+  features: int
+  stride: int = 1
+  dilation: int = 1
+  project: bool = False
+  trainable_affine: bool = True
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
+    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    def convolution(features, name, **kwargs):
+      return Convolution(features, name=name, kernel_init=self.kernel_init, **types, **kwargs)
+
+    def normalize(y, name):
+      return BatchNorm(name=name, trainable=self.trainable_affine, **types)(y, train=train)
+
+    y = convolution(self.width, "conv1", stride=self.stride)(x)
+    y = nn.relu(normalize(y, "norm1"))
+    y = convolution(self.width, "conv2", kernel_size=3, dilation=self.dilation)(y)
+    y = nn.relu(normalize(y, "norm2"))
+    y = convolution(self.features, "conv3")(y)
+    y = normalize(y, "norm3")
+    if self.project:
+      x = convolution(self.features, "projection_conv", stride=self.stride)(x)
+      x = normalize(x, "projection_norm")
+    return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """A residual encoder of bottlenecks.
+
+  The defaults are the released encoder: ResNet-101, output stride 8.
+
+  Attributes:
+    stage_sizes: blocks a stage.
+    width: channels of the 3x3 convolutions of the first stage; doubles with each stage.
+    expansion: channels out of a bottleneck, as a multiple of its width.
+    stem_kernel: side of the first convolution's kernel, odd.
+    stem_stride: its stride.
+    stem_pool: whether a 3x3 max pooling of stride 2 follows it.
+    strides: stride of each stage.
+    dilations: dilation of each stage's 3x3 convolutions.
+    trainable_affine: whether the scales and biases of the normalisations are trained. The release
+      freezes them.
+    dtype: of the computation.
+    param_dtype: of the parameters.
+    kernel_init: initialiser of the kernels.
+  """
+
+  stage_sizes: Sequence[int] = (3, 4, 23, 3)
+  width: int = 64
+  expansion: int = 4
+  stem_kernel: int = 7
+  stem_stride: int = 2
+  stem_pool: bool = True
+  strides: Sequence[int] = (1, 2, 1, 1)
+  dilations: Sequence[int] = (1, 1, 2, 4)
+  trainable_affine: bool = False
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps normalised images [B, H, W, 3] to features [B, h, w, C] at the output stride."""
+    if not len(self.stage_sizes) == len(self.strides) == len(self.dilations):
+      raise ValueError(
+        "stage_sizes, strides and dilations want one entry a stage, got "
+        f"{self.stage_sizes}, {self.strides}, {self.dilations}"
+      )
+    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    x = Convolution(
+      self.width,
+      self.stem_kernel,
+      self.stem_stride,
+      kernel_init=self.kernel_init,
+      name="stem_conv",
+      **types,
+    )(x)
+    x = BatchNorm(trainable=self.trainable_affine, name="stem_norm", **types)(x, train=train)
+    x = nn.relu(x)
+    if self.stem_pool:
+      x = max_pool_ceil(x)
+    stages = zip(self.stage_sizes, self.strides, self.dilations, strict=True)
+    for stage, (blocks, stride, dilation) in enumerate(stages):
+      width = self.width * 2**stage
+      for block in range(blocks):
+        x = Bottleneck(
+          width,
+          width * self.expansion,
+          stride=stride if block == 0 else 1,
+          dilation=dilation,
+          project=block == 0,
+          trainable_affine=self.trainable_affine,
+          kernel_init=self.kernel_init,
+          name=f"stage{stage + 1}_block{block}",
+          **types,
+        )(x, train=train)
+    return x
+
+
+def max_pool_ceil(x: jax.Array) -> jax.Array:
+  """3x3 max pooling, stride 2, padding 1, sizes rounded up (PyTorch's `ceil_mode=True`).
+
+  Maps [B, H, W, C] to [B, floor(H / 2) + 1, floor(W / 2) + 1, C].
+  """
+
+  def padding(size):
+    # Windows start at -1, 1, 3, …; the last one starts inside the image and may reach past it.
+    windows = size // 2 + 1
+    return 1, 2 * (windows - 1) + 3 - 1 - size
+
+  return nn.max_pool(x, (3, 3), (2, 2), (padding(x.shape[1]), padding(x.shape[2])))

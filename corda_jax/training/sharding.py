@@ -1,0 +1,48 @@
+"""One mesh, one named axis, and where arrays live on it.
+
+A single device is a mesh of one; nothing below treats it apart.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from corda_jax.errors import UserError
+
+BATCH_AXIS = "data"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh of all devices (or of `devices`) along the batch axis."""
+  devices = jax.devices() if devices is None else devices
+  # Auto axes: the compiler chooses how operations are split, given how their inputs are.
+  return jax.make_mesh((len(devices),), (BATCH_AXIS,), (AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+  """The first axis is split over the devices."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+
+
+def check_divisible(mesh: Mesh, batch_size: int, field: str) -> None:
+  """Raises UserError unless a batch of `batch_size` (config field `field`) can be split evenly."""
+  if batch_size < 1 or batch_size % mesh.size:
+    raise UserError(
+      f"{field} is {batch_size}, wanted a multiple of the {mesh.size} devices; "
+      f"set --config.{field}={max(1, -(-batch_size // mesh.size)) * mesh.size}"
+    )
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Moves a host's share of a batch to its devices, as global arrays."""
+  sharding = batch_sharded(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()
+  }

@@ -1,0 +1,68 @@
+"""What a training step carries from one call to the next."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+
+@struct.dataclass
+class TrainState:
+  """State of one adaptation run; a pytree of arrays, nothing else.
+
+  Attributes:
+    step: int32 scalar, updates made so far.
+    params: the student's parameters.
+    batch_stats: the student's running statistics.
+    optimizer_state: of the optax transformation.
+    teacher_params: exponential moving average of `params`.
+    teacher_batch_stats: running statistics of the teacher's own forward passes.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  optimizer_state: Any
+  teacher_params: Any
+  teacher_batch_stats: Any
+
+
+def create_train_state(
+  model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+  """Fresh state: student and teacher start from the same weights.
+
+  Parameters do not depend on the image size, so a small image initialises them.
+  """
+  variables = model.init(key, jnp.zeros((1, 32, 32, 3), jnp.float32), train=True)
+  params, batch_stats = variables["params"], variables["batch_stats"]
+
+  def copy(tree):
+    # The student's buffers are donated to each step; a teacher that shared them would lose them.
+    return jax.tree.map(jnp.copy, tree)
+
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=batch_stats,
+    optimizer_state=optimizer.init(params),
+    teacher_params=copy(params),
+    teacher_batch_stats=copy(batch_stats),
+  )
+
+
+def update_teacher(teacher: Any, student: Any, step: jax.Array, maximum: float) -> Any:
+  """Exponential moving average: keeps min(1 - 1 / (step + 1), maximum) of the teacher.
+
+  Args:
+    teacher: parameters of the teacher.
+    student: parameters of the student after its update.
+    step: integer scalar, updates made before this one; at 0 the teacher becomes the student.
+    maximum: 0..1, the share that is kept in the long run.
+  """
+  # The widest float enabled: float64 runs compare the teacher with reference values.
+  keep = jnp.minimum(1 - 1 / (step.astype(jnp.result_type(float)) + 1), maximum)
+  return jax.tree.map(lambda t, s: (keep * t + (1 - keep) * s).astype(s.dtype), teacher, student)

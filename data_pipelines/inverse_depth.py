@@ -1,0 +1,76 @@
+"""Encodings of depth files: from a file's values to inverse depth, and back.
+
+Inverse depth Y is float32 of the file's shape. It lies in [1, 257) for the disparity files of
+monocular networks, and in (1, 65536] where it comes from metres; 1 means "no depth". The formulas
+are those of the released CorDA loaders, in the precision in which they compute, so that results
+are equal bit for bit.
+"""
+
+import numpy as np
+
+NO_DEPTH = 1.0  # inverse depth of a pixel that has no depth
+
+_FAR = 655.36  # metres; Y = _FAR / (metres + _OFFSET), so that the farthest depth has Y = 1
+_OFFSET = 0.01  # metres
+_FARTHEST = 655.35  # metres, the largest centimetre value of a 16-bit file
+_NEAREST_STEREO = 0.1  # metres; stereo matching marks failures with less
+_LARGEST = 65535  # of a 16-bit file
+
+
+def from_disparity(values: np.ndarray) -> np.ndarray:
+  """Inverse depth of a 16-bit disparity file: Y = x / 256 + 1, in [1, 257).
+
+  For the files of monocular networks (`disparity/` of GTA5 and of the released Cityscapes tree),
+  not for the official Cityscapes disparity.
+
+  Args:
+    values: unsigned integers of any shape, 0 where there is no depth.
+  """
+  return np.asarray(values).astype(np.float32) / np.float32(256) + np.float32(1)
+
+
+def to_disparity(inverse_depth: np.ndarray) -> np.ndarray:
+  """The uint16 values of a disparity file: x = 256 (Y - 1), rounded and clipped to 0..65535."""
+  values = np.rint((np.asarray(inverse_depth, np.float64) - 1) * 256)
+  return np.clip(values, 0, _LARGEST).astype(np.uint16)
+
+
+def from_centimetres(values: np.ndarray) -> np.ndarray:
+  """Inverse depth of a simulator's 16-bit file: Y = 655.36 / (x / 100 + 0.01), in [1, 65536].
+
+  For SYNTHIA's `Depth/Depth`. The farthest value, 65535, gives 1: no depth.
+
+  Args:
+    values: unsigned integers of any shape, distance along the optical axis in centimetres.
+  """
+  metres = np.asarray(values).astype(np.float32) / np.float32(100)
+  return np.float32(_FAR) / (metres + np.float32(_OFFSET))
+
+
+def to_centimetres(inverse_depth: np.ndarray) -> np.ndarray:
+  """The uint16 values of a simulator's file, rounded and clipped to 0..65535 centimetres."""
+  return np.clip(np.rint(to_metres(inverse_depth) * 100), 0, _LARGEST).astype(np.uint16)
+
+
+def from_stereo_metres(metres: np.ndarray) -> np.ndarray:
+  """Inverse depth of a stereo depth map in metres: Y = 655.36 / (d + 0.01), in [1, 5958].
+
+  For `depth_map` in Cityscapes' `*_depth_stereoscopic.mat`: d is clipped to 0..655.35, and less
+  than 0.1 m, which marks a failed match, is set to 655.35, that is Y = 1: no depth.
+
+  Args:
+    metres: floats of any shape; computed in their own precision, as released.
+  """
+  metres = np.clip(metres, 0.0, _FARTHEST)
+  metres = np.where(metres < _NEAREST_STEREO, metres.dtype.type(_FARTHEST), metres)
+  return from_metres(metres)
+
+
+def from_metres(metres: np.ndarray) -> np.ndarray:
+  """Inverse depth of a distance along the optical axis: Y = 655.36 / (d + 0.01)."""
+  return np.asarray(_FAR / (np.asarray(metres) + _OFFSET), np.float32)
+
+
+def to_metres(inverse_depth: np.ndarray) -> np.ndarray:
+  """Distance along the optical axis in metres, float64: d = 655.36 / Y - 0.01."""
+  return _FAR / np.asarray(inverse_depth, np.float64) - _OFFSET

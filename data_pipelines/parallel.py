@@ -1,0 +1,81 @@
+"""A map over processes that keeps the order of its inputs."""
+
+import collections
+import concurrent.futures
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from corda_jax.errors import UserError
+
+_WAITING_PER_PROCESS = 4  # tasks handed out ahead, so that no process waits for a slow first one
+
+
+def ordered_map(
+  function: Callable[[Any], Any], items: Iterable[Any], *, processes: int = 0
+) -> Iterator[Any]:
+  """Yields `function(item)` in the order of the items, computed by several processes.
+
+  Args:
+    function: importable by name; the processes import its module and nothing else.
+    items: picklable.
+    processes: 0 is one a core; 1 computes in this process.
+
+  Raises:
+    UserError: a process died.
+  """
+  processes = processes or len(os.sched_getaffinity(0))
+  if processes == 1:
+    yield from map(function, items)
+    return
+  executor = concurrent.futures.ProcessPoolExecutor(
+    processes, multiprocessing.get_context("spawn"), initializer=_start_worker
+  )
+  waiting = collections.deque()
+  items = iter(items)
+  try:
+    while True:
+      for item in itertools.islice(items, processes * _WAITING_PER_PROCESS - len(waiting)):
+        with _main_module_hidden():  # this call may start a process
+          waiting.append(executor.submit(function, item))
+      if not waiting:
+        return
+      yield waiting.popleft().result()
+  except BrokenProcessPool as error:
+    raise UserError(
+      f"one of {processes} preparing processes was killed, perhaps for lack of memory: "
+      "lower data.prepare_processes"
+    ) from error
+  finally:
+    executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+  """Keeps new processes from importing the program's main module, and TensorFlow with it."""
+  main = sys.modules["__main__"]
+  sys.modules["__main__"] = types.ModuleType("__main__")
+  try:
+    yield
+  finally:
+    sys.modules["__main__"] = main
+
+
+def _start_worker() -> None:
+  # Ctrl-C reaches the whole process group; the parent alone decides.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # A parent that is killed cannot say goodbye, and its workers would wait for ever.
+  threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)

@@ -1,0 +1,57 @@
+"""Makes sure that the records a run needs are there: renders, prepares, or finds them."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from corda_jax.errors import UserError
+from data_pipelines.prepare import prepare
+from data_pipelines.street_world import write
+
+
+def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> None:
+  """Prepares the data sets of a configuration, with a progress bar for what takes long.
+
+  Args:
+    data_config: the `data` part of a configuration.
+    domains: which of "source" and "target" are needed.
+
+  Raises:
+    UserError: a value is not one of those wanted, files are missing, laid out in another way or
+      broken.
+  """
+  for domain in domains:
+    dataset_config = data_config[domain]
+    if data_config.street_world.enabled and not os.path.isdir(dataset_config.root):
+      _render(dataset_config, data_config)
+    prepare(
+      dataset_config,
+      records_dir=data_config.records_dir,
+      bad_frames=data_config.bad_frames,
+      processes=data_config.prepare_processes,
+    )
+
+
+def _render(dataset_config: Any, data_config: Any) -> None:
+  world, processes = data_config.street_world, data_config.prepare_processes
+  common = {"seed": world.seed, "processes": processes}
+  source = {"frames": world.source_frames, "height": world.source_height}
+  source["width"] = world.source_width
+  if dataset_config.dataset == "gta5":
+    write.write_gta5(dataset_config.root, **source, **common)
+  elif dataset_config.dataset == "synthia":
+    write.write_synthia(dataset_config.root, **source, **common)
+  elif dataset_config.dataset == "cityscapes":
+    write.write_cityscapes(
+      dataset_config.root,
+      train_frames=world.target_frames,
+      validation_frames=world.validation_frames,
+      height=world.target_height,
+      width=world.target_width,
+      **common,
+    )
+  else:
+    raise UserError(
+      f"the street world cannot be written as {dataset_config.dataset!r}, wanted gta5, synthia or "
+      "cityscapes"
+    )

@@ -1,0 +1,86 @@
+"""Writes a procedural data set, shows a sheet of frames, or measures the renderer's speed.
+
+    python -m data_pipelines.street_world --layout gta5 --root data/gta --frames 600 --size 128x72
+    python -m data_pipelines.street_world --layout cityscapes --root data/CityScapes \
+        --frames 600 --validation_frames 100 --size 128x64
+    python -m data_pipelines.street_world --sheet street_world.png --size 256x128
+    python -m data_pipelines.street_world --benchmark --size 128x64
+"""
+
+import argparse
+import re
+import sys
+
+from data_pipelines.street_world import domains, formats, preview, write
+
+
+def _size(text: str) -> tuple[int, int]:
+  match = re.fullmatch(r"(\d+)x(\d+)", text)
+  if not match:
+    raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 128x64")
+  return int(match[1]), int(match[2])
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m data_pipelines.street_world", description=__doc__.split("\n")[0]
+  )
+  task = parser.add_mutually_exclusive_group(required=True)
+  task.add_argument("--layout", choices=formats.LAYOUTS, help="write a data set in this layout")
+  task.add_argument("--sheet", metavar="FILE", help="write a PNG of frames of both domains")
+  task.add_argument("--benchmark", action="store_true", help="measure frames a second on one core")
+  parser.add_argument("--root", help="folder of the data set")
+  parser.add_argument("--frames", type=int, default=600, help="training frames (default 600)")
+  parser.add_argument(
+    "--validation_frames", type=int, default=100, help="cityscapes only (default 100)"
+  )
+  parser.add_argument(
+    "--neighbours", type=int, default=1,
+    help="cityscapes only: frames of the sequence on each side (default 1)",
+  )  # fmt: skip
+  parser.add_argument("--size", type=_size, default=(128, 64), metavar="WxH", help="default 128x64")
+  parser.add_argument("--seed", type=int, default=0, help="default 0")
+  parser.add_argument("--processes", type=int, default=0, help="default 0: one a core")
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  parser = _parser()
+  args = parser.parse_args(arguments)
+  width, height = args.size
+  if args.benchmark:
+    for domain in (domains.SYNTHETIC, domains.REAL):
+      rate = preview.frames_per_second(domain, height=height, width=width)
+      print(f"{domain.name}: {rate:.1f} frames a second at {width}x{height}")
+    return 0
+  if args.sheet:
+    preview.write_sheet(args.sheet, height=height, width=width, seed=args.seed)
+    return 0
+  if not args.root:
+    parser.error("--layout needs --root, the folder to write")
+  common = {"seed": args.seed, "height": height, "width": width, "processes": args.processes}
+  try:
+    if args.layout == "cityscapes":
+      root = write.write_cityscapes(
+        args.root,
+        train_frames=args.frames,
+        validation_frames=args.validation_frames,
+        neighbours=args.neighbours,
+        **common,
+      )
+    else:
+      writer = {"gta5": write.write_gta5, "synthia": write.write_synthia}[args.layout]
+      root = writer(args.root, frames=args.frames, **common)
+  except (ValueError, RuntimeError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    return 130
+  print(f"{root} is complete")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,281 @@
+"""The two domains: how often things occur, what they are made of, what light and camera do to them.
+
+`SYNTHETIC` is a sunny, clean, saturated simulator; `REAL` an overcast, textured, noisy camera on a
+car. Layout and geometry are drawn by the same rules, so depth says almost the same about classes in
+both domains while colours do not: several materials of one domain look like another class's
+material in the other.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+Range = tuple[float, float]
+Color = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+  """Everything in which two domains differ.
+
+  A pair named "range" is drawn uniformly, once a scene.
+
+  Attributes:
+    name: of the domain.
+    focal: focal length over the image's width.
+    principal_point: (x, y) over the image's width and height.
+    camera_height: range, metres above the road.
+    camera_pitch: range, radians below the horizon.
+    hood_height: share of the image's rows that the car's own hood reaches at its middle; 0: none.
+    objects: expected number of things placed in view, by kind.
+    frontage: weights of what lines the sidewalks, by kind.
+    verge: probability that a grass strip lies between road and sidewalk, for each side.
+    palette: colours as displayed, 0..1, by material; each thing takes one at random.
+    palette_shift: standard deviation of a material's common colour shift in a scene.
+    object_shift: standard deviation of a single thing's colour shift.
+    texture_contrast: factor on the contrast of every material's texture.
+    texture_size: factor on the size of every material's texture.
+    sun_elevation: range, radians above the horizon.
+    sun_strength: range, share of the light that comes from the sun and not from the sky.
+    sun_color: tint of the sun's light.
+    sky_color: tint of the sky's light.
+    shadow: darkness of the shadows under things, 0..1, in full sun.
+    haze_density: range, 1 / metres.
+    haze_color: linear colour that distance fades to.
+    clouds: cover of the sky by clouds, 0..1.
+    exposure: range, stops.
+    white_balance: factors on linear R, G, B.
+    white_balance_spread: standard deviation of log factors between scenes.
+    saturation: factor on the distance of a colour from its grey.
+    contrast: slope of the displayed values about 0.45.
+    gamma: exponent of the tone curve is 1 / gamma.
+    vignetting: loss of light in the image's corners, 0..1.
+    blur: standard deviation of the lens's blur, pixels.
+    noise: standard deviation of the sensor's noise, displayed values 0..1.
+  """
+
+  name: str
+  focal: float
+  principal_point: tuple[float, float]
+  camera_height: Range
+  camera_pitch: Range
+  hood_height: float
+  objects: Mapping[str, float]
+  frontage: Mapping[str, float]
+  verge: float
+  palette: Mapping[str, tuple[Color, ...]]
+  palette_shift: float
+  object_shift: float
+  texture_contrast: float
+  texture_size: float
+  sun_elevation: Range
+  sun_strength: Range
+  sun_color: Color
+  sky_color: Color
+  shadow: float
+  haze_density: Range
+  haze_color: Color
+  clouds: float
+  exposure: Range
+  white_balance: Color
+  white_balance_spread: float
+  saturation: float
+  contrast: float
+  gamma: float
+  vignetting: float
+  blur: float
+  noise: float
+
+
+def between(start: Domain, end: Domain, share: float) -> Domain:
+  """The domain that lies `share` of the way from `start` (0) to `end` (1), number by number."""
+
+  def mix(a, b):
+    if isinstance(a, Mapping):
+      return {key: mix(a[key], b[key]) for key in a}
+    if isinstance(a, tuple):
+      return tuple(mix(x, y) for x, y in zip(a, b, strict=True))
+    return a + share * (b - a)
+
+  values = {
+    field.name: mix(getattr(start, field.name), getattr(end, field.name))
+    for field in dataclasses.fields(Domain)
+    if field.name != "name"
+  }
+  return Domain(name=f"{start.name}-{end.name}-{share:g}", **values)
+
+
+_COMMON = {
+  "red lamp": ((0.90, 0.12, 0.08),),
+  "amber lamp": ((0.92, 0.62, 0.10),),
+  "green lamp": ((0.16, 0.86, 0.48),),
+  "tail lamp": ((0.62, 0.08, 0.07),),
+  "head lamp": ((0.88, 0.88, 0.82),),
+  "plate": ((0.84, 0.83, 0.78),),
+  "roof": ((0.42, 0.30, 0.27), (0.40, 0.40, 0.41)),
+}
+
+SYNTHETIC = Domain(
+  name="synthetic",
+  focal=1.2063,
+  principal_point=(0.5, 0.5),
+  camera_height=(1.35, 1.75),
+  camera_pitch=(0.0, 0.07),
+  hood_height=0.0,
+  objects={
+    "parked car": 2.4,
+    "moving car": 1.1,
+    "truck": 0.36,
+    "bus": 0.34,
+    "train": 0.3,
+    "person": 3.2,
+    "cyclist": 0.75,
+    "motorcyclist": 0.6,
+    "bicycle": 0.55,
+    "motorcycle": 0.55,
+    "signal": 1.3,
+    "sign": 1.6,
+    "tree": 2.2,
+    "bush": 1.0,
+  },
+  frontage={"building": 0.5, "wall": 0.17, "fence": 0.18, "park": 0.12, "hedge": 0.08},
+  verge=0.4,
+  palette=_COMMON
+  | {
+    "asphalt": ((0.52, 0.50, 0.47), (0.47, 0.46, 0.45)),
+    "paint": ((0.92, 0.90, 0.84), (0.92, 0.82, 0.45)),
+    "paving": ((0.74, 0.71, 0.64), (0.68, 0.65, 0.60)),
+    "facade": ((0.78, 0.66, 0.50), (0.66, 0.46, 0.36), (0.82, 0.77, 0.66), (0.58, 0.54, 0.50)),
+    "glass": ((0.24, 0.33, 0.42), (0.30, 0.36, 0.40)),
+    "wall": ((0.70, 0.62, 0.52), (0.60, 0.50, 0.44)),
+    "fence": ((0.48, 0.36, 0.24), (0.58, 0.58, 0.56)),
+    "pole": ((0.42, 0.42, 0.42), (0.34, 0.36, 0.36)),
+    "housing": ((0.78, 0.62, 0.14), (0.30, 0.28, 0.16)),
+    "sign": ((0.10, 0.42, 0.24), (0.90, 0.90, 0.88), (0.84, 0.16, 0.12)),
+    "rim": ((0.92, 0.92, 0.90), (0.82, 0.14, 0.12)),
+    "leaf": ((0.36, 0.52, 0.18), (0.44, 0.58, 0.22), (0.28, 0.44, 0.16)),
+    "shade leaf": ((0.18, 0.30, 0.08), (0.22, 0.34, 0.10)),
+    "bark": ((0.44, 0.34, 0.24), (0.38, 0.32, 0.26)),
+    "grass": ((0.62, 0.62, 0.30), (0.52, 0.60, 0.26)),
+    "soil": ((0.66, 0.56, 0.38), (0.56, 0.52, 0.30)),
+    "skin": ((0.84, 0.64, 0.52), (0.50, 0.36, 0.28)),
+    "shirt": ((0.84, 0.30, 0.24), (0.26, 0.42, 0.74), (0.88, 0.86, 0.82), (0.30, 0.58, 0.40)),
+    "trousers": ((0.22, 0.28, 0.44), (0.46, 0.40, 0.32)),
+    "helmet": ((0.84, 0.20, 0.18), (0.92, 0.92, 0.92)),
+    "car": ((0.80, 0.14, 0.12), (0.16, 0.34, 0.70), (0.90, 0.88, 0.84), (0.88, 0.70, 0.14)),
+    "truck": ((0.82, 0.80, 0.74), (0.30, 0.44, 0.62)),
+    "cargo": ((0.86, 0.84, 0.78), (0.62, 0.50, 0.34)),
+    "bus": ((0.88, 0.62, 0.16), (0.30, 0.48, 0.72)),
+    "train": ((0.72, 0.74, 0.78), (0.74, 0.20, 0.18)),
+    "motorcycle": ((0.74, 0.12, 0.10), (0.20, 0.22, 0.26)),
+    "bicycle": ((0.20, 0.46, 0.72), (0.78, 0.22, 0.20)),
+    "tyre": ((0.12, 0.12, 0.12),),
+    "zenith": ((0.30, 0.52, 0.86), (0.38, 0.58, 0.88)),
+    "horizon": ((0.72, 0.82, 0.92), (0.80, 0.84, 0.88)),
+    "cloud": ((0.96, 0.96, 0.96),),
+    "hood": ((0.10, 0.10, 0.11),),
+  },
+  palette_shift=0.025,
+  object_shift=0.045,
+  texture_contrast=0.55,
+  texture_size=1.6,
+  sun_elevation=(0.5, 1.1),
+  sun_strength=(0.55, 0.75),
+  sun_color=(1.10, 1.0, 0.84),
+  sky_color=(0.88, 0.96, 1.14),
+  shadow=0.65,
+  haze_density=(0.001, 0.004),
+  haze_color=(0.62, 0.72, 0.84),
+  clouds=0.15,
+  exposure=(-0.2, 0.2),
+  white_balance=(1.04, 1.0, 0.95),
+  white_balance_spread=0.03,
+  saturation=1.15,
+  contrast=1.1,
+  gamma=2.2,
+  vignetting=0.0,
+  blur=0.3,
+  noise=0.006,
+)
+
+REAL = Domain(
+  name="real",
+  focal=1.1047,
+  principal_point=(0.5356, 0.5011),
+  camera_height=(1.18, 1.30),
+  camera_pitch=(0.02, 0.06),
+  hood_height=0.07,
+  objects={
+    "parked car": 3.2,
+    "moving car": 1.1,
+    "truck": 0.3,
+    "bus": 0.3,
+    "train": 0.28,
+    "person": 3.6,
+    "cyclist": 0.85,
+    "motorcyclist": 0.45,
+    "bicycle": 0.8,
+    "motorcycle": 0.5,
+    "signal": 1.3,
+    "sign": 1.8,
+    "tree": 3.0,
+    "bush": 1.0,
+  },
+  frontage={"building": 0.54, "wall": 0.16, "fence": 0.17, "park": 0.11, "hedge": 0.08},
+  verge=0.4,
+  palette=_COMMON
+  | {
+    "asphalt": ((0.36, 0.37, 0.38), (0.42, 0.42, 0.42)),
+    "paint": ((0.74, 0.75, 0.74), (0.70, 0.70, 0.68)),
+    "paving": ((0.50, 0.49, 0.48), (0.50, 0.44, 0.43)),
+    "facade": ((0.62, 0.61, 0.58), (0.46, 0.44, 0.43), (0.70, 0.66, 0.58), (0.50, 0.36, 0.32)),
+    "glass": ((0.22, 0.24, 0.25), (0.42, 0.45, 0.47)),
+    "wall": ((0.50, 0.50, 0.47), (0.44, 0.37, 0.34)),
+    "fence": ((0.32, 0.34, 0.31), (0.40, 0.37, 0.34)),
+    "pole": ((0.50, 0.52, 0.51), (0.36, 0.37, 0.37)),
+    "housing": ((0.16, 0.19, 0.17), (0.20, 0.20, 0.20)),
+    "sign": ((0.18, 0.32, 0.58), (0.78, 0.78, 0.76), (0.80, 0.66, 0.16)),
+    "rim": ((0.72, 0.20, 0.20), (0.80, 0.80, 0.80)),
+    "leaf": ((0.26, 0.35, 0.22), (0.34, 0.40, 0.26), (0.42, 0.38, 0.24)),
+    "shade leaf": ((0.12, 0.17, 0.12), (0.16, 0.18, 0.12)),
+    "bark": ((0.30, 0.28, 0.25), (0.26, 0.25, 0.23)),
+    "grass": ((0.36, 0.46, 0.24), (0.42, 0.46, 0.30)),
+    "soil": ((0.40, 0.38, 0.28), (0.44, 0.40, 0.32)),
+    "skin": ((0.70, 0.56, 0.50), (0.56, 0.44, 0.38)),
+    "shirt": ((0.20, 0.21, 0.24), (0.44, 0.20, 0.20), (0.56, 0.56, 0.55), (0.22, 0.30, 0.42)),
+    "trousers": ((0.18, 0.21, 0.28), (0.24, 0.24, 0.24)),
+    "helmet": ((0.28, 0.28, 0.30), (0.74, 0.74, 0.72)),
+    "car": ((0.14, 0.15, 0.17), (0.62, 0.63, 0.64), (0.22, 0.26, 0.36), (0.44, 0.16, 0.16)),
+    "truck": ((0.68, 0.68, 0.66), (0.20, 0.34, 0.44)),
+    "cargo": ((0.60, 0.61, 0.60), (0.36, 0.42, 0.46)),
+    "bus": ((0.72, 0.68, 0.56), (0.62, 0.24, 0.22)),
+    "train": ((0.66, 0.58, 0.34), (0.46, 0.52, 0.50)),
+    "motorcycle": ((0.18, 0.18, 0.20), (0.46, 0.46, 0.48)),
+    "bicycle": ((0.26, 0.27, 0.28), (0.48, 0.50, 0.50)),
+    "tyre": ((0.10, 0.10, 0.11),),
+    "zenith": ((0.74, 0.78, 0.80), (0.62, 0.70, 0.78)),
+    "horizon": ((0.86, 0.88, 0.87), (0.80, 0.83, 0.84)),
+    "cloud": ((0.84, 0.86, 0.86),),
+    "hood": ((0.16, 0.17, 0.18),),
+  },
+  palette_shift=0.04,
+  object_shift=0.06,
+  texture_contrast=1.5,
+  texture_size=0.8,
+  sun_elevation=(0.35, 0.9),
+  sun_strength=(0.05, 0.5),
+  sun_color=(1.04, 1.0, 0.94),
+  sky_color=(0.97, 1.0, 1.02),
+  shadow=0.6,
+  haze_density=(0.002, 0.008),
+  haze_color=(0.66, 0.72, 0.70),
+  clouds=0.7,
+  exposure=(-0.7, 0.25),
+  white_balance=(0.93, 1.03, 0.97),
+  white_balance_spread=0.06,
+  saturation=0.8,
+  contrast=0.9,
+  gamma=2.1,
+  vignetting=0.3,
+  blur=0.6,
+  noise=0.02,
+)

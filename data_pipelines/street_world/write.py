@@ -1,0 +1,242 @@
+"""Writes the street world to disk in the data sets' own layouts.
+
+A data set is written into `ROOT.partial`, file by file, each under a temporary name first, and the
+folder is renamed to ROOT when nothing is missing. A run that was stopped at any moment goes on
+where it was; a ROOT that exists is complete.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import threading
+from collections.abc import Iterator
+
+import tqdm
+
+from data_pipelines.street_world import domains, formats
+
+PARAMETERS = "street_world.json"
+MIN_SIZE = 16  # pixels
+
+Path = str | os.PathLike[str]
+
+
+def write_gta5(
+  root: Path,
+  *,
+  frames: int,
+  seed: int,
+  height: int,
+  width: int,
+  domain: domains.Domain = domains.SYNTHETIC,
+  processes: int = 0,
+  progress: bool = True,
+) -> pathlib.Path:
+  """Writes a synthetic city as GTA5: `images/`, `labels/`, `disparity/`, numbered from 00001.
+
+  Args:
+    root: folder of the data set. Returns at once when it is there already, from equal parameters.
+    frames: number of frames.
+    seed: of the world; the three layouts never share a street.
+    height: rows of the images.
+    width: columns of the images.
+    domain: what it looks like.
+    processes: that render; 0 for one a core, 1 for this process alone.
+    progress: whether to show a progress bar.
+
+  Returns:
+    The root.
+
+  Raises:
+    ValueError: bad sizes, or a folder that was written from other parameters.
+    RuntimeError: another process is writing the same folder.
+  """
+  plan = formats.Plan("gta5", {"train": frames}, seed, height, width, domain)
+  return _write(root, plan, processes, progress)
+
+
+def write_synthia(
+  root: Path,
+  *,
+  frames: int,
+  seed: int,
+  height: int,
+  width: int,
+  domain: domains.Domain = domains.SYNTHETIC,
+  processes: int = 0,
+  progress: bool = True,
+) -> pathlib.Path:
+  """Writes a synthetic city as SYNTHIA-RAND-CITYSCAPES, numbered from 0000000.
+
+  Folders: `RGB`, `GT/LABELS` (16-bit: class, instance, 0), `synthia_mapped_to_cityscapes` (8-bit
+  class) and `Depth/Depth` (centimetres). Arguments, return value and errors as `write_gta5`.
+  """
+  plan = formats.Plan("synthia", {"train": frames}, seed, height, width, domain)
+  return _write(root, plan, processes, progress)
+
+
+def write_cityscapes(
+  root: Path,
+  *,
+  train_frames: int,
+  validation_frames: int,
+  seed: int,
+  height: int,
+  width: int,
+  neighbours: int = 1,
+  mono_error: float = 0.05,
+  mono_blur: float = 0.7,
+  domain: domains.Domain = domains.REAL,
+  processes: int = 0,
+  progress: bool = True,
+) -> pathlib.Path:
+  """Writes a real city as Cityscapes.
+
+  Both splits: `leftImg8bit`, `rightImg8bit`, `gtFine` (labelIds), `camera`, `leftImg8bit_sequence`
+  and `disparity/…_disparity.png`, the exact disparity in the official encoding. Training only:
+  `depth/…_depth_stereoscopic.mat`, exact, and `disparity/…_leftImg8bit.png`, a monocular estimate.
+
+  Args:
+    root: folder of the data set. Returns at once when it is there already, from equal parameters.
+    train_frames: labelled frames of the split "train".
+    validation_frames: labelled frames of the split "val".
+    seed: of the world; the splits never share a street.
+    height: rows of the images.
+    width: columns of the images.
+    neighbours: frames of the sequence on each side of the labelled one, 0..10; 0: no sequence.
+    mono_error: see `encodings.monocular_estimate`.
+    mono_blur: see `encodings.monocular_estimate`.
+    domain: what it looks like.
+    processes: that render; 0 for one a core, 1 for this process alone.
+    progress: whether to show a progress bar.
+
+  Returns:
+    The root.
+
+  Raises:
+    ValueError: bad sizes, or a folder that was written from other parameters.
+    RuntimeError: another process is writing the same folder.
+  """
+  if not 0 <= neighbours <= formats.MAX_NEIGHBOURS:
+    raise ValueError(
+      f"neighbours is {neighbours}; a snippet has room for 0..{formats.MAX_NEIGHBOURS}."
+    )
+  if mono_error < 0 or mono_blur < 0:
+    raise ValueError(f"mono_error {mono_error} and mono_blur {mono_blur} must not be negative.")
+  frames = {"train": train_frames, "val": validation_frames}
+  plan = formats.Plan(
+    "cityscapes", frames, seed, height, width, domain, neighbours, mono_error, mono_blur
+  )
+  return _write(root, plan, processes, progress)
+
+
+def _write(root, plan, processes, progress):
+  _check(plan, processes)
+  root = pathlib.Path(root)
+  if root.exists():
+    _same_parameters(root, plan, "Choose another folder, or delete this one.")
+    return root
+  partial = root.with_name(root.name + ".partial")
+  partial.mkdir(parents=True, exist_ok=True)
+  with _locked(partial / ".lock"):
+    if (partial / PARAMETERS).exists():
+      _same_parameters(partial, plan, "Give these parameters again, or delete this folder.")
+    else:
+      _put(partial / PARAMETERS, json.dumps(plan.parameters(), indent=2).encode())
+    every = [(split, index) for split, count in plan.frames.items() for index in range(count)]
+    todo = [frame for frame in every if _missing(partial, plan, *frame)]
+    bar = tqdm.tqdm(
+      total=len(every), initial=len(every) - len(todo), desc=root.name, unit="frame",
+      disable=not progress,
+    )  # fmt: skip
+    with bar:
+      for _ in _run(partial, plan, todo, processes):
+        bar.update()
+    (partial / ".lock").unlink()
+    partial.rename(root)
+  return root
+
+
+def _check(plan, processes):
+  if min(plan.height, plan.width) < MIN_SIZE:
+    raise ValueError(
+      f"Size {plan.width}x{plan.height} is too small; give at least {MIN_SIZE}x{MIN_SIZE} pixels."
+    )
+  if min(plan.frames.values()) < 0 or not sum(plan.frames.values()):
+    raise ValueError(f"Frames {dict(plan.frames)}: give at least one, and none negative.")
+  if plan.seed < 0 or processes < 0:
+    raise ValueError(f"seed {plan.seed} and processes {processes} must not be negative.")
+
+
+def _same_parameters(folder, plan, remedy):
+  try:
+    found = json.loads((folder / PARAMETERS).read_text())
+  except (OSError, ValueError):
+    raise ValueError(f"{folder} is there, but has no readable {PARAMETERS}. {remedy}") from None
+  wanted = plan.parameters()
+  for key in wanted:
+    if found.get(key) != wanted[key]:
+      told = "" if key == "domain" else f" ({found.get(key)}, not {wanted[key]})"
+      raise ValueError(f"{folder} was written with another {key}{told}. {remedy}")
+
+
+@contextlib.contextmanager
+def _locked(path):
+  with open(path, "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise RuntimeError(f"Another process is writing {path.parent}; wait until it ends.") from None
+    yield
+
+
+def _put(path, data):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_bytes(data)
+  os.replace(temporary, path)
+
+
+def _run(partial, plan, todo, processes) -> Iterator[None]:
+  processes = min(processes or multiprocessing.cpu_count(), len(todo))
+  if processes <= 1:
+    for frame in todo:
+      yield write_frame(partial, plan, *frame)
+    return
+  # "spawn": a fork of a process with threads, such as JAX's, may hang.
+  pool = concurrent.futures.ProcessPoolExecutor(
+    processes, multiprocessing.get_context("spawn"), initializer=_start_worker
+  )
+  try:
+    work = [pool.submit(write_frame, partial, plan, *frame) for frame in todo]
+    for done in concurrent.futures.as_completed(work):
+      yield done.result()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _start_worker():
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+
+  def follow():  # a parent that is killed takes its workers along
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
+
+
+def write_frame(partial: pathlib.Path, plan: formats.Plan, split: str, index: int) -> None:
+  """Renders one labelled frame and writes those of its files that are missing."""
+  missing = _missing(partial, plan, split, index)
+  for name, make in missing.items():
+    _put(partial / name, make())
+
+
+def _missing(partial, plan, split, index) -> formats.Files:
+  files = formats.FILES[plan.layout](formats.Views(plan, split, index))
+  return {name: make for name, make in files.items() if not (partial / name).exists()}

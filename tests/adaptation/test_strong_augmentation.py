@@ -1,0 +1,89 @@
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from corda_jax.adaptation import strong_augmentation as sa
+
+
+def files(golden_dir):
+  found = sorted(golden_dir.glob("augment*.npz"))
+  assert found, f"no augment*.npz in {golden_dir}"
+  return [np.load(f) for f in found]
+
+
+def test_color_jitter_matches_kornia(float64, golden_dir):
+  for z in files(golden_dir):
+    for case in sorted({n.split("/")[0] for n in z if n.startswith("jitter")}):
+      image = jnp.asarray(z[f"{case}/image"], jnp.float64)
+      names = ("brightness", "contrast", "saturation", "hue")
+      draws = {name: jnp.asarray(z[f"{case}/{name}_factor"]) for name in names}
+      draws["order"] = jnp.tile(jnp.asarray(z[f"{case}/order"]), (len(image), 1))
+      got = jax.jit(sa.color_jitter)(image, draws)
+      np.testing.assert_allclose(got, z[f"{case}/output"], rtol=0, atol=1e-7)  # stored as float32
+
+
+def test_gaussian_blur_matches_kornia(float64, golden_dir):
+  for z in files(golden_dir):
+    for case in sorted({n.split("/")[0] for n in z if n.startswith("blur")}):
+      image = jnp.asarray(z[f"{case}/image"], jnp.float64)
+      sizes = [sa.blur_kernel_size(n) for n in image.shape[1:3]]
+      assert sizes == list(z[f"{case}/kernel_size"])
+      got = jax.jit(sa.gaussian_blur)(image, jnp.atleast_1d(jnp.asarray(z[f"{case}/sigma"])))
+      # The reference kernel was built, and the result stored, in float32.
+      error = np.abs(np.asarray(got) - z[f"{case}/output"]).max() / np.abs(z[f"{case}/output"]).max()
+      assert error < 1e-6
+
+
+def test_kernel_of_the_released_crop():
+  assert sa.blur_kernel_size(512) == 51
+
+
+def test_hsv_agrees_with_the_standard_library(float64, random):
+  colors = random.uniform(size=(1, 40, 3, 3))
+  colors[0, 0] = [[0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5]]
+  colors[0, 1] = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+  hue, saturation, value = sa._to_hsv(jnp.asarray(colors))
+  expected = np.array([[colorsys.rgb_to_hsv(*c) for c in row] for row in colors[0]])
+  np.testing.assert_allclose(np.stack([hue, saturation, value], -1)[0], expected, atol=1e-15)
+  np.testing.assert_allclose(sa._from_hsv(hue, saturation, value), colors, atol=1e-15)
+
+
+def test_each_image_has_its_own_factors_and_order(float64, random):
+  images = jnp.asarray(random.uniform(size=(3, 4, 5, 3)))
+  draws = sa.draw_jitter(jax.random.key(3), 3, strength=0.25)
+  together = sa.color_jitter(images, draws)
+  for i in range(3):
+    alone = sa.color_jitter(images[i : i + 1], {k: v[i : i + 1] for k, v in draws.items()})
+    np.testing.assert_allclose(together[i], alone[0], atol=1e-15)
+
+
+def test_draws_cover_their_ranges():
+  draws = sa.draw_jitter(jax.random.key(0), 4000, strength=0.25)
+  for name, center in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):
+    values = np.asarray(draws[name])
+    np.testing.assert_allclose([values.min(), values.max()], [center - 0.25, center + 0.25], atol=3e-3)
+    np.testing.assert_allclose(values.mean(), center, atol=0.01)
+  assert (np.sort(draws["order"], axis=1) == np.arange(4)).all()
+  assert len(np.unique(draws["order"], axis=0)) == 24
+  sigma = np.asarray(sa.draw_blur(jax.random.key(0), 4000, sigma_range=(0.15, 1.15)))
+  np.testing.assert_allclose([sigma.min(), sigma.max()], [0.15, 1.15], atol=3e-3)
+
+
+@pytest.mark.parametrize("shape", [(7, 30), (11, 23)])
+def test_blur_agrees_with_scipy_on_odd_sizes(float64, random, shape):
+  image = random.uniform(size=(2, *shape, 3))
+  sigma = np.array([0.4, 1.1])
+  got = sa.gaussian_blur(jnp.asarray(image), jnp.asarray(sigma))
+  expected = np.stack(
+    [
+      scipy.ndimage.gaussian_filter(
+        x, s, axes=(0, 1), mode="mirror", radius=[sa.blur_kernel_size(n) // 2 for n in shape]
+      )
+      for x, s in zip(image, sigma, strict=True)
+    ]
+  )
+  np.testing.assert_allclose(got, expected, atol=1e-14)

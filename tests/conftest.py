@@ -1,0 +1,32 @@
+"""Set-up of all tests: four virtual devices, strict promotion, reference values."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Tests compile small programs often; what one process compiled, another need not.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".jax_cache"))
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+  """Folder of the reference values: CORDA_GOLDEN_DIR, or tests/golden."""
+  return Path(os.environ.get("CORDA_GOLDEN_DIR", Path(__file__).parent / "golden"))
+
+
+@pytest.fixture
+def float64():
+  """Runs a test with 64-bit types enabled."""
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture
+def random() -> np.random.RandomState:
+  return np.random.RandomState(7)
