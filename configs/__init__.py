@@ -1,0 +1,1 @@
+"""Configurations, one small file an experiment."""

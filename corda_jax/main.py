@@ -56,8 +56,7 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   if mode == "evaluate":
     state, result = evaluate(experiment, workdir, validation)
   else:
-    shapes = experiment.state_shapes().params
-    print(parameter_overview.get_parameter_overview(shapes, include_stats=False, max_lines=60))
+    print(_parameter_overview(experiment.state_shapes().params))
     writer = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
     state, result = train(
       experiment,
@@ -93,6 +92,17 @@ def _check_writable(workdir: Path) -> None:
     raise UserError(
       f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
     ) from error
+
+
+def _parameter_overview(params: Any) -> str:
+  """Table of the sizes of a network's parts: its top-level modules, and the encoder's blocks."""
+  sizes: dict[str, int] = {}
+  for row in parameter_overview.get_parameter_rows(params, include_stats=False):
+    names = row.name.split("/")
+    part = "/".join(names[: 2 if names[0] == "encoder" else 1])
+    sizes[part] = sizes.get(part, 0) + row.size
+  sizes["parameters in all"] = sum(sizes.values())
+  return "\n".join(f"{name:<28} {size:>12,}" for name, size in sizes.items())
 
 
 def main(arguments: list[str]) -> None:

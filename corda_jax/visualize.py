@@ -54,7 +54,7 @@ def contact_sheet(pictures: Mapping[str, np.ndarray], title: str, path: Path) ->
     near = float(np.percentile(pictures["inverse_depth"], 99))
     rows.append(
       (
-        f"inverse depth\n(bright: near)",
+        "inverse depth\n(bright: near)",
         colorize(
           np.log(np.maximum(pictures["inverse_depth"], 1)), 0, np.log(max(near, 2)), "inferno"
         ),

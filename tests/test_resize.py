@@ -22,8 +22,7 @@ def test_matches_the_release(float64, golden_dir):
 def test_agrees_with_linear_interpolation(float64, random, shape):
   x = random.standard_normal((2, 5, 7, 3))
   rows, columns = (
-    np.linspace(0, n - 1, m) if m > 1 else np.zeros(1)
-    for n, m in zip((5, 7), shape, strict=True)
+    np.linspace(0, n - 1, m) if m > 1 else np.zeros(1) for n, m in zip((5, 7), shape, strict=True)
   )
   grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
   got = resize_aligned(jnp.asarray(x), shape)

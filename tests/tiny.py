@@ -32,7 +32,7 @@ def get_config(**overrides) -> ml_collections.ConfigDict:
       "model.task_width": 4,
       "model.classifier_dilations": (1, 2),
       "model.normalization.std": (60.0, 60.0, 60.0),
-      "method.confidence_threshold": 0.1,
+      "method.confidence_threshold": 0.07,
       "optimizer.learning_rate": 0.01,
     }
   )

@@ -1,0 +1,1 @@
+"""The adaptation method: mixing, pseudo-labels, augmentation, and the step that joins them."""

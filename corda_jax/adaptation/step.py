@@ -16,6 +16,7 @@ from flax import linen as nn
 from corda_jax.adaptation import class_mix, pseudo_labels, strong_augmentation
 from corda_jax.losses import berhu, cross_entropy, weighted_cross_entropy
 from corda_jax.models.build import Normalization
+from corda_jax.models.layers import accumulation_dtype
 from corda_jax.resize import resize_aligned
 from corda_jax.training.state import TrainState, update_teacher
 
@@ -169,9 +170,11 @@ def make_step(
   """
 
   def step(state, batch, key):
+    wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
     inputs = dict(batch)
-    for name in ("source_image", "target_image"):
-      inputs[name] = normalization.normalize(batch[name])
+    for domain in ("source", "target"):
+      inputs[f"{domain}_image"] = normalization.normalize(batch[f"{domain}_image"], wide)
+      inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
     draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
     return adapt(state, inputs, draws, model, optimizer, normalization, config)
 
@@ -193,7 +196,7 @@ def adapt(
   def forward(params, batch_stats, x):
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
-    wide = {k: v.astype(jnp.promote_types(v.dtype, jnp.float32)) for k, v in outputs.items()}
+    wide = {k: v.astype(accumulation_dtype(v.dtype)) for k, v in outputs.items()}
     return wide, updated["batch_stats"]
 
   def upsample(outputs):
@@ -237,7 +240,7 @@ def adapt(
   )
   updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics = {**losses, "total": total, "gradient_norm": optax.global_norm(gradients)}
+  metrics = {**losses, "total": total, "gradient_norm": optax.tree.norm(gradients)}
   if mixed is not None:
     metrics |= {"confident_fraction": confident}
   state = state.replace(

@@ -1,0 +1,1 @@
+"""What a user runs: train and evaluate."""

@@ -1,17 +1,16 @@
 """Trains a network, evaluating and saving on the way; resumes where it was stopped."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from corda_jax.adaptation.step import make_step
 from corda_jax.jobs.evaluate import Evaluator, format_scores, scores, write_json
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.progress import Progress
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState
@@ -73,53 +72,36 @@ def train(
   config = experiment.config
   checkpoints = Checkpoints(workdir, keep_best=config.keep_best)
   evaluator = Evaluator(experiment)
-  latest = checkpoints.latest_step()
-  if latest is None:
-    state, first = experiment.initial_state(), 0
-  else:
-    state, first = checkpoints.restore(latest, experiment.state_shapes()), latest
-    print(f"Resuming from the checkpoint of step {first}.")
+  state, first = _initial_or_restored(experiment, checkpoints)
   step_function = compile_step(experiment)
   key = jax.device_put(jax.random.key(config.seed), replicated(experiment.mesh))
-  result, pending, started = None, [], None
 
   def evaluate(step):
-    result = scores(evaluator.confusion(state, evaluation_batches()), config.evaluation.classes)
-    write_scalars(step, {"target/miou": result["miou"]})
-    write_scalars(step, {f"iou/{k}": v for k, v in result["iou"].items() if v is not None})
-    return {"step": step, **result}
+    confusion = evaluator.confusion(state, evaluation_batches())
+    result = {"step": step, **scores(confusion, config.evaluation.classes)}
+    iou = {f"iou/{name}": value for name, value in result["iou"].items() if value is not None}
+    write_scalars(step, {"target/miou": result["miou"], **iou})
+    return result
 
+  def due(step, period):
+    return step % period == 0 or step == config.num_steps
+
+  result = None
   batches = train_batches(first) if first < config.num_steps else iter(())
-  progress = tqdm(
-    total=config.num_steps, initial=first, desc="train", unit="step", mininterval=1, smoothing=0.1
-  )
+  progress = Progress(first, config.num_steps, 2 * config.data.batch_size)
   try:
-    for step in range(first, config.num_steps):
+    for done in range(first + 1, config.num_steps + 1):
       batch = put_batch(experiment.mesh, step_inputs(next(batches)))
       state, metrics = step_function(state, batch, key)
-      pending.append(metrics)
-      done = step + 1
-      if started is None:  # the first step compiles; it would spoil the rate
-        jax.block_until_ready(metrics)
-        started = (time.monotonic(), done)
-      progress.update()
-      if done % config.log_every == 0 or done == config.num_steps:
-        # All but the newest step have ended by now: reading them does not stall the device.
-        read, pending = jax.device_get(pending[:-1] or pending), pending[-1:]
-        means = {name: float(np.mean([m[name] for m in read])) for name in read[0]}
-        elapsed, steps = time.monotonic() - started[0], done - started[1]
-        if steps:
-          means["images_per_second"] = 2 * config.data.batch_size * steps / elapsed
-        started = (time.monotonic(), done)
-        write_scalars(done, {f"train/{name}": value for name, value in means.items()})
-        progress.set_postfix_str(_console(means))
-      if done % config.evaluate_every == 0 or done == config.num_steps:
+      progress.update(metrics)
+      if due(done, config.log_every):
+        write_scalars(done, {f"train/{k}": v for k, v in progress.report().items()})
+      if due(done, config.evaluate_every):
         result = evaluate(done)
-        progress.write(f"step {done}: target mIoU {result['miou']:.1f} %")
-        started = None if done == config.num_steps else (time.monotonic(), done)
-      if done % config.checkpoint_every == 0 or done == config.num_steps:
-        fresh = result is not None and result["step"] == done
-        checkpoints.save(done, state, miou=result["miou"] if fresh else None)
+        progress.message(f"step {done}: target mIoU {result['miou']:.1f} %")
+      if due(done, config.checkpoint_every):
+        evaluated = result is not None and result["step"] == done
+        checkpoints.save(done, state, miou=result["miou"] if evaluated else None)
   finally:
     progress.close()
     checkpoints.close()
@@ -132,10 +114,11 @@ def train(
   return state, result
 
 
-def _console(means: Mapping[str, float]) -> str:
-  parts = [f"loss {means['total']:.3f}", f"source {means['ce_src']:.3f}"]
-  if "ce_mix" in means:
-    parts += [f"mixed {means['ce_mix']:.3f}", f"confident {means['confident_fraction']:.0%}"]
-  if "images_per_second" in means:
-    parts.append(f"{means['images_per_second']:.0f} images/s")
-  return ", ".join(parts)
+def _initial_or_restored(
+  experiment: Experiment, checkpoints: Checkpoints
+) -> tuple[TrainState, int]:
+  latest = checkpoints.latest_step()
+  if latest is None:
+    return experiment.initial_state(), 0
+  print(f"Resuming from the checkpoint of step {latest}.")
+  return checkpoints.restore(latest, experiment.state_shapes()), latest

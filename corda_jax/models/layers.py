@@ -9,6 +9,11 @@ from flax import linen as nn
 Dtype = Any
 
 
+def accumulation_dtype(dtype: Dtype) -> Dtype:
+  """The type of statistics, losses and other sums over values of `dtype`: at least float32."""
+  return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
 class Convolution(nn.Module):
   """A square convolution with PyTorch's symmetric padding, dilation (kernel_size - 1) / 2.
 
@@ -94,7 +99,7 @@ class BatchNorm(nn.Module):
     if not self.trainable:
       scale, bias = jax.lax.stop_gradient((scale, bias))
     dtype = self.dtype or x.dtype
-    wide = jnp.promote_types(jnp.float32, x.dtype)
+    wide = accumulation_dtype(x.dtype)
     if train:
       values = x.astype(wide)
       mean = values.mean((0, 1, 2))

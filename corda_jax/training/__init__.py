@@ -1,0 +1,1 @@
+"""What any training step needs around it: state, optimiser, checkpoints, sharding."""

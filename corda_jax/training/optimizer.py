@@ -72,7 +72,7 @@ def build_optimizer(
     return {"count": jnp.zeros((), jnp.int32), "momentum": jax.tree.map(jnp.zeros_like, params)}
 
   def update(gradients, state, params):
-    rate = schedule(state["count"])
+    rate = schedule(state["count"].astype(jnp.result_type(float)))
 
     def update_leaf(path, gradient, momentum, param):
       group = parameter_group(path_name(path), config, freeze_encoder_affine)

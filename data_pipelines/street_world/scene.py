@@ -99,7 +99,7 @@ def make_scene(domain: domains.Domain, entropy: tuple[int, ...]) -> Scene:
     rng.uniform(*domain.camera_pitch),
   )
   sides = [street.side(builder, domain, rng, side, half_width, crossing) for side in (-1, 1)]
-  rails = street.traffic(builder, domain, rng, half_width, ego)
+  rails = street.traffic(builder, domain, rng, half_width, crossing, ego)
   street.furniture(builder, domain, rng, half_width, sides, ego)
   street.far_end(builder, rng)
   ground = np.stack([look.draw(m) for m in ("paint", "soil", "grass", "tyre")])

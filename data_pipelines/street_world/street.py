@@ -10,6 +10,7 @@ from data_pipelines.street_world import objects, textures
 
 FAR_END = 135.0  # a row of buildings and trees closes the street there
 CROSSING_HALF = 3.6  # half width of a crossing street
+SIGHT = 0.42  # tangent of half the horizontal field of view, about the same in all domains
 KERB = 0.13  # height of sidewalks and verges
 
 
@@ -22,7 +23,7 @@ def _strip(builder, label, material, side, near, far, start, end, pattern, secon
 
 
 def side(builder, domain, rng, side, half_width, crossing):
-  """Verge, sidewalk and frontage of one side; returns (kerb, start, end) of the sidewalk."""
+  """Verge, sidewalk and frontage of one side; returns (kerb, end of the sidewalk)."""
   verge = rng.uniform(1.0, 2.6) if rng.random() < domain.verge else 0.0
   start = half_width + verge
   end = start + rng.uniform(2.0, 3.6)
@@ -40,7 +41,7 @@ def side(builder, domain, rng, side, half_width, crossing):
       length = min(rng.uniform(8, 17), high - at)
       _frontage(builder, domain, rng, side, end, at + length / 2, length)
       at += length
-  return half_width, start, end
+  return half_width, end
 
 
 def _choose(rng, weights):
@@ -50,7 +51,7 @@ def _choose(rng, weights):
 
 def _frontage(builder, domain, rng, side, edge, y, length):
   kind = _choose(rng, domain.frontage)
-  heading = 0.0 if side > 0 else np.pi  # frontages are built towards their own +x
+  heading = _heading(side)  # frontages are built towards their own +x
 
   def put(parts, off, **options):
     builder.place(parts, side * (edge + off), y, heading=heading, **options)
@@ -78,81 +79,91 @@ def _amount(rng, expected):
   return int(expected) + int(rng.random() < expected - int(expected))
 
 
-def traffic(builder, domain, rng, half_width, ego):
+def traffic(builder, domain, rng, half_width, crossing, ego):
   """Vehicles and riders on the road; returns x of the tram's rails."""
   here, ahead, kerb = half_width * 0.5, rng.uniform(3, 9), half_width - 1.05
   rails = np.inf
   builder.reserve(ego[0], 0.0, 1.5, 6.0)
 
-  def visible(x, near, far, power=1.5):
-    """A y in view of the camera, near places first."""
-    near = max(near, abs(x - ego[0]) / 0.4 + 1.5)
-    return near + rng.random() ** power * max(far - near, 1.0)
+  def lane(low, high, near, far):
+    """Draws places with x in low..high and y in view of the camera, near ones more often."""
+
+    def draw():
+      x = rng.uniform(low, high)
+      first = max(near, abs(x - ego[0]) / SIGHT + 1.5)
+      return x, first + rng.random() ** 1.5 * max(far - first, 1.0)
+
+    return draw
 
   for _ in range(_amount(rng, domain.objects["train"])):
-    parts = objects.train(rng)
-    away = rng.random() < 0.5
-    x = -here
+    way = _way(rng)
     done = builder.try_place(
-      parts, lambda x=x: (x, visible(x, 28, 50)), (1.4, 16.0),
-      heading=0.0 if away else np.pi, velocity=(0, ahead if away else -ahead), shadow=(1.4, 15.0),
+      objects.train(rng), lane(-here, -here, 28, 50), (1.4, 16.0), heading=_heading(way),
+      velocity=(0, way * ahead), shadow=(1.4, 15.0),
     )  # fmt: skip
-    rails = x if done else rails
+    rails = -here if done else rails
   for kind, long, first in (("truck", 5.0, 17), ("bus", 6.2, 18), ("moving car", 2.4, 13)):
     for _ in range(_amount(rng, domain.objects[kind])):
-      parts = getattr(objects, kind.split()[-1])(rng)
-      oncoming = rng.random() < 0.5
-      x = (-here if oncoming else here) + rng.uniform(-0.3, 0.3)
+      way = _way(rng)
+      x = way * here
       builder.try_place(
-        parts, lambda x=x, first=first: (x, visible(x, first, 48)), (1.4, long),
-        heading=np.pi if oncoming else 0.0, velocity=(0, -ahead if oncoming else ahead),
-        shadow=(1.1, long * 0.95),
+        getattr(objects, kind.split()[-1])(rng), lane(x - 0.3, x + 0.3, first, 48), (1.4, long),
+        heading=_heading(way), velocity=(0, way * ahead), shadow=(1.1, long * 0.95),
       )  # fmt: skip
-  for kind, half in (("cyclist", (0.4, 1.0)), ("motorcyclist", (0.45, 1.1))):
+  for kind, half, speed in (("cyclist", (0.4, 1.0), 0.6), ("motorcyclist", (0.45, 1.1), 1.0)):
     for _ in range(_amount(rng, domain.objects[kind])):
-      parts = getattr(objects, kind)(rng)
-      oncoming = rng.random() < 0.35
-      speed = ahead * (0.6 if kind == "cyclist" else 1.0)
-      low, high = (-here - 0.8, -here + 1.2) if oncoming else (0.6, half_width - 0.5)
+      way = _way(rng, 0.65)
+      low, high = (0.6, half_width - 0.5) if way > 0 else (-here - 0.8, -here + 1.2)
       builder.try_place(
-        parts,
-        lambda low=low, high=high: (lambda x: (x, visible(x, 6, 22)))(rng.uniform(low, high)), half,
-        heading=(np.pi if oncoming else 0.0) + rng.normal(0, 0.35),
-        velocity=(0, -speed if oncoming else speed), shadow=(0.35, 0.9),
+        getattr(objects, kind)(rng), lane(low, high, 6, 22), half,
+        heading=_heading(way) + rng.normal(0, 0.35), velocity=(0, way * ahead * speed),
+        shadow=(0.35, 0.9),
       )  # fmt: skip
+  if np.isfinite(crossing):  # nothing stands in it
+    builder.reserve(0.0, crossing, 100.0, CROSSING_HALF)
   for _ in range(_amount(rng, domain.objects["parked car"])):
-    x = kerb if rng.random() < 0.6 else -kerb
+    way = _way(rng, 0.6)
     builder.try_place(
-      objects.car(rng), lambda x=x: (x, visible(x, 8, 45)), (1.0, 2.6),
-      heading=0.0 if x > 0 else np.pi, shadow=(1.05, 2.3),
+      objects.car(rng), lane(way * kerb, way * kerb, 8, 45), (1.0, 2.6), heading=_heading(way),
+      shadow=(1.05, 2.3),
     )  # fmt: skip
   return rails
 
 
-def furniture(builder, domain, rng, half_width, sides, ego):
-  """What stands and walks between the kerbs and the frontages."""
+def _way(rng, share=0.5):
+  """1 with probability `share`, else -1: with the ego vehicle or towards it, right or left."""
+  return 1 if rng.random() < share else -1
 
-  def spot(low, high, far, power=1.3):
-    """A draw of a place `low`..`high` across the sidewalk's strip (0..1), on either side."""
+
+def _heading(way):
+  return 0.0 if way > 0 else np.pi
+
+
+def furniture(builder, domain, rng, half_width, sides, ego):
+  """What stands and walks between the kerbs and the frontages.
+
+  `sides` holds (kerb, end of the sidewalk), metres off the road's middle, left and right.
+  """
+
+  def strip(low, high, far):
+    """Draws places `low`..`high` (0..1) across the strip from kerb to frontage, in view."""
 
     def draw():
-      right = rng.random() < 0.58
-      kerb, start, end = sides[int(right)]
-      del start
-      x = (1 if right else -1) * (kerb + (end - kerb) * rng.uniform(low, high))
-      near = abs(x - ego[0]) / 0.42 + 1.0
-      return x, near + rng.random() ** power * max(far - near, 1.0)
+      way = _way(rng, 0.58)
+      kerb, end = sides[way > 0]
+      x = way * (kerb + (end - kerb) * rng.uniform(low, high))
+      near = abs(x - ego[0]) / SIGHT + 1.0
+      return x, near + rng.random() ** 1.3 * max(far - near, 1.0)
 
     return draw
 
-  for side, (kerb, _, _) in zip((-1, 1), sides, strict=True):
+  for way, (kerb, _) in zip((-1, 1), sides, strict=True):
     at = rng.uniform(8, 24)
     while at < 90:
-      x = side * (kerb + 0.35)
-      if builder.free(x, at, 0.3, 0.3):
-        builder.reserve(x, at, 0.3, 0.3)
-        heading = 0.0 if side > 0 else np.pi
-        builder.place(objects.lamp_post(rng), x, at, z=KERB, heading=heading, shadow=(0.2, 0.2))
+      builder.try_place(
+        objects.lamp_post(rng), lambda x=way * (kerb + 0.35), y=at: (x, y), (0.3, 0.3), z=KERB,
+        heading=_heading(way), shadow=(0.2, 0.2),
+      )  # fmt: skip
       at += rng.uniform(16, 28)
   for kind, half, low, high, far in (
     ("signal", (0.4, 0.4), 0.05, 0.3, 26),
@@ -161,30 +172,24 @@ def furniture(builder, domain, rng, half_width, sides, ego):
     ("bush", (1.0, 1.2), 0.85, 1.1, 40),
   ):
     for _ in range(_amount(rng, domain.objects[kind])):
-      parts = getattr(objects, kind)(rng)
       size = 1.6 if kind == "tree" else half[0]
-      builder.try_place(parts, spot(low, high, far), half, z=KERB, shadow=(size, size))
+      thing = getattr(objects, kind)(rng)
+      builder.try_place(thing, strip(low, high, far), half, z=KERB, shadow=(size, size))
   for kind in ("bicycle", "motorcycle"):
     for _ in range(_amount(rng, domain.objects[kind])):
-      parts = getattr(objects, kind)(rng)
       builder.try_place(
-        parts, spot(0.1, 0.6, 22), (0.8, 0.9), z=KERB, heading=rng.uniform(0.4, 2.7),
-        shadow=(0.3, 0.8),
+        getattr(objects, kind)(rng), strip(0.1, 0.6, 22), (0.8, 0.9), z=KERB,
+        heading=rng.uniform(0.4, 2.7), shadow=(0.3, 0.8),
       )  # fmt: skip
   for _ in range(_amount(rng, domain.objects["person"])):
-    walk = rng.uniform(0.0, 1.7)
+    way, speed = _way(rng), rng.uniform(0.0, 1.7)
     if rng.random() < 0.15:  # across the road
-      way = 1 if rng.random() < 0.5 else -1
       draw = lambda: (rng.uniform(-0.7, 0.9) * half_width, rng.uniform(10, 28))  # noqa: E731
-      options = {"heading": -way * np.pi / 2, "velocity": (way * walk, 0.0)}
+      options = {"heading": -way * np.pi / 2, "velocity": (way * speed, 0.0)}
     else:
-      way = 1 if rng.random() < 0.5 else -1
-      draw = spot(0.15, 0.9, 30)
-      options = {
-        "heading": (0.0 if way > 0 else np.pi) + rng.normal(0, 0.4),
-        "velocity": (0.0, way * walk),
-        "z": KERB,
-      }
+      draw = strip(0.15, 0.9, 30)
+      heading = _heading(way) + rng.normal(0, 0.4)
+      options = {"heading": heading, "velocity": (0.0, way * speed), "z": KERB}
     builder.try_place(objects.person(rng), draw, (0.4, 0.4), shadow=(0.35, 0.35), **options)
 
 

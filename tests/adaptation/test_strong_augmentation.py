@@ -34,7 +34,9 @@ def test_gaussian_blur_matches_kornia(float64, golden_dir):
       assert sizes == list(z[f"{case}/kernel_size"])
       got = jax.jit(sa.gaussian_blur)(image, jnp.atleast_1d(jnp.asarray(z[f"{case}/sigma"])))
       # The reference kernel was built, and the result stored, in float32.
-      error = np.abs(np.asarray(got) - z[f"{case}/output"]).max() / np.abs(z[f"{case}/output"]).max()
+      error = (
+        np.abs(np.asarray(got) - z[f"{case}/output"]).max() / np.abs(z[f"{case}/output"]).max()
+      )
       assert error < 1e-6
 
 
@@ -65,7 +67,9 @@ def test_draws_cover_their_ranges():
   draws = sa.draw_jitter(jax.random.key(0), 4000, strength=0.25)
   for name, center in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):
     values = np.asarray(draws[name])
-    np.testing.assert_allclose([values.min(), values.max()], [center - 0.25, center + 0.25], atol=3e-3)
+    np.testing.assert_allclose(
+      [values.min(), values.max()], [center - 0.25, center + 0.25], atol=3e-3
+    )
     np.testing.assert_allclose(values.mean(), center, atol=0.01)
   assert (np.sort(draws["order"], axis=1) == np.arange(4)).all()
   assert len(np.unique(draws["order"], axis=0)) == 24

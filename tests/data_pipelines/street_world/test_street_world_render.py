@@ -145,8 +145,7 @@ def test_views_agree_in_colour(step, right):
     assert np.median(np.abs(colors - moved)[inside]) <= 2
 
 
-def test_shadows_and_things_move_together():
-  """A moving thing leaves no trace of its former place on the road."""
+def test_shadows_move_with_their_things():
   scene = scene_lib.make_scene(domains.SYNTHETIC, (7, 0))
   moving = np.abs(scene.shadows[:, 6:]).sum(1) > 0
   assert moving.any()
@@ -198,12 +197,34 @@ def _assert_close(a, b):
 
 
 def test_normals_are_those_of_the_surfaces():
-  local = np.array([[0.5, 0.1, 0.3], [0.0, 0.0, 2.0], [0.3, 0.4, 1.0]], np.float32).T
-  half = np.array([[0.5, 1.0, 2.0], [1.0, 1.0, 2.0], [0.5, 0.5, 2.0]], np.float32).T
-  body = np.array([primitives.BOX, primitives.ELLIPSOID, primitives.CYLINDER])
+  ball = np.array([1.0, 0.5, 2.0]) * np.array([2, 3, 6]) / 7  # on the ellipsoid, off its axes
+  local = np.array([[0.5, 0.1, 0.3], ball, [0.3, 0.4, 1.0], [0.1, 0.1, -2.0]], np.float32).T
+  half = np.array([[0.5, 1, 2], [1, 0.5, 2], [0.5, 0.5, 2], [0.5, 0.5, 2]], np.float32).T
+  tube = primitives.CYLINDER
+  body = np.array([primitives.BOX, primitives.ELLIPSOID, tube, tube])
+  slope = np.array([2 / 7 / 1.0, 3 / 7 / 0.5, 6 / 7 / 2.0])
   np.testing.assert_allclose(
-    render._normals(body, local, half).T, [[1, 0, 0], [0, 0, 1], [0.6, 0.8, 0]], atol=1e-6
+    render._normals(body, local, half).T,
+    [[1, 0, 0], slope / np.linalg.norm(slope), [0.6, 0.8, 0], [0, 0, -1]],
+    atol=1e-6,
   )
+
+
+def test_ego_vehicle_drives_where_it_looks():
+  scene = scene_lib.make_scene(domains.REAL, (0, 0, 0))
+  _, heading, speed, yaw_rate, up, pitch = scene.ego
+  assert min(speed, abs(yaw_rate)) > 0.01
+  step = 1e-4
+  for time in (-0.5, 0.0, 0.7):
+    before, here, after = (scene.camera(16, 32, time=time + k * step) for k in (-1, 0, 1))
+    yaw = heading + yaw_rate * time
+    ahead = np.array([np.sin(yaw), np.cos(yaw), 0])
+    np.testing.assert_allclose(
+      here.rotation[:, 2], ahead * np.cos(pitch) - [0, 0, np.sin(pitch)], atol=1e-12
+    )
+    velocity = (after.position - before.position) / (2 * step)
+    np.testing.assert_allclose(velocity, speed * ahead, atol=2e-3 * speed)
+    assert here.position[2] == up
 
 
 def test_value_noise_is_smooth_bounded_and_hits_the_lattice():

@@ -223,7 +223,19 @@ def test_cityscapes_layout(tmp_path):
   assert (x[~known] == 0).all()
 
 
-def test_no_street_occurs_twice(tmp_path):
+def test_monocular_file_has_no_depth_on_the_hood(tmp_path):
+  root = write.write_cityscapes(
+    tmp_path / "city", train_frames=1, validation_frames=0, neighbours=0, mono_blur=2.0, **ONE
+  )
+  frame = expected("cityscapes", 0, domain=domains.REAL)
+  (path,) = root.glob("disparity/train/*/*_leftImg8bit.png")
+  x = read(path)
+  assert (x[frame.label == 255] == 0).all()
+  assert (x[np.isfinite(frame.depth) & (frame.depth < 60)] > 0).all()
+  assert (x[frame.label == 10] > 0).any()  # blur and error reach into the sky
+
+
+def test_no_street_occurs_twice():
   seen = {
     expected(layout, index, split=split).label.tobytes()
     for layout in formats.LAYOUTS
@@ -275,36 +287,36 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, puts):
     assert (root / path.relative_to(partial)).stat().st_mtime_ns == changed
 
 
-def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path, how):
   root, partial = tmp_path / "gta", tmp_path / "gta.partial"
-  arguments = ["--layout", "gta5", "--frames", "400", "--size", "48x24", "--seed", "3"]
+  arguments = ["--layout", "gta5", "--frames", "200", "--size", "48x24", "--seed", "3"]
   run = subprocess.Popen(
     [
-      sys.executable,
-      "-m",
-      "data_pipelines.street_world",
-      *arguments,
-      "--processes",
-      "2",
-      "--root",
-      str(root),
+      *(sys.executable, "-m", "data_pipelines.street_world", *arguments),
+      *("--processes", "2", "--root", str(root)),
     ],
-    stderr=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
   )
   deadline = time.monotonic() + 60
   while len(list(partial.glob("images/*.png"))) < 3:
     assert time.monotonic() < deadline
     assert run.poll() is None
     time.sleep(0.02)
-  run.send_signal(signal.SIGKILL)
-  run.wait()
-  time.sleep(0.3)
+  os.killpg(run.pid, how) if how == signal.SIGINT else run.kill()
+  _, told = run.communicate(timeout=20)  # ends when the last worker has closed the pipe
+  if how == signal.SIGINT:  # as Ctrl-C in a terminal, which all processes get
+    assert run.returncode == 130
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
   count = len(list(partial.rglob("*.png")))
-  time.sleep(0.3)
-  assert len(list(partial.rglob("*.png"))) == count < 1200
+  time.sleep(0.2)
+  assert len(list(partial.rglob("*.png"))) == count < 600
   assert not root.exists()
-  write.write_gta5(root, frames=400, **SIZE, processes=2)
-  assert len(list(root.rglob("*.png"))) == 1200
+  write.write_gta5(root, frames=200, **SIZE, processes=2)
+  assert len(list(root.rglob("*.png"))) == 600
   assert not list(root.rglob("*.tmp"))
   np.testing.assert_array_equal(read(root / "images/00001.png"), expected("gta5", 0).image)
 
@@ -354,7 +366,7 @@ def test_two_writers_do_not_meet(tmp_path):
   partial = tmp_path / "gta.partial"
   partial.mkdir()
   with open(partial / ".lock", "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # refuses exclusive locks only
     with pytest.raises(RuntimeError, match="Another process"):
       write.write_gta5(tmp_path / "gta", frames=1, **ONE)
   write.write_gta5(tmp_path / "gta", frames=1, **ONE)

@@ -1,0 +1,41 @@
+# Everything below needs Python 3.11 to 3.13 and make; the rest is installed into .venv.
+
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
+  $(if $(shell $(p) -c 'import sys; print((3, 11) <= sys.version_info < (3, 14) or "")' 2>/dev/null),$(p))))
+WORKDIR ?= runs/demo
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format clean help
+
+help:
+	@echo "make demo    one procedural city adapts to another: numbers and pictures in $(WORKDIR)"
+	@echo "make test    all tests"
+	@echo "make check   linter and formatter, without changes"
+	@echo "make format  mends what they find"
+	@echo "make clean   removes the environment, the made data and the demo's results"
+
+# Rebuilt when pyproject.toml is newer; made whole or not at all.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found: install one, or set PYTHON=" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(VENV)/bin/python -m corda_jax.main --config=configs/demo.py --workdir=$(WORKDIR)
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) data/street_world runs/demo build *.egg-info

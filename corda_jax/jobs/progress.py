@@ -1,0 +1,73 @@
+"""The live line of a training run, and the averages behind its curves."""
+
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+
+class Progress:
+  """Counts steps on the console and averages their metrics between reports.
+
+  Metrics stay on the device until a report, and the newest step's until the one after: reading
+  them never makes the device wait.
+
+  Args:
+    first: steps made before.
+    total: steps of the whole run.
+    images_per_step: for the rate.
+  """
+
+  def __init__(self, first: int, total: int, images_per_step: int):
+    """Starts the line."""
+    self._bar = tqdm(
+      total=total, initial=first, desc="train", unit="step", mininterval=0.5, dynamic_ncols=True
+    )
+    self._images_per_step = images_per_step
+    self._pending: list[Mapping[str, jax.Array]] = []
+    self._since: float | None = None  # when the clock started; None while it stands
+    self._steps = 0  # made since then
+
+  def update(self, metrics: Mapping[str, jax.Array]) -> None:
+    """Takes in the metrics of one step."""
+    self._pending.append(metrics)
+    if self._since is None:
+      # The first step compiles, or follows an evaluation: neither belongs in the rate.
+      jax.block_until_ready(metrics)
+      self._since = time.monotonic()
+    else:
+      self._steps += 1
+    self._bar.update()
+
+  def report(self) -> dict[str, float]:
+    """Means of the metrics since the last report, shown on the line; with "images_per_second"."""
+    newest = self._pending[-1:]
+    read = jax.device_get(self._pending[:-1] or newest)
+    self._pending = newest if len(self._pending) > 1 else []
+    means = {name: float(np.mean([metrics[name] for metrics in read])) for name in read[0]}
+    if self._steps:
+      elapsed = time.monotonic() - self._since
+      means["images_per_second"] = self._images_per_step * self._steps / elapsed
+      self._since, self._steps = time.monotonic(), 0
+    self._bar.set_postfix_str(_summary(means))
+    return means
+
+  def message(self, text: str) -> None:
+    """Prints a line above the live one and stops the clock: something else took time."""
+    self._bar.write(text)
+    self._since, self._steps = None, 0
+
+  def close(self) -> None:
+    """Ends the line."""
+    self._bar.close()
+
+
+def _summary(means: Mapping[str, float]) -> str:
+  parts = [f"loss {means['total']:.3f}", f"source {means['ce_src']:.3f}"]
+  if "ce_mix" in means:
+    parts += [f"mixed {means['ce_mix']:.3f}", f"confident {means['confident_fraction']:.0%}"]
+  if "images_per_second" in means:
+    parts.append(f"{means['images_per_second']:.0f} images/s")
+  return ", ".join(parts)

@@ -1,0 +1,232 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from corda_jax.adaptation import class_mix
+from corda_jax.adaptation.step import adapt, augment, draw
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.train import compile_step, step_inputs
+from corda_jax.losses import berhu, cross_entropy
+from corda_jax.models.build import Normalization
+from corda_jax.resize import resize_aligned
+from corda_jax.training.sharding import make_mesh, put_batch
+from tests import tiny
+
+SIZE = (tiny.HEIGHT, tiny.WIDTH)
+
+
+def run(config, steps, mesh):
+  experiment = Experiment.from_config(config, mesh)
+  state, step = experiment.initial_state(), compile_step(experiment)
+  rows = []
+  for index in range(steps):
+    batch = put_batch(mesh, step_inputs(tiny.get_batch(index)))
+    state, metrics = step(state, batch, jax.random.key(config.seed))
+    rows.append({name: float(value) for name, value in metrics.items()})
+  return jax.device_get(state), rows
+
+
+def assert_close(got, expected, tolerance):
+  for path, value in jax.tree_util.tree_leaves_with_path(expected):
+    name = jax.tree_util.keystr(path)
+    other = got
+    for key in path:
+      other = other[key.key]
+    scale = max(np.abs(value).max(), 1e-3)
+    np.testing.assert_allclose(other, value, rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def test_four_devices_give_the_numbers_of_one(float64):
+  # In float64, so that nothing but the order of sums may differ.
+  types = {"model.dtype": "float64", "model.param_dtype": "float64"}
+  assert jax.device_count() >= 4
+  state, rows = run(tiny.get_config(**types), 2, make_mesh(jax.devices()[:1]))
+  sharded_state, sharded_rows = run(tiny.get_config(**types), 2, make_mesh(jax.devices()[:4]))
+  for row, sharded in zip(rows, sharded_rows, strict=True):
+    assert 0 < row["confident_fraction"] < 1
+    for name, value in row.items():
+      np.testing.assert_allclose(sharded[name], value, rtol=1e-11, err_msg=name)
+  assert_close(sharded_state.params, state.params, 1e-11)
+  assert_close(sharded_state.batch_stats, state.batch_stats, 1e-11)
+  assert_close(sharded_state.teacher_params, state.teacher_params, 1e-11)
+  assert_close(sharded_state.teacher_batch_stats, state.teacher_batch_stats, 1e-11)
+
+
+def test_total_is_the_weighted_sum():
+  row = jax.device_get(one_step()[-1])
+  semantic = sum(v for k, v in row.items() if k.startswith("ce_"))
+  source = row["berhu_src"] + row["berhu_src_initial"]
+  mixed = row["berhu_mix"] + row["berhu_mix_initial"]
+  np.testing.assert_allclose(row["total"], semantic + 0.01 * source + 0.001 * mixed, rtol=1e-5)
+
+
+# Pseudo-labels come from the initial prediction before this step, and from the final one after.
+EARLY = 5
+
+
+@functools.cache
+def compiled(**overrides):
+  """An experiment, the inputs and draws of a step, a state, and the step, compiled once."""
+  overrides = {name.replace("__", "."): value for name, value in overrides.items()}
+  config = tiny.get_config(**{"method.initial_pseudo_label_steps": EARLY} | overrides)
+  experiment = Experiment.from_config(config, make_mesh(jax.devices()[:1]))
+  batch = step_inputs(tiny.get_batch(3))
+  inputs = {k: jnp.asarray(v) for k, v in batch.items()}
+  for name in ("source_image", "target_image"):
+    inputs[name] = experiment.normalization.normalize(inputs[name])
+  draws = draw(jax.random.key(5), inputs["source_label"], 19, config.method)
+  draws |= {"use_jitter": jnp.asarray(False), "use_blur": jnp.asarray(False)}
+
+  @jax.jit
+  def function(state):
+    return adapt(
+      state,
+      inputs,
+      draws,
+      experiment.model,
+      experiment.optimizer,
+      experiment.normalization,
+      config.method,
+    )
+
+  state = experiment.initial_state()
+  if "final_D" in state.params:  # let the depth heads disagree, as they do once they are trained
+    louder = jax.tree.map(lambda x: 100 * x, state.params["final_D"])
+    state = state.replace(params=state.params | {"final_D": louder})
+  return experiment, inputs, draws, state, function
+
+
+def one_step(step=0, **overrides):
+  """State before, state after, metrics."""
+  *_, state, function = compiled(**overrides)
+  state = state.replace(step=jnp.int32(step))
+  return (state, *function(state))
+
+
+def forward(experiment, params, stats, x):
+  outputs, updated = experiment.model.apply(
+    {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+  )
+  return {k: resize_aligned(v, SIZE) for k, v in outputs.items()}, updated["batch_stats"]
+
+
+WEIGHTS = {"released": {}, "published": {"share_across_batch": False}, "none": {"enabled": False}}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_losses_and_statistics_follow_the_description(weights):
+  """The step against its description, written out with NumPy from the network's outputs."""
+  overrides = {f"method__depth_weight__{k}": v for k, v in WEIGHTS[weights].items()}
+  experiment, inputs, draws, *_ = compiled(**overrides)
+  config = experiment.config
+  before, after, metrics = one_step(step=7, **overrides)
+  source, stats = forward(experiment, before.params, before.batch_stats, inputs["source_image"])
+  np.testing.assert_allclose(
+    metrics["ce_src"], cross_entropy(source["S"], inputs["source_label"]), rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    metrics["berhu_src_initial"],
+    berhu(source["initial_D_src"][..., 0], inputs["source_inverse_depth"]),
+    rtol=1e-4,
+  )
+
+  teacher, teacher_stats = forward(
+    experiment, before.teacher_params, before.teacher_batch_stats, inputs["target_image"]
+  )
+  probability = np.asarray(jax.nn.softmax(teacher["S"]))
+  label, confidence = probability.argmax(-1), probability.max(-1)
+  fraction = (confidence >= config.method.confidence_threshold).mean()
+  np.testing.assert_allclose(metrics["confident_fraction"], fraction, rtol=1e-5)
+
+  mask = np.asarray(draws["mix_mask"])
+  image = np.where(mask[..., None], inputs["source_image"], inputs["target_image"])
+  label = np.where(mask, inputs["source_label"], label)
+  depth = np.where(mask, inputs["source_inverse_depth"], inputs["target_inverse_depth"])
+  mixed, stats = forward(experiment, before.params, stats, jnp.asarray(image))
+  mixed = {k: np.asarray(v, np.float64) for k, v in mixed.items()}
+  weight = np.maximum(1 - np.abs(mixed["D_src"] - mixed["D"])[..., 0] / depth, 0)
+  weight = np.clip(weight + 0.001 + (depth == 1), 0, 1)
+  assert (weight < 0.5).mean() > 0.05
+  weight = weight / weight.mean()
+  weight = {"released": weight.mean(0), "published": weight, "none": 1}[weights]
+  weight = weight * np.where(mask, 1, fraction)
+  for suffix, name in (("", "S"), ("_initial", "initial_S")):
+    log_probability = np.asarray(jax.nn.log_softmax(mixed[name]))
+    entropy = -np.take_along_axis(log_probability, (label % 255)[..., None], -1)[..., 0]
+    expected = (np.where(label == 255, 0, entropy) * weight).mean()
+    np.testing.assert_allclose(metrics["ce_mix" + suffix], expected, rtol=1e-4)
+  prediction = np.where(mask, mixed["D_src"][..., 0], mixed["D"][..., 0])
+  error = np.abs(prediction - depth)[depth != 1]
+  c = 0.2 * error.max()
+  expected = np.where(error <= c, error, (error**2 + c**2) / (2 * c)).mean()
+  np.testing.assert_allclose(metrics["berhu_mix"], expected, rtol=1e-4)
+
+  # Running statistics: both student passes, source first; the teacher's by its own pass.
+  assert_close(jax.device_get(after.batch_stats), jax.device_get(stats), 1e-4)
+  assert_close(jax.device_get(after.teacher_batch_stats), jax.device_get(teacher_stats), 1e-4)
+  keep = 1 - 1 / 8
+  expected = jax.tree.map(
+    lambda t, s: np.asarray(keep * t + (1 - keep) * s), before.teacher_params, after.params
+  )
+  assert_close(jax.device_get(after.teacher_params), expected, 1e-5)
+  assert int(after.step) == 8
+
+
+def test_early_pseudo_labels_come_from_the_initial_prediction():
+  experiment, inputs, _, state, _ = compiled()
+  fractions = {}
+  outputs, _ = forward(experiment, state.params, state.batch_stats, inputs["target_image"])
+  for step, name in ((EARLY - 1, "initial_S"), (EARLY, "S")):
+    fractions[step] = float(one_step(step)[-1]["confident_fraction"])
+    confidence = np.asarray(jax.nn.softmax(outputs[name])).max(-1)
+    expected = (confidence >= experiment.config.method.confidence_threshold).mean()
+    np.testing.assert_allclose(fractions[step], expected, atol=2e-3)
+  assert abs(fractions[EARLY - 1] - fractions[EARLY]) > 0.01
+
+
+@pytest.mark.parametrize(
+  ("overrides", "names"),
+  [
+    (
+      {"method__adapt": False},
+      {"ce_src", "ce_src_initial", "berhu_src", "berhu_src_initial"},
+    ),
+    (
+      {"model__depth": False, "model__correlation": False},
+      {"ce_src", "ce_src_initial", "ce_mix", "ce_mix_initial", "confident_fraction"},
+    ),
+    ({"model__name": "deeplab"}, {"ce_src", "ce_mix", "confident_fraction"}),
+  ],
+)
+def test_parts_of_the_method_can_be_left_out(overrides, names):
+  before, after, metrics = one_step(**overrides)
+  assert set(metrics) == names | {"total", "gradient_norm"}
+  assert all(np.isfinite(v) for v in jax.device_get(metrics).values())
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
+  assert any(jax.tree.leaves(moved))
+
+
+def test_draws_depend_on_the_key_alone_and_reach_the_image():
+  config = tiny.get_config().method
+  label = jnp.asarray(tiny.get_batch()["source_label"])
+  first, again, other = (draw(jax.random.key(k), label, 19, config) for k in (0, 0, 1))
+  np.testing.assert_array_equal(first["mix_mask"], again["mix_mask"])
+  assert (np.asarray(first["mix_mask"]) != np.asarray(other["mix_mask"])).any()
+  present = class_mix.present_classes(label, 19)
+  share = [
+    np.mean([draw(jax.random.key(k), label, 19, config)[n] for k in range(200)])
+    for n in ("use_jitter", "use_blur")
+  ]
+  np.testing.assert_allclose(share, [0.8, 0.5], atol=0.12)
+  assert present.shape == (4, 20)
+
+  normalization = Normalization((100.0, 110.0, 120.0), (60.0, 60.0, 60.0), bgr=True)
+  x = normalization.normalize(jnp.asarray(tiny.get_batch()["target_image"]))
+  for jitter in (False, True):
+    for blur in (False, True):
+      draws = first | {"use_jitter": jnp.asarray(jitter), "use_blur": jnp.asarray(blur)}
+      changed = bool(jnp.abs(augment(x, draws, normalization) - x).max() > 1e-3)
+      assert changed is (jitter or blur)

@@ -1,0 +1,168 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from corda_jax.errors import UserError
+from corda_jax.jobs.evaluate import Evaluator, evaluate, format_scores, scores
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.train import train
+from corda_jax.training.checkpoint import Checkpoints, record_config
+from corda_jax.training.sharding import check_divisible, make_mesh
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def experiment():
+  return Experiment.from_config(tiny.get_config(), make_mesh(jax.devices()[:2]))
+
+
+def run(experiment, workdir, scalars=None, batches=tiny.train_batches):
+  return train(
+    experiment,
+    workdir,
+    train_batches=batches,
+    evaluation_batches=tiny.evaluation_batches,
+    write_scalars=lambda step, values: (
+      None if scalars is None else scalars.append((step, dict(values)))
+    ),
+  )
+
+
+class Killed(Exception):
+  pass
+
+
+def killed_at(step):
+  def batches(start):
+    for number, batch in enumerate(tiny.train_batches(start), start):
+      if number == step:
+        raise Killed
+      yield batch
+
+  return batches
+
+
+def test_a_resumed_run_ends_like_one_that_was_never_stopped(experiment, tmp_path, capsys):
+  scalars = []
+  (tmp_path / "whole").mkdir()
+  whole, result = run(experiment, tmp_path / "whole", scalars)
+  assert json.loads((tmp_path / "whole" / "results.json").read_text()) == result
+  assert result["step"] == 4
+  names = {name for _, values in scalars for name in values}
+  assert {"train/total", "train/images_per_second", "target/miou"} <= names
+  assert [step for step, values in scalars if "target/miou" in values] == [2, 4]
+  assert f"mIoU" in capsys.readouterr().out
+
+  (tmp_path / "stopped").mkdir()
+  with pytest.raises(Killed):
+    run(experiment, tmp_path / "stopped", batches=killed_at(3))
+  assert not (tmp_path / "stopped" / "results.json").exists()
+  resumed, resumed_result = run(experiment, tmp_path / "stopped")
+  assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
+  assert resumed_result == result
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
+
+  # Started once more, it has nothing to train and says so.
+  again, again_result = run(experiment, tmp_path / "whole")
+  assert "complete" in capsys.readouterr().out
+  assert again_result == result
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(whole))
+
+  state, evaluated = evaluate(experiment, tmp_path / "whole", tiny.evaluation_batches)
+  assert evaluated["miou"] == result["miou"]
+  assert int(state.step) == 4
+
+
+def test_evaluation_counts_each_valid_frame_once(experiment):
+  state = experiment.initial_state()
+  evaluator = Evaluator(experiment)
+  confusion = evaluator.confusion(state, tiny.evaluation_batches())
+  batches = list(tiny.evaluation_batches())
+  labels = np.concatenate([b["label"][b["valid"]] for b in batches])
+  assert confusion.sum() == (labels != 255).sum()
+  np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels[labels != 255], minlength=19))
+
+  # Teacher and student are equal at first; after that the network that is asked for counts.
+  pictures = evaluator.pictures(state, tiny.evaluation_batches(), 6)
+  assert pictures["prediction"].shape == (6, tiny.HEIGHT, tiny.WIDTH)
+  assert set(pictures) == {"image", "label", "prediction", "inverse_depth", "difficulty"}
+  matrix = np.zeros((19, 19), int)
+  for label, prediction in zip(labels[:6], pictures["prediction"], strict=True):
+    valid = label != 255
+    np.add.at(matrix, (label[valid], prediction[valid]), 1)
+  first = [
+    {**b, "valid": b["valid"] & (np.arange(4) < n)} for b, n in zip(batches, (4, 2), strict=True)
+  ]
+  np.testing.assert_array_equal(evaluator.confusion(state, first), matrix)
+
+
+def test_evaluation_reads_the_network_that_is_asked_for(tmp_path):
+  config = tiny.get_config()
+  student = Experiment.from_config(config, make_mesh(jax.devices()[:2]))
+  config = tiny.get_config(**{"evaluation.network": "teacher"})
+  teacher = Experiment.from_config(config, student.mesh)
+  state = student.initial_state()
+  state = state.replace(teacher_params=jax.tree.map(lambda x: -x, state.teacher_params))
+  results = [Evaluator(e).confusion(state, tiny.evaluation_batches()) for e in (student, teacher)]
+  assert (results[0] != results[1]).any()
+  config = tiny.get_config(**{"evaluation.network": "ensemble"})
+  with pytest.raises(UserError, match="evaluation.network is 'ensemble'"):
+    Evaluator(Experiment.from_config(config, student.mesh)).confusion(state, iter(()))
+
+
+def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep_best=1)
+  state = experiment.initial_state()
+  for step, miou in ((1, 10.0), (2, 30.0), (3, 20.0), (4, None), (5, 15.0)):
+    checkpoints.save(step, state, miou=miou)
+  checkpoints.close()
+  kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+  assert kept == [2, 5]
+  checkpoints = Checkpoints(tmp_path)
+  assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
+  other = Experiment.from_config(tiny.get_config(**{"model.task_width": 8}), experiment.mesh)
+  with pytest.raises(UserError, match="does not fit this configuration"):
+    checkpoints.restore(5, other.state_shapes())
+  checkpoints.close()
+
+
+def test_a_run_refuses_another_configuration(tmp_path):
+  record_config(tmp_path, tiny.get_config().to_dict())
+  record_config(tmp_path, tiny.get_config(log_every=7).to_dict())
+  changed = tiny.get_config(**{"optimizer.momentum": 0.5, "seed": 3})
+  with pytest.raises(UserError, match=r"optimizer.momentum \(0.9 → 0.5\), seed \(0 → 3\)"):
+    record_config(tmp_path, changed.to_dict())
+
+
+def test_nothing_to_evaluate_is_told(experiment, tmp_path):
+  with pytest.raises(UserError, match="no checkpoints in"):
+    evaluate(experiment, tmp_path, tiny.evaluation_batches)
+  other = Experiment.from_config(
+    tiny.get_config(**{"evaluation.checkpoint": "newest"}), experiment.mesh
+  )
+  with pytest.raises(UserError, match="evaluation.checkpoint is 'newest'"):
+    evaluate(other, tmp_path, tiny.evaluation_batches)
+
+
+def test_batches_that_devices_cannot_share_are_refused():
+  mesh = make_mesh(jax.devices()[:4])
+  check_divisible(mesh, 8, "data.batch_size")
+  with pytest.raises(UserError, match=r"data.batch_size is 6.*4 devices.*data.batch_size=8"):
+    check_divisible(mesh, 6, "data.batch_size")
+
+
+def test_scores_table_and_class_sets():
+  confusion = np.diag(np.arange(19))
+  confusion[9, 9] = 0  # terrain is absent, and so is road
+  confusion[1, 2] = 1
+  result = scores(confusion, "synthia_16")
+  assert result["iou"]["terrain"] is None
+  np.testing.assert_allclose(result["iou"]["sidewalk"], 50)
+  np.testing.assert_allclose(result["miou"], (50 + 200 / 3 + 13 * 100) / 15)
+  table = format_scores(result)
+  assert "sidewalk" in table
+  assert "synthia_16" in table
+  with pytest.raises(UserError, match="evaluation.classes is 'twelve'"):
+    scores(confusion, "twelve")

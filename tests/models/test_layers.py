@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+
+from corda_jax.models.layers import BatchNorm, Convolution
+from corda_jax.models.resnet import max_pool_ceil
+
+
+@pytest.mark.parametrize(
+  ("kernel_size", "stride", "dilation"),
+  [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 1, 4), (3, 2, 1), (7, 2, 1)],
+)
+def test_convolution_agrees_with_scipy(float64, random, kernel_size, stride, dilation):
+  layer = Convolution(5, kernel_size, stride, dilation, use_bias=True, param_dtype=jnp.float64)
+  x = random.standard_normal((2, 9, 12, 3))
+  variables = layer.init(jax.random.key(0), x)
+  bias = random.standard_normal(5)
+  kernel = np.asarray(variables["params"]["kernel"])
+  got = jax.jit(layer.apply)({"params": {"kernel": kernel, "bias": bias}}, x)
+  reach = dilation * (kernel_size - 1)
+  spread = np.zeros((reach + 1, reach + 1, 3, 5))
+  spread[::dilation, ::dilation] = kernel
+  padded = np.pad(x, ((0, 0), (reach // 2,) * 2, (reach // 2,) * 2, (0, 0)))
+  for image, result in zip(padded, got, strict=True):
+    for channel in range(5):
+      expected = sum(
+        scipy.signal.correlate2d(image[..., i], spread[..., i, channel], mode="valid")
+        for i in range(3)
+      )
+      np.testing.assert_allclose(
+        result[..., channel], expected[::stride, ::stride] + bias[channel], atol=1e-13
+      )
+
+
+def test_batch_norm_keeps_unbiased_variance_and_normalises_by_the_biased_one(float64, random):
+  layer = BatchNorm(param_dtype=jnp.float64)
+  x = 3 + 2 * random.standard_normal((2, 3, 5, 4))
+  params = {"scale": random.standard_normal(4), "bias": random.standard_normal(4)}
+  stats = {"mean": random.standard_normal(4), "var": random.uniform(1, 2, 4)}
+  variables = {"params": params, "batch_stats": stats}
+  flat = x.reshape(-1, 4)
+  y, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+  expected = (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5) * params["scale"] + params["bias"]
+  np.testing.assert_allclose(y, expected, atol=1e-13)
+  updated = updated["batch_stats"]
+  np.testing.assert_allclose(updated["mean"], 0.9 * stats["mean"] + 0.1 * flat.mean(0), rtol=1e-13)
+  np.testing.assert_allclose(
+    updated["var"], 0.9 * stats["var"] + 0.1 * flat.var(0, ddof=1), rtol=1e-13
+  )
+  y = layer.apply(variables, x, train=False)
+  expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+  np.testing.assert_allclose(y, expected * params["scale"] + params["bias"], atol=1e-13)
+
+
+def test_frozen_affine_gets_no_gradient(random):
+  x = jnp.asarray(random.standard_normal((2, 3, 5, 4)), jnp.float32)
+  for trainable in (True, False):
+    layer = BatchNorm(trainable=trainable)
+    variables = layer.init(jax.random.key(0), x, train=True)
+
+    def loss(params, layer=layer, variables=variables):
+      variables = variables | {"params": params}
+      return (layer.apply(variables, x, train=True, mutable=["batch_stats"])[0] ** 3).sum()
+
+    gradient = jax.grad(loss)(variables["params"])
+    assert bool(jnp.abs(gradient["scale"]).max() > 0) is trainable
+    assert bool(jnp.abs(gradient["bias"]).max() > 0) is trainable
+
+
+@pytest.mark.parametrize("size", [(8, 11), (9, 6), (256, 49)])
+def test_max_pooling_rounds_sizes_up(random, size):
+  x = random.standard_normal((1, *size, 2)).astype(np.float32)
+  got = max_pool_ceil(jnp.asarray(x))
+  rows, columns = (n // 2 + 1 for n in size)
+  assert got.shape == (1, rows, columns, 2)
+  for i in range(rows):
+    for j in range(columns):
+      window = x[:, max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2]
+      np.testing.assert_array_equal(got[:, i, j], window.max((1, 2)))

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from corda_jax.errors import UserError
+from corda_jax.models.build import Normalization, build_model
+from corda_jax.models.deeplab import DilatedClassifier
+from tests import tiny
+
+
+@pytest.mark.parametrize("dilations", [(6, 12), (1, 2, 3), (20,)])
+def test_dilated_classifier_is_a_sum_of_convolutions(float64, random, dilations):
+  # A dilation of 20 reaches past both sides of a 9 x 13 map: only the middle tap counts there.
+  layer = DilatedClassifier(3, dilations, param_dtype=jnp.float64)
+  x = random.standard_normal((2, 9, 13, 5))
+  params = layer.init(jax.random.key(0), x)["params"]
+  params = jax.tree.map(lambda p: jnp.asarray(random.standard_normal(p.shape)), params)
+  expected = 0
+  for i, dilation in enumerate(dilations):
+    expected += params[f"bias{i}"] + jax.lax.conv_general_dilated(
+      jnp.asarray(x),
+      params[f"kernel{i}"],
+      (1, 1),
+      ((dilation, dilation),) * 2,
+      rhs_dilation=(dilation, dilation),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+  got = jax.jit(layer.apply)({"params": params}, x)
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+def shapes(config, size=(97, 129)):
+  model = build_model(config)
+  image = jnp.zeros((2, *size, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=True))
+  outputs, _ = jax.eval_shape(
+    lambda v: model.apply(v, image, train=True, mutable=["batch_stats"]), variables
+  )
+  count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables))
+  return outputs, count
+
+
+def test_released_networks_have_the_released_sizes():
+  # Values of state_dict_gta.json and state_dict_synthia.json, less the branches of dilation 18 and
+  # 24, which the release stores and never uses.
+  config = default.get_config().model
+  outputs, count = shapes(config)
+  assert count == released_size("gta")
+  assert {k: v.shape for k, v in outputs.items()} == {
+    "initial_S": (2, 13, 17, 19),
+    "initial_D": (2, 13, 17, 1),
+    "initial_D_src": (2, 13, 17, 1),
+    "S": (2, 13, 17, 19),
+    "D": (2, 13, 17, 1),
+    "D_src": (2, 13, 17, 1),
+  }
+  config.initial_semantics_from = "decoder"
+  outputs, count = shapes(config, (89, 121))
+  assert count == released_size("synthia")
+  assert outputs["S"].shape == (2, 12, 16, 19)
+
+
+def released_size(variant):
+  import json
+  from pathlib import Path
+
+  path = Path(__file__).parents[1] / "golden" / f"state_dict_{variant}.json"
+  unused = ("conv2d_list.2.", "conv2d_list.3.")
+  tensors = [(n, s) for n, s in json.loads(path.read_text()) if not any(u in n for u in unused)]
+  return sum(int(np.prod(shape)) for _, shape in tensors)
+
+
+@pytest.mark.parametrize(
+  ("fields", "outputs"),
+  [
+    ({"depth": False, "correlation": False}, {"S", "initial_S"}),
+    ({"correlation": False}, {"S", "initial_S", "D", "D_src", "initial_D", "initial_D_src"}),
+    ({"name": "deeplab"}, {"S"}),
+  ],
+)
+def test_parts_can_be_left_out(fields, outputs):
+  config = tiny.get_config(**{f"model.{k}": v for k, v in fields.items()})
+  got, count = shapes(config.model, (tiny.HEIGHT, tiny.WIDTH))
+  assert set(got) == outputs
+  _, whole = shapes(tiny.get_config().model, (tiny.HEIGHT, tiny.WIDTH))
+  assert count < whole
+
+
+def test_correlation_joins_the_tasks(random):
+  """With correlation the semantic prediction depends on the depth decoder, without it not."""
+  x = jnp.asarray(random.standard_normal((1, tiny.HEIGHT, tiny.WIDTH, 3)), jnp.float32)
+  for correlation in (True, False):
+    model = build_model(tiny.get_config(**{"model.correlation": correlation}).model)
+    variables = model.init(jax.random.key(0), x, train=False)
+
+    def semantics(params, model=model, variables=variables):
+      return (model.apply(variables | {"params": params}, x, train=False)["S"] ** 2).sum()
+
+    gradient = jax.grad(semantics)(variables["params"])
+    moved = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient["decoder_D_block1"]))
+    assert (moved > 0) is correlation
+
+
+def test_normalization_turns_rgb_into_bgr_minus_mean():
+  normalization = Normalization((10.0, 20.0, 30.0), (1.0, 2.0, 4.0), bgr=True)
+  rgb = jnp.array([[[[100, 50, 20]]]], jnp.uint8)
+  x = normalization.normalize(rgb)
+  np.testing.assert_array_equal(x, [[[[10, 15, 17.5]]]])
+  np.testing.assert_allclose(normalization.to_unit_range(x) * 255, [[[[20, 50, 100]]]], rtol=1e-6)
+  np.testing.assert_allclose(
+    normalization.from_unit_range(normalization.to_unit_range(x)), x, rtol=1e-5
+  )
+  plain = Normalization((10.0, 20.0, 30.0), (1.0, 2.0, 4.0), bgr=False)
+  np.testing.assert_array_equal(plain.normalize(rgb), [[[[90, 15, -2.5]]]])
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "unet"), ("kernel_init", "zeros")])
+def test_unknown_names_are_told(field, value):
+  config = tiny.get_config(**{f"model.{field}": value})
+  with pytest.raises(UserError, match=rf"model.{field} is '{value}', wanted"):
+    build_model(config.model)

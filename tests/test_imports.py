@@ -1,0 +1,39 @@
+"""Everything but main runs where TensorFlow is missing, and needs little besides JAX."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import corda_jax
+
+SCRIPT = """
+import importlib.abc, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {blocked}:
+      raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocked())
+import importlib
+for module in {modules}:
+  importlib.import_module(module)
+  print(module)
+"""
+
+
+def test_modules_import_without_tensorflow():
+  root = Path(corda_jax.__file__).parent
+  modules = sorted(
+    ".".join(path.relative_to(root.parent).with_suffix("").parts)
+    for path in root.rglob("*.py")
+    if path.name not in ("main.py", "__init__.py")
+  )
+  assert "corda_jax.jobs.train" in modules
+  blocked = ("tensorflow", "tensorflow_datasets", "clu", "ml_collections", "matplotlib", "PIL")
+  script = SCRIPT.format(blocked=blocked, modules=modules)
+  result = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.split() == modules

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corda_jax.training.optimizer import build_optimizer, parameter_group
+from corda_jax.training.state import update_teacher
+from tests import tiny
+
+NAMES = {
+  "encoder/stem_conv/kernel": (1.0, 1),
+  "encoder/stage1_block0/conv2/kernel": (1.0, 3),
+  "encoder/stage1_block0/projection_conv/kernel": (1.0, 4),
+  "encoder/stage1_block0/norm2/scale": (0.0, 0),
+  "decoder_S_block0/norm1/bias": (10.0, 1),
+  "final_S/kernel0": (10.0, 1),
+}
+
+
+def tree(values):
+  result = {}
+  for name, value in values.items():
+    *parents, leaf = name.split("/")
+    node = result
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = value
+  return result
+
+
+def test_groups_are_the_releases():
+  config = tiny.get_config().optimizer
+  for name, expected in NAMES.items():
+    assert parameter_group(name, config, freeze_encoder_affine=True) == expected
+  affine = "encoder/stage1_block0/norm2/scale"
+  assert parameter_group(affine, config, freeze_encoder_affine=False) == (1.0, 3)
+
+
+def test_updates_agree_with_repeated_pytorch_sgd(float64, random):
+  config = tiny.get_config().optimizer
+  optimizer = build_optimizer(config, num_steps=10, freeze_encoder_affine=True)
+  start = {name: random.standard_normal((2, 3)) for name in NAMES}
+  params = tree({n: jnp.asarray(v) for n, v in start.items()})
+  state = optimizer.init(params)
+  expected, buffers = dict(start), {name: 0.0 for name in NAMES}
+  for step in range(3):
+    gradient = {name: random.standard_normal((2, 3)) for name in NAMES}
+    rate = config.learning_rate * (1 - step / 10) ** 0.9
+    for name, (factor, updates) in NAMES.items():
+      for _ in range(updates):  # torch.optim.SGD, once for each time that a parameter is listed
+        direction = gradient[name] + 5e-4 * expected[name]
+        buffers[name] = 0.9 * buffers[name] + direction
+        expected[name] = expected[name] - factor * rate * buffers[name]
+    updates, state = jax.jit(optimizer.update)(tree(gradient), state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  for name, got in zip(sorted(NAMES), jax.tree.leaves(params), strict=True):
+    np.testing.assert_allclose(got, expected[name], rtol=1e-12)
+  assert (
+    expected["encoder/stage1_block0/norm2/scale"] == start["encoder/stage1_block0/norm2/scale"]
+  ).all()
+
+
+def test_teacher_follows_quickly_at_first(float64):
+  teacher, student = {"w": jnp.array([1.0])}, {"w": jnp.array([3.0])}
+  for step, keep in ((0, 0.0), (1, 0.5), (9, 0.9), (5000, 0.999)):
+    got = update_teacher(teacher, student, jnp.int32(step), 0.999)
+    np.testing.assert_allclose(got["w"], keep * 1 + (1 - keep) * 3, rtol=1e-14)
