@@ -104,10 +104,11 @@ def get_method_config() -> ml_collections.ConfigDict:
 def get_optimizer_config() -> ml_collections.ConfigDict:
   """SGD as released."""
   optimizer = ml_collections.ConfigDict()
+  optimizer.name = "sgd"  # or "adamw"
   optimizer.learning_rate = 2.5e-4  # of the encoder, at the start
   optimizer.head_learning_rate_factor = 10.0  # of everything after it
   optimizer.schedule_power = 0.9  # (1 - step / num_steps) ** power
-  optimizer.momentum = 0.9
+  optimizer.momentum = 0.9  # AdamW: decay of the first moment
   optimizer.weight_decay = 5e-4
   # Momentum updates a step; the release makes several (published: all 1).
   optimizer.encoder_updates_per_step = ml_collections.ConfigDict(

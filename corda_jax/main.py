@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# TensorFlow reads it when it is imported: no notices about drivers that nothing here uses.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from data_pipelines.quiet_tensorflow import tensorflow as tf  # isort: skip (before all its users)
 
 import jax
-import tensorflow as tf
+import numpy as np
 from absl import app, flags, logging
 from clu import metric_writers, parameter_overview
 from ml_collections import config_flags
@@ -41,10 +40,10 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   Raises:
     UserError: the configuration, the data or the folder will not do.
   """
-  _check_writable(workdir)
   experiment = Experiment.from_config(config)
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
+  _check_writable(workdir)
   if mode == "train":
     record_config(workdir, config.to_dict())
   provide(config.data, ("source", "target") if mode == "train" else ("target",))
@@ -95,29 +94,45 @@ def _check_writable(workdir: Path) -> None:
 
 
 def _parameter_overview(params: Any) -> str:
-  """Table of the sizes of a network's parts: its top-level modules, and the encoder's blocks."""
-  sizes: dict[str, int] = {}
-  for row in parameter_overview.get_parameter_rows(params, include_stats=False):
-    names = row.name.split("/")
+  """Table of the sizes of a network's parts: the encoder's blocks, and all other modules."""
+  parts: dict[str, int] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    names = [key.key for key in path]
     part = "/".join(names[: 2 if names[0] == "encoder" else 1])
-    sizes[part] = sizes.get(part, 0) + row.size
-  sizes["parameters in all"] = sum(sizes.values())
-  return "\n".join(f"{name:<28} {size:>12,}" for name, size in sizes.items())
+    parts[part] = parts.get(part, 0) + leaf.size
+  shapes = {part: jax.ShapeDtypeStruct((size,), np.float32) for part, size in parts.items()}
+  return parameter_overview.get_parameter_overview(shapes, include_stats=False)
 
 
 def main(arguments: list[str]) -> None:
   """Runs the job of the flags; a mistake of the user's ends in one line and exit code 1."""
-  if len(arguments) > 1:
-    raise app.UsageError(f"unknown argument {arguments[1]!r}: flags begin with --")
-  logging.set_verbosity(logging.WARNING)
-  tf.config.set_visible_devices([], "GPU")
   try:
+    if len(arguments) > 1:
+      raise UserError(f"unknown argument {arguments[1]!r}: flags begin with --")
     run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
   except UserError as error:
     sys.exit(f"error: {error}")
 
 
+def _parse_flags(arguments: list[str]) -> list[str]:
+  """Parses flags; an unknown field, a value of the wrong type and so on end in one line."""
+  try:
+    positional = flags.FLAGS(arguments)
+    _CONFIG.value.num_steps  # noqa: B018 (a configuration that cannot be loaded fails on access)
+  except flags.Error as error:
+    message = str(error)
+  except (AttributeError, KeyError) as error:
+    name = str(error.args[0]).replace("\\n", " ").replace("\\", "").strip("'")
+    message = f"unknown configuration field: {name}"
+  except (OSError, TypeError, ValueError) as error:
+    message = str(error)
+  else:
+    return positional
+  sys.exit(f"error: {' '.join(message.split())}")
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
+  logging.set_verbosity(logging.WARNING)
   jax.config.config_with_absl()
-  app.run(main)
+  app.run(main, flags_parser=_parse_flags)

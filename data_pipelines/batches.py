@@ -1,4 +1,4 @@
-"""Records → batches of NumPy arrays, through tf.data.
+"""Records → batches of NumPy arrays, decoded by TensorFlow.
 
 Training samples are numbered from 0 without end: batch k of B samples holds the numbers
 k B … k B + B - 1, and process p of P reads its P-th part of them. Sample g of a set with n records
@@ -8,7 +8,11 @@ k, and the number of processes and of threads changes nothing. Source and target
 own epochs.
 """
 
-from collections.abc import Iterator
+import collections
+import concurrent.futures
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +23,8 @@ from corda_jax.errors import UserError
 from data_pipelines.builder import FramesBuilder
 from data_pipelines.prepare import open_records
 
-_PREFETCHED_BATCHES = 4
-_SOURCE, _TARGET = 0, 1  # keep the two sets' random numbers apart
-_EPOCHS_AND_CROPS = 2  # likewise the two uses in a set
+_READY_BATCHES = 4  # made ahead of the training step, besides those that are being made
+_PARALLEL_SAMPLES = 8  # of a batch, decoded at once
 
 
 def train_batches(
@@ -62,27 +65,25 @@ def train_batches(
         f"the crop is {crop[1]}x{crop[0]} but {domain} frames are {frame[1]}x{frame[0]} (width x "
         "height): set data.crop_width and data.crop_height to at most that"
       )
-  _keep_off_accelerators()
-  with tf.device("CPU:0"):
-    domains = [
-      _training_domain(
-        builders[domain],
-        seed=(seed, index),
-        crop=crop,
-        first_sample=start_step * data_config.batch_size + process_index * size,
-        batch=(size, data_config.batch_size),
-        threads=data_config.reader_threads,
-      )
-      for index, domain in enumerate(("source", "target"))
-    ]
-    dataset = tf.data.Dataset.zip(*domains).map(
-      lambda source, target: (
-        {f"source_{key}": value for key, value in source.items()}
-        | {f"target_{key}": value for key, value in target.items()}
-      )
+  domains = {
+    domain: _Training(
+      builder,
+      seed=(seed, number),
+      crop=crop,
+      first=process_index * size,
+      batch=(size, data_config.batch_size),
     )
-    dataset = dataset.prefetch(_PREFETCHED_BATCHES)
-    return dataset.with_options(_options(data_config.reader_threads)).as_numpy_iterator()
+    for number, (domain, builder) in enumerate(builders.items())
+  }
+
+  def make(step: int) -> dict[str, np.ndarray]:
+    return {
+      f"{domain}_{key}": value
+      for domain, training in domains.items()
+      for key, value in training.batch(step).items()
+    }
+
+  return _in_order(make, itertools.count(start_step), data_config.reader_threads)
 
 
 def evaluation_batches(
@@ -121,22 +122,25 @@ def evaluation_batches(
   if limit is not None:
     examples = min(examples, limit)
 
-  def batch_of_samples(step: tf.Tensor) -> dict[str, tf.Tensor]:
-    samples = step * total + process_index * size + tf.range(size, dtype=tf.int64)
-    return {"record": tf.minimum(samples, examples - 1), "valid": samples < examples}
+  frame = (data_config.target.height, data_config.target.width)
+  records = _Records(builder, split)
+  decode = _decoder(frame, frame)
 
-  def decode(serialized: tf.Tensor, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    frame = (data_config.target.height, data_config.target.width)
-    example = _parse(serialized)
-    return _decode_frame(example, frame) | {"name": example["name"], "valid": sample["valid"]}
+  def make(step: int) -> dict[str, np.ndarray]:
+    samples = step * total + process_index * size + np.arange(size)
+    try:
+      batch = decode(records.read(np.minimum(samples, examples - 1)), np.zeros((size, 2), np.int32))
+    except tf.errors.InvalidArgumentError as error:
+      if "shape" not in str(error):
+        raise
+      raise UserError(
+        f"labels of {builder.name} {split} differ in size: set data.evaluation_batch_size to "
+        f"{process_count}, one frame a process"
+      ) from error
+    names = np.array([name.decode() for name in batch["name"].numpy()])
+    return _to_numpy(batch) | {"name": names, "valid": samples < examples}
 
-  _keep_off_accelerators()
-  with tf.device("CPU:0"):
-    dataset = tf.data.Dataset.range(-(-examples // total)).map(batch_of_samples)
-    dataset = _read(dataset, builder, split, decode, data_config.reader_threads)
-    dataset = dataset.batch(size, drop_remainder=True).prefetch(_PREFETCHED_BATCHES)
-    batches = dataset.with_options(_options(data_config.reader_threads)).as_numpy_iterator()
-  return _with_text_names(batches)
+  return _in_order(make, range(-(-examples // total)), data_config.reader_threads)
 
 
 def num_examples(data_config: Any, *, domain: str, split: str) -> int:
@@ -157,6 +161,102 @@ def num_examples(data_config: Any, *, domain: str, split: str) -> int:
   return builder.info.splits[split].num_examples
 
 
+class _Records:
+  """The records of a split, by number."""
+
+  def __init__(self, builder: FramesBuilder, split: str):
+    self._source = array_record_data_source.ArrayRecordDataSource(
+      [os.fspath(path) for path in builder.info.splits[split].filepaths]
+    )
+
+  def read(self, numbers: np.ndarray) -> np.ndarray:
+    """Serialized examples, as an array of bytes objects."""
+    return np.array(self._source.__getitems__(numbers.tolist()), object)
+
+
+class _Training:
+  """Batches of one set, by step.
+
+  Args:
+    builder: of the records.
+    seed: the run's, and the domain's number.
+    crop: height and width.
+    first: place of this process's first sample in the batch.
+    batch: samples of this process, and of all, in a step.
+  """
+
+  def __init__(self, builder, *, seed, crop, first, batch):
+    self._records = _Records(builder, "train")
+    frame = (builder.builder_config.height, builder.builder_config.width)
+    size, total = batch
+    count = builder.info.splits["train"].num_examples
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+    def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+      """Record numbers (b,) and corners of the crops (b, 2) of a step."""
+      samples = step * total + first + tf.range(size, dtype=tf.int64)
+      seeds = [tf.fill([size], tf.constant(part, tf.int64)) for part in seed]
+      order_seeds = tf.stack([*seeds, samples // count], axis=1)
+      last = tf.fill([size], tf.constant(count - 1, tf.int64))
+      records = tf.random_index_shuffle(samples % count, order_seeds, last)
+      number = tf.constant(2 * seed[0] + seed[1], tf.int64)
+      draws = tf.map_fn(
+        lambda sample: tf.random.stateless_uniform([2], tf.stack([number, sample]), alg="philox"),
+        samples,
+        fn_output_signature=tf.TensorSpec([2], tf.float32),
+      )
+      corners = tf.cast(draws * (np.subtract(frame, crop) + 1).astype(np.float32), tf.int32)
+      return records, corners
+
+    self._draw = draw
+    self._decode = _decoder(frame, crop)
+
+  def batch(self, step: int) -> dict[str, np.ndarray]:
+    """Image, label and inverse depth of this process's part of a batch."""
+    records, corners = self._draw(step)
+    return _to_numpy(self._decode(self._records.read(records.numpy()), corners))
+
+
+def _decoder(frame: tuple[int, int], crop: tuple[int, int]) -> Callable:
+  """A function (serialized examples (b,), corners (b, 2)) → their contents, cropped.
+
+  Labels are cropped where frames are; uncropped they keep their own size.
+  """
+  keys = ("name", "image", "label", "inverse_depth")
+  schema = dict.fromkeys(keys, tf.io.FixedLenFeature([], tf.string))
+  label_shape = (None, None) if crop == frame else crop
+
+  def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    top, left = tf.unstack(example["corner"])
+    image = tf.ensure_shape(tf.io.decode_png(example["image"], channels=3), (*frame, 3))
+    label = tf.io.decode_png(example["label"], channels=1)[..., 0]
+    if crop != frame:
+      image = tf.slice(image, (top, left, 0), (*crop, 3))
+      label = tf.slice(label, (top, left), crop)
+    depth = unpack_float32_tensor(example["inverse_depth"], frame, (top, left, *crop))
+    return {"image": image, "label": label, "inverse_depth": depth}
+
+  @tf.function(
+    input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 2], tf.int32)]
+  )
+  def decode_batch(serialized: tf.Tensor, corners: tf.Tensor) -> dict[str, tf.Tensor]:
+    examples = tf.io.parse_example(serialized, schema)
+    names = examples.pop("name")
+    batch = tf.map_fn(
+      decode,
+      examples | {"corner": corners},
+      fn_output_signature={
+        "image": tf.TensorSpec((*crop, 3), tf.uint8),
+        "label": tf.TensorSpec(label_shape, tf.uint8),
+        "inverse_depth": tf.TensorSpec(crop, tf.float32),
+      },
+      parallel_iterations=_PARALLEL_SAMPLES,
+    )
+    return batch | {"name": names}
+
+  return decode_batch
+
+
 def unpack_float32_tensor(packed: tf.Tensor, size: tuple[int, int], window=None) -> tf.Tensor:
   """`preprocess.unpack_float32` in TensorFlow, float32 H W.
 
@@ -173,105 +273,33 @@ def unpack_float32_tensor(packed: tf.Tensor, size: tuple[int, int], window=None)
   return tf.bitcast(tf.transpose(planes, (1, 2, 0)), tf.float32)
 
 
-def _training_domain(
-  builder: FramesBuilder,
-  *,
-  seed: tuple[int, int],
-  crop: tuple[int, int],
-  first_sample: int,
-  batch: tuple[int, int],
-  threads: int,
-) -> tf.data.Dataset:
-  """Endless batches of one set.
+def _to_numpy(batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+  """The tensors' memory as arrays, without copies."""
+  return {key: np.asarray(memoryview(value)) for key, value in batch.items() if key != "name"}
 
-  Args:
-    builder: of the records.
-    seed: the run's, and the domain's number.
-    crop: height and width.
-    first_sample: number of this process's first sample.
-    batch: samples of this process, and of all, in a step.
-    threads: see `reader_threads`.
+
+def _in_order(make: Callable[[int], Any], steps: Iterable[int], threads: int) -> Iterator[Any]:
+  """Yields `make(step)` in the order of the steps, made ahead by several threads.
+
+  tf.data would run Python's part of it, the reading, in threads of its own: those are stopped
+  dead when the interpreter ends, and tf.data then waits for them for ever.
   """
-  size, total = batch
-  records = builder.info.splits["train"].num_examples
-  frame = (builder.builder_config.height, builder.builder_config.width)
+  threads = threads or len(os.sched_getaffinity(0))
+  _keep_off_accelerators()
 
-  def batch_of_samples(step: tf.Tensor) -> dict[str, tf.Tensor]:
-    samples = first_sample + step * total + tf.range(size, dtype=tf.int64)
-    epochs = samples // records
-    seeds = tf.stack([tf.fill([size], np.int64(s)) for s in seed] + [epochs], axis=1)
-    order = tf.random_index_shuffle(
-      samples % records, seeds, tf.fill([size], np.int64(records - 1))
-    )
-    return {"record": order, "sample": samples}
+  def make_on_host(step: int) -> Any:
+    with tf.device("CPU:0"):
+      return make(step)
 
-  def decode(serialized: tf.Tensor, sample: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    draws = tf.random.stateless_uniform([2], seed=(seed[0] * 2 + seed[1], sample["sample"]))
-    top, left = [tf.cast(draws[axis] * (frame[axis] - crop[axis] + 1), tf.int32) for axis in (0, 1)]
-    return _decode_frame(_parse(serialized), frame, (top, left, *crop))
-
-  dataset = tf.data.Dataset.range(np.iinfo(np.int64).max).map(batch_of_samples)
-  dataset = _read(dataset, builder, "train", decode, threads)
-  return dataset.batch(size, drop_remainder=True)
-
-
-def _read(dataset, builder: FramesBuilder, split: str, decode, threads: int) -> tf.data.Dataset:
-  """Batches of {"record": indices, …} → single decoded samples, in order.
-
-  There is no TensorFlow op that reads ArrayRecord files: Python reads the records of a whole batch
-  at once, and TensorFlow decodes them one by one in its own threads.
-  """
-  source = array_record_data_source.ArrayRecordDataSource(
-    [str(path) for path in builder.info.splits[split].filepaths]
-  )
-
-  def read(indices: np.ndarray) -> np.ndarray:
-    return np.array(source.__getitems__(indices.tolist()), object)
-
-  def read_batch(sample: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    serialized = tf.numpy_function(read, [sample["record"]], tf.string, stateful=False)
-    return tf.ensure_shape(serialized, sample["record"].shape), sample
-
-  parallel = threads or tf.data.AUTOTUNE
-  dataset = dataset.map(read_batch, num_parallel_calls=parallel).unbatch()
-  return dataset.map(decode, num_parallel_calls=parallel)
-
-
-def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-  keys = ("name", "image", "label", "inverse_depth")
-  feature = tf.io.FixedLenFeature([], tf.string)
-  return tf.io.parse_single_example(serialized, dict.fromkeys(keys, feature))
-
-
-def _decode_frame(
-  example: dict[str, tf.Tensor], frame: tuple[int, int], window=None
-) -> dict[str, tf.Tensor]:
-  """Image, label and inverse depth of a record; `window` is (top, left, height, width)."""
-  image = tf.io.decode_png(example["image"], channels=3)
-  label = tf.io.decode_png(example["label"], channels=1)
-  if window is None:
-    image = tf.ensure_shape(image, (*frame, 3))
-  else:
-    top, left, height, width = window
-    image = tf.slice(image, (top, left, 0), (height, width, 3))
-    label = tf.slice(label, (top, left, 0), (height, width, 1))
-  return {
-    "image": image,
-    "label": label[..., 0],
-    "inverse_depth": unpack_float32_tensor(example["inverse_depth"], frame, window),
-  }
-
-
-def _with_text_names(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
-  try:
-    for batch in batches:
-      yield batch | {"name": np.array([name.decode() for name in batch["name"]])}
-  except tf.errors.InvalidArgumentError as error:
-    if "batch" not in str(error):
-      raise
-    raise UserError(
-      "the labels of a batch differ in size: set data.evaluation_batch_size to one frame a process"
-    ) from error
+  executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="batches")
+  steps = iter(steps)
+  waiting = collections.deque()
+  while True:
+    for step in itertools.islice(steps, threads + _READY_BATCHES - len(waiting)):
+      waiting.append(executor.submit(make_on_host, step))
+    if not waiting:
+      return
+    yield waiting.popleft().result()
 
 
 def _share(total: int, name: str, process_index: int, process_count: int) -> int:
@@ -282,15 +310,6 @@ def _share(total: int, name: str, process_index: int, process_count: int) -> int
   if not 0 <= process_index < process_count:
     raise UserError(f"process_index is {process_index}, wanted 0..{process_count - 1}")
   return total // process_count
-
-
-def _options(threads: int) -> tf.data.Options:
-  options = tf.data.Options()
-  options.deterministic = True
-  options.autotune.enabled = True
-  if threads:
-    options.threading.private_threadpool_size = threads
-  return options
 
 
 def _keep_off_accelerators() -> None:

@@ -147,7 +147,7 @@ def _lock(builder: FramesBuilder) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      logging.info("another process prepares %s; waiting for it", builder.name)
+      logging.warning("another process prepares %s; waiting for it", builder.name)
       fcntl.flock(file, fcntl.LOCK_EX)
     yield
 

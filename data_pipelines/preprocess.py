@@ -21,18 +21,6 @@ from data_pipelines.frames import Frame, missing_file
 
 _COMPRESSION = 3  # zlib level of records: nearly as small as the default 6 and twice as fast
 
-# What Pillow and SciPy raise on files that are not what they should be.
-_DECODING_ERRORS = (
-  OSError,
-  SyntaxError,
-  ValueError,
-  KeyError,
-  TypeError,
-  struct.error,
-  zlib.error,
-  Image.DecompressionBombError,
-)
-
 
 class BadFrameError(Exception):
   """A file of a frame cannot be used.
@@ -44,9 +32,13 @@ class BadFrameError(Exception):
 
   def __init__(self, path: str, reason: str):
     """See the class."""
-    super().__init__(f"{path}: {reason}")
+    super().__init__(path, reason)  # what the error is made from again in another process
     self.path = path
     self.reason = reason
+
+  def __str__(self) -> str:
+    """Path and reason."""
+    return f"{self.path}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +146,9 @@ def _by(shape: tuple[int, ...]) -> str:
 def _decode(read: Callable, path: str):
   try:
     return read(path)
-  except BadFrameError:
+  except (BadFrameError, MemoryError):
     raise
-  except _DECODING_ERRORS as error:
+  except Exception as error:  # on broken files Pillow and SciPy raise whatever comes
     reason = " ".join(str(error).split()) or type(error).__name__
     raise BadFrameError(path, f"cannot be decoded: {reason}") from error
 

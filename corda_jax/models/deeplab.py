@@ -45,13 +45,15 @@ class DilatedClassifier(nn.Module):
     dtype = self.dtype or x.dtype
     taps = jnp.stack([k.reshape(9, channels, self.features) for k in kernels]).astype(dtype)
     matrix = taps.transpose(2, 0, 1, 3).reshape(channels, -1)
-    products = (x.astype(dtype) @ matrix).reshape(*x.shape[:3], branches, 9, self.features)
+    # Split, not indexed: the gradient of a split is one concatenation, that of an index a padding
+    # and an addition of the whole array for every tap.
+    products = jnp.split(x.astype(dtype) @ matrix, 9 * branches, axis=-1)
     y = sum(biases).astype(dtype)
-    for branch, dilation in enumerate(self.dilations):
-      for tap in range(9):
-        down, right = dilation * (tap // 3 - 1), dilation * (tap % 3 - 1)
-        if abs(down) < x.shape[1] and abs(right) < x.shape[2]:
-          y = y + _shift(products[:, :, :, branch, tap], down, right)
+    for index, product in enumerate(products):
+      dilation, tap = self.dilations[index // 9], index % 9
+      down, right = dilation * (tap // 3 - 1), dilation * (tap % 3 - 1)
+      if abs(down) < x.shape[1] and abs(right) < x.shape[2]:
+        y = y + _shift(product, down, right)
     return jnp.broadcast_to(y, (*x.shape[:3], self.features))
 
 

@@ -170,11 +170,11 @@ def bicycle(rng: np.random.Generator) -> list[Part]:
   return [
     Part(name, "tyre", (0, -0.52, 0.35), wheel, cutout=prim.RING),
     Part(name, "tyre", (0, 0.52, 0.35), wheel, cutout=prim.RING),
-    _bar(name, name, -0.52, 0.35, -0.15, 0.85, thick=0.04),
-    _bar(name, name, -0.15, 0.8, 0.38, 0.82, thick=0.04),
-    _bar(name, name, -0.02, 0.32, 0.4, 0.85, thick=0.04),
-    _bar(name, name, 0.38, 0.98, 0.52, 0.35, thick=0.04),
-    _bar(name, name, -0.52, 0.35, 0.0, 0.32, thick=0.04),
+    _bar(name, name, -0.52, 0.35, -0.15, 0.85, thick=0.05),
+    _bar(name, name, -0.15, 0.8, 0.38, 0.82, thick=0.05),
+    _bar(name, name, -0.02, 0.32, 0.4, 0.85, thick=0.05),
+    _bar(name, name, 0.38, 0.98, 0.52, 0.35, thick=0.05),
+    _bar(name, name, -0.52, 0.35, 0.0, 0.32, thick=0.05),
     Part(name, name, (0, 0.4, 1.0), (0.3, 0.05, 0.04)),
     Part(name, "tyre", (0, -0.2, 0.92), (0.1, 0.14, 0.05), prim.ELLIPSOID),
   ]
@@ -334,5 +334,11 @@ def wall(rng: np.random.Generator, length: float) -> list[Part]:
 
 def fence(rng: np.random.Generator, length: float) -> list[Part]:
   """Slats with gaps to see through, along y."""
-  high = rng.uniform(1.2, 2.0)
+  high = rng.uniform(1.3, 2.2)
   return [Part("fence", "fence", (0, 0, high / 2), (0.05, length / 2, high / 2), cutout=prim.SLATS)]
+
+
+def railing(rng: np.random.Generator) -> list[Part]:
+  """A low fence along y that keeps people off the road."""
+  high, half = rng.uniform(0.9, 1.2), rng.uniform(2.5, 4.5)
+  return [Part("fence", "fence", (0, 0, high / 2), (0.05, half, high / 2), cutout=prim.SLATS)]

@@ -17,9 +17,9 @@ BOX, CYLINDER, ELLIPSOID = range(3)  # bodies; a cylinder's axis is its local z
 SOLID, SLATS, RING, DISC, TRIANGLE, LEAVES = range(6)
 
 SLAT_PERIOD = 0.55  # metres between the left edges of two slats of a fence
-SLAT_WIDTH = 0.6  # share of a period that is wood
+SLAT_WIDTH = 0.66  # share of a period that is wood
 RAIL_HEIGHT = 0.12  # share of a fence's height taken by each of its two rails
-RING_INNER = 0.55  # inner radius of a wheel's ring, of its outer radius
+RING_INNER = 0.48  # inner radius of a wheel's ring, of its outer radius
 LEAF_SIZE = 0.45  # metres between holes of a crown
 LEAF_FILL = 0.72  # share of a crown's surface that is closed
 PAIRS_AT_ONCE = 1 << 16  # bounds the memory of a step; large enough to hide NumPy's overhead

@@ -166,6 +166,7 @@ def furniture(builder, domain, rng, half_width, sides, ego):
       )  # fmt: skip
       at += rng.uniform(16, 28)
   for kind, half, low, high, far in (
+    ("railing", (0.2, 4.5), 0.06, 0.06, 26),
     ("signal", (0.4, 0.4), 0.05, 0.3, 26),
     ("sign", (0.5, 0.3), 0.05, 0.4, 24),
     ("tree", (1.0, 1.0), 0.1, 0.5, 60),
@@ -174,20 +175,21 @@ def furniture(builder, domain, rng, half_width, sides, ego):
     for _ in range(_amount(rng, domain.objects[kind])):
       size = 1.6 if kind == "tree" else half[0]
       thing = getattr(objects, kind)(rng)
-      builder.try_place(thing, strip(low, high, far), half, z=KERB, shadow=(size, size))
+      shadow = None if kind == "railing" else (size, size)
+      builder.try_place(thing, strip(low, high, far), half, z=KERB, shadow=shadow)
   for kind in ("bicycle", "motorcycle"):
     for _ in range(_amount(rng, domain.objects[kind])):
       builder.try_place(
-        getattr(objects, kind)(rng), strip(0.1, 0.6, 22), (0.8, 0.9), z=KERB,
+        getattr(objects, kind)(rng), strip(0.1, 0.6, 19), (0.8, 0.9), z=KERB,
         heading=rng.uniform(0.4, 2.7), shadow=(0.3, 0.8),
       )  # fmt: skip
   for _ in range(_amount(rng, domain.objects["person"])):
     way, speed = _way(rng), rng.uniform(0.0, 1.7)
     if rng.random() < 0.15:  # across the road
-      draw = lambda: (rng.uniform(-0.7, 0.9) * half_width, rng.uniform(10, 28))  # noqa: E731
+      draw = lambda: (rng.uniform(-0.7, 0.9) * half_width, rng.uniform(8, 22))  # noqa: E731
       options = {"heading": -way * np.pi / 2, "velocity": (way * speed, 0.0)}
     else:
-      draw = strip(0.15, 0.9, 30)
+      draw = strip(0.15, 0.9, 25)
       heading = _heading(way) + rng.normal(0, 0.4)
       options = {"heading": heading, "velocity": (0.0, way * speed), "z": KERB}
     builder.try_place(objects.person(rng), draw, (0.4, 0.4), shadow=(0.35, 0.35), **options)

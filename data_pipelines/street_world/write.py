@@ -213,7 +213,12 @@ def _run(partial, plan, todo, processes) -> Iterator[None]:
     processes, multiprocessing.get_context("spawn"), initializer=_start_worker
   )
   try:
-    work = [pool.submit(write_frame, partial, plan, *frame) for frame in todo]
+    # Workers inherit the mask: Ctrl-C reaches all processes, but the parent alone decides.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+      work = [pool.submit(write_frame, partial, plan, *frame) for frame in todo]
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for done in concurrent.futures.as_completed(work):
       yield done.result()
   finally:
@@ -221,8 +226,6 @@ def _run(partial, plan, todo, processes) -> Iterator[None]:
 
 
 def _start_worker():
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-
   def follow():  # a parent that is killed takes its workers along
     multiprocessing.parent_process().join()
     os._exit(1)

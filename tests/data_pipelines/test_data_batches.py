@@ -1,0 +1,296 @@
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny_trees import dataset_config, pixels, save, write_cityscapes, write_gta5
+
+from corda_jax.errors import UserError
+from data_pipelines.batches import evaluation_batches, num_examples, train_batches
+from data_pipelines.prepare import prepare
+
+FRAME = (16, 24)
+CROP = (9, 14)
+SOURCE, TARGET, VALIDATION = 7, 5, 5  # frames
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """A configuration with prepared records, and the whole frames of each set in record order."""
+  folder = tmp_path_factory.mktemp("batches")
+  source = dataset_config("gta5", write_gta5(folder / "gta", SOURCE), "disparity", *FRAME)
+  cityscapes = write_cityscapes(folder / "cityscapes", TARGET, VALIDATION)
+  target = dataset_config("cityscapes", cityscapes, "mono", *FRAME)
+  config = ConfigDict(
+    {
+      "records_dir": str(folder / "records"),
+      "source": source,
+      "target": target,
+      "crop_height": CROP[0],
+      "crop_width": CROP[1],
+      "batch_size": 4,
+      "evaluation_batch_size": 4,
+      "reader_threads": 0,
+    }
+  )
+  frames = {}
+  for domain in ("source", "target"):
+    builder = prepare(config[domain], records_dir=config.records_dir, processes=1, progress=False)
+    frames[domain] = list(builder.as_data_source("train"))
+    if domain == "target":
+      frames["validation"] = list(builder.as_data_source("validation"))
+  return config, frames
+
+
+@pytest.fixture
+def config(prepared):
+  return prepared[0].copy_and_resolve_references()
+
+
+def take(config, count, **options):
+  return list(itertools.islice(train_batches(config, seed=5, **options), count))
+
+
+def assert_equal(first, second):
+  assert len(first) == len(second) > 0
+  for a, b in zip(first, second, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])
+
+
+def differ(first, second):
+  return any((a[key] != b[key]).any() for a, b in zip(first, second, strict=True) for key in a)
+
+
+def locate(batch, domain, index, frames):
+  """(record, top, left) of a sample, where image, label and inverse depth all match."""
+  height, width = CROP
+  found = []
+  for number, frame in enumerate(frames):
+    for top, left in itertools.product(range(FRAME[0] - height + 1), range(FRAME[1] - width + 1)):
+      window = np.s_[top : top + height, left : left + width]
+      if all(
+        np.array_equal(
+          frame[key][window].reshape(batch[f"{domain}_{key}"][index].shape),
+          batch[f"{domain}_{key}"][index],
+        )
+        for key in ("image", "label", "inverse_depth")
+      ):
+        found.append((number, top, left))
+  (place,) = found
+  return place
+
+
+def places(config, frames, domain, count, **options):
+  return [
+    locate(batch, domain, index, frames[domain])
+    for batch in take(config, count, **options)
+    for index in range(config.batch_size)
+  ]
+
+
+def test_shapes_and_types(config):
+  (batch,) = take(config, 1)
+  for domain in ("source", "target"):
+    for key, shape, dtype in (
+      ("image", (4, *CROP, 3), np.uint8),
+      ("label", (4, *CROP), np.uint8),
+      ("inverse_depth", (4, *CROP), np.float32),
+    ):
+      value = batch.pop(f"{domain}_{key}")
+      assert type(value) is np.ndarray
+      assert value.shape == shape
+      assert value.dtype == dtype
+  assert not batch
+
+
+def test_each_epoch_shows_every_frame_once_in_another_order(prepared, config):
+  frames = prepared[1]
+  for domain, size in (("source", SOURCE), ("target", TARGET)):
+    records = [place[0] for place in places(config, frames, domain, size)]  # 4 epochs
+    epochs = [tuple(records[i : i + size]) for i in range(0, 4 * size, size)]
+    for epoch in epochs:
+      assert sorted(epoch) == list(range(size))
+    assert len(set(epochs)) > 1
+
+
+def test_crops_are_paired_and_reach_every_place(prepared, config):
+  config.batch_size = 32
+  found = places(config, prepared[1], "source", 6)
+  tops, lefts = ({place[axis] for place in found} for axis in (1, 2))
+  assert tops == set(range(FRAME[0] - CROP[0] + 1))
+  assert lefts == set(range(FRAME[1] - CROP[1] + 1))
+  # Rows and columns are drawn apart, and the two sets apart from each other.
+  assert len({place[1:] for place in found}) > max(len(tops), len(lefts)) * 2
+  target = places(config, prepared[1], "target", 1)
+  assert [place[1:] for place in target] != [place[1:] for place in found[: len(target)]]
+
+
+def test_the_order_depends_on_the_seed_and_on_the_set(config):
+  config.crop_height, config.crop_width = FRAME  # leaves nothing but the order
+  config.source = config.target
+
+  def order(domain, seed):
+    batches = itertools.islice(train_batches(config, seed=seed), 5)
+    return [image.tobytes() for batch in batches for image in batch[f"{domain}_image"]]
+
+  assert order("source", 5) == order("source", 5)
+  assert order("source", 5) != order("source", 6)
+  assert order("source", 5) != order("target", 5)
+
+
+def test_same_seed_same_batches(config):
+  assert_equal(take(config, 6), take(config, 6))
+  other = list(itertools.islice(train_batches(config, seed=6), 6))
+  assert differ(take(config, 6), other)
+
+
+@pytest.mark.parametrize("start", [1, 4, 9])
+def test_resuming_goes_on_where_it_stopped(config, start):
+  assert_equal(take(config, 12)[start:], take(config, 12 - start, start_step=start))
+
+
+def test_resuming_far_away_is_at_once(config):
+  (batch,) = take(config, 1, start_step=10**9)
+  assert batch["source_image"].shape == (4, *CROP, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_change_nothing(config, threads):
+  expected = take(config, 8)
+  config.reader_threads = threads
+  assert_equal(expected, take(config, 8))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_each_batch(config, count):
+  parts = [take(config, 6, process_index=i, process_count=count) for i in range(count)]
+  together = [
+    {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
+    for step in range(6)
+  ]
+  assert_equal(take(config, 6), together)
+
+
+def test_batch_larger_than_the_set(prepared, config):
+  config.batch_size = 2 * TARGET
+  records = [place[0] for place in places(config, prepared[1], "target", 1)]
+  assert sorted(records[:TARGET]) == sorted(records[TARGET:]) == list(range(TARGET))
+
+
+def test_whole_frames_as_crops(prepared, config):
+  config.crop_height, config.crop_width = FRAME
+  config.batch_size = SOURCE
+  (batch,) = take(config, 1)
+  wanted = sorted(frame["image"].tobytes() for frame in prepared[1]["source"])
+  assert sorted(image.tobytes() for image in batch["source_image"]) == wanted
+  assert batch["source_label"].shape == (SOURCE, *FRAME)
+
+
+@pytest.mark.parametrize(
+  ("changes", "options", "message"),
+  [
+    ({"crop_height": 17}, {}, "the crop is 14x17 but source frames are 24x16"),
+    ({"crop_width": 25}, {}, "the crop is 25x9 but source frames are 24x16"),
+    ({"crop_width": 0}, {}, "the crop is 0x9"),
+    ({"batch_size": 5}, {"process_count": 2}, "data.batch_size is 5, wanted a multiple of the 2"),
+    ({"batch_size": 0}, {}, "data.batch_size is 0"),
+    ({}, {"process_index": 2, "process_count": 2}, "process_index is 2, wanted 0..1"),
+    ({"records_dir": "nowhere"}, {}, "no records of gta5 24x16_disparity in 'nowhere'"),
+  ],
+)
+def test_wrong_values_are_told_before_the_first_batch(config, changes, options, message):
+  config.update(changes)
+  with pytest.raises(UserError, match=message):
+    train_batches(config, seed=0, **options)
+
+
+def test_evaluation_shows_every_frame_once_in_order(prepared, config):
+  batches = list(evaluation_batches(config))
+  assert [batch["valid"].tolist() for batch in batches] == [[True] * 4, [True] + [False] * 3]
+  samples = [(batch, i) for batch in batches for i in range(4) if batch["valid"][i]]
+  frames = prepared[1]["validation"]
+  assert len(samples) == len(frames) == VALIDATION
+  for (batch, i), frame in zip(samples, frames, strict=True):
+    assert batch["name"][i] == frame["name"].decode()
+    np.testing.assert_array_equal(batch["image"][i], frame["image"])
+    np.testing.assert_array_equal(batch["label"][i], frame["label"][..., 0])
+    np.testing.assert_array_equal(batch["inverse_depth"][i], frame["inverse_depth"])
+    assert batch["label"][i].shape == (18, 31)
+  for i in (1, 2, 3):
+    np.testing.assert_array_equal(batches[1]["image"][i], frames[-1]["image"])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_evaluation_is_shared(config, count):
+  parts = [
+    list(evaluation_batches(config, process_index=i, process_count=count)) for i in range(count)
+  ]
+  assert {len(part) for part in parts} == {2}
+  together = [
+    {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
+    for step in range(2)
+  ]
+  assert_equal(list(evaluation_batches(config)), together)
+
+
+def test_evaluation_of_the_first_frames(config):
+  batches = list(evaluation_batches(config, limit=3))
+  assert [batch["valid"].tolist() for batch in batches] == [[True, True, True, False]]
+  assert sum(batch["valid"].sum() for batch in evaluation_batches(config, limit=100)) == VALIDATION
+
+
+def test_evaluation_of_the_training_split(config):
+  batches = list(evaluation_batches(config, split="train"))
+  assert sum(batch["valid"].sum() for batch in batches) == TARGET
+  assert (batches[0]["inverse_depth"] != 1).any()
+  with pytest.raises(UserError, match="no split 'test', wanted one of: train, validation"):
+    evaluation_batches(config, split="test")
+
+
+def test_labels_of_several_sizes_need_single_frames(config, tmp_path):
+  root = write_cityscapes(tmp_path / "files", 1, 2)
+  stem = "bonn/bonn_000001_000019"
+  save(root / f"leftImg8bit/val/{stem}_leftImg8bit.png", pixels(1, 20, 31).rgb)
+  save(root / f"gtFine/val/{stem}_gtFine_labelIds.png", pixels(1, 20, 31).train_ids)
+  config.target = dataset_config("cityscapes", root, "mono", *FRAME)
+  config.records_dir = str(tmp_path / "records")
+  prepare(config.target, records_dir=config.records_dir, processes=1, progress=False)
+  with pytest.raises(UserError, match="labels of cityscapes validation differ in size"):
+    list(evaluation_batches(config))
+  config.evaluation_batch_size = 1
+  assert [batch["label"].shape[1:] for batch in evaluation_batches(config)] == [(18, 31), (20, 31)]
+
+
+def test_num_examples(config):
+  assert num_examples(config, domain="source", split="train") == SOURCE
+  assert num_examples(config, domain="target", split="train") == TARGET
+  assert num_examples(config, domain="target", split="validation") == VALIDATION
+  with pytest.raises(UserError, match="gta5 has no split 'validation'"):
+    num_examples(config, domain="source", split="validation")
+
+
+def test_the_program_ends_in_the_middle_of_an_epoch(config, tmp_path):
+  """Threads that read ahead must neither keep the interpreter from ending nor complain."""
+  script = (
+    "import json, sys\n"
+    "from ml_collections import ConfigDict\n"
+    "from data_pipelines.batches import train_batches\n"
+    "batches = train_batches(ConfigDict(json.loads(sys.argv[1])), seed=0)\n"
+    "next(batches)\n"
+    "print('one batch')\n"
+  )
+  output = subprocess.run(
+    [sys.executable, "-c", script, config.to_json()],
+    cwd=Path(__file__).parents[2],
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert output.returncode == 0
+  assert output.stdout == "one batch\n"
+  assert "Exception" not in output.stderr

@@ -1,0 +1,148 @@
+"""The program from the command line: a whole run on made files, and what bad input says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+  "num_steps": 2,
+  "evaluate_every": 2,
+  "checkpoint_every": 2,
+  "data.batch_size": 2,
+  "data.evaluation_batch_size": 2,
+  "data.crop_height": 24,
+  "data.crop_width": 32,
+  "data.source.height": 32,
+  "data.source.width": 64,
+  "data.target.height": 32,
+  "data.target.width": 64,
+  "data.prepare_processes": 1,
+  "data.street_world.source_frames": 3,
+  "data.street_world.target_frames": 3,
+  "data.street_world.validation_frames": 3,
+  "data.street_world.source_height": 32,
+  "data.street_world.source_width": 64,
+  "data.street_world.target_height": 32,
+  "data.street_world.target_width": 64,
+  "model.encoder.width": 4,
+  "model.task_width": 4,
+  "evaluation.pictures": 2,
+}
+
+
+def command(folder, workdir="run", mode="train", config="configs/demo.py", **fields):
+  fields = {
+    **TINY,
+    "data.records_dir": folder / "records",
+    "data.source.root": folder / "gta5",
+    "data.target.root": folder / "cityscapes",
+  } | {name.replace("__", "."): value for name, value in fields.items()}
+  return [
+    *(sys.executable, "-m", "corda_jax.main", f"--config={config}"),
+    *(f"--workdir={folder / workdir}", f"--mode={mode}"),
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+  ]
+
+
+def run(arguments):
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "PYTHONPATH": str(ROOT),
+  }
+  return subprocess.run(
+    arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+  )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A folder where a whole run has ended."""
+  folder = tmp_path_factory.mktemp("demo")
+  result = run(command(folder))
+  assert result.returncode == 0, result.stderr
+  return folder, result
+
+
+@pytest.mark.long
+def test_a_run_from_nothing_to_pictures(finished):
+  folder, result = finished
+  workdir = folder / "run"
+  scores = json.loads((workdir / "results.json").read_text())
+  assert scores["step"] == 2
+  assert len(scores["iou"]) == 19
+  assert (workdir / "pictures" / "step_000002.png").read_bytes().startswith(b"\x89PNG")
+  assert list((workdir / "tensorboard").glob("events.*"))
+  assert (workdir / "checkpoints" / "2").is_dir()
+  assert json.loads((workdir / "config.json").read_text())["model"]["encoder"]["width"] == 4
+  assert "mIoU" in result.stdout
+  assert "parameters in all" in result.stdout
+  assert "2/2" in result.stderr
+  assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.long
+def test_a_finished_run_evaluates_and_refuses_another_configuration(finished):
+  folder, _ = finished
+  before = json.loads((folder / "run" / "results.json").read_text())
+  result = run(command(folder, mode="evaluate"))
+  assert result.returncode == 0, result.stderr
+  evaluation = json.loads((folder / "run" / "evaluation.json").read_text())
+  assert evaluation["miou"] == before["miou"]
+  result = run(command(folder, optimizer__momentum=0.5))
+  assert_one_line(result, "optimizer.momentum (0.9 → 0.5)")
+
+
+def assert_one_line(result, *wanted):
+  assert result.returncode not in (0, None)
+  lines = [line for line in result.stderr.strip().splitlines() if line]
+  assert len(lines) == 1, result.stderr
+  for text in wanted:
+    assert text in lines[0]
+
+
+def test_unknown_field(tmp_path):
+  assert_one_line(run(command(tmp_path, optimiser__rate=3)), "unknown", "optimiser")
+  assert not list(tmp_path.iterdir())
+
+
+def test_missing_folder(tmp_path):
+  arguments = command(tmp_path, data__street_world__enabled=False)
+  assert_one_line(run(arguments), str(tmp_path / "gta5"))
+  assert not (tmp_path / "records").exists() or not list((tmp_path / "records").rglob("*.json"))
+
+
+def test_wrong_layout(tmp_path):
+  (tmp_path / "gta5" / "pictures").mkdir(parents=True)
+  assert_one_line(run(command(tmp_path)), str(tmp_path / "gta5"), "images")
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").write_text("not a folder")
+  result = run(command(tmp_path, workdir="file/run"))
+  assert_one_line(result, "--workdir=", "cannot be written")
+
+
+def test_missing_configuration(tmp_path):
+  result = run(command(tmp_path, config="configs/none.py"))
+  assert_one_line(result, "configs/none.py")
+
+
+def test_wrong_type_and_mode(tmp_path):
+  assert_one_line(run(command(tmp_path, num_steps="many")), "num_steps", "many")
+  assert_one_line(run(command(tmp_path, mode="dance")), "dance")
+
+
+def test_batch_that_devices_cannot_share(tmp_path):
+  arguments = command(tmp_path, data__batch_size=0)
+  assert_one_line(run(arguments), "data.batch_size is 0")
+
+
+def test_no_arguments():
+  result = run([sys.executable, "-m", "corda_jax.main"])
+  assert_one_line(result, "--config")
