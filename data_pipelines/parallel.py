@@ -44,7 +44,7 @@ def ordered_map(
   try:
     while True:
       for item in itertools.islice(items, processes * _WAITING_PER_PROCESS - len(waiting)):
-        with _main_module_hidden():  # this call may start a process
+        with _starting_processes():  # this call may start one
           waiting.append(executor.submit(function, item))
       if not waiting:
         return
@@ -59,19 +59,23 @@ def ordered_map(
 
 
 @contextlib.contextmanager
-def _main_module_hidden() -> Iterator[None]:
-  """Keeps new processes from importing the program's main module, and TensorFlow with it."""
+def _starting_processes() -> Iterator[None]:
+  """What new processes inherit: an empty main module, and deaf ears to Ctrl-C.
+
+  They would import the program's main module, and TensorFlow with it. Ctrl-C reaches the whole
+  process group, but the parent alone decides; it hears it when this is over.
+  """
   main = sys.modules["__main__"]
   sys.modules["__main__"] = types.ModuleType("__main__")
+  mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
   finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     sys.modules["__main__"] = main
 
 
 def _start_worker() -> None:
-  # Ctrl-C reaches the whole process group; the parent alone decides.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
   # A parent that is killed cannot say goodbye, and its workers would wait for ever.
   threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
+
 import tensorflow_datasets as tfds
 from absl import logging
 

@@ -1,6 +1,5 @@
 """Makes sure that the records a run needs are there: renders, prepares, or finds them."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
   """
   for domain in domains:
     dataset_config = data_config[domain]
-    if data_config.street_world.enabled and not os.path.isdir(dataset_config.root):
+    if data_config.street_world.enabled:
       _render(dataset_config, data_config)
     prepare(
       dataset_config,
@@ -33,6 +32,7 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
 
 
 def _render(dataset_config: Any, data_config: Any) -> None:
+  """Writes the world, or checks that what is there was written with the same parameters."""
   world, processes = data_config.street_world, data_config.prepare_processes
   common = {"seed": world.seed, "processes": processes}
   source = {"frames": world.source_frames, "height": world.source_height}

@@ -119,7 +119,13 @@ def test_missing_folder(tmp_path):
 
 def test_wrong_layout(tmp_path):
   (tmp_path / "gta5" / "pictures").mkdir(parents=True)
-  assert_one_line(run(command(tmp_path)), str(tmp_path / "gta5"), "images")
+  arguments = command(tmp_path, data__street_world__enabled=False)
+  assert_one_line(run(arguments), str(tmp_path / "gta5"), "images")
+
+
+def test_folder_that_is_no_street_world(tmp_path):
+  (tmp_path / "gta5" / "images").mkdir(parents=True)
+  assert_one_line(run(command(tmp_path)), str(tmp_path / "gta5"), "street_world")
 
 
 def test_folder_that_cannot_be_written(tmp_path):

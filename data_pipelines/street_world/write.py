@@ -5,19 +5,17 @@ folder is renamed to ROOT when nothing is missing. A run that was stopped at any
 where it was; a ROOT that exists is complete.
 """
 
-import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import json
-import multiprocessing
 import os
 import pathlib
-import signal
-import threading
-from collections.abc import Iterator
 
 import tqdm
 
+from corda_jax.errors import UserError
+from data_pipelines.parallel import ordered_map
 from data_pipelines.street_world import domains, formats
 
 PARAMETERS = "street_world.json"
@@ -53,8 +51,8 @@ def write_gta5(
     The root.
 
   Raises:
-    ValueError: bad sizes, or a folder that was written from other parameters.
-    RuntimeError: another process is writing the same folder.
+    UserError: bad sizes, or a folder that was written from other parameters.
+    UserError: another process is writing the same folder.
   """
   plan = formats.Plan("gta5", {"train": frames}, seed, height, width, domain)
   return _write(root, plan, processes, progress)
@@ -119,15 +117,15 @@ def write_cityscapes(
     The root.
 
   Raises:
-    ValueError: bad sizes, or a folder that was written from other parameters.
-    RuntimeError: another process is writing the same folder.
+    UserError: bad sizes, or a folder that was written from other parameters.
+    UserError: another process is writing the same folder.
   """
   if not 0 <= neighbours <= formats.MAX_NEIGHBOURS:
-    raise ValueError(
+    raise UserError(
       f"neighbours is {neighbours}; a snippet has room for 0..{formats.MAX_NEIGHBOURS}."
     )
   if mono_error < 0 or mono_blur < 0:
-    raise ValueError(f"mono_error {mono_error} and mono_blur {mono_blur} must not be negative.")
+    raise UserError(f"mono_error {mono_error} and mono_blur {mono_blur} must not be negative.")
   frames = {"train": train_frames, "val": validation_frames}
   plan = formats.Plan(
     "cityscapes", frames, seed, height, width, domain, neighbours, mono_error, mono_blur
@@ -155,7 +153,8 @@ def _write(root, plan, processes, progress):
       disable=not progress,
     )  # fmt: skip
     with bar:
-      for _ in _run(partial, plan, todo, processes):
+      write_one = functools.partial(write_frame, partial, plan)
+      for _ in ordered_map(write_one, todo, processes=min(processes, len(todo))):
         bar.update()
     (partial / ".lock").unlink()
     partial.rename(root)
@@ -164,25 +163,25 @@ def _write(root, plan, processes, progress):
 
 def _check(plan, processes):
   if min(plan.height, plan.width) < MIN_SIZE:
-    raise ValueError(
+    raise UserError(
       f"Size {plan.width}x{plan.height} is too small; give at least {MIN_SIZE}x{MIN_SIZE} pixels."
     )
   if min(plan.frames.values()) < 0 or not sum(plan.frames.values()):
-    raise ValueError(f"Frames {dict(plan.frames)}: give at least one, and none negative.")
+    raise UserError(f"Frames {dict(plan.frames)}: give at least one, and none negative.")
   if plan.seed < 0 or processes < 0:
-    raise ValueError(f"seed {plan.seed} and processes {processes} must not be negative.")
+    raise UserError(f"seed {plan.seed} and processes {processes} must not be negative.")
 
 
 def _same_parameters(folder, plan, remedy):
   try:
     found = json.loads((folder / PARAMETERS).read_text())
   except (OSError, ValueError):
-    raise ValueError(f"{folder} is there, but has no readable {PARAMETERS}. {remedy}") from None
+    raise UserError(f"{folder} is there, but has no readable {PARAMETERS}. {remedy}") from None
   wanted = plan.parameters()
   for key in wanted:
     if found.get(key) != wanted[key]:
       told = "" if key == "domain" else f" ({found.get(key)}, not {wanted[key]})"
-      raise ValueError(f"{folder} was written with another {key}{told}. {remedy}")
+      raise UserError(f"{folder} was written with another {key}{told}. {remedy}")
 
 
 @contextlib.contextmanager
@@ -191,7 +190,7 @@ def _locked(path):
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-      raise RuntimeError(f"Another process is writing {path.parent}; wait until it ends.") from None
+      raise UserError(f"Another process is writing {path.parent}; wait until it ends.") from None
     yield
 
 
@@ -202,40 +201,9 @@ def _put(path, data):
   os.replace(temporary, path)
 
 
-def _run(partial, plan, todo, processes) -> Iterator[None]:
-  processes = min(processes or multiprocessing.cpu_count(), len(todo))
-  if processes <= 1:
-    for frame in todo:
-      yield write_frame(partial, plan, *frame)
-    return
-  # "spawn": a fork of a process with threads, such as JAX's, may hang.
-  pool = concurrent.futures.ProcessPoolExecutor(
-    processes, multiprocessing.get_context("spawn"), initializer=_start_worker
-  )
-  try:
-    # Workers inherit the mask: Ctrl-C reaches all processes, but the parent alone decides.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-      work = [pool.submit(write_frame, partial, plan, *frame) for frame in todo]
-    finally:
-      signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    for done in concurrent.futures.as_completed(work):
-      yield done.result()
-  finally:
-    pool.shutdown(cancel_futures=True)
-
-
-def _start_worker():
-  def follow():  # a parent that is killed takes its workers along
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-  threading.Thread(target=follow, daemon=True).start()
-
-
-def write_frame(partial: pathlib.Path, plan: formats.Plan, split: str, index: int) -> None:
-  """Renders one labelled frame and writes those of its files that are missing."""
-  missing = _missing(partial, plan, split, index)
+def write_frame(partial: pathlib.Path, plan: formats.Plan, frame: tuple[str, int]) -> None:
+  """Renders one labelled frame, (split, index), and writes those of its files that are missing."""
+  missing = _missing(partial, plan, *frame)
   for name, make in missing.items():
     _put(partial / name, make())
 

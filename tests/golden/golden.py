@@ -1,7 +1,7 @@
 """Inputs and weights behind the reference values in this folder, rebuilt from names and seeds.
 
-Nothing large is stored: a tensor's values follow from its name. Everything is float64, so a float64 run of an
-implementation can be compared tightly (relative error near 1e-6), a float32 run loosely.
+Nothing large is stored: a tensor's values follow from its name. Everything is float64, so a float64
+run of an implementation can be compared tightly (relative error near 1e-6), a float32 run loosely.
 """
 
 import zlib
@@ -19,7 +19,10 @@ def standard_normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Value of the tensor `name` of a state dict (PyTorch names and layouts: convolutions are O, I, H, W)."""
+  """Value of the tensor `name` of a state dict.
+
+  Names and layouts are PyTorch's: convolutions are O, I, H, W.
+  """
   x = standard_normal(name, shape)
   leaf = name.rsplit(".", 1)[1]
   if leaf == "running_mean":
@@ -37,7 +40,7 @@ def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def probe(name: str, value: np.ndarray) -> float:
-  """Inner product with fixed random numbers: one figure that notices any change of `value`, or of its layout."""
+  """Inner product with fixed random numbers: notices any change of `value`, or of its layout."""
   return float((value * standard_normal("probe:" + name, value.shape)).sum())
 
 
@@ -47,7 +50,10 @@ def forward_image(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def step_batch(seed: int, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
-  """Batch of step i of a file: call with `seed + i`. Images BGR minus the mean, inverse depth 1 where invalid."""
+  """Batch of step i of a file: call with `seed + i`.
+
+  Images are BGR minus the mean, inverse depth is 1 where invalid.
+  """
   batch, height, width = shape
   random = np.random.RandomState(seed)
 

@@ -53,7 +53,7 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(experiment, tmp_path
   names = {name for _, values in scalars for name in values}
   assert {"train/total", "train/images_per_second", "target/miou"} <= names
   assert [step for step, values in scalars if "target/miou" in values] == [2, 4]
-  assert f"mIoU" in capsys.readouterr().out
+  assert "mIoU" in capsys.readouterr().out
 
   (tmp_path / "stopped").mkdir()
   with pytest.raises(Killed):
@@ -108,7 +108,7 @@ def test_evaluation_reads_the_network_that_is_asked_for(tmp_path):
   results = [Evaluator(e).confusion(state, tiny.evaluation_batches()) for e in (student, teacher)]
   assert (results[0] != results[1]).any()
   config = tiny.get_config(**{"evaluation.network": "ensemble"})
-  with pytest.raises(UserError, match="evaluation.network is 'ensemble'"):
+  with pytest.raises(UserError, match=r"evaluation.network is 'ensemble'"):
     Evaluator(Experiment.from_config(config, student.mesh)).confusion(state, iter(()))
 
 
@@ -142,7 +142,7 @@ def test_nothing_to_evaluate_is_told(experiment, tmp_path):
   other = Experiment.from_config(
     tiny.get_config(**{"evaluation.checkpoint": "newest"}), experiment.mesh
   )
-  with pytest.raises(UserError, match="evaluation.checkpoint is 'newest'"):
+  with pytest.raises(UserError, match=r"evaluation.checkpoint is 'newest'"):
     evaluate(other, tmp_path, tiny.evaluation_batches)
 
 
@@ -164,5 +164,5 @@ def test_scores_table_and_class_sets():
   table = format_scores(result)
   assert "sidewalk" in table
   assert "synthia_16" in table
-  with pytest.raises(UserError, match="evaluation.classes is 'twelve'"):
+  with pytest.raises(UserError, match=r"evaluation.classes is 'twelve'"):
     scores(confusion, "twelve")

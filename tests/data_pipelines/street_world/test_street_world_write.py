@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import io as scipy_io
 
 from corda_jax import labels
+from corda_jax.errors import UserError
 from data_pipelines.street_world import __main__ as command
 from data_pipelines.street_world import domains, encodings, formats, png, preview, write
 from data_pipelines.street_world import scene as scene_lib
@@ -350,7 +351,7 @@ def test_other_parameters_are_refused(tmp_path, monkeypatch, complete, change, t
   else:
     write.write_gta5(tmp_path / "gta", frames=1, **ONE)
   before = files_of(tmp_path)
-  with pytest.raises(ValueError, match=told) as error:
+  with pytest.raises(UserError, match=told) as error:
     write.write_gta5(tmp_path / "gta", **{"frames": 1, **ONE, **change})
   assert "\n" not in str(error.value)
   assert files_of(tmp_path) == before
@@ -358,7 +359,7 @@ def test_other_parameters_are_refused(tmp_path, monkeypatch, complete, change, t
 
 def test_a_foreign_folder_is_refused(tmp_path):
   (tmp_path / "gta").mkdir()
-  with pytest.raises(ValueError, match=r"no readable street_world\.json"):
+  with pytest.raises(UserError, match=r"no readable street_world\.json"):
     write.write_gta5(tmp_path / "gta", frames=1, **ONE)
 
 
@@ -367,7 +368,7 @@ def test_two_writers_do_not_meet(tmp_path):
   partial.mkdir()
   with open(partial / ".lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_SH)  # refuses exclusive locks only
-    with pytest.raises(RuntimeError, match="Another process"):
+    with pytest.raises(UserError, match="Another process"):
       write.write_gta5(tmp_path / "gta", frames=1, **ONE)
   write.write_gta5(tmp_path / "gta", frames=1, **ONE)
 
@@ -382,13 +383,13 @@ def test_two_writers_do_not_meet(tmp_path):
   ],
 )
 def test_bad_arguments_are_named(tmp_path, change, told):
-  with pytest.raises(ValueError, match=told):
+  with pytest.raises(UserError, match=told):
     write.write_gta5(tmp_path / "gta", **{"frames": 1, **ONE, **change})
   assert not list(tmp_path.iterdir())
 
 
 def test_bad_neighbours_are_named(tmp_path):
-  with pytest.raises(ValueError, match=r"neighbours is 11; .* 0\.\.10"):
+  with pytest.raises(UserError, match=r"neighbours is 11; .* 0\.\.10"):
     write.write_cityscapes(
       tmp_path / "city", train_frames=1, validation_frames=1, neighbours=11, **ONE
     )
