@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from corda_jax.errors import UserError
 from corda_jax.models.deeplab import DilatedClassifier
 from corda_jax.models.layers import Convolution, Dtype
 from corda_jax.models.resnet import Bottleneck, ResNet
@@ -93,10 +94,13 @@ class Corda(nn.Module):
       "D_src", by those trained on the source.
     """
     if self.correlation and not self.depth:
-      raise ValueError("correlation=True wants depth=True: one task alone has nothing to correlate")
+      raise UserError(
+        "model.correlation is True and model.depth is False, but one task alone has nothing to "
+        "correlate: set both or neither"
+      )
     if self.initial_semantics_from not in ("encoder", "decoder"):
-      raise ValueError(
-        f"initial_semantics_from is {self.initial_semantics_from!r}, wanted 'encoder' or 'decoder'"
+      raise UserError(
+        f"model.initial_semantics_from is {self.initial_semantics_from!r}, wanted 'encoder' or 'decoder'"
       )
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     encoded = self.encoder(x, train=train)

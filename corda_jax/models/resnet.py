@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from corda_jax.errors import UserError
 from corda_jax.models.layers import BatchNorm, Convolution, Dtype
 
 
@@ -95,8 +96,8 @@ class ResNet(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps normalised images [B, H, W, 3] to features [B, h, w, C] at the output stride."""
     if not len(self.stage_sizes) == len(self.strides) == len(self.dilations):
-      raise ValueError(
-        "stage_sizes, strides and dilations want one entry a stage, got "
+      raise UserError(
+        "model.encoder: stage_sizes, strides and dilations want one entry a stage, got "
         f"{self.stage_sizes}, {self.strides}, {self.dilations}"
       )
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}

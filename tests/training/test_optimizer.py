@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from corda_jax.errors import UserError
 from corda_jax.training.optimizer import build_optimizer, parameter_group
 from corda_jax.training.state import update_teacher
 from tests import tiny
@@ -57,6 +59,47 @@ def test_updates_agree_with_repeated_pytorch_sgd(float64, random):
   assert (
     expected["encoder/stage1_block0/norm2/scale"] == start["encoder/stage1_block0/norm2/scale"]
   ).all()
+
+
+def test_adamw_agrees_with_its_definition(float64, random):
+  config = tiny.get_config(
+    **{f"optimizer.encoder_updates_per_step.{k}": 1 for k in ("stem", "residual", "projection")},
+    **{"optimizer.name": "adamw"},
+  ).optimizer
+  optimizer = build_optimizer(config, num_steps=10, freeze_encoder_affine=True)
+  start = {name: random.standard_normal((2, 3)) for name in NAMES}
+  params = tree({n: jnp.asarray(v) for n, v in start.items()})
+  state = optimizer.init(params)
+  expected = dict(start)
+  first, second = ({name: 0.0 for name in NAMES} for _ in range(2))
+  for step in range(3):
+    gradient = {name: random.standard_normal((2, 3)) for name in NAMES}
+    rate = config.learning_rate * (1 - step / 10) ** 0.9
+    for name, (factor, _) in NAMES.items():
+      first[name] = 0.9 * first[name] + 0.1 * gradient[name]
+      second[name] = 0.999 * second[name] + 0.001 * gradient[name] ** 2
+      moment = first[name] / (1 - 0.9 ** (step + 1))
+      scale = np.sqrt(second[name] / (1 - 0.999 ** (step + 1))) + 1e-8
+      direction = moment / scale + 5e-4 * expected[name]
+      expected[name] = expected[name] - factor * rate * direction
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes float32 into its bias correction
+      updates, state = jax.jit(optimizer.update)(tree(gradient), state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  for name, got in zip(sorted(NAMES), jax.tree.leaves(params), strict=True):
+    np.testing.assert_allclose(got, expected[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("fields", "told"),
+  [
+    ({"name": "lion"}, "optimizer.name is 'lion', wanted 'sgd' or 'adamw'"),
+    ({"name": "adamw"}, "encoder_updates_per_step repeats updates of SGD"),
+  ],
+)
+def test_optimisers_that_cannot_be_built(fields, told):
+  config = tiny.get_config(**{f"optimizer.{k}": v for k, v in fields.items()}).optimizer
+  with pytest.raises(UserError, match=told):
+    build_optimizer(config, num_steps=10, freeze_encoder_affine=True)
 
 
 def test_teacher_follows_quickly_at_first(float64):
