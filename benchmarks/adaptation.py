@@ -12,6 +12,7 @@ import ast
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 
 from configs import demo
+from corda_jax.errors import UserError
 from corda_jax.main import run
 
 TARGET_LABELS = "trained on target labels"  # the target takes the place of the source
@@ -118,4 +120,7 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"error: {error}")

@@ -153,7 +153,7 @@ def get_data_config() -> ml_collections.ConfigDict:
       "source_frames": 600,
       "target_frames": 600,
       "validation_frames": 100,
-      "source_height": 72,  # pixels of the files
+      "source_height": 64,  # pixels of the files
       "source_width": 128,
       "target_height": 64,
       "target_width": 128,

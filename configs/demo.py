@@ -9,7 +9,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """CorDA with a small encoder, trained from scratch at 128x64 on the street world."""
+  """CorDA with a small encoder, trained from scratch on 128x64 crops of the street world."""
   config = default.get_config()
   config.num_steps = 2_000
   config.log_every = 50
@@ -19,13 +19,15 @@ def get_config() -> ml_collections.ConfigDict:
   data = config.data
   data.records_dir = "data/street_world/records"
   data.street_world.enabled = True
+  for domain in ("source", "target"):  # the files have the working resolution
+    data.street_world[f"{domain}_height"], data.street_world[f"{domain}_width"] = 72, 144
   data.source.root = "data/street_world/gta5"
-  data.source.height, data.source.width = 64, 128
+  data.source.height, data.source.width = 72, 144
   data.target.root = "data/street_world/cityscapes"
-  data.target.height, data.target.width = 64, 128
+  data.target.height, data.target.width = 72, 144
   data.target.depth = "stereo"
-  data.crop_height, data.crop_width = 64, 64
-  data.batch_size = 4
+  data.crop_height, data.crop_width = 64, 128
+  data.batch_size = 2
   data.evaluation_batch_size = 10
 
   model = config.model

@@ -8,16 +8,18 @@ The only module of the package that imports TensorFlow: it reads the data and wr
 import functools
 import os
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.quiet_tensorflow import tensorflow as tf  # isort: skip (before all its users)
+from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 from clu import metric_writers, parameter_overview
 from ml_collections import config_flags
+from PIL import Image
 
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate
@@ -25,6 +27,7 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import train
 from corda_jax.training.checkpoint import record_config
 from corda_jax.training.sharding import check_divisible
+from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet
 from data_pipelines.batches import evaluation_batches, train_batches
 from data_pipelines.provide import provide
@@ -43,8 +46,8 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   experiment = Experiment.from_config(config)
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
-  _check_writable(workdir)
   if mode == "train":
+    _check_writable(workdir)
     record_config(workdir, config.to_dict())
   provide(config.data, ("source", "target") if mode == "train" else ("target",))
 
@@ -54,31 +57,49 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   )
   if mode == "evaluate":
     state, result = evaluate(experiment, workdir, validation)
-  else:
-    print(_parameter_overview(experiment.state_shapes().params))
-    writer = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
-    state, result = train(
-      experiment,
-      workdir,
-      train_batches=lambda step: train_batches(
-        config.data, seed=config.seed, start_step=step, **processes
-      ),
-      evaluation_batches=validation,
-      write_scalars=writer.write_scalars,
-    )
-  sheet = workdir / "pictures" / f"step_{result['step']:06d}.png"
-  sheet.parent.mkdir(exist_ok=True)
-  pictures = Evaluator(experiment).pictures(state, validation(), config.evaluation.pictures)
-  if jax.process_index() == 0:
-    title = f"{workdir.name}, step {result['step']}: target mIoU {result['miou']:.1f} %"
-    contact_sheet(pictures, title, sheet)
-    print(f"Pictures: {sheet}")
-  if mode == "train":
-    image = tf.io.decode_png(sheet.read_bytes(), channels=3).numpy()
-    writer.write_images(result["step"], {"target": image[None]})
-    writer.close()
+    _write_pictures(experiment, workdir, state, result, validation)
+    return
+  print(_parameter_overview(experiment.state_shapes().params))
+  writer = metric_writers.create_default_writer(
+    str(workdir / "tensorboard"), just_logging=jax.process_index() > 0
+  )
+  state, result = train(
+    experiment,
+    workdir,
+    train_batches=lambda step: train_batches(
+      config.data, seed=config.seed, start_step=step, **processes
+    ),
+    evaluation_batches=validation,
+    write_scalars=writer.write_scalars,
+  )
+  sheet = _write_pictures(experiment, workdir, state, result, validation)
+  if sheet is not None:
+    writer.write_images(result["step"], {"target": np.asarray(Image.open(sheet))[None, ..., :3]})
     print(f"Results: {workdir / 'results.json'}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
+  writer.close()
+
+
+def _write_pictures(
+  experiment: Experiment,
+  workdir: Path,
+  state: TrainState,
+  result: Mapping[str, Any],
+  validation: Callable[[], Iterable[Mapping[str, Any]]],
+) -> Path | None:
+  """Writes the contact sheet of a result; its path, or None where another process writes it."""
+  count = experiment.config.evaluation.pictures
+  if count < 1:
+    return None
+  pictures = Evaluator(experiment).pictures(state, validation(), count)
+  if jax.process_index() > 0:
+    return None
+  sheet = workdir / "pictures" / f"step_{result['step']:06d}.png"
+  sheet.parent.mkdir(exist_ok=True)
+  title = f"{workdir.name}, step {result['step']}: target mIoU {result['miou']:.1f} %"
+  contact_sheet(pictures, title, sheet)
+  print(f"Pictures: {sheet}")
+  return sheet
 
 
 def _check_writable(workdir: Path) -> None:
@@ -112,6 +133,9 @@ def main(arguments: list[str]) -> None:
     run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
   except UserError as error:
     sys.exit(f"error: {error}")
+  except KeyboardInterrupt:
+    print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
+    sys.exit(130)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:

@@ -35,60 +35,51 @@ def contact_sheet(pictures: Mapping[str, np.ndarray], title: str, path: Path) ->
   from matplotlib.figure import Figure
   from matplotlib.patches import Patch
 
+  rows = _rows(pictures)
   frames, height, width = pictures["image"].shape[:3]
-  wrong = (pictures["prediction"] != pictures["label"]) & (pictures["label"] != label_module.IGNORE)
-  rows = [
-    ("target image", pictures["image"]),
-    ("truth", colorize_labels(pictures["label"])),
-    (
-      "prediction",
-      colorize_labels(
-        np.where(
-          pictures["label"] == label_module.IGNORE, label_module.IGNORE, pictures["prediction"]
-        )
-      ),
-    ),
-    ("errors", colorize(wrong, 0, 1, "Reds")),
-  ]
-  if "inverse_depth" in pictures:
-    near = float(np.percentile(pictures["inverse_depth"], 99))
-    rows.append(
-      (
-        "inverse depth\n(bright: near)",
-        colorize(
-          np.log(np.maximum(pictures["inverse_depth"], 1)), 0, np.log(max(near, 2)), "inferno"
-        ),
-      )
-    )
-  if "difficulty" in pictures:
-    rows.append(
-      (
-        "difficulty\n(bright: depth\nheads disagree)",
-        colorize(pictures["difficulty"], 0, 1, "viridis"),
-      )
-    )
-
-  cell_width = 2.6
-  cell_height = cell_width * height / width
-  figure = Figure(figsize=(cell_width * frames + 1.4, cell_height * len(rows) + 1.7), dpi=110)
+  cell = 2.6  # inches
+  figure = Figure(
+    figsize=(cell * frames + 1.4, cell * height / width * len(rows) + 1.1),
+    dpi=110,
+    layout="constrained",
+  )
   axes = figure.subplots(len(rows), frames, squeeze=False)
   for row, (name, images) in enumerate(rows):
-    for column in range(frames):
-      axis = axes[row, column]
-      axis.imshow(images[column], interpolation="nearest")
+    axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+    for axis, image in zip(axes[row], images, strict=True):
+      axis.imshow(image, interpolation="nearest")
       axis.set_xticks([])
       axis.set_yticks([])
-    axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
   figure.suptitle("\n".join(textwrap.wrap(title, 40 * frames)), fontsize=12)
+  entries = [(c.name, np.array(c.color) / 255) for c in label_module.CLASSES]
   figure.legend(
-    handles=[Patch(color=np.array(c.color) / 255, label=c.name) for c in label_module.CLASSES]
-    + [Patch(color="black", label="ignored")],
-    loc="lower center",
+    handles=[Patch(color=color, label=name) for name, color in [*entries, ("ignored", "black")]],
+    loc="outside lower center",
     ncols=min(10, 3 * frames),
     fontsize=8,
     frameon=False,
   )
-  figure.tight_layout(rect=(0, 0.9 / figure.get_figheight(), 1, 1), pad=0.4)
   partial = path.with_name(path.name + ".partial")
   figure.savefig(partial, format="png")
   partial.replace(path)
+
+
+def _rows(pictures: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+  """Name and RGB pictures [N, H, W, 3] of each row of a contact sheet."""
+  label, prediction = pictures["label"], pictures["prediction"]
+  ignored = label == label_module.IGNORE
+  rows = [
+    ("target image", pictures["image"]),
+    ("truth", colorize_labels(label)),
+    ("prediction", colorize_labels(np.where(ignored, label_module.IGNORE, prediction))),
+    ("errors\n(dark red)", colorize((prediction != label) & ~ignored, 0, 1, "Reds")),
+  ]
+  if "inverse_depth" in pictures:
+    # Logarithmic: inverse depth spans two orders of magnitude, most of it near the camera.
+    values = np.log(np.maximum(pictures["inverse_depth"], 1))
+    near = max(float(np.percentile(values, 99)), 1.0)
+    rows.append(("inverse depth\n(bright: near)", colorize(values, 0, near, "inferno")))
+  if "difficulty" in pictures:
+    name = "difficulty\n(bright: the\ndepth heads\ndisagree)"
+    rows.append((name, colorize(pictures["difficulty"], 0, 1, "viridis")))
+  return rows

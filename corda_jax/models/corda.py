@@ -100,7 +100,8 @@ class Corda(nn.Module):
       )
     if self.initial_semantics_from not in ("encoder", "decoder"):
       raise UserError(
-        f"model.initial_semantics_from is {self.initial_semantics_from!r}, wanted 'encoder' or 'decoder'"
+        f"model.initial_semantics_from is {self.initial_semantics_from!r}, wanted 'encoder' or "
+        "'decoder'"
       )
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     encoded = self.encoder(x, train=train)

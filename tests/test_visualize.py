@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from corda_jax import labels, visualize
+
+
+def pictures(frames, *, depth):
+  random = np.random.RandomState(0)
+  shape = (frames, 12, 20)
+  label = random.randint(0, 19, shape).astype(np.uint8)
+  label[:, -2:] = 255
+  result = {
+    "image": random.randint(0, 256, (*shape, 3)).astype(np.uint8),
+    "label": label,
+    "prediction": np.where(label == 255, 3, label),
+  }
+  if depth:
+    result["inverse_depth"] = random.uniform(1, 90, shape)
+    result["difficulty"] = random.uniform(size=shape)
+  return result
+
+
+def test_labels_have_the_benchmarks_colours():
+  got = visualize.colorize_labels(np.array([[0, 11], [18, 255]]))
+  np.testing.assert_array_equal(got, [[[128, 64, 128], [220, 20, 60]], [[119, 11, 32], [0, 0, 0]]])
+
+
+def test_colours_follow_the_map_and_clip():
+  got = visualize.colorize(np.array([-5.0, 0.0, 1.5, 3.0, 9.0]), 0, 3, "gray")
+  np.testing.assert_array_equal(got[[0, 1, 3, 4], 0], [0, 0, 255, 255])
+  assert abs(int(got[2, 0]) - 127) <= 1
+  assert got.dtype == np.uint8
+  assert visualize.colorize(np.ones(2), 1, 1, "gray").max() == 0  # an empty range is no error
+
+
+def test_errors_are_where_a_labelled_pixel_is_wrong():
+  shown = pictures(1, depth=False)
+  shown["prediction"][0, 3, 5] = (shown["label"][0, 3, 5] + 1) % 19
+  errors = dict(visualize._rows(shown))["errors\n(dark red)"][0]
+  right = errors[0, 0]
+  assert (errors[3, 5] < right).all()
+  errors[3, 5] = right
+  assert (errors == right).all()  # also where the label is ignored and the prediction differs
+
+
+@pytest.mark.parametrize(("frames", "depth", "rows"), [(1, False, 4), (3, True, 6)])
+def test_sheet_shows_every_kind_and_frame(tmp_path, frames, depth, rows):
+  path = tmp_path / "sheet.png"
+  shown = pictures(frames, depth=depth)
+  visualize.contact_sheet(shown, "a title", path)
+  assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+  pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+  assert len(visualize._rows(shown)) == rows
+  dark = (pixels.sum(-1) < 60).mean(1) > 0.4  # frames of the pictures are black lines
+  assert np.flatnonzero(np.diff(dark.astype(int)) == 1).size >= rows
+  for index in np.unique(shown["label"][shown["label"] != labels.IGNORE]):
+    assert (pixels == labels.palette()[index]).all(-1).any(), labels.NAMES[index]
