@@ -22,6 +22,7 @@ import jax
 from configs import demo
 from corda_jax.errors import UserError
 from corda_jax.main import run
+from corda_jax.training.checkpoint import check_config
 
 TARGET_LABELS = "trained on target labels"  # the target takes the place of the source
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--steps", type=int, default=None, help="of each run; default: the demo's")
   parser.add_argument("--seeds", type=int, default=3, help="runs of each method")
-  parser.add_argument("--workdir", type=Path, default=Path("runs/adaptation"))
+  parser.add_argument("--workdir", type=Path, default=Path("runs/adaptation"), help="of all runs")
   parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
   parser.add_argument(
     "--set",
@@ -61,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
   )
   options = parser.parse_args(arguments)
   options.set = dict(options.set)
+  if options.seeds < 1:
+    raise UserError(f"--seeds is {options.seeds}, wanted 1 or more")
   # Runs of one method share their compiled step.
   jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
   results = {method: [] for method in options.methods}
@@ -75,20 +78,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(method: str, seed: int, workdir: Path, options: argparse.Namespace) -> dict[str, Any]:
   """Results of one run: from its file if it is done, else after training."""
-  results = workdir / "results.json"
-  if results.exists():
-    return json.loads(results.read_text())
   config = demo.get_config()
-  with config.ignore_type():
-    config.update_from_flattened_dict(METHODS[method])
-    config.update_from_flattened_dict(options.set)
+  try:
+    config.update_from_flattened_dict(METHODS[method] | options.set)
+  except (KeyError, AttributeError, TypeError) as error:
+    raise UserError(f"--set {options.set} does not fit configs/demo.py: {error}") from error
   if method == TARGET_LABELS:
     config.data.source = config.data.target.copy_and_resolve_references()
   config.seed = seed
   config.num_steps = options.steps or config.num_steps
   # One evaluation and one checkpoint, at the end.
   config.evaluate_every = config.checkpoint_every = config.num_steps
-  run(config, workdir, "train")
+  results = workdir / "results.json"
+  check_config(workdir, config.to_dict())  # results of another configuration must not slip in
+  if not results.exists():
+    run(config, workdir, "train")
   return json.loads(results.read_text())
 
 
@@ -106,9 +110,9 @@ def table(results: dict[str, list[dict]]) -> str:
   lines = ["| | mIoU, mean ± spread | seeds |", "|---|---|---|"]
   for method, runs in results.items():
     values = [run["miou"] for run in runs]
-    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     seeds = ", ".join(f"{value:.1f}" for value in values)
-    lines.append(f"| {method} | {statistics.mean(values):.1f} ± {spread:.1f} | {seeds} |")
+    lines.append(f"| {method} | {statistics.mean(values):.1f}{spread} | {seeds} |")
   lines += ["", f"| IoU, mean | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|"]
   for name in next(iter(results.values()))[0]["iou"]:
     cells = []

@@ -44,6 +44,7 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.param_dtype = "float32"
   # Released: "normal_0.01", then pretrained weights over it. From scratch: "he_normal".
   model.kernel_init = "normal_0.01"
+  model.head_init = "normal_0.01"  # of what predicts: logits and depths begin near zero
   model.encoder = ml_collections.ConfigDict(
     {
       "stage_sizes": (3, 4, 23, 3),  # bottlenecks a stage: ResNet-101

@@ -57,6 +57,13 @@ NAMES = tuple(c.name for c in CLASSES)
 SYNTHIA_16 = tuple(i for i, name in enumerate(NAMES) if name not in ("terrain", "truck", "train"))
 SYNTHIA_13 = tuple(i for i in SYNTHIA_16 if NAMES[i] not in ("wall", "fence", "pole"))
 
+# Which classes a mean is taken over, by the name that configurations use; training ids.
+CLASS_SETS = {
+  "all": tuple(range(NUM_CLASSES)),
+  "synthia_16": SYNTHIA_16,
+  "synthia_13": SYNTHIA_13,
+}
+
 
 def _lookup(ids: list[int]) -> np.ndarray:
   table = np.full(256, IGNORE, np.uint8)

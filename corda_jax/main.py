@@ -17,15 +17,15 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import jax
 import numpy as np
 from absl import app, flags, logging
-from clu import metric_writers, parameter_overview
+from clu import metric_writers
 from ml_collections import config_flags
 from PIL import Image
 
 from corda_jax.errors import UserError
-from corda_jax.jobs.evaluate import Evaluator, evaluate
+from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import train
-from corda_jax.training.checkpoint import record_config
+from corda_jax.training.checkpoint import check_config, record_config
 from corda_jax.training.sharding import check_divisible
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet
@@ -47,9 +47,14 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   if mode == "train":
+    check_config(workdir, config.to_dict())
     _check_writable(workdir)
+    provide(config.data)
     record_config(workdir, config.to_dict())
-  provide(config.data, ("source", "target") if mode == "train" else ("target",))
+  else:
+    check_config(workdir, config.to_dict(), parts=("model",))
+    find_checkpoint(workdir, config.evaluation.checkpoint)
+    provide(config.data, ("target",))
 
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
   validation = functools.partial(
@@ -96,7 +101,11 @@ def _write_pictures(
     return None
   sheet = workdir / "pictures" / f"step_{result['step']:06d}.png"
   sheet.parent.mkdir(exist_ok=True)
-  title = f"{workdir.name}, step {result['step']}: target mIoU {result['miou']:.1f} %"
+  network = experiment.config.evaluation.network
+  title = (
+    f"{workdir.name}: frames of the target's validation set, {network} after {result['step']} "
+    f"steps, mIoU {result['miou']:.1f} %"
+  )
   contact_sheet(pictures, title, sheet)
   print(f"Pictures: {sheet}")
   return sheet
@@ -115,14 +124,14 @@ def _check_writable(workdir: Path) -> None:
 
 
 def _parameter_overview(params: Any) -> str:
-  """Table of the sizes of a network's parts: the encoder's blocks, and all other modules."""
+  """Sizes of the parts of a network: the encoder's blocks, and all other modules."""
   parts: dict[str, int] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     names = [key.key for key in path]
     part = "/".join(names[: 2 if names[0] == "encoder" else 1])
     parts[part] = parts.get(part, 0) + leaf.size
-  shapes = {part: jax.ShapeDtypeStruct((size,), np.float32) for part, size in parts.items()}
-  return parameter_overview.get_parameter_overview(shapes, include_stats=False)
+  parts["parameters in all"] = sum(parts.values())
+  return "\n".join(f"{part:<24} {size:>12,}" for part, size in parts.items())
 
 
 def main(arguments: list[str]) -> None:
@@ -133,6 +142,8 @@ def main(arguments: list[str]) -> None:
     run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
   except UserError as error:
     sys.exit(f"error: {error}")
+  except OSError as error:
+    sys.exit(f"error: {error}")  # a full disk, a folder that cannot be read: the message names it
   except KeyboardInterrupt:
     print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
     sys.exit(130)

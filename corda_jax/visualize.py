@@ -80,6 +80,6 @@ def _rows(pictures: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     near = max(float(np.percentile(values, 99)), 1.0)
     rows.append(("inverse depth\n(bright: near)", colorize(values, 0, near, "inferno")))
   if "difficulty" in pictures:
-    name = "difficulty\n(bright: the\ndepth heads\ndisagree)"
+    name = "difficulty\n(bright: the two\ndepth heads differ\nby the depth itself)"
     rows.append((name, colorize(pictures["difficulty"], 0, 1, "viridis")))
   return rows

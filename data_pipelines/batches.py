@@ -10,6 +10,7 @@ own epochs.
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -217,6 +218,7 @@ class _Training:
     return _to_numpy(self._decode(self._records.read(records.numpy()), corners))
 
 
+@functools.cache  # each evaluation asks for it anew, and TensorFlow would trace it anew
 def _decoder(frame: tuple[int, int], crop: tuple[int, int]) -> Callable:
   """A function (serialized examples (b,), corners (b, 2)) → their contents, cropped.
 

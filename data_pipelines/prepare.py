@@ -191,9 +191,12 @@ def main(arguments: list[str] | None = None) -> int:
       bad_frames=options.bad_frames,
       processes=options.processes,
     )
-  except UserError as error:
+  except (UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
+  except KeyboardInterrupt:
+    print("\nStopped before the records were whole; nothing of them is kept.", file=sys.stderr)
+    return 130
   for line in builder.report.lines():
     print(line)
   print(f"records: {os.fspath(builder.data_path)}")

@@ -96,6 +96,13 @@ def test_a_finished_run_evaluates_and_refuses_another_configuration(finished):
   assert evaluation["miou"] == before["miou"]
   result = run(command(folder, optimizer__momentum=0.5))
   assert_one_line(result, "optimizer.momentum (0.9 → 0.5)")
+  result = run(command(folder, mode="evaluate", model__normalization__bgr=False))
+  assert_one_line(result, "model.normalization.bgr (True → False)")
+
+
+def test_nothing_to_evaluate(tmp_path):
+  assert_one_line(run(command(tmp_path, mode="evaluate")), "no checkpoints in")
+  assert not list(tmp_path.iterdir())
 
 
 def assert_one_line(result, *wanted):

@@ -30,6 +30,9 @@ def test_absent_classes_leave_the_mean_and_subsets_keep_the_counts():
   iou = metrics.intersection_over_union(confusion)
   np.testing.assert_allclose(iou[[0, 9]], [6 / 8, 2 / 4])
   assert np.isnan(np.delete(iou, [0, 9])).all()
+  single = np.zeros((3, 3), int)
+  single[1, 1] = 1
+  np.testing.assert_array_equal(metrics.intersection_over_union(single), [np.nan, 1, np.nan])
   np.testing.assert_allclose(metrics.mean_iou(confusion), (6 / 8 + 2 / 4) / 2)
   # Terrain (9) is not among SYNTHIA's classes, but road still pays for its pixels.
   np.testing.assert_allclose(metrics.mean_iou(confusion, labels.SYNTHIA_16), 6 / 8)

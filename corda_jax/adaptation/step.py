@@ -94,8 +94,8 @@ def mixed_losses(
   inverse_depth: jax.Array,
   confident_fraction: jax.Array,
   config: Any,
-) -> tuple[Metrics, jax.Array]:
-  """Losses on the mixed image, and the weight of each of its pixels.
+) -> Metrics:
+  """Losses on the mixed image: "ce_mix", "berhu_mix" and those of the initial predictions.
 
   Args:
     outputs: predictions at the label's size.
@@ -104,9 +104,6 @@ def mixed_losses(
     inverse_depth: [B, H, W], of both domains, 1 where unknown.
     confident_fraction: scalar, share of confident target pixels.
     config: the `method` part of a configuration.
-
-  Returns:
-    "ce_mix", "berhu_mix" and those of the initial predictions; pixel weights [B, H, W].
   """
   depth_weight = None
   if config.depth_weight.enabled and "D" in outputs:
@@ -130,21 +127,18 @@ def mixed_losses(
     if target_head in outputs:
       prediction = class_mix.mix(mask, outputs[source_head][..., 0], outputs[target_head][..., 0])
       losses["berhu_mix" + suffix] = berhu(prediction, inverse_depth)
-  return losses, weights
+  return losses
 
 
 def total_loss(losses: Metrics, config: Any) -> jax.Array:
   """Weighted sum of the losses; depth losses weigh little, and differently on the two images."""
   factors = {
-    "ce": 1.0,
+    "ce_src": 1.0,
+    "ce_mix": 1.0,
     "berhu_src": config.source_depth_loss_weight,
     "berhu_mix": config.mixed_depth_loss_weight,
   }
-
-  def factor(name):
-    return factors["ce"] if name.startswith("ce_") else factors[name.removesuffix("_initial")]
-
-  return sum(factor(name) * loss for name, loss in sorted(losses.items()))
+  return sum(factors[name.removesuffix("_initial")] * losses[name] for name in sorted(losses))
 
 
 def make_step(
@@ -229,10 +223,9 @@ def adapt(
     losses = source_losses(upsample(outputs), inputs)
     if mixed is not None:
       outputs, stats = forward(params, stats, mixed["image"])
-      mixed_terms, _ = mixed_losses(
+      losses |= mixed_losses(
         upsample(outputs), mask, mixed["label"], mixed["inverse_depth"], confident, config
       )
-      losses |= mixed_terms
     return total_loss(losses, config), (losses, stats)
 
   (total, (losses, stats)), gradients = jax.value_and_grad(loss_function, has_aux=True)(

@@ -1,5 +1,6 @@
 """Scores a network on the target's validation set."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -14,16 +15,11 @@ from corda_jax import labels
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.metrics import confusion_matrix, intersection_over_union, mean_iou
+from corda_jax.models.layers import accumulation_dtype
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState
-
-CLASS_SETS = {
-  "all": None,
-  "synthia_16": labels.SYNTHIA_16,
-  "synthia_13": labels.SYNTHIA_13,
-}
 
 
 class Evaluator:
@@ -38,12 +34,14 @@ class Evaluator:
     self._experiment = experiment
     model, normalization = experiment.model, experiment.normalization
     num_classes = experiment.config.model.num_classes
+    wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
 
     def predict(variables, images):
-      return model.apply(variables, normalization.normalize(images), train=False)
+      outputs = model.apply(variables, normalization.normalize(images, wide), train=False)
+      return {name: x.astype(wide) for name, x in outputs.items()}
 
     def count(variables, images, labels, valid):
-      logits = predict(variables, images)["S"].astype(jnp.float32)
+      logits = predict(variables, images)["S"]
       prediction = resize_aligned(logits, labels.shape[1:]).argmax(-1)
       counts = confusion_matrix(labels, prediction, num_classes)
       return jnp.where(valid[:, None, None], counts, 0).sum(0)
@@ -51,7 +49,7 @@ class Evaluator:
     def draw(variables, images):
       outputs = predict(variables, images)
       size = images.shape[1:3]
-      maps = {k: resize_aligned(v.astype(jnp.float32), size) for k, v in outputs.items()}
+      maps = {k: resize_aligned(v, size) for k, v in outputs.items()}
       pictures = {"prediction": maps["S"].argmax(-1).astype(jnp.uint8)}
       if "D" in maps:
         target, source = maps["D"][..., 0], maps["D_src"][..., 0]
@@ -69,11 +67,9 @@ class Evaluator:
 
   def _variables(self, state: TrainState) -> dict[str, Any]:
     network = self._experiment.config.evaluation.network
-    if network == "student":
-      return {"params": state.params, "batch_stats": state.batch_stats}
     if network == "teacher":
       return {"params": state.teacher_params, "batch_stats": state.teacher_batch_stats}
-    raise UserError(f"evaluation.network is {network!r}, wanted 'student' or 'teacher'")
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
   def confusion(self, state: TrainState, batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
     """Counts pixels over all `batches`.
@@ -102,29 +98,33 @@ class Evaluator:
   def pictures(
     self, state: TrainState, batches: Iterable[Mapping[str, Any]], count: int
   ) -> dict[str, np.ndarray]:
-    """Predictions on the first `count` valid frames of the first batches, for a contact sheet.
+    """Predictions on the first frames, at most `count` of them, for a contact sheet.
 
     Returns:
       "image", "label", "prediction" and, with depth heads, "inverse_depth" and "difficulty",
       stacked; "label" at the size of the image.
     """
-    variables, columns, found = self._variables(state), {}, 0
-    for batch in batches:
-      if found >= count:
-        break
+    variables = self._variables(state)
+    # So many batches for every process alike: they compute the pictures together.
+    frames = self._experiment.config.data.evaluation_batch_size
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in itertools.islice(batches, -(-count // frames)):
       arrays = put_batch(self._experiment.mesh, {"image": batch["image"]})
-      drawn = {k: np.asarray(v) for k, v in self._draw(variables, arrays["image"]).items()}
+      drawn = {name: np.asarray(x) for name, x in self._draw(variables, arrays["image"]).items()}
       drawn["image"] = np.asarray(batch["image"])
-      height, width = drawn["image"].shape[1:3]
-      label = np.asarray(batch["label"])
-      rows = (np.arange(height) + 0.5) * label.shape[1] / height
-      columns_ = (np.arange(width) + 0.5) * label.shape[2] / width
-      drawn["label"] = label[:, rows.astype(int)][:, :, columns_.astype(int)]
-      keep = np.flatnonzero(np.asarray(batch["valid"]))[: count - found]
+      drawn["label"] = _nearest(np.asarray(batch["label"]), drawn["image"].shape[1:3])
       for name, value in drawn.items():
-        columns.setdefault(name, []).append(value[keep])
-      found += len(keep)
-    return {name: np.concatenate(values) for name, values in columns.items()}
+        parts.setdefault(name, []).append(value[: len(batch["valid"])][np.asarray(batch["valid"])])
+    return {name: np.concatenate(values)[:count] for name, values in parts.items()}
+
+
+def _nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Labels [B, H, W] at another size, each pixel from the nearest centre."""
+  rows, columns = (
+    ((np.arange(wanted) + 0.5) * given / wanted).astype(int)
+    for wanted, given in zip(size, label.shape[1:], strict=True)
+  )
+  return label[:, rows][:, :, columns]
 
 
 def scores(confusion: np.ndarray, class_set: str) -> dict[str, Any]:
@@ -132,42 +132,31 @@ def scores(confusion: np.ndarray, class_set: str) -> dict[str, Any]:
 
   Args:
     confusion: counts, [true, predicted].
-    class_set: key of `CLASS_SETS`: which classes the mean is over.
-
-  Raises:
-    UserError: `class_set` is unknown.
+    class_set: key of `labels.CLASS_SETS`: which classes the mean is over.
   """
-  if class_set not in CLASS_SETS:
-    raise UserError(f"evaluation.classes is {class_set!r}, wanted one of {sorted(CLASS_SETS)}")
   per_class = 100 * intersection_over_union(confusion)
-  names = class_names(len(per_class))
   return {
-    "miou": 100 * mean_iou(confusion, CLASS_SETS[class_set]),
+    "miou": 100 * mean_iou(confusion, labels.CLASS_SETS[class_set]),
     "classes": class_set,
     "iou": {
       name: None if math.isnan(value) else float(value)
-      for name, value in zip(names, per_class, strict=True)
+      for name, value in zip(labels.NAMES, per_class, strict=True)
     },
     "pixel_accuracy": 100 * float(np.trace(confusion) / max(confusion.sum(), 1)),
   }
 
 
-def class_names(num_classes: int) -> tuple[str, ...]:
-  """Names of the classes, "class 3" and so on where they are not the 19 of Cityscapes."""
-  if num_classes == labels.NUM_CLASSES:
-    return labels.NAMES
-  return tuple(f"class {i}" for i in range(num_classes))
-
-
 def format_scores(result: Mapping[str, Any]) -> str:
   """A table of per-class IoU with its mean, for the console."""
   width = max(len(name) for name in result["iou"])
+  counted = labels.CLASS_SETS[result["classes"]]
   lines = [f"{'class':<{width}}  IoU %"]
-  for name, value in result["iou"].items():
+  for index, (name, value) in enumerate(result["iou"].items()):
     bar = "" if value is None else "█" * round(value / 4)
     shown = "    -" if value is None else f"{value:5.1f}"
-    lines.append(f"{name:<{width}}  {shown}  {bar}".rstrip())
-  lines.append(f"{'mIoU':<{width}}  {result['miou']:5.1f}  ({result['classes']} classes)")
+    note = "" if index in counted else "(not in the mean)"
+    lines.append(f"{name:<{width}}  {shown}  {bar} {note}".rstrip())
+  lines.append(f"{'mIoU':<{width}}  {result['miou']:5.1f}  over {len(counted)} classes")
   lines.append(f"pixel accuracy {result['pixel_accuracy']:.1f} %")
   return "\n".join(lines)
 
@@ -193,10 +182,15 @@ def evaluate(
     The state of the checkpoint, and the results.
 
   Raises:
-    UserError: there is no such checkpoint, or a word of the configuration is unknown.
+    UserError: there is no such checkpoint.
   """
   config = experiment.config.evaluation
-  state = _restore(experiment, workdir, config.checkpoint)
+  step = find_checkpoint(workdir, config.checkpoint)
+  checkpoints = Checkpoints(workdir)
+  try:
+    state = checkpoints.restore(step, experiment.state_shapes())
+  finally:
+    checkpoints.close()
   confusion = Evaluator(experiment).confusion(state, batches())
   result = {"step": int(state.step), "network": config.network}
   result |= scores(confusion, config.classes)
@@ -206,17 +200,18 @@ def evaluate(
   return state, result
 
 
-def _restore(experiment: Experiment, workdir: Path, which: str) -> TrainState:
-  if which not in ("latest", "best"):
-    raise UserError(f"evaluation.checkpoint is {which!r}, wanted 'latest' or 'best'")
+def find_checkpoint(workdir: Path, which: str) -> int:
+  """Step of the "latest" or the "best" checkpoint of the run in `workdir`.
+
+  Raises:
+    UserError: there is none.
+  """
   folder = Path(workdir) / "checkpoints"
   if not folder.is_dir():
     raise UserError(f"no checkpoints in {workdir}: train there first, or name another --workdir")
   checkpoints = Checkpoints(workdir)
-  try:
-    step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
-    if step is None:
-      raise UserError(f"no {which} checkpoint in {folder}: train there first")
-    return checkpoints.restore(step, experiment.state_shapes())
-  finally:
-    checkpoints.close()
+  step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
+  checkpoints.close()
+  if step is None:
+    raise UserError(f"no {which} checkpoint in {folder}: train there first")
+  return step

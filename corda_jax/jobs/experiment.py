@@ -8,6 +8,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from corda_jax.jobs.validate import validate
 from corda_jax.models.build import Normalization, build_model
 from corda_jax.training.optimizer import build_optimizer
 from corda_jax.training.sharding import make_mesh, replicated
@@ -34,7 +35,12 @@ class Experiment:
 
   @classmethod
   def from_config(cls, config: Any, mesh: Mesh | None = None) -> "Experiment":
-    """Builds everything; on all devices unless a mesh is given."""
+    """Builds everything; on all devices unless a mesh is given.
+
+    Raises:
+      UserError: a value of the configuration cannot work.
+    """
+    validate(config)
     return cls(
       config=config,
       model=build_model(config.model),

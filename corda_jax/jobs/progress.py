@@ -11,8 +11,8 @@ from tqdm import tqdm
 class Progress:
   """Counts steps on the console and averages their metrics between reports.
 
-  Metrics stay on the device until a report, and the newest step's until the one after: reading
-  them never makes the device wait.
+  Metrics stay on the device until a report, and the newest step's until the one after, so that
+  reading them does not make the device wait for the host.
 
   Args:
     first: steps made before.
@@ -37,6 +37,7 @@ class Progress:
       # The first step compiles, or follows an evaluation: neither belongs in the rate.
       jax.block_until_ready(metrics)
       self._since = time.monotonic()
+      self._bar.unpause()  # nor in the bar's rate and its time left
     else:
       self._steps += 1
     self._bar.update()
@@ -65,9 +66,9 @@ class Progress:
 
 
 def _summary(means: Mapping[str, float]) -> str:
-  parts = [f"loss {means['total']:.3f}", f"source {means['ce_src']:.3f}"]
+  parts = [f"loss {means['total']:.3f}", f"source CE {means['ce_src']:.3f}"]
   if "ce_mix" in means:
-    parts += [f"mixed {means['ce_mix']:.3f}", f"confident {means['confident_fraction']:.0%}"]
+    parts += [f"mixed CE {means['ce_mix']:.3f}", f"confident {means['confident_fraction']:.0%}"]
   if "images_per_second" in means:
     parts.append(f"{means['images_per_second']:.0f} images/s")
   return ", ".join(parts)

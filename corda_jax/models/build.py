@@ -19,9 +19,10 @@ _INITIALIZERS = {
 }
 
 
-def _initializer(name: str) -> nn.initializers.Initializer:
+def _initializer(config: Any, field: str) -> nn.initializers.Initializer:
+  name = config[field]
   if name not in _INITIALIZERS:
-    raise UserError(f"model.kernel_init is {name!r}, wanted one of {sorted(_INITIALIZERS)}")
+    raise UserError(f"model.{field} is {name!r}, wanted one of {sorted(_INITIALIZERS)}")
   return _INITIALIZERS[name]
 
 
@@ -33,7 +34,7 @@ def build_model(config: Any) -> nn.Module:
   """
   types = {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
   encoder = ResNet(
-    kernel_init=_initializer(config.kernel_init),
+    kernel_init=_initializer(config, "kernel_init"),
     **{name: _frozen(value) for name, value in config.encoder.items()},
     **types,
   )
@@ -41,6 +42,7 @@ def build_model(config: Any) -> nn.Module:
     "encoder": encoder,
     "num_classes": config.num_classes,
     "classifier_dilations": tuple(config.classifier_dilations),
+    "head_init": _initializer(config, "head_init"),
     **types,
   }
   if config.name == "deeplab":
@@ -51,7 +53,7 @@ def build_model(config: Any) -> nn.Module:
       initial_semantics_from=config.initial_semantics_from,
       depth=config.depth,
       correlation=config.correlation,
-      kernel_init=_initializer(config.kernel_init),
+      kernel_init=_initializer(config, "kernel_init"),
       **common,
     )
   raise UserError(f"model.name is {config.name!r}, wanted 'corda' or 'deeplab'")

@@ -79,10 +79,10 @@ class BatchNorm(nn.Module):
     momentum: share of a running statistic that a training step keeps.
     trainable: whether scale and bias receive gradients.
     dtype: of the output; None: that of the input. Statistics are never below float32.
-    param_dtype: of parameters and running statistics.
+    param_dtype: of the parameters.
   """
 
-  epsilon: float = 1e-5
+  epsilon: float = 1e-5  # PyTorch's default, as is the momentum; the release sets neither
   momentum: float = 0.9
   trainable: bool = True
   dtype: Dtype | None = None
@@ -94,8 +94,9 @@ class BatchNorm(nn.Module):
     shape = (x.shape[-1],)
     scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
-    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
-    running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+    stats_dtype = accumulation_dtype(self.param_dtype)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stats_dtype)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape, stats_dtype)
     if not self.trainable:
       scale, bias = jax.lax.stop_gradient((scale, bias))
     dtype = self.dtype or x.dtype

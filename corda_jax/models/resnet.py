@@ -61,7 +61,8 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
   """A residual encoder of bottlenecks.
 
-  The defaults are the released encoder: ResNet-101, output stride 8.
+  The defaults are the released encoder, ResNet-101 at output stride 8, but for `kernel_init`: the
+  release draws N(0, 0.01) and then loads pretrained weights.
 
   Attributes:
     stage_sizes: blocks a stage.

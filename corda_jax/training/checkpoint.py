@@ -1,7 +1,8 @@
 """Checkpoints: the newest and the best by target mIoU, written atomically in the background."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,19 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from corda_jax.errors import UserError
 
-# Parts of a configuration that a run may change when it is resumed: they touch no number of it.
-_FREE_FIELDS = frozenset(
-  {"log_every", "evaluate_every", "checkpoint_every", "keep_best", "evaluation", "data"}
+# What a resumed run may change: fields that touch no number of its training.
+_FREE_FIELDS = (
+  "log_every",
+  "evaluate_every",
+  "checkpoint_every",
+  "keep_best",
+  "evaluation.",
+  "data.records_dir",
+  "data.source.root",
+  "data.target.root",
+  "data.prepare_processes",
+  "data.reader_threads",
+  "data.evaluation_batch_size",
 )
 
 
@@ -49,7 +60,8 @@ class Checkpoints:
   def save(self, step: int, state: Any, *, miou: float | None) -> None:
     """Starts writing `state`; a checkpoint appears under its name when it is whole."""
     metrics = None if miou is None else {"miou": miou}
-    self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    with self._told():
+      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint, or None."""
@@ -67,48 +79,86 @@ class Checkpoints:
       like: a pytree of arrays or ShapeDtypeStructs with shardings, of the wanted structure.
 
     Raises:
-      UserError: the checkpoint holds other arrays than `like`.
+      UserError: the checkpoint is damaged, or holds other arrays than `like`.
     """
     try:
       return self._manager.restore(step, args=ocp.args.StandardRestore(like))
-    except (ValueError, KeyError) as error:
-      first = str(error).strip().splitlines()[0]
+    except (ValueError, KeyError, OSError) as error:
+      folder = self._manager.directory / str(step)
       raise UserError(
-        f"checkpoint {step} in {self._manager.directory} does not fit this configuration: {first}; "
-        "use the configuration that wrote it or another --workdir"
+        f"the checkpoint {folder} is damaged or of another network ({_first_line(error)}): delete "
+        "that folder to use the one before, or give the configuration that wrote it"
       ) from error
 
   def close(self) -> None:
-    """Waits for writes under way."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for writes under way.
+
+    Raises:
+      UserError: a checkpoint could not be written.
+    """
+    with self._told():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    """Turns what a full or lost disk makes the library raise into one line."""
+    try:
+      yield
+    except (OSError, ValueError, RuntimeError) as error:
+      raise UserError(
+        f"a checkpoint in {self._manager.directory} cannot be written ({_first_line(error)}): make "
+        "room or mend the disk; the same command goes on from the newest whole one"
+      ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def check_config(
+  workdir: Path, config: Mapping[str, Any], *, parts: Sequence[str] | None = None
+) -> None:
+  """Compares a configuration with the one in `workdir/config.json`, if that is there.
+
+  Args:
+    workdir: folder of the run.
+    config: the whole configuration.
+    parts: its parts that matter, such as "model"; None: all that touch the numbers of training.
+
+  Raises:
+    UserError: they differ; names the fields.
+  """
+  path = Path(workdir) / "config.json"
+  if not path.exists():
+    return
+  old, new = (_flatten(tree) for tree in (json.loads(path.read_text()), _as_json(config)))
+  differing = [
+    f"{name} ({old.get(name)} → {new.get(name)})"
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name)
+    and not name.startswith(_FREE_FIELDS)
+    and (parts is None or name.split(".")[0] in parts)
+  ]
+  if differing:
+    raise UserError(
+      f"{workdir} holds a run with another configuration: {', '.join(differing)}; restore these "
+      "values or choose another --workdir"
+    )
 
 
 def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
-  """Writes `workdir/config.json`, or checks the one that is there.
-
-  Raises:
-    UserError: the run in `workdir` was started with another configuration; names the fields.
-  """
-  path = Path(workdir) / "config.json"
-  new = _flatten(json.loads(json.dumps(config)))
-  if path.exists():
-    old = _flatten(json.loads(path.read_text()))
-    differing = sorted(
-      name
-      for name in old.keys() | new.keys()
-      if name.split(".")[0] not in _FREE_FIELDS and old.get(name) != new.get(name)
-    )
-    if differing:
-      changes = ", ".join(f"{n} ({old.get(n)} → {new.get(n)})" for n in differing)
-      raise UserError(
-        f"{workdir} holds a run with another configuration: {changes}; "
-        "restore these values or choose another --workdir"
-      )
+  """Writes `workdir/config.json`, whole or not at all."""
   if jax.process_index() == 0:
+    path = Path(workdir) / "config.json"
     partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    partial.write_text(json.dumps(_as_json(config), indent=2, sort_keys=True) + "\n")
     partial.replace(path)
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The configuration as a JSON file gives it back: tuples are lists."""
+  return json.loads(json.dumps(config))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,12 @@ def test_class_and_confident_fraction(float64, random):
   np.testing.assert_allclose(fraction, (probability.max(-1) >= 0.8).mean(), rtol=1e-15)
 
 
+def test_a_pixel_at_the_threshold_is_confident():
+  logits = jnp.zeros((1, 1, 1, 2))  # both classes have exactly one half
+  _, fraction = pseudo_labels.pseudo_labels(logits, threshold=0.5)
+  assert fraction == 1
+
+
 def test_discrepancy_weight_by_hand(float64):
   target = jnp.array([[[4.0, 10.0, 10.0, 7.0]]])
   source = jnp.array([[[4.0, 12.0, 90.0, 70.0]]])

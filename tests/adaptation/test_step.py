@@ -39,6 +39,22 @@ def assert_close(got, expected, tolerance):
     np.testing.assert_allclose(other, value, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
+def test_each_step_draws_anew_and_a_resumed_one_the_same():
+  config = tiny.get_config(**{"optimizer.learning_rate": 0.0})
+  mesh = make_mesh(jax.devices()[:1])
+  experiment = Experiment.from_config(config, mesh)
+  step, key = compile_step(experiment), jax.random.key(config.seed)
+  batch = put_batch(mesh, step_inputs(tiny.get_batch()))
+  mixed = {}
+  for number in (1, 2, 1):
+    state = experiment.initial_state()
+    donated = jax.tree.leaves(state.params)[0]
+    _, metrics = step(state.replace(step=jnp.int32(number)), batch, key)
+    mixed.setdefault(number, []).append(float(metrics["ce_mix"]))
+    assert donated.is_deleted()  # the step works in the memory of the state that it is given
+  assert mixed[1][0] == mixed[1][1] != mixed[2][0]
+
+
 def test_four_devices_give_the_numbers_of_one(float64):
   # In float64, so that nothing but the order of sums may differ.
   types = {"model.dtype": "float64", "model.param_dtype": "float64"}
@@ -96,6 +112,10 @@ def compiled(**overrides):
   if "final_D" in state.params:  # let the depth heads disagree, as they do once they are trained
     louder = jax.tree.map(lambda x: 100 * x, state.params["final_D"])
     state = state.replace(params=state.params | {"final_D": louder})
+  # A teacher of its own, so that taking the student for it shows.
+  teacher = jax.tree.map(lambda x: 1.1 * x, state.teacher_params)
+  stats = jax.tree.map(lambda x: x + 0.25, state.teacher_batch_stats)
+  state = state.replace(teacher_params=teacher, teacher_batch_stats=stats)
   return experiment, inputs, draws, state, function
 
 
@@ -178,7 +198,9 @@ def test_losses_and_statistics_follow_the_description(weights):
 def test_early_pseudo_labels_come_from_the_initial_prediction():
   experiment, inputs, _, state, _ = compiled()
   fractions = {}
-  outputs, _ = forward(experiment, state.params, state.batch_stats, inputs["target_image"])
+  outputs, _ = forward(
+    experiment, state.teacher_params, state.teacher_batch_stats, inputs["target_image"]
+  )
   for step, name in ((EARLY - 1, "initial_S"), (EARLY, "S")):
     fractions[step] = float(one_step(step)[-1]["confident_fraction"])
     confidence = np.asarray(jax.nn.softmax(outputs[name])).max(-1)

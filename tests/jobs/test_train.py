@@ -1,14 +1,17 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate, format_scores, scores
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.train import train
-from corda_jax.training.checkpoint import Checkpoints, record_config
+from corda_jax.resize import resize_aligned
+from corda_jax.training.checkpoint import Checkpoints, check_config, record_config
 from corda_jax.training.sharding import check_divisible, make_mesh
 from tests import tiny
 
@@ -84,10 +87,20 @@ def test_evaluation_counts_each_valid_frame_once(experiment):
   assert confusion.sum() == (labels != 255).sum()
   np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels[labels != 255], minlength=19))
 
-  # Teacher and student are equal at first; after that the network that is asked for counts.
   pictures = evaluator.pictures(state, tiny.evaluation_batches(), 6)
   assert pictures["prediction"].shape == (6, tiny.HEIGHT, tiny.WIDTH)
   assert set(pictures) == {"image", "label", "prediction", "inverse_depth", "difficulty"}
+  images = np.concatenate([b["image"][b["valid"]] for b in batches])[:6]
+  x = experiment.normalization.normalize(jnp.asarray(images))
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  outputs = experiment.model.apply(variables, x, train=False)
+  target, source = (
+    np.asarray(resize_aligned(outputs[n], (tiny.HEIGHT, tiny.WIDTH)))[..., 0]
+    for n in ("D", "D_src")
+  )
+  np.testing.assert_allclose(pictures["inverse_depth"], target, atol=1e-4)
+  difficulty = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)
+  np.testing.assert_allclose(pictures["difficulty"], difficulty, atol=1e-4)
   matrix = np.zeros((19, 19), int)
   for label, prediction in zip(labels[:6], pictures["prediction"], strict=True):
     valid = label != 255
@@ -107,9 +120,6 @@ def test_evaluation_reads_the_network_that_is_asked_for(tmp_path):
   state = state.replace(teacher_params=jax.tree.map(lambda x: -x, state.teacher_params))
   results = [Evaluator(e).confusion(state, tiny.evaluation_batches()) for e in (student, teacher)]
   assert (results[0] != results[1]).any()
-  config = tiny.get_config(**{"evaluation.network": "ensemble"})
-  with pytest.raises(UserError, match=r"evaluation.network is 'ensemble'"):
-    Evaluator(Experiment.from_config(config, student.mesh)).confusion(state, iter(()))
 
 
 def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
@@ -123,27 +133,41 @@ def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
   checkpoints = Checkpoints(tmp_path)
   assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
   other = Experiment.from_config(tiny.get_config(**{"model.task_width": 8}), experiment.mesh)
-  with pytest.raises(UserError, match="does not fit this configuration"):
+  with pytest.raises(UserError, match="damaged or of another network"):
     checkpoints.restore(5, other.state_shapes())
   checkpoints.close()
 
 
 def test_a_run_refuses_another_configuration(tmp_path):
+  check_config(tmp_path, tiny.get_config().to_dict())  # nothing there yet
   record_config(tmp_path, tiny.get_config().to_dict())
-  record_config(tmp_path, tiny.get_config(log_every=7).to_dict())
-  changed = tiny.get_config(**{"optimizer.momentum": 0.5, "seed": 3})
-  with pytest.raises(UserError, match=r"optimizer.momentum \(0.9 → 0.5\), seed \(0 → 3\)"):
-    record_config(tmp_path, changed.to_dict())
+  free = {"log_every": 7, "evaluation.classes": "synthia_13", "data.source.root": "elsewhere"}
+  check_config(tmp_path, tiny.get_config(**free).to_dict())
+  changed = tiny.get_config(**{"optimizer.momentum": 0.5, "data.batch_size": 8}).to_dict()
+  told = r"data.batch_size \(4 → 8\), optimizer.momentum \(0.9 → 0.5\)"
+  with pytest.raises(UserError, match=told):
+    check_config(tmp_path, changed)
+  check_config(tmp_path, changed, parts=("model",))
+  changed = tiny.get_config(**{"model.classifier_dilations": (2, 5)}).to_dict()
+  with pytest.raises(UserError, match=r"model.classifier_dilations"):
+    check_config(tmp_path, changed, parts=("model",))
+
+
+def test_checkpoints_that_cannot_be_written_are_told(experiment, tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path)
+
+  def full(*_, **__):
+    raise OSError(28, "No space left on device", str(tmp_path))
+
+  monkeypatch.setattr(checkpoints._manager, "save", full)
+  with pytest.raises(UserError, match=r"cannot be written .*No space left on device"):
+    checkpoints.save(1, experiment.initial_state(), miou=None)
+  checkpoints.close()
 
 
 def test_nothing_to_evaluate_is_told(experiment, tmp_path):
   with pytest.raises(UserError, match="no checkpoints in"):
     evaluate(experiment, tmp_path, tiny.evaluation_batches)
-  other = Experiment.from_config(
-    tiny.get_config(**{"evaluation.checkpoint": "newest"}), experiment.mesh
-  )
-  with pytest.raises(UserError, match=r"evaluation.checkpoint is 'newest'"):
-    evaluate(other, tmp_path, tiny.evaluation_batches)
 
 
 def test_batches_that_devices_cannot_share_are_refused():
@@ -161,8 +185,65 @@ def test_scores_table_and_class_sets():
   assert result["iou"]["terrain"] is None
   np.testing.assert_allclose(result["iou"]["sidewalk"], 50)
   np.testing.assert_allclose(result["miou"], (50 + 200 / 3 + 13 * 100) / 15)
+  np.testing.assert_allclose(
+    result["pixel_accuracy"], 100 * (confusion.sum() - 1) / confusion.sum()
+  )
   table = format_scores(result)
   assert "sidewalk" in table
-  assert "synthia_16" in table
-  with pytest.raises(UserError, match=r"evaluation.classes is 'twelve'"):
-    scores(confusion, "twelve")
+  assert "terrain" in table
+  assert "(not in the mean)" in table.splitlines()[10]
+  assert "over 16 classes" in table
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "told"),
+  [
+    ("num_steps", 0, "num_steps is 0, wanted 1 or more"),
+    ("log_every", 0, "log_every is 0, wanted 1 or more"),
+    ("evaluation.pictures", -1, "evaluation.pictures is -1, wanted 0 or more"),
+    ("evaluation.classes", "twelve", "evaluation.classes is 'twelve', wanted 'all' or"),
+    ("evaluation.network", "both", "evaluation.network is 'both', wanted 'student' or 'teacher'"),
+    ("evaluation.checkpoint", "newest", "evaluation.checkpoint is 'newest', wanted 'latest' or"),
+    ("model.dtype", "float17", "model.dtype is 'float17', wanted"),
+    ("model.dtype", "float64", "JAX_ENABLE_X64=1"),
+    ("model.num_classes", 5, "model.num_classes is 5, wanted 19"),
+    ("data.crop_height", 600, "the crop is 25x600 but target frames are 1024x512"),
+    ("model.depth", False, "model.correlation is True and model.depth is False"),
+    ("model.initial_semantics_from", "both", "model.initial_semantics_from is 'both', wanted"),
+    ("model.encoder.strides", (1,), "model.encoder: .* one entry a stage"),
+  ],
+)
+def test_configurations_that_cannot_work_are_refused(field, value, told):
+  with pytest.raises(UserError, match=told):
+    Experiment.from_config(tiny.get_config(**{field: value})).state_shapes()
+
+
+def test_depth_heads_want_depth_somewhere():
+  fields = {"data.source.depth": "none", "data.target.depth": "none"}
+  with pytest.raises(UserError, match=r"are 'none'.* set model.depth=False"):
+    Experiment.from_config(tiny.get_config(**fields))
+  fields |= {"model.depth": False, "model.correlation": False}
+  Experiment.from_config(tiny.get_config(**fields))
+
+
+def test_progress_averages_what_lies_between_reports(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr("time.monotonic", lambda: now[0])
+  progress = Progress(0, 10, images_per_step=6)
+
+  def steps(values):
+    for value in values:
+      progress.update({"total": jnp.float32(value), "ce_src": jnp.float32(2 * value)})
+      now[0] += 0.5
+
+  steps([1, 2, 3])
+  # The newest step is left for the next report; the first one starts the clock and has no rate.
+  assert progress.report() == {"total": 1.5, "ce_src": 3.0, "images_per_second": 6 * 2 / 1.5}
+  steps([5, 7])
+  means = progress.report()
+  assert (means["total"], means["images_per_second"]) == (4.0, 6 * 2 / 1.0)
+  progress.message("evaluated")  # what takes time beside training stops the clock
+  now[0] += 100
+  steps([9])
+  assert "images_per_second" not in progress.report()
+  progress.close()

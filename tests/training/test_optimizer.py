@@ -10,8 +10,10 @@ from tests import tiny
 
 NAMES = {
   "encoder/stem_conv/kernel": (1.0, 1),
+  "encoder/stem_norm/scale": (0.0, 0),
   "encoder/stage1_block0/conv2/kernel": (1.0, 3),
   "encoder/stage1_block0/projection_conv/kernel": (1.0, 4),
+  "encoder/stage1_block0/projection_norm/bias": (0.0, 0),
   "encoder/stage1_block0/norm2/scale": (0.0, 0),
   "decoder_S_block0/norm1/bias": (10.0, 1),
   "final_S/kernel0": (10.0, 1),
@@ -35,6 +37,8 @@ def test_groups_are_the_releases():
     assert parameter_group(name, config, freeze_encoder_affine=True) == expected
   affine = "encoder/stage1_block0/norm2/scale"
   assert parameter_group(affine, config, freeze_encoder_affine=False) == (1.0, 3)
+  affine = "encoder/stage1_block0/projection_norm/scale"
+  assert parameter_group(affine, config, freeze_encoder_affine=False) == (1.0, 4)
 
 
 def test_updates_agree_with_repeated_pytorch_sgd(float64, random):

@@ -1,0 +1,68 @@
+"""Finds mistakes in a configuration before anything is rendered, prepared or trained."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from corda_jax import labels
+from corda_jax.errors import UserError
+
+_AT_LEAST = {
+  "num_steps": 1,
+  "log_every": 1,
+  "evaluate_every": 1,
+  "checkpoint_every": 1,
+  "keep_best": 0,
+  "evaluation.max_frames": 0,
+  "evaluation.pictures": 0,
+  "data.batch_size": 1,
+  "data.evaluation_batch_size": 1,
+}
+
+_FLOATS = ("float32", "bfloat16", "float16", "float64")
+
+_ONE_OF = {
+  "evaluation.classes": tuple(labels.CLASS_SETS),
+  "evaluation.network": ("student", "teacher"),
+  "evaluation.checkpoint": ("latest", "best"),
+  "model.dtype": _FLOATS,
+  "model.param_dtype": _FLOATS,
+  "model.num_classes": (labels.NUM_CLASSES,),  # what the data sets have
+}
+
+
+def validate(config: Any) -> None:
+  """Raises UserError where a value of `config` cannot work, alone or with others."""
+
+  def value(name):
+    node = config
+    for part in name.split("."):
+      node = node[part]
+    return node
+
+  for name, least in _AT_LEAST.items():
+    if value(name) < least:
+      raise UserError(f"{name} is {value(name)}, wanted {least} or more")
+  for name, choices in _ONE_OF.items():
+    if value(name) not in choices:
+      wanted = " or ".join(repr(choice) for choice in choices)
+      raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  if "float64" in (config.model.dtype, config.model.param_dtype) and not jnp.zeros(()).dtype == (
+    jnp.float64
+  ):
+    raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
+  data = config.data
+  for domain in ("source", "target"):
+    frame = (data[domain].height, data[domain].width)
+    if not (1 <= data.crop_height <= frame[0] and 1 <= data.crop_width <= frame[1]):
+      raise UserError(
+        f"the crop is {data.crop_width}x{data.crop_height} but {domain} frames are "
+        f"{frame[1]}x{frame[0]} (width x height): set data.crop_width and data.crop_height to at "
+        "most that"
+      )
+  depth = config.model.name == "corda" and config.model.depth
+  if depth and data.source.depth == data.target.depth == "none":
+    raise UserError(
+      "data.source.depth and data.target.depth are 'none', but the network has depth heads: set "
+      "model.depth=False and model.correlation=False"
+    )
