@@ -99,9 +99,9 @@ def _write_pictures(
   pictures = Evaluator(experiment).pictures(state, validation(), count)
   if jax.process_index() > 0:
     return None
-  sheet = workdir / "pictures" / f"step_{result['step']:06d}.png"
-  sheet.parent.mkdir(exist_ok=True)
   network = experiment.config.evaluation.network
+  sheet = workdir / "pictures" / f"{network}_step_{result['step']:06d}.png"
+  sheet.parent.mkdir(exist_ok=True)
   title = (
     f"{workdir.name}: frames of the target's validation set, {network} after {result['step']} "
     f"steps, mIoU {result['miou']:.1f} %"

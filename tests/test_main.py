@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_run_from_nothing_to_pictures(finished):
   scores = json.loads((workdir / "results.json").read_text())
   assert scores["step"] == 2
   assert len(scores["iou"]) == 19
-  assert (workdir / "pictures" / "step_000002.png").read_bytes().startswith(b"\x89PNG")
+  assert (workdir / "pictures" / "student_step_000002.png").read_bytes().startswith(b"\x89PNG")
   assert list((workdir / "tensorboard").glob("events.*"))
   assert (workdir / "checkpoints" / "2").is_dir()
   assert json.loads((workdir / "config.json").read_text())["model"]["encoder"]["width"] == 4
@@ -105,9 +106,20 @@ def test_nothing_to_evaluate(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
+def test_unreadable_image(finished, tmp_path):
+  shutil.copytree(finished[0] / "gta5", tmp_path / "gta5")
+  broken = tmp_path / "gta5" / "images" / "00002.png"
+  broken.write_bytes(broken.read_bytes()[:100])
+  assert_one_line(run(command(tmp_path)), str(broken))
+  assert not list(tmp_path.rglob("*.array_record*"))
+  assert not (tmp_path / "run" / "config.json").exists()
+
+
 def assert_one_line(result, *wanted):
   assert result.returncode not in (0, None)
-  lines = [line for line in result.stderr.strip().splitlines() if line]
+  # Besides a progress bar.
+  lines = [x for x in result.stderr.splitlines() if x.strip() and "frame/s]" not in x]
   assert len(lines) == 1, result.stderr
   for text in wanted:
     assert text in lines[0]
