@@ -140,10 +140,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
       raise UserError(f"unknown argument {arguments[1]!r}: flags begin with --")
     run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
-  except UserError as error:
+  except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {error}")
-  except OSError as error:
-    sys.exit(f"error: {error}")  # a full disk, a folder that cannot be read: the message names it
   except KeyboardInterrupt:
     print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
     sys.exit(130)

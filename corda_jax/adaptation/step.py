@@ -196,7 +196,7 @@ def adapt(
   def upsample(outputs):
     return {name: resize_aligned(x, size) for name, x in outputs.items()}
 
-  teacher_stats, mixed, pseudo_label, confident = state.teacher_batch_stats, None, None, None
+  teacher_stats, mixed = state.teacher_batch_stats, None
   if config.adapt:
     outputs, teacher_stats = forward(
       state.teacher_params, state.teacher_batch_stats, inputs["target_image"]

@@ -1,7 +1,6 @@
 """Scores a network on the target's validation set."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.metrics import confusion_matrix, intersection_over_union, mean_iou
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.resize import resize_aligned
-from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.checkpoint import Checkpoints, write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState
 
@@ -159,13 +158,6 @@ def format_scores(result: Mapping[str, Any]) -> str:
   lines.append(f"{'mIoU':<{width}}  {result['miou']:5.1f}  over {len(counted)} classes")
   lines.append(f"pixel accuracy {result['pixel_accuracy']:.1f} %")
   return "\n".join(lines)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-  """Writes `value` to `path` whole or not at all."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(value, indent=2) + "\n")
-  partial.replace(path)
 
 
 def evaluate(

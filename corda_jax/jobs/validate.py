@@ -47,9 +47,8 @@ def validate(config: Any) -> None:
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
-  if "float64" in (config.model.dtype, config.model.param_dtype) and not jnp.zeros(()).dtype == (
-    jnp.float64
-  ):
+  wide = "float64" in (config.model.dtype, config.model.param_dtype)
+  if wide and jnp.result_type(float) != jnp.float64:
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
   data = config.data
   for domain in ("source", "target"):

@@ -10,36 +10,25 @@ from typing import Any
 
 import numpy as np
 
-# Module names of the release → module names here; the first pattern that fits counts.
-_MODULES = tuple(
-  (re.compile(pattern), replacement)
-  for pattern, replacement in (
-    (r"conv1", "encoder/stem_conv"),
-    (r"bn1", "encoder/stem_norm"),
-    (r"layer(\d)\.(\d+)\.(.+)", r"encoder/stage\1_block\2/\3"),
-    (r"initial_task_prediction_heads\.layers\.(\w+)\.(\d)\.(.+)", r"decoder_\1_block\2/\3"),
-    # The release names the task that hears first, and the one that speaks second.
-    (
-      r"multi_modal_distillation\.self_attention\.(\w)\.(\w)\.conv",
-      r"correlation_\2_to_\1/message",
-    ),
-    (
-      r"multi_modal_distillation\.self_attention\.(\w)\.(\w)\.attention\.0",
-      r"correlation_\2_to_\1/attention",
-    ),
-    (r"initial_task_prediction_heads\.conv_out\.(.+)", r"initial_\1"),
-    (r"heads\.(.+)", r"final_\1"),
-  )
-)
-_LAYERS = tuple(
-  (re.compile(pattern), replacement)
-  for pattern, replacement in (
-    (r"/downsample\.0$", "/projection_conv"),
-    (r"/downsample\.1$", "/projection_norm"),
-    (r"/bn(\d)$", r"/norm\1"),
-  )
-)
-_BRANCH = re.compile(r"(.+)\.conv2d_list\.(\d)$")  # of a dilated classifier
+# Module names of the release → module names here; the first pattern that fits whole counts.
+_MODULES = {
+  r"conv1": r"encoder/stem_conv",
+  r"bn1": r"encoder/stem_norm",
+  r"layer(\d)\.(\d+)\.(.+)": r"encoder/stage\1_block\2/\3",
+  r"initial_task_prediction_heads\.layers\.(\w+)\.(\d)\.(.+)": r"decoder_\1_block\2/\3",
+  # The release names the task that hears first, and the one that speaks second.
+  r"multi_modal_distillation\.self_attention\.(\w)\.(\w)\.conv": r"correlation_\2_to_\1/message",
+  r"multi_modal_distillation\.self_attention\.(\w)\.(\w)\.attention\.0": (
+    r"correlation_\2_to_\1/attention"
+  ),
+  r"initial_task_prediction_heads\.conv_out\.(.+)": r"initial_\1",
+  r"heads\.(.+)": r"final_\1",
+}
+_LAYERS = {
+  r"/downsample\.0$": "/projection_conv",
+  r"/downsample\.1$": "/projection_norm",
+  r"/bn(\d)$": r"/norm\1",
+}
 
 
 def variable_path(name: str) -> tuple[str, str]:
@@ -56,20 +45,19 @@ def variable_path(name: str) -> tuple[str, str]:
     KeyError: the release has no such tensor.
   """
   module, _, leaf = name.rpartition(".")
-  for pattern, replacement in _MODULES:
-    if pattern.fullmatch(module):
-      path = pattern.sub(replacement, module)
-      break
-  else:
+  fitting = (item for item in _MODULES.items() if re.fullmatch(item[0], module))
+  pattern, replacement = next(fitting, (None, None))
+  if pattern is None:
     raise KeyError(f"{name!r} is no tensor of a released CorDA network")
-  for pattern, replacement in _LAYERS:
-    path = pattern.sub(replacement, path)
+  path = re.sub(pattern, replacement, module)
+  for pattern, replacement in _LAYERS.items():
+    path = re.sub(pattern, replacement, path)
   if leaf.startswith("running_"):
     return "batch_stats", f"{path}/{leaf.removeprefix('running_')}"
   if "norm" in path:
     return "params", f"{path}/{'scale' if leaf == 'weight' else 'bias'}"
   kind = "kernel" if leaf == "weight" else "bias"
-  if branch := _BRANCH.match(path):
+  if branch := re.fullmatch(r"(.+)\.conv2d_list\.(\d)", path):
     return "params", f"{branch[1]}/{kind}{branch[2]}"
   return "params", f"{path}/{kind}"
 

@@ -150,10 +150,14 @@ def check_config(
 def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
   """Writes `workdir/config.json`, whole or not at all."""
   if jax.process_index() == 0:
-    path = Path(workdir) / "config.json"
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(_as_json(config), indent=2, sort_keys=True) + "\n")
-    partial.replace(path)
+    write_json(Path(workdir) / "config.json", config)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+  """Writes `value` to `path` whole or not at all."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(json.dumps(value, indent=2) + "\n")
+  partial.replace(path)
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:

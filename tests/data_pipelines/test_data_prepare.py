@@ -132,10 +132,13 @@ def test_prepared_once(tmp_path):
 
 def test_moved_files_are_the_same_files(tmp_path):
   config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
-  run(config, tmp_path / "records")
+  report = run(config, tmp_path / "records").data_path / "preparation.json"
+  written = os.stat(report).st_mtime_ns
   shutil.move(tmp_path / "files", tmp_path / "moved")
   config.root = str(tmp_path / "moved")
-  run(config, tmp_path / "records")
+  again = run(config, tmp_path / "records")
+  assert len(examples(again)) == 3
+  assert os.stat(report).st_mtime_ns == written
 
 
 @pytest.mark.parametrize("change", ["size", "number", "names"])

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow
 from PIL import Image
 from scipy import io as scipy_io
 
@@ -53,7 +54,6 @@ def depth_of(inverse):
   ],
 )
 def test_png_is_read_back_by_another_decoder(dtype, shape):
-  tensorflow = pytest.importorskip("tensorflow")
   array = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
   decoded = tensorflow.io.decode_png(png.encode(array), dtype=tensorflow.as_dtype(dtype)).numpy()
   np.testing.assert_array_equal(decoded.reshape(shape), array)
@@ -135,7 +135,6 @@ def test_gta5_layout(tmp_path):
 
 
 def test_synthia_layout(tmp_path):
-  tensorflow = pytest.importorskip("tensorflow")
   root = write.write_synthia(tmp_path / "synthia", frames=1, **ONE)
   folders = ("RGB", "GT/LABELS", "synthia_mapped_to_cityscapes", "Depth/Depth")
   assert set(files_of(root)) == {f"{f}/0000000.png" for f in folders} | {"street_world.json"}
