@@ -6,6 +6,32 @@ the command line: `--config.optimizer.learning_rate=1e-3`.
 
 import ml_collections
 
+# What the publication says where the release does otherwise; docs/paper_and_release.md tells why.
+_AS_PUBLISHED = {
+  "model.classifier_dilations": (6, 12, 18, 24),
+  "method.depth_weight.share_across_batch": False,
+  "optimizer.encoder_updates_per_step.stem": 1,
+  "optimizer.encoder_updates_per_step.residual": 1,
+  "optimizer.encoder_updates_per_step.projection": 1,
+}
+
+
+def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
+  """Sets the switches between publication and release.
+
+  Args:
+    config: as released.
+    preset: "as_released" changes nothing; "as_published" follows the publication.
+
+  Raises:
+    ValueError: there is no such preset.
+  """
+  if preset not in ("as_released", "as_published"):
+    raise ValueError(f"preset {preset!r} is unknown, wanted 'as_released' or 'as_published'")
+  if preset == "as_published":
+    config.update_from_flattened_dict(_AS_PUBLISHED)
+  return config
+
 
 def get_config() -> ml_collections.ConfigDict:
   """The released GTA5 → Cityscapes recipe (ResNet-101, 250,000 steps of 2 + 2 crops)."""
@@ -53,6 +79,7 @@ def get_model_config() -> ml_collections.ConfigDict:
       "stem_kernel": 7,
       "stem_stride": 2,
       "stem_pool": True,
+      "stem_pool_ceil": True,  # its size rounded up, as in DeepLab v2; torchvision rounds down
       "strides": (1, 2, 1, 1),  # output stride 8, with stem and pooling
       "dilations": (1, 1, 2, 4),
       "trainable_affine": False,  # scales and biases of the encoder's normalisations
@@ -79,23 +106,36 @@ def get_method_config() -> ml_collections.ConfigDict:
   method.adapt = True  # False: supervised training on the source alone
   method.source_depth_loss_weight = 0.01
   method.mixed_depth_loss_weight = 0.001
-  method.initial_pseudo_label_steps = (
-    25_001  # steps whose pseudo-labels come from initial_S; then S
-  )
+  # What the cross-entropy of the mixed image is averaged over: "all" pixels (released: ignored
+  # ones count as zeros) or the "valid" ones.
+  method.mixed_mean_over = "all"
+  method.mix_ignored = True  # whether ignored source pixels are a class that can be pasted
+  # Pseudo-labels come from initial_S in so many first steps, and from S after them.
+  method.initial_pseudo_label_steps = 25_001
   method.confidence_threshold = 0.968  # least teacher probability of a confident pixel
+  # Pixels whose confident share weighs the pseudo-labels: of the "batch" or of each "image".
+  method.confident_fraction_over = "batch"
   method.teacher_decay = 0.999
+  # Statistics that the teacher normalises by: those of the "batch" or its "running" ones.
+  method.teacher_normalization = "batch"
+  # Its running statistics: its "own" passes', or a moving "average" of the student's.
+  method.teacher_statistics = "own"
   method.depth_weight = ml_collections.ConfigDict(
     {
       "enabled": True,  # refine pseudo-labels by the discrepancy of the depth heads
+      "judge": "student",  # whose depth heads: on the mixed image; or "teacher", on the target
       "floor": 0.001,
+      "divide_by_mean": True,  # over the batch
       "share_across_batch": True,  # released broadcast; published: False
     }
   )
   method.strong_augmentation = ml_collections.ConfigDict(
     {
-      "jitter_probability": 0.8,  # once for a batch
+      "decide_for": "batch",  # whether to jitter, and to blur: once a "batch", or for each "image"
+      "jitter_probability": 0.8,
       "jitter_strength": 0.25,
-      "blur_probability": 0.5,  # once for a batch
+      "brightness": "add",  # how jitter changes it; or "multiply"
+      "blur_probability": 0.5,
       "blur_sigma": (0.15, 1.15),  # pixels
     }
   )
@@ -134,7 +174,7 @@ def get_data_config() -> ml_collections.ConfigDict:
       "root": "data/CityScapes",
       "height": 512,
       "width": 1024,
-      "depth": "mono",
+      "depth": "stereo",
     }
   )
   data.crop_height = 512  # pixels, cut at a random place from every frame

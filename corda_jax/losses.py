@@ -38,18 +38,22 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return entropy.sum() / jnp.maximum(valid.sum(), 1).astype(logits.dtype)
 
 
-def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-  """Mean over **all** pixels of cross-entropy times weight; ignored pixels count as zeros.
+def weighted_cross_entropy(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array, *, mean_over: str = "all"
+) -> jax.Array:
+  """Mean of cross-entropy times weight.
 
   Args:
     logits: [..., num_classes].
     labels: integers [...], 0..num_classes - 1 or 255.
     weights: [...], at least zero. No gradient should flow into them: pass constants.
+    mean_over: "all" pixels, as released: those of label 255 count as zeros; or the "valid" ones.
   """
   if weights.shape != labels.shape:
     raise ValueError(f"weights {weights.shape} and labels {labels.shape} differ in shape")
-  entropy, _ = _pixel_cross_entropy(logits, labels)
-  return jnp.mean(entropy * weights)
+  entropy, valid = _pixel_cross_entropy(logits, labels)
+  count = {"all": valid.size, "valid": jnp.maximum(valid.sum(), 1)}[mean_over]
+  return (entropy * weights).sum() / jnp.asarray(count, logits.dtype)
 
 
 def berhu(prediction: jax.Array, target: jax.Array) -> jax.Array:

@@ -154,6 +154,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     _CONFIG.value.num_steps  # noqa: B018 (a configuration that cannot be loaded fails on access)
   except flags.Error as error:
     message = str(error)
+    if "Traceback" in message:  # raised by the configuration file itself: the last line says what
+      message = message.splitlines()[-1].partition(": ")[2]
   except (AttributeError, KeyError) as error:
     name = str(error.args[0]).replace("\\n", " ").replace("\\", "").strip("'")
     message = f"unknown configuration field: {name}"

@@ -1,11 +1,12 @@
 """Set-up of all tests: four virtual devices, strict promotion, reference values."""
 
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+
+from tests.golden import folder
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -17,7 +18,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
   """Folder of the reference values: CORDA_GOLDEN_DIR, or tests/golden."""
-  return Path(os.environ.get("CORDA_GOLDEN_DIR", Path(__file__).parent / "golden"))
+  return folder()
 
 
 @pytest.fixture

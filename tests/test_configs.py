@@ -1,6 +1,8 @@
 """The recipes hold the released numbers, and the program can build what they describe."""
 
+import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,8 @@ OWN = {
   "gta2cs": {
     "data.source.dataset": "gta5",
     "data.source.depth": "disparity",
-    "data.target.depth": "mono",
+    "data.target.depth": "stereo",
+    "model.name": "corda",
     "model.initial_semantics_from": "encoder",
     "method.initial_pseudo_label_steps": 25_001,
     "evaluation.classes": "all",
@@ -69,17 +72,98 @@ OWN = {
     "method.initial_pseudo_label_steps": 0,
     "evaluation.classes": "synthia_16",
   },
+  "synthia2cs_mono": {
+    "data.source.dataset": "synthia",
+    "data.source.depth": "simulator",
+    "data.target.depth": "mono",
+    "model.initial_semantics_from": "decoder",
+    "method.initial_pseudo_label_steps": 0,
+    "evaluation.classes": "synthia_16",
+  },
+  "gta2cs_dacs": {
+    "data.source.dataset": "gta5",
+    "data.source.depth": "none",
+    "data.target.depth": "none",
+    "model.name": "deeplab",
+    "method.adapt": True,
+    "evaluation.classes": "all",
+  },
+  "gta2cs_source_only": {
+    "data.source.dataset": "gta5",
+    "data.source.depth": "none",
+    "data.target.depth": "none",
+    "model.name": "deeplab",
+    "method.adapt": False,
+    "evaluation.classes": "all",
+  },
+}
+
+# The release's side of every other switch between it and the publication.
+RELEASED |= {
+  "model.encoder.stem_pool_ceil": True,
+  "method.mixed_mean_over": "all",
+  "method.mix_ignored": True,
+  "method.confident_fraction_over": "batch",
+  "method.teacher_normalization": "batch",
+  "method.teacher_statistics": "own",
+  "method.depth_weight.judge": "student",
+  "method.depth_weight.divide_by_mean": True,
+  "method.strong_augmentation.decide_for": "batch",
+  "method.strong_augmentation.brightness": "add",
+}
+
+PUBLISHED = {
+  "model.classifier_dilations": (6, 12, 18, 24),
+  "method.depth_weight.share_across_batch": False,
+  "optimizer.encoder_updates_per_step.stem": 1,
+  "optimizer.encoder_updates_per_step.residual": 1,
+  "optimizer.encoder_updates_per_step.projection": 1,
 }
 
 
-@pytest.mark.parametrize("recipe", OWN)
-def test_recipes_hold_the_released_numbers(recipe):
-  config = importlib.import_module(f"configs.{recipe}").get_config()
-  for name, expected in (RELEASED | OWN[recipe]).items():
+def assert_holds(config, values):
+  for name, expected in values.items():
     value = config
     for part in name.split("."):
       value = value[part]
     assert value == expected, name
+
+
+def get_config(name, *arguments):
+  return importlib.import_module(f"configs.{name}").get_config(*arguments)
+
+
+@pytest.mark.parametrize("recipe", OWN)
+def test_recipes_hold_the_released_numbers(recipe):
+  assert_holds(get_config(recipe), RELEASED | OWN[recipe])
+  assert_holds(get_config(recipe, "as_released"), RELEASED | OWN[recipe])
+
+
+@pytest.mark.parametrize("recipe", OWN)
+def test_a_preset_turns_the_recipe_into_the_published_one(recipe):
+  config = get_config(recipe, "as_published")
+  assert_holds(config, RELEASED | OWN[recipe] | PUBLISHED)
+  assert Experiment.from_config(config).state_shapes().params
+  with pytest.raises(ValueError, match="preset 'as_written' is unknown, wanted 'as_released' or"):
+    get_config(recipe, "as_written")
+
+
+@pytest.mark.parametrize("recipe", OWN)
+def test_recipes_tell_command_score_and_source(recipe):
+  text = " ".join(importlib.import_module(f"configs.{recipe}").__doc__.split())
+  assert f"--config=configs/{recipe}.py" in text
+  assert "arXiv" in text or "AdaptSegNet" in text
+  assert "Expected: " in text
+  assert "Not run here on the real data" in text
+
+
+def test_the_table_of_switches_names_every_one_with_its_default():
+  """docs/paper_and_release.md against the configuration."""
+  path = Path(__file__).parents[1] / "docs" / "paper_and_release.md"
+  rows = re.findall(r"^\|.*?\| `([a-z_.]+)` \| `([^`]+)` \|", path.read_text(), re.MULTILINE)
+  table = {name: ast.literal_eval(default) for name, default in rows}
+  assert_holds(get_config("gta2cs"), table)
+  assert table.keys() >= PUBLISHED.keys() | {n for n in RELEASED if n.startswith("method.")}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

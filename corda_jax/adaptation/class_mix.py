@@ -9,18 +9,22 @@ import jax.numpy as jnp
 from corda_jax.labels import IGNORE
 
 
-def present_classes(labels: jax.Array, num_classes: int) -> jax.Array:
-  """Which classes each label map holds; 255 counts as a class of its own, as released.
+def present_classes(
+  labels: jax.Array, num_classes: int, *, ignored_is_a_class: bool = True
+) -> jax.Array:
+  """Which classes each label map holds.
 
   Args:
     labels: integers [B, H, W], 0..num_classes - 1 or 255.
     num_classes: number of classes.
+    ignored_is_a_class: whether 255 counts as a class that can be pasted, as released.
 
   Returns:
     bool[B, num_classes + 1]; the last entry stands for 255.
   """
   classes = jnp.asarray([*range(num_classes), IGNORE], jnp.int32)
-  return jax.vmap(lambda c: (labels.astype(jnp.int32) == c).any((1, 2)), out_axes=1)(classes)
+  present = jax.vmap(lambda c: (labels.astype(jnp.int32) == c).any((1, 2)), out_axes=1)(classes)
+  return present if ignored_is_a_class else present.at[:, -1].set(False)
 
 
 def draw_classes(key: jax.Array, present: jax.Array) -> jax.Array:

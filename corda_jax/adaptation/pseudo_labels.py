@@ -6,20 +6,34 @@ import jax.numpy as jnp
 from corda_jax.losses import NO_DEPTH
 
 
-def pseudo_labels(logits: jax.Array, *, threshold: float) -> tuple[jax.Array, jax.Array]:
-  """Most probable class of every pixel, and the share of confident pixels in the batch.
+def pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Most probable class of every pixel, and its probability.
 
   Args:
     logits: [B, H, W, num_classes] of the teacher.
-    threshold: 0..1, least probability of a confident pixel.
 
   Returns:
-    int32[B, H, W] classes, and a scalar: the fraction of all pixels of the batch whose largest
-    probability reaches `threshold`.
+    int32[B, H, W] classes, and their probabilities [B, H, W], 0..1.
   """
   confidence = jnp.exp(logits.max(-1) - jax.nn.logsumexp(logits, axis=-1))
-  confident = (confidence >= threshold).astype(logits.dtype)
-  return logits.argmax(-1).astype(jnp.int32), confident.mean()
+  return logits.argmax(-1).astype(jnp.int32), confidence
+
+
+def confident_fraction(confidence: jax.Array, *, threshold: float, over: str) -> jax.Array:
+  """Share of pixels whose confidence reaches a threshold.
+
+  Args:
+    confidence: [B, H, W] of `pseudo_labels`.
+    threshold: 0..1, least confidence of a confident pixel.
+    over: "batch", as released: one share for all images; or "image": each image has its own.
+
+  Returns:
+    [B, 1, 1], 0..1, of the dtype of `confidence`; the same value B times over a batch.
+  """
+  confident = (confidence >= threshold).astype(confidence.dtype)
+  axes = {"batch": (0, 1, 2), "image": (1, 2)}[over]
+  share = confident.mean(axes, keepdims=True)
+  return jnp.broadcast_to(share, (len(confidence), 1, 1))
 
 
 def depth_discrepancy_weight(
@@ -27,18 +41,18 @@ def depth_discrepancy_weight(
 ) -> jax.Array:
   """Trust in a pixel by how well the source's and the target's depth heads agree on it.
 
-  w = clip(relu(1 - |D_src - D| / Y) + floor + [Y == 1], 0, 1), divided by its mean over the batch:
-  low where adaptation is difficult, full where there is no depth to judge by. Source: CorDA,
-  equations 7 and 8, and the release (floor, clip, normalisation).
+  w = clip(relu(1 - |D_src - D| / Y) + floor + [Y == 1], 0, 1): low where adaptation is difficult,
+  full where there is no depth to judge by. Source: CorDA, equations 7 and 8, and the release
+  (floor, clip).
 
   Args:
     source_head: [B, H, W], inverse depth by the head trained on the source.
     target_head: [B, H, W], inverse depth by the head trained on the target.
     inverse_depth: [B, H, W], Y, 1 where unknown.
-    floor: least weight before the normalisation, above zero.
+    floor: least weight.
 
   Returns:
-    [B, H, W] with mean one, constant to the gradient.
+    [B, H, W], 0..1, constant to the gradient.
   """
   if not source_head.shape == target_head.shape == inverse_depth.shape:
     raise ValueError(
@@ -47,8 +61,7 @@ def depth_discrepancy_weight(
     )
   agreement = jax.nn.relu(1 - jnp.abs(source_head - target_head) / inverse_depth)
   unknown = (inverse_depth == NO_DEPTH).astype(agreement.dtype)
-  weight = jnp.clip(agreement + floor + unknown, 0, 1)
-  return jax.lax.stop_gradient(weight / weight.mean())
+  return jax.lax.stop_gradient(jnp.clip(agreement + floor + unknown, 0, 1))
 
 
 def pixel_weights(
@@ -56,6 +69,7 @@ def pixel_weights(
   confident_fraction: jax.Array,
   depth_weight: jax.Array | None,
   *,
+  divide_depth_weight_by_mean: bool,
   share_depth_weight_across_batch: bool,
 ) -> jax.Array:
   """Weight of every pixel of the mixed image in its cross-entropy.
@@ -64,8 +78,10 @@ def pixel_weights(
 
   Args:
     mask: bool[B, H, W], True where the mixed image shows the source.
-    confident_fraction: scalar of `pseudo_labels`.
+    confident_fraction: [B, 1, 1] of `confident_fraction`.
     depth_weight: [B, H, W] of `depth_discrepancy_weight`, or None for no such weight.
+    divide_depth_weight_by_mean: whether the depth weights are scaled to a mean of one over the
+      batch, as released.
     share_depth_weight_across_batch: as published, a pixel is weighted by its own depth weight
       (False). In the release a broadcast gives each image, at each pixel, the mean of the weights
       of all images of the batch (True).
@@ -76,6 +92,11 @@ def pixel_weights(
   weight = jnp.where(mask, jnp.ones((), confident_fraction.dtype), confident_fraction)
   if depth_weight is None:
     return weight
+  if divide_depth_weight_by_mean:
+    # No pixel of the batch may be trusted: then all weigh nothing, and nothing is divided by zero.
+    depth_weight = depth_weight / jnp.maximum(
+      depth_weight.mean(), jnp.finfo(depth_weight.dtype).tiny
+    )
   if share_depth_weight_across_batch:
     depth_weight = depth_weight.mean(0, keepdims=True)
   return weight * depth_weight

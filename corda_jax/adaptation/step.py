@@ -14,7 +14,12 @@ import optax
 from flax import linen as nn
 
 from corda_jax.adaptation import class_mix, pseudo_labels, strong_augmentation
-from corda_jax.losses import berhu, cross_entropy, weighted_cross_entropy
+from corda_jax.adaptation.objective import (
+  mixed_losses,
+  mixed_weights,
+  source_losses,
+  total_loss,
+)
 from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.resize import resize_aligned
@@ -22,10 +27,7 @@ from corda_jax.training.state import TrainState, update_teacher
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-# Depth outputs of the network, trained on the target and on the source, by the losses' suffix.
-_DEPTH_HEADS = {"": ("D", "D_src"), "_initial": ("initial_D", "initial_D_src")}
-_SEMANTIC_HEADS = {"": "S", "_initial": "initial_S"}
+Maps = dict[str, jax.Array]
 
 
 def draw(key: jax.Array, source_label: jax.Array, num_classes: int, config: Any) -> dict[str, Any]:
@@ -38,107 +40,105 @@ def draw(key: jax.Array, source_label: jax.Array, num_classes: int, config: Any)
     config: the `method` part of a configuration.
 
   Returns:
-    "mix_mask" bool[B, H, W] (True: source), "use_jitter" and "use_blur" bool scalars, "jitter" as
-    of `draw_jitter`, "blur_sigma" float32[B].
+    "mix_mask" bool[B, H, W] (True: source), "use_jitter" and "use_blur" bool[] or, decided for
+    each image, bool[B], "jitter" as of `draw_jitter`, "blur_sigma" float32[B].
   """
   keys = jax.random.split(key, 5)
   batch = source_label.shape[0]
-  present = class_mix.present_classes(source_label, num_classes)
+  present = class_mix.present_classes(
+    source_label, num_classes, ignored_is_a_class=config.mix_ignored
+  )
   chosen = class_mix.draw_classes(keys[0], present)
   augmentation = config.strong_augmentation
+  decisions = (batch,) if augmentation.decide_for == "image" else ()
   return {
     "mix_mask": class_mix.mix_mask(source_label, chosen),
-    "use_jitter": jax.random.bernoulli(keys[1], augmentation.jitter_probability),
+    "use_jitter": jax.random.bernoulli(keys[1], augmentation.jitter_probability, decisions),
     "jitter": strong_augmentation.draw_jitter(
       keys[2], batch, strength=augmentation.jitter_strength
     ),
-    "use_blur": jax.random.bernoulli(keys[3], augmentation.blur_probability),
+    "use_blur": jax.random.bernoulli(keys[3], augmentation.blur_probability, decisions),
     "blur_sigma": strong_augmentation.draw_blur(
       keys[4], batch, sigma_range=tuple(augmentation.blur_sigma)
     ),
   }
 
 
-def augment(x: jax.Array, draws: Mapping[str, Any], normalization: Normalization) -> jax.Array:
-  """Applies the drawn jitter and blur to network inputs [B, H, W, 3]."""
+def augment(
+  x: jax.Array, draws: Mapping[str, Any], normalization: Normalization, config: Any
+) -> jax.Array:
+  """Applies the drawn jitter and blur to network inputs [B, H, W, 3].
+
+  Args:
+    x: network inputs.
+    draws: of `draw`.
+    normalization: between network inputs and colours.
+    config: the `method.strong_augmentation` part of a configuration.
+  """
 
   def jitter(x):
     unit = normalization.to_unit_range(x)
-    return normalization.from_unit_range(strong_augmentation.color_jitter(unit, draws["jitter"]))
+    changed = strong_augmentation.color_jitter(
+      unit, draws["jitter"], brightness_mode=config.brightness
+    )
+    return normalization.from_unit_range(changed)
 
   def blur(x):
     return strong_augmentation.gaussian_blur(x, draws["blur_sigma"])
 
-  x = jax.lax.cond(draws["use_jitter"], jitter, lambda x: x, x)
-  return jax.lax.cond(draws["use_blur"], blur, lambda x: x, x)
+  def apply_where(use, function, x):
+    if use.ndim == 0:
+      return jax.lax.cond(use, function, lambda x: x, x)
+    return jnp.where(use[:, None, None, None], function(x), x)
+
+  x = apply_where(draws["use_jitter"], jitter, x)
+  return apply_where(draws["use_blur"], blur, x)
 
 
-def source_losses(outputs: Batch, batch: Batch) -> Metrics:
-  """Supervised losses on the source: "ce_src", "berhu_src" and those of the initial predictions."""
-  losses = {}
-  for suffix, head in _SEMANTIC_HEADS.items():
-    if head in outputs:
-      losses["ce_src" + suffix] = cross_entropy(outputs[head], batch["source_label"])
-  for suffix, (_, source_head) in _DEPTH_HEADS.items():
-    if source_head in outputs:
-      losses["berhu_src" + suffix] = berhu(
-        outputs[source_head][..., 0], batch["source_inverse_depth"]
-      )
-  return losses
-
-
-def mixed_losses(
-  outputs: Batch,
-  mask: jax.Array,
-  label: jax.Array,
-  inverse_depth: jax.Array,
-  confident_fraction: jax.Array,
+def mix_domains(
+  outputs: Maps,
+  step: jax.Array,
+  inputs: Batch,
+  draws: Mapping[str, Any],
+  normalization: Normalization,
   config: Any,
-) -> Metrics:
-  """Losses on the mixed image: "ce_mix", "berhu_mix" and those of the initial predictions.
+) -> Maps:
+  """Pastes source classes onto the target, and gives the target the teacher's labels.
 
   Args:
-    outputs: predictions at the label's size.
-    mask: bool[B, H, W], True where the image shows the source.
-    label: [B, H, W], source labels and pseudo-labels.
-    inverse_depth: [B, H, W], of both domains, 1 where unknown.
-    confident_fraction: scalar, share of confident target pixels.
+    outputs: the teacher's predictions on the target, at the output stride.
+    step: int32 scalar, number of the step.
+    inputs: of `adapt`.
+    draws: of `draw`.
+    normalization: between network inputs and colours.
     config: the `method` part of a configuration.
+
+  Returns:
+    "mask" bool[B, H, W] (True: source), "image" [B, H, W, 3] as network input, augmented, "label"
+    int32[B, H, W], "inverse_depth" [B, H, W], "pseudo_label" int32[B, H, W] of the target and its
+    "confidence" [B, H, W], "confident_fraction" [B, 1, 1].
   """
-  depth_weight = None
-  if config.depth_weight.enabled and "D" in outputs:
-    depth_weight = pseudo_labels.depth_discrepancy_weight(
-      outputs["D_src"][..., 0],
-      outputs["D"][..., 0],
-      inverse_depth,
-      floor=config.depth_weight.floor,
-    )
-  weights = pseudo_labels.pixel_weights(
-    mask,
-    confident_fraction,
-    depth_weight,
-    share_depth_weight_across_batch=config.depth_weight.share_across_batch,
-  )
-  losses = {}
-  for suffix, head in _SEMANTIC_HEADS.items():
-    if head in outputs:
-      losses["ce_mix" + suffix] = weighted_cross_entropy(outputs[head], label, weights)
-  for suffix, (target_head, source_head) in _DEPTH_HEADS.items():
-    if target_head in outputs:
-      prediction = class_mix.mix(mask, outputs[source_head][..., 0], outputs[target_head][..., 0])
-      losses["berhu_mix" + suffix] = berhu(prediction, inverse_depth)
-  return losses
-
-
-def total_loss(losses: Metrics, config: Any) -> jax.Array:
-  """Weighted sum of the losses; depth losses weigh little, and differently on the two images."""
-  factors = {
-    "ce_src": 1.0,
-    "ce_mix": 1.0,
-    "berhu_src": config.source_depth_loss_weight,
-    "berhu_mix": config.mixed_depth_loss_weight,
+  logits = outputs["S"]
+  if "initial_S" in outputs and config.initial_pseudo_label_steps:
+    early = step < config.initial_pseudo_label_steps
+    logits = jnp.where(early, outputs["initial_S"], logits)
+  size = inputs["source_label"].shape[1:]
+  label, confidence = pseudo_labels.pseudo_labels(resize_aligned(logits, size))
+  mask = draws["mix_mask"]
+  image = class_mix.mix(mask, inputs["source_image"], inputs["target_image"])
+  return {
+    "mask": mask,
+    "image": augment(image, draws, normalization, config.strong_augmentation),
+    "label": class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), label),
+    "inverse_depth": class_mix.mix(
+      mask, inputs["source_inverse_depth"], inputs["target_inverse_depth"]
+    ),
+    "pseudo_label": label,
+    "confidence": confidence,
+    "confident_fraction": pseudo_labels.confident_fraction(
+      confidence, threshold=config.confidence_threshold, over=config.confident_fraction_over
+    ),
   }
-  return sum(factors[name.removesuffix("_initial")] * losses[name] for name in sorted(losses))
 
 
 def make_step(
@@ -170,7 +170,8 @@ def make_step(
       inputs[f"{domain}_image"] = normalization.normalize(batch[f"{domain}_image"], wide)
       inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
     draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
-    return adapt(state, inputs, draws, model, optimizer, normalization, config)
+    state, metrics, _ = adapt(state, inputs, draws, model, optimizer, normalization, config)
+    return state, metrics
 
   return step
 
@@ -183,65 +184,67 @@ def adapt(
   optimizer: optax.GradientTransformation,
   normalization: Normalization,
   config: Any,
-) -> tuple[TrainState, Metrics]:
-  """The arithmetic of a step: `inputs` with images as network input, random choices given."""
+) -> tuple[TrainState, Metrics, Maps]:
+  """The arithmetic of a step: `inputs` with images as network input, random choices given.
+
+  Returns:
+    The next state, scalar metrics, and the maps of the mixed image: those of `mix_domains`,
+    "pixel_weight" and, where there is one, "depth_weight" (empty without adaptation).
+  """
   size = inputs["source_label"].shape[1:]
 
-  def forward(params, batch_stats, x):
+  def forward(params, batch_stats, x, *, by_batch=True):
     variables = {"params": params, "batch_stats": batch_stats}
-    outputs, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    outputs, updated = model.apply(variables, x, train=by_batch, mutable=["batch_stats"])
     wide = {k: v.astype(accumulation_dtype(v.dtype)) for k, v in outputs.items()}
     return wide, updated["batch_stats"]
 
   def upsample(outputs):
     return {name: resize_aligned(x, size) for name, x in outputs.items()}
 
-  teacher_stats, mixed = state.teacher_batch_stats, None
+  teacher_outputs, teacher_stats, mixed = {}, state.teacher_batch_stats, {}
   if config.adapt:
-    outputs, teacher_stats = forward(
-      state.teacher_params, state.teacher_batch_stats, inputs["target_image"]
+    teacher_outputs, teacher_stats = forward(
+      state.teacher_params,
+      state.teacher_batch_stats,
+      inputs["target_image"],
+      by_batch=config.teacher_normalization == "batch",
     )
-    logits = outputs["S"]
-    if "initial_S" in outputs and config.initial_pseudo_label_steps:
-      early = state.step < config.initial_pseudo_label_steps
-      logits = jnp.where(early, outputs["initial_S"], logits)
-    pseudo_label, confident = pseudo_labels.pseudo_labels(
-      resize_aligned(logits, size), threshold=config.confidence_threshold
-    )
-    mask = draws["mix_mask"]
-    mixed = {
-      "image": class_mix.mix(mask, inputs["source_image"], inputs["target_image"]),
-      "label": class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), pseudo_label),
-      "inverse_depth": class_mix.mix(
-        mask, inputs["source_inverse_depth"], inputs["target_inverse_depth"]
-      ),
-    }
-    mixed["image"] = augment(mixed["image"], draws, normalization)
+    mixed = mix_domains(teacher_outputs, state.step, inputs, draws, normalization, config)
 
   def loss_function(params):
     outputs, stats = forward(params, state.batch_stats, inputs["source_image"])
-    losses = source_losses(upsample(outputs), inputs)
-    if mixed is not None:
+    losses, weighing = source_losses(upsample(outputs), inputs), {}
+    if mixed:
       outputs, stats = forward(params, stats, mixed["image"])
-      losses |= mixed_losses(
-        upsample(outputs), mask, mixed["label"], mixed["inverse_depth"], confident, config
+      outputs = upsample(outputs)
+      weights, depth_weight = mixed_weights(
+        outputs, upsample(teacher_outputs), mixed, inputs["target_inverse_depth"], config
       )
-    return total_loss(losses, config), (losses, stats)
+      losses |= mixed_losses(outputs, mixed, weights, config)
+      weighing = {"pixel_weight": weights, "depth_weight": depth_weight}
+    return total_loss(losses, config), (losses, stats, weighing)
 
-  (total, (losses, stats)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
+  (total, (losses, stats, weighing)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
     state.params
   )
   updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics = {**losses, "total": total, "gradient_norm": optax.tree.norm(gradients)}
-  if mixed is not None:
-    metrics |= {"confident_fraction": confident}
+  if mixed:
+    metrics["confident_fraction"] = mixed["confident_fraction"].mean()
+
+  def average(teacher, student):
+    return update_teacher(teacher, student, state.step, config.teacher_decay)
+
+  if config.teacher_statistics == "average":
+    teacher_stats = average(state.teacher_batch_stats, stats)
   state = state.replace(
     step=state.step + 1,
     params=params,
     batch_stats=stats,
     optimizer_state=optimizer_state,
-    teacher_params=update_teacher(state.teacher_params, params, state.step, config.teacher_decay),
+    teacher_params=average(state.teacher_params, params),
     teacher_batch_stats=teacher_stats,
   )
-  return state, metrics
+  return state, metrics, mixed | weighing

@@ -36,15 +36,19 @@ def draw_jitter(key: jax.Array, batch: int, *, strength: float) -> dict[str, jax
   }
 
 
-def color_jitter(images: jax.Array, draws: Mapping[str, jax.Array]) -> jax.Array:
+def color_jitter(
+  images: jax.Array, draws: Mapping[str, jax.Array], *, brightness_mode: str = "add"
+) -> jax.Array:
   """Changes brightness, contrast, saturation and hue, in an order of its own for each image.
 
-  Brightness adds (factor - 1), contrast multiplies; both clip to 0..1. Saturation scales S and
-  hue turns H by factor turns, in HSV.
+  Contrast multiplies. Brightness and contrast clip to 0..1. Saturation scales S and hue turns H by
+  factor turns, in HSV.
 
   Args:
     images: [B, H, W, 3], 0..1.
     draws: of `draw_jitter`; "order" holds 0 brightness, 1 contrast, 2 saturation, 3 hue.
+    brightness_mode: "add" (factor - 1) to every channel, as released; or "multiply" by the factor,
+      as later libraries do.
 
   Returns:
     [B, H, W, 3], 0..1.
@@ -58,8 +62,8 @@ def color_jitter(images: jax.Array, draws: Mapping[str, jax.Array]) -> jax.Array
 
   def apply(images, operation):
     operation = operation[:, None, None, None]
-    plain = jnp.where(operation == BRIGHTNESS, images + (brightness - 1), images * contrast)
-    plain = jnp.clip(plain, 0, 1)
+    bright = images + (brightness - 1) if brightness_mode == "add" else images * brightness
+    plain = jnp.clip(jnp.where(operation == BRIGHTNESS, bright, images * contrast), 0, 1)
     # One conversion serves both operations of HSV.
     h, s, v = _to_hsv(images)
     s = jnp.where(operation[..., 0] == SATURATION, jnp.clip(s * saturation, 0, 1), s)

@@ -25,6 +25,13 @@ _ONE_OF = {
   "evaluation.classes": tuple(labels.CLASS_SETS),
   "evaluation.network": ("student", "teacher"),
   "evaluation.checkpoint": ("latest", "best"),
+  "method.mixed_mean_over": ("all", "valid"),
+  "method.confident_fraction_over": ("batch", "image"),
+  "method.teacher_normalization": ("batch", "running"),
+  "method.teacher_statistics": ("own", "average"),
+  "method.depth_weight.judge": ("student", "teacher"),
+  "method.strong_augmentation.decide_for": ("batch", "image"),
+  "method.strong_augmentation.brightness": ("add", "multiply"),
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
   "model.num_classes": (labels.NUM_CLASSES,),  # what the data sets have
@@ -50,6 +57,12 @@ def validate(config: Any) -> None:
   wide = "float64" in (config.model.dtype, config.model.param_dtype)
   if wide and jnp.result_type(float) != jnp.float64:
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
+  method = config.method
+  if method.teacher_normalization == "running" and method.teacher_statistics == "own":
+    raise UserError(
+      "method.teacher_normalization is 'running', but a teacher's own statistics change only where "
+      "it normalises by the batch: set method.teacher_statistics='average'"
+    )
   data = config.data
   for domain in ("source", "target"):
     frame = (data[domain].height, data[domain].width)

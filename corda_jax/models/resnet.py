@@ -71,6 +71,8 @@ class ResNet(nn.Module):
     stem_kernel: side of the first convolution's kernel, odd.
     stem_stride: its stride.
     stem_pool: whether a 3x3 max pooling of stride 2 follows it.
+    stem_pool_ceil: whether the pooled size is rounded up, as in DeepLab v2; torchvision's ResNet
+      rounds down.
     strides: stride of each stage.
     dilations: dilation of each stage's 3x3 convolutions.
     trainable_affine: whether the scales and biases of the normalisations are trained. The release
@@ -86,6 +88,7 @@ class ResNet(nn.Module):
   stem_kernel: int = 7
   stem_stride: int = 2
   stem_pool: bool = True
+  stem_pool_ceil: bool = True
   strides: Sequence[int] = (1, 2, 1, 1)
   dilations: Sequence[int] = (1, 1, 2, 4)
   trainable_affine: bool = False
@@ -113,7 +116,7 @@ class ResNet(nn.Module):
     x = BatchNorm(trainable=self.trainable_affine, name="stem_norm", **types)(x, train=train)
     x = nn.relu(x)
     if self.stem_pool:
-      x = max_pool_ceil(x)
+      x = max_pool(x, ceil=self.stem_pool_ceil)
     stages = zip(self.stage_sizes, self.strides, self.dilations, strict=True)
     for stage, (blocks, stride, dilation) in enumerate(stages):
       width = self.width * 2**stage
@@ -132,15 +135,16 @@ class ResNet(nn.Module):
     return x
 
 
-def max_pool_ceil(x: jax.Array) -> jax.Array:
-  """3x3 max pooling, stride 2, padding 1, sizes rounded up (PyTorch's `ceil_mode=True`).
+def max_pool(x: jax.Array, *, ceil: bool) -> jax.Array:
+  """3x3 max pooling, stride 2, padding 1, sizes rounded as PyTorch's `ceil_mode` says.
 
-  Maps [B, H, W, C] to [B, floor(H / 2) + 1, floor(W / 2) + 1, C].
+  Maps [B, H, W, C] to [B, floor(H / 2) + 1, floor(W / 2) + 1, C], or, rounded down, to
+  [B, ceil(H / 2), ceil(W / 2), C].
   """
 
   def padding(size):
     # Windows start at -1, 1, 3, …; the last one starts inside the image and may reach past it.
-    windows = size // 2 + 1
+    windows = size // 2 + 1 if ceil else (size + 1) // 2
     return 1, 2 * (windows - 1) + 3 - 1 - size
 
   return nn.max_pool(x, (3, 3), (2, 2), (padding(x.shape[1]), padding(x.shape[2])))

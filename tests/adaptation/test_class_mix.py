@@ -8,9 +8,11 @@ from corda_jax.adaptation import class_mix
 LABELS = np.array([[[0, 0, 3], [255, 3, 1]], [[2, 2, 2], [2, 2, 2]]], np.uint8)
 
 
-def test_present_classes_counts_ignored_pixels_as_a_class():
+def test_present_classes_counts_ignored_pixels_as_a_class_if_asked():
   present = class_mix.present_classes(jnp.asarray(LABELS), 4)
   np.testing.assert_array_equal(present, [[1, 1, 0, 1, 1], [0, 0, 1, 0, 0]])
+  present = class_mix.present_classes(jnp.asarray(LABELS), 4, ignored_is_a_class=False)
+  np.testing.assert_array_equal(present, [[1, 1, 0, 1, 0], [0, 0, 1, 0, 0]])
 
 
 def test_half_of_the_present_classes_rounded_up_uniformly():

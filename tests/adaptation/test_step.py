@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.adaptation import class_mix
 from corda_jax.adaptation.step import adapt, augment, draw
+from corda_jax.adaptation.strong_augmentation import color_jitter
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step, step_inputs
 from corda_jax.losses import berhu, cross_entropy
@@ -72,7 +72,7 @@ def test_four_devices_give_the_numbers_of_one(float64):
 
 
 def test_total_is_the_weighted_sum():
-  row = jax.device_get(one_step()[-1])
+  row = jax.device_get(one_step()[2])
   semantic = sum(v for k, v in row.items() if k.startswith("ce_"))
   source = row["berhu_src"] + row["berhu_src_initial"]
   mixed = row["berhu_mix"] + row["berhu_mix_initial"]
@@ -113,14 +113,14 @@ def compiled(**overrides):
     louder = jax.tree.map(lambda x: 100 * x, state.params["final_D"])
     state = state.replace(params=state.params | {"final_D": louder})
   # A teacher of its own, so that taking the student for it shows.
-  teacher = jax.tree.map(lambda x: 1.1 * x, state.teacher_params)
+  teacher = jax.tree.map(lambda x: 1.1 * x, state.params)
   stats = jax.tree.map(lambda x: x + 0.25, state.teacher_batch_stats)
   state = state.replace(teacher_params=teacher, teacher_batch_stats=stats)
   return experiment, inputs, draws, state, function
 
 
 def one_step(step=0, **overrides):
-  """State before, state after, metrics."""
+  """State before, state after, metrics, maps."""
   *_, state, function = compiled(**overrides)
   state = state.replace(step=jnp.int32(step))
   return (state, *function(state))
@@ -133,16 +133,43 @@ def forward(experiment, params, stats, x):
   return {k: resize_aligned(v, SIZE) for k, v in outputs.items()}, updated["batch_stats"]
 
 
-WEIGHTS = {"released": {}, "published": {"share_across_batch": False}, "none": {"enabled": False}}
+# Every switch of the weights and means, turned from the release's side to the other.
+SWITCHES = {
+  "released": {},
+  "no depth weight": {"depth_weight__enabled": False},
+  "own depth weight": {"depth_weight__share_across_batch": False},
+  "undivided": {"depth_weight__divide_by_mean": False},
+  "higher floor": {"depth_weight__floor": 0.3},
+  "teacher judges": {"depth_weight__judge": "teacher", "depth_weight__share_across_batch": False},
+  "share of each image": {"confident_fraction_over": "image"},
+  "mean over valid pixels": {"mixed_mean_over": "valid"},
+}
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_losses_and_statistics_follow_the_description(weights):
+def described_weight(method, mask, mixed, teacher, depth, target_depth, confident):
+  """Pixel weights, written out with NumPy from the description of the switches."""
+  axes = (1, 2) if method.confident_fraction_over == "image" else None
+  fraction = confident.mean(axes, keepdims=True)
+  weight = np.where(mask, 1, fraction)
+  if not method.depth_weight.enabled:
+    return weight
+  student = method.depth_weight.judge == "student"
+  heads, y = (mixed, depth) if student else (teacher, target_depth)
+  trust = np.maximum(1 - np.abs(heads["D_src"] - heads["D"])[..., 0] / y, 0)
+  trust = np.clip(trust + method.depth_weight.floor + (y == 1), 0, 1)
+  assert (trust < 0.5).mean() > 0.05
+  trust = trust if student else np.where(mask, 1, trust)
+  trust = trust / trust.mean() if method.depth_weight.divide_by_mean else trust
+  return weight * (trust.mean(0) if method.depth_weight.share_across_batch else trust)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_losses_and_statistics_follow_the_description(switches):
   """The step against its description, written out with NumPy from the network's outputs."""
-  overrides = {f"method__depth_weight__{k}": v for k, v in WEIGHTS[weights].items()}
+  overrides = {f"method__{k}": v for k, v in SWITCHES[switches].items()}
   experiment, inputs, draws, *_ = compiled(**overrides)
-  config = experiment.config
-  before, after, metrics = one_step(step=7, **overrides)
+  method = experiment.config.method
+  before, after, metrics, maps = one_step(step=7, **overrides)
   source, stats = forward(experiment, before.params, before.batch_stats, inputs["source_image"])
   np.testing.assert_allclose(
     metrics["ce_src"], cross_entropy(source["S"], inputs["source_label"]), rtol=1e-4
@@ -158,25 +185,25 @@ def test_losses_and_statistics_follow_the_description(weights):
   )
   probability = np.asarray(jax.nn.softmax(teacher["S"]))
   label, confidence = probability.argmax(-1), probability.max(-1)
-  fraction = (confidence >= config.method.confidence_threshold).mean()
-  np.testing.assert_allclose(metrics["confident_fraction"], fraction, rtol=1e-5)
+  confident = confidence >= method.confidence_threshold
+  np.testing.assert_allclose(metrics["confident_fraction"], confident.mean(), rtol=1e-5)
+  assert np.ptp(confident.mean((1, 2))) > 0.01
 
   mask = np.asarray(draws["mix_mask"])
   image = np.where(mask[..., None], inputs["source_image"], inputs["target_image"])
   label = np.where(mask, inputs["source_label"], label)
-  depth = np.where(mask, inputs["source_inverse_depth"], inputs["target_inverse_depth"])
+  assert (label == 255).mean() > 0.01
+  target_depth = np.asarray(inputs["target_inverse_depth"])
+  depth = np.where(mask, inputs["source_inverse_depth"], target_depth)
   mixed, stats = forward(experiment, before.params, stats, jnp.asarray(image))
   mixed = {k: np.asarray(v, np.float64) for k, v in mixed.items()}
-  weight = np.maximum(1 - np.abs(mixed["D_src"] - mixed["D"])[..., 0] / depth, 0)
-  weight = np.clip(weight + 0.001 + (depth == 1), 0, 1)
-  assert (weight < 0.5).mean() > 0.05
-  weight = weight / weight.mean()
-  weight = {"released": weight.mean(0), "published": weight, "none": 1}[weights]
-  weight = weight * np.where(mask, 1, fraction)
+  weight = described_weight(method, mask, mixed, teacher, depth, target_depth, confident)
+  np.testing.assert_allclose(maps["pixel_weight"], weight, rtol=1e-3, atol=1e-5)
+  count = (label != 255).sum() if method.mixed_mean_over == "valid" else label.size
   for suffix, name in (("", "S"), ("_initial", "initial_S")):
     log_probability = np.asarray(jax.nn.log_softmax(mixed[name]))
     entropy = -np.take_along_axis(log_probability, (label % 255)[..., None], -1)[..., 0]
-    expected = (np.where(label == 255, 0, entropy) * weight).mean()
+    expected = (np.where(label == 255, 0, entropy) * weight).sum() / count
     np.testing.assert_allclose(metrics["ce_mix" + suffix], expected, rtol=1e-4)
   prediction = np.where(mask, mixed["D_src"][..., 0], mixed["D"][..., 0])
   error = np.abs(prediction - depth)[depth != 1]
@@ -195,6 +222,29 @@ def test_losses_and_statistics_follow_the_description(weights):
   assert int(after.step) == 8
 
 
+@pytest.mark.parametrize("normalization", ["batch", "running"])
+def test_a_teacher_whose_statistics_average_the_students(normalization):
+  overrides = {
+    "method__teacher_normalization": normalization,
+    "method__teacher_statistics": "average",
+  }
+  experiment, inputs, *_ = compiled(**overrides)
+  before, after, _, maps = one_step(step=7, **overrides)
+  outputs = experiment.model.apply(
+    {"params": before.teacher_params, "batch_stats": before.teacher_batch_stats},
+    inputs["target_image"],
+    train=normalization == "batch",
+    mutable=["batch_stats"] if normalization == "batch" else False,
+  )
+  outputs = outputs[0] if normalization == "batch" else outputs
+  probability = jax.nn.softmax(resize_aligned(outputs["S"], SIZE))
+  np.testing.assert_allclose(maps["confidence"], probability.max(-1), atol=1e-5)
+  expected = jax.tree.map(
+    lambda t, s: np.asarray(7 / 8 * t + 1 / 8 * s), before.teacher_batch_stats, after.batch_stats
+  )
+  assert_close(jax.device_get(after.teacher_batch_stats), expected, 1e-5)
+
+
 def test_early_pseudo_labels_come_from_the_initial_prediction():
   experiment, inputs, _, state, _ = compiled()
   fractions = {}
@@ -202,7 +252,7 @@ def test_early_pseudo_labels_come_from_the_initial_prediction():
     experiment, state.teacher_params, state.teacher_batch_stats, inputs["target_image"]
   )
   for step, name in ((EARLY - 1, "initial_S"), (EARLY, "S")):
-    fractions[step] = float(one_step(step)[-1]["confident_fraction"])
+    fractions[step] = float(one_step(step)[2]["confident_fraction"])
     confidence = np.asarray(jax.nn.softmax(outputs[name])).max(-1)
     expected = (confidence >= experiment.config.method.confidence_threshold).mean()
     np.testing.assert_allclose(fractions[step], expected, atol=2e-3)
@@ -224,31 +274,74 @@ def test_early_pseudo_labels_come_from_the_initial_prediction():
   ],
 )
 def test_parts_of_the_method_can_be_left_out(overrides, names):
-  before, after, metrics = one_step(**overrides)
+  before, after, metrics, _ = one_step(**overrides)
   assert set(metrics) == names | {"total", "gradient_norm"}
   assert all(np.isfinite(v) for v in jax.device_get(metrics).values())
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
   assert any(jax.tree.leaves(moved))
 
 
-def test_draws_depend_on_the_key_alone_and_reach_the_image():
-  config = tiny.get_config().method
-  label = jnp.asarray(tiny.get_batch()["source_label"])
-  first, again, other = (draw(jax.random.key(k), label, 19, config) for k in (0, 0, 1))
+def method(**overrides):
+  return tiny.get_config(
+    **{f"method.{k.replace('__', '.')}": v for k, v in overrides.items()}
+  ).method
+
+
+LABEL = jnp.asarray(tiny.get_batch()["source_label"])
+
+
+def test_draws_depend_on_the_key_alone():
+  first, again, other = (draw(jax.random.key(k), LABEL, 19, method()) for k in (0, 0, 1))
   np.testing.assert_array_equal(first["mix_mask"], again["mix_mask"])
   assert (np.asarray(first["mix_mask"]) != np.asarray(other["mix_mask"])).any()
-  present = class_mix.present_classes(label, 19)
-  share = [
-    np.mean([draw(jax.random.key(k), label, 19, config)[n] for k in range(200)])
-    for n in ("use_jitter", "use_blur")
-  ]
-  np.testing.assert_allclose(share, [0.8, 0.5], atol=0.12)
-  assert present.shape == (4, 20)
 
-  normalization = Normalization((100.0, 110.0, 120.0), (60.0, 60.0, 60.0), bgr=True)
-  x = normalization.normalize(jnp.asarray(tiny.get_batch()["target_image"]))
-  for jitter in (False, True):
-    for blur in (False, True):
-      draws = first | {"use_jitter": jnp.asarray(jitter), "use_blur": jnp.asarray(blur)}
-      changed = bool(jnp.abs(augment(x, draws, normalization) - x).max() > 1e-3)
-      assert changed is (jitter or blur)
+
+def test_ignored_pixels_are_pasted_or_not():
+  for mix_ignored in (True, False):
+    draws = [draw(jax.random.key(k), LABEL, 19, method(mix_ignored=mix_ignored)) for k in range(6)]
+    pasted = [bool(d["mix_mask"][LABEL == 255].any()) for d in draws]
+    assert any(pasted) is mix_ignored
+
+
+def test_augmentation_is_decided_for_the_batch_or_for_each_image():
+  for decide_for, shape in (("batch", ()), ("image", (4,))):
+    config = method(strong_augmentation__decide_for=decide_for)
+    draws = [draw(jax.random.key(k), LABEL, 19, config) for k in range(200)]
+    for name, probability in (("use_jitter", 0.8), ("use_blur", 0.5)):
+      decisions = np.stack([d[name] for d in draws])
+      assert decisions.shape[1:] == shape
+      np.testing.assert_allclose(decisions.mean(), probability, atol=0.12)
+
+
+NORMALIZATION = Normalization((100.0, 110.0, 120.0), (60.0, 60.0, 60.0), bgr=True)
+
+
+def test_decisions_reach_the_image():
+  x = NORMALIZATION.normalize(jnp.asarray(tiny.get_batch()["target_image"]))
+  config = method().strong_augmentation
+  draws = draw(jax.random.key(0), LABEL, 19, method())
+
+  def augmented(jitter, blur):
+    decisions = {"use_jitter": jnp.asarray(jitter), "use_blur": jnp.asarray(blur)}
+    return augment(x, draws | decisions, NORMALIZATION, config)
+
+  whole = {(j, b): augmented(j, b) for j in (False, True) for b in (False, True)}
+  for (jitter, blur), images in whole.items():
+    assert bool(jnp.abs(images - x).max() > 1e-3) is (jitter or blur)
+  each = augmented([False, True, False, True], [False, False, True, True])
+  cases = [(False, False), (True, False), (False, True), (True, True)]
+  for index, case in enumerate(cases):
+    np.testing.assert_allclose(each[index], whole[case][index], atol=1e-5)
+
+
+@pytest.mark.parametrize("brightness", ["add", "multiply"])
+def test_brightness_is_configured(brightness):
+  x = NORMALIZATION.normalize(jnp.asarray(tiny.get_batch()["target_image"]))
+  draws = draw(jax.random.key(0), LABEL, 19, method())
+  draws |= {"use_jitter": jnp.asarray(True), "use_blur": jnp.asarray(False)}
+  config = method(strong_augmentation__brightness=brightness).strong_augmentation
+  jittered = color_jitter(
+    NORMALIZATION.to_unit_range(x), draws["jitter"], brightness_mode=brightness
+  )
+  got = NORMALIZATION.to_unit_range(augment(x, draws, NORMALIZATION, config))
+  np.testing.assert_allclose(got, jittered, atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 
 from corda_jax.models.layers import BatchNorm, Convolution
-from corda_jax.models.resnet import max_pool_ceil
+from corda_jax.models.resnet import max_pool
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,13 @@ def test_frozen_affine_gets_no_gradient(random):
     assert bool(jnp.abs(gradient["bias"]).max() > 0) is trainable
 
 
+@pytest.mark.parametrize("ceil", [True, False])
 @pytest.mark.parametrize("size", [(8, 11), (9, 6), (256, 49)])
-def test_max_pooling_rounds_sizes_up(random, size):
+def test_max_pooling_rounds_sizes_as_asked(random, size, ceil):
   x = random.standard_normal((1, *size, 2)).astype(np.float32)
-  got = max_pool_ceil(jnp.asarray(x))
-  rows, columns = (n // 2 + 1 for n in size)
+  got = max_pool(jnp.asarray(x), ceil=ceil)
+  # The last window of a size rounded up starts on the last pixel; rounded down there is none there.
+  rows, columns = (n // 2 + 1 if ceil else (n + 1) // 2 for n in size)
   assert got.shape == (1, rows, columns, 2)
   for i in range(rows):
     for j in range(columns):

@@ -88,6 +88,15 @@ def test_parts_can_be_left_out(fields, outputs):
   assert count < whole
 
 
+def test_the_stem_rounds_its_size_as_configured():
+  for ceil, size in ((True, (5, 9)), (False, (4, 8))):
+    config = tiny.get_config(**{"model.encoder.stem_pool": True})
+    config.model.encoder.stem_pool_ceil = ceil
+    config.model.encoder.strides = (1, 1)
+    outputs, _ = shapes(config.model, (16, 32))
+    assert outputs["S"].shape[1:3] == size
+
+
 def test_correlation_joins_the_tasks(random):
   """With correlation the semantic prediction depends on the depth decoder, without it not."""
   x = jnp.asarray(random.standard_normal((1, tiny.HEIGHT, tiny.WIDTH, 3)), jnp.float32)

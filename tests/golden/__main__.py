@@ -1,0 +1,47 @@
+"""Prints the largest relative error of every quantity of every file of reference values.
+
+python -m tests.golden                                  those in tests/golden
+CORDA_GOLDEN_DIR=DIR python -m tests.golden [FILE ...]   others; all, or those named
+"""
+
+import sys
+
+import jax
+
+from tests.golden import files, parts
+from tests.golden.released_run import ReleasedRun
+
+
+def main() -> None:
+  """Prints one table a file; exit code 1 if an error is not below its bound."""
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_enable_x64", True)
+  jax.config.update("jax_numpy_dtype_promotion", "strict")
+  wanted = sys.argv[1:]
+  missed = 0
+  runs = [(path, "float64", parts.losses_file) for path in files("losses")]
+  runs += [(path, "float64", parts.augment_file) for path in files("augment")]
+  runs += [(path, "float64", lambda p: ReleasedRun(p).measures()) for path in files("corda")]
+  runs += [
+    (path, "float32", lambda p: ReleasedRun(p, "float32").outputs()) for path in files("corda")
+  ]
+  for path, dtype, measures in runs:
+    if wanted and path.name not in wanted:
+      continue
+    print(f"\n{path.name}, {dtype}")
+    print(f"  {'quantity':<30} {'compared':>9} {'largest error':>14} {'bound':>9}")
+    for measure in measures(path):
+      met = measure.error < measure.bound
+      missed += not met
+      # Bounds of what must be equal are the smallest number above zero.
+      bound = f"{measure.bound:.0e}" if measure.bound > 1e-300 else "equal"
+      note = "" if met else "  ABOVE"
+      print(
+        f"  {measure.quantity:<30} {measure.compared:>9,} {measure.error:>14.1e} {bound:>9}{note}",
+        flush=True,
+      )
+  sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,279 @@
+"""Runs one file of reference values and measures how far the program is from it.
+
+`corda_*.npz` hold what the released code computed; everything that says what it computed is read
+from the file: seed, shape, learning rate, iterations, the source of pseudo-labels, and, as
+`switch/FIELD` entries, fields of the configuration.
+"""
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from configs import gta2cs, synthia2cs
+from corda_jax.adaptation.step import adapt, draw
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.models.torch_weights import state_dict_tensor, variables_from_state_dict
+from corda_jax.training.sharding import make_mesh
+from corda_jax.training.state import TrainState
+from tests.golden import golden
+
+CONFIGS = {"gta": gta2cs, "synthia": synthia2cs}
+
+STORED = 1e-7  # relative error of arrays that are stored as float32
+EXACT = 1e-9  # of values that are stored as float64
+CHANGES = 1e-8  # of changes of parameters, relative to the norm of the change
+SPREAD = 1e-3  # of float32 outputs, relative to the largest minus the smallest value
+
+
+class Measure(NamedTuple):
+  """How far one quantity is from its reference.
+
+  Attributes:
+    quantity: name of the file's entry, or of a group of them.
+    error: largest relative error.
+    bound: what it must stay below.
+    compared: how many numbers or arrays were compared.
+  """
+
+  quantity: str
+  error: float
+  bound: float
+  compared: int
+
+
+def variant(reference: Any) -> str:
+  """Which of the released networks a file is of: "gta" or "synthia"."""
+  # The GTA network alone has a dilated classifier for its initial semantics.
+  dilated = any("conv_out.S.conv2d_list" in str(name) for name in reference["param_names"])
+  return "gta" if dilated else "synthia"
+
+
+@functools.cache
+def start_tensors(folder: Path, network: str) -> dict[str, np.ndarray]:
+  """The state dict that every run of a network starts from, float64."""
+  name = f"state_dict_{network}.json"
+  path = folder / name if (folder / name).exists() else Path(__file__).parent / name
+  return {
+    tensor: golden.parameter(tensor, tuple(shape)) for tensor, shape in json.loads(path.read_text())
+  }
+
+
+def configuration(reference: Any, dtype: str) -> Any:
+  """The released configuration with what the file sets."""
+  config = CONFIGS[variant(reference)].get_config()
+  config.model.dtype = config.model.param_dtype = dtype
+  config.optimizer.learning_rate = float(reference["learning_rate"])
+  config.method.initial_pseudo_label_steps = 10**9 if reference["use_initial"] else 0
+  for name in (n for n in reference.files if n.startswith("switch/")):
+    value = reference[name].tolist()
+    value = tuple(value) if isinstance(value, list) else value
+    config.update_from_flattened_dict({name.removeprefix("switch/"): value})
+  return config
+
+
+def relative(got: Any, expected: np.ndarray) -> float:
+  """Largest error relative to the largest value."""
+  got = np.asarray(got, np.float64)
+  if got.shape != expected.shape:
+    raise AssertionError(f"shape {got.shape}, wanted {expected.shape}")
+  return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def worst(quantity: str, errors: list[float], bound: float) -> Measure:
+  """One measure of many errors; NaN is the worst."""
+  return Measure(quantity, float(np.max(errors)), bound, len(errors))
+
+
+class ReleasedRun:
+  """One `corda_*.npz` file.
+
+  Args:
+    path: of the file.
+    dtype: "float64", or "float32" for `outputs` alone.
+  """
+
+  def __init__(self, path: Path, dtype: str = "float64"):
+    """Reads the file and builds the experiment."""
+    self.reference = np.load(path)
+    self.start = start_tensors(path.parent, variant(self.reference))
+    self.seed = int(self.reference["seed"])
+    self.shape = tuple(int(n) for n in self.reference["batch_shape"])
+    self.dtype = dtype
+    self.config = configuration(self.reference, dtype)
+    self.experiment = Experiment.from_config(self.config, make_mesh(jax.devices()[:1]))
+    self.branches = len(self.config.model.classifier_dilations)
+    variables = variables_from_state_dict(self.start, branches=self.branches)
+    self.variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
+    self.image = jnp.asarray(golden.forward_image(self.seed, self.shape), dtype)
+    model = self.experiment.model
+    self.evaluate = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+
+  def measures(self) -> Iterator[Measure]:
+    """Everything that the file holds, in float64."""
+    yield from self.outputs()
+    state, measures = self.steps()
+    yield from measures
+    yield from self.changes(state.params, "")
+    yield from self.changes(state.teacher_params, "ema_")
+    yield from self.statistics(state.batch_stats)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    error = relative(self.evaluate(variables, self.image)["S"], self.reference["final_eval/S"])
+    yield Measure("final_eval/S", error, STORED, 1)
+
+  def outputs(self) -> Iterator[Measure]:
+    """The six outputs in evaluation and in training mode, and the statistics after the latter."""
+    model = self.experiment.model
+    train = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
+    outputs, updated = train(self.variables, self.image)
+    modes = {"eval": self.evaluate(self.variables, self.image), "train": outputs}
+    for mode, outputs in modes.items():
+      assert len(outputs) == 6
+      for name, got in outputs.items():
+        expected = self.reference[f"{mode}/{name}"]
+        if self.dtype == "float64":
+          yield Measure(f"{mode}/{name}", relative(got, expected), STORED, 1)
+        else:
+          error = np.abs(np.asarray(got, np.float64) - expected).max() / np.ptp(expected)
+          yield Measure(f"{mode}/{name}", float(error), SPREAD, 1)
+    entries = [n for n in self.reference.files if n.startswith("after_train_forward/")]
+    tensors = [state_dict_tensor(updated, n.removeprefix("after_train_forward/")) for n in entries]
+    errors = [relative(t, self.reference[n]) for t, n in zip(tensors, entries, strict=True)]
+    bound = EXACT if self.dtype == "float64" else SPREAD
+    yield worst("after_train_forward/*", errors, bound)
+
+  def steps(self) -> tuple[TrainState, list[Measure]]:
+    """Runs the iterations of the file; the last state, and how losses and first step compare."""
+    step, state = self._compile_step(), None
+    losses, measures = [], []
+    names = [str(name) for name in self.reference["loss_names"]]
+    for index, iteration in enumerate(self.reference["iterations"]):
+      batch = golden.step_batch(self.seed + index, self.shape)
+      mask = batch.pop("mix_mask")
+      state = self._state_at(int(iteration), state)
+      state, metrics, maps = step(state, jax.tree.map(jnp.asarray, batch), jnp.asarray(mask))
+      expected = self.reference["losses"][index]
+      pairs = zip(names, expected, strict=True)
+      losses += [abs(float(metrics[name]) / value - 1) for name, value in pairs]
+      if index == 0:
+        measures = [*self._maps(maps, batch), *self._gradients(state.optimizer_state[1])]
+    return state, [worst("losses", losses, EXACT), *measures]
+
+  def _compile_step(self):
+    method = self.config.method
+
+    @jax.jit
+    def step(state, inputs, mask):
+      draws = draw(jax.random.key(0), inputs["source_label"], self.config.model.num_classes, method)
+      off = jnp.zeros_like(draws["use_jitter"])
+      draws |= {"mix_mask": mask, "use_jitter": off, "use_blur": off}
+      experiment = self.experiment
+      return adapt(
+        state,
+        inputs,
+        draws,
+        experiment.model,
+        self._optimizer,
+        experiment.normalization,
+        method,
+      )
+
+    return step
+
+  @functools.cached_property
+  def _optimizer(self) -> optax.GradientTransformation:
+    """The experiment's optimiser, which keeps the gradients beside its state to compare them."""
+    inner = self.experiment.optimizer
+
+    def update(gradients, state, params):
+      updates, inner_state = inner.update(gradients, state[0], params)
+      return updates, (inner_state, gradients)
+
+    return optax.GradientTransformation(
+      lambda params: (inner.init(params), jax.tree.map(jnp.zeros_like, params)), update
+    )
+
+  def _state_at(self, iteration: int, state: TrainState | None) -> TrainState:
+    params, stats = self.variables["params"], self.variables["batch_stats"]
+    state = state or TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=stats,
+      optimizer_state=self._optimizer.init(params),
+      teacher_params=params,
+      teacher_batch_stats=stats,
+    )
+    count = jnp.asarray(iteration, jnp.int32)
+    inner, gradients = state.optimizer_state
+    return state.replace(step=count, optimizer_state=({**inner, "count": count}, gradients))
+
+  def _maps(self, maps: dict[str, Any], batch: dict[str, np.ndarray]) -> Iterator[Measure]:
+    """Maps of the first step."""
+    got = {
+      "max_prob": maps["confidence"],
+      "mixed_image": maps["image"],
+      "mixed_label": maps["label"],
+      "pseudo_label": maps["pseudo_label"],
+      "depth_weight": maps.get("depth_weight"),
+      "pixel_weight": maps["pixel_weight"],
+    }
+    for name, value in got.items():
+      entry = f"step0/{name}"
+      if entry in self.reference.files:
+        expected = self.reference[entry]
+        exact = np.issubdtype(expected.dtype, np.integer)  # classes: not one may differ
+        bound = np.finfo(np.float64).tiny if exact else STORED
+        yield Measure(entry, relative(value, expected.astype(np.float64)), bound, expected.size)
+
+  def _used(self) -> Iterator[tuple[int, str]]:
+    """Index and name of the parameters that the network here has."""
+    unused = [f"conv2d_list.{i}." for i in range(self.branches, 4)]
+    for index, name in enumerate(str(n) for n in self.reference["param_names"]):
+      if not any(part in name for part in unused):
+        yield index, name
+
+  def _gradients(self, gradients: Any) -> Iterator[Measure]:
+    errors = []
+    for index, name in self._used():
+      expected = self.reference["step0/grad_norm"][index]
+      got = np.linalg.norm(state_dict_tensor({"params": gradients}, name))
+      if np.isnan(expected):  # frozen
+        errors.append(0.0 if got == 0 else np.inf)
+      else:
+        errors.append(abs(got / expected - 1))
+    yield worst("step0/grad_norm", errors, EXACT)
+
+  def changes(self, params: Any, prefix: str) -> Iterator[Measure]:
+    """How far parameters moved from their start, and where to."""
+    norms, probes = [], []
+    for index, name in self._used():
+      change = state_dict_tensor({"params": params}, name) - self.start[name]
+      norm = self.reference[prefix + "delta_norm"][index]
+      size = max(1, np.linalg.norm(self.start[name]))
+      if norm < 1e-13 * size:  # frozen, or never reached by a gradient
+        norms.append(0.0 if np.linalg.norm(change) < 1e-13 * size else np.inf)
+        continue
+      # A change is a difference of parameters: none is known better than they are rounded.
+      rounding = np.finfo(np.float64).eps * size
+      norms.append(max(abs(np.linalg.norm(change) - norm) - rounding, 0) / norm)
+      probe = self.reference[prefix + "delta_probe"][index]
+      probes.append(max(abs(golden.probe(name, change) - probe) - rounding, 0) / norm)
+    yield worst(prefix + "delta_norm", norms, CHANGES)
+    yield worst(prefix + "delta_probe", probes, CHANGES)
+
+  def statistics(self, stats: Any) -> Iterator[Measure]:
+    """Running statistics of the student after the last step."""
+    norms, probes = [], []
+    for index, name in enumerate(str(n) for n in self.reference["stat_names"]):
+      got = state_dict_tensor({"batch_stats": stats}, name)
+      norm = self.reference["stat_norm"][index]
+      norms.append(abs(np.linalg.norm(got) / norm - 1))
+      probes.append(abs(golden.probe(name, got) - self.reference["stat_probe"][index]) / norm)
+    yield worst("stat_norm", norms, EXACT)
+    yield worst("stat_probe", probes, EXACT)
