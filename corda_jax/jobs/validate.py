@@ -1,5 +1,6 @@
 """Finds mistakes in a configuration before anything is rendered, prepared or trained."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ _ONE_OF = {
   "evaluation.classes": tuple(labels.CLASS_SETS),
   "evaluation.network": ("student", "teacher"),
   "evaluation.checkpoint": ("latest", "best"),
+  "evaluation.label_size": ("file", "input"),
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
   "model.num_classes": (labels.NUM_CLASSES,),  # what the data sets have
@@ -47,6 +49,9 @@ def validate(config: Any) -> None:
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  scales = config.evaluation.scales
+  if not scales or not all(isinstance(x, int | float) and 0 < x < math.inf for x in scales):
+    raise UserError(f"evaluation.scales is {scales}, wanted factors above 0, such as (1.0,)")
   wide = "float64" in (config.model.dtype, config.model.param_dtype)
   if wide and jnp.result_type(float) != jnp.float64:
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
