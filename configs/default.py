@@ -53,6 +53,11 @@ def get_config() -> ml_collections.ConfigDict:
       # Whose mean is reported as mIoU: "all", "synthia_16" or "synthia_13".
       "classes": "all",
       "network": "student",  # or "teacher"
+      # "file": labels at the size of their files, as results are reported (Cityscapes: 2048x1024);
+      # "input": brought to the size of the network's input, as released for validation in training.
+      "label_size": "file",
+      "flip": False,  # average with the prediction of the mirrored frame
+      "scales": (1.0,),  # factors of the input's size whose predictions are averaged
       "checkpoint": "latest",  # or "best"; for --mode=evaluate
       "max_frames": 0,  # frames of the validation set that are used; 0: all
       "pictures": 6,  # frames shown in the contact sheet

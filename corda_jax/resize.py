@@ -1,13 +1,17 @@
-"""Bilinear resizing with aligned corners.
+"""Resizing: predictions with aligned corners, images by pixel centres, labels by nearest.
 
 The method compares predictions at the label's size, resized so that the corner pixels of the
 input and of the output coincide (PyTorch's `align_corners=True`). `jax.image.resize` aligns the
-pixel edges instead, hence this module.
+pixel edges instead, hence `resize_aligned`.
 """
+
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def aligned_weights(input_size: int, output_size: int) -> np.ndarray:
@@ -51,6 +55,61 @@ def resize_aligned(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
     raise ValueError(f"resize_aligned wants [B, h, w, C], got shape {x.shape}")
   rows = jnp.asarray(aligned_weights(x.shape[1], shape[0]), x.dtype)
   columns = jnp.asarray(aligned_weights(x.shape[2], shape[1]), x.dtype)
+  return interpolate(x, rows, columns)
+
+
+def interpolate(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+  """Weighted sums of pixels, along the rows and then along the columns.
+
+  Args:
+    x: [B, h, w, C].
+    rows: [H, h] weights, of the dtype of `x`; any rows of `aligned_weights`, or all.
+    columns: [W, w] weights, of the same dtype.
+
+  Returns:
+    [B, H, W, C] of the dtype of `x`.
+  """
   # Columns last: the larger of the two products then runs once, at the final height.
   x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=jax.lax.Precision.HIGHEST)
   return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def resize_centered(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+  """Resizes images bilinearly by pixel centres, edges repeated, as OpenCV's `INTER_LINEAR`.
+
+  No antialiasing, also where the image shrinks: that is how the field's code, which resizes by
+  OpenCV or by PyTorch's `align_corners=False`, makes the scales of a multi-scale evaluation.
+
+  Args:
+    x: [B, h, w, C], floating point.
+    shape: (H, W), the size wanted, in pixels.
+
+  Returns:
+    [B, H, W, C] of the dtype of `x`.
+  """
+  size = (x.shape[0], *shape, x.shape[3])
+  return jax.image.resize(x, size, "linear", antialias=False)
+
+
+def resize_nearest(labels: Array, shape: tuple[int, int]) -> Array:
+  """Resizes maps of labels, each pixel from the nearest centre; equals Pillow's `NEAREST`.
+
+  Args:
+    labels: [B, h, w], any dtype; NumPy or JAX.
+    shape: (H, W), the size wanted, in pixels.
+
+  Returns:
+    [B, H, W] of the same kind and dtype.
+  """
+  rows, columns = (
+    _nearest(given, wanted) for given, wanted in zip(labels.shape[1:], shape, strict=True)
+  )
+  return labels[:, rows][:, :, columns]
+
+
+def _nearest(given: int, wanted: int) -> np.ndarray:
+  # Added up step by step, not multiplied: where a centre falls between two pixels, the rounding
+  # errors of Pillow's sum decide.
+  step = given / wanted
+  centers = np.add.accumulate(np.concatenate([[step * 0.5], np.full(wanted - 1, step)]))
+  return centers.astype(int)

@@ -100,10 +100,10 @@ def evaluation_batches(
   With b = evaluation_batch_size / process_count, and frames of H x W pixels:
     `image`: uint8 (b, H, W, 3), RGB.
     `label`: uint8 (b, H', W'), training ids; in validation of the file's own size.
-    `inverse_depth`: float32 (b, H, W), 1 where there is no depth.
     `name`: str (b,).
     `valid`: bool (b,), False where the last batch is filled up by a repeated frame.
-  Every process gets the same number of batches.
+  Every process gets the same number of batches. Inverse depth stays packed in the records: no score
+  needs it, and it would cost more than the label.
 
   Args:
     data_config: as `get_data_config` of the default configuration makes it; prepared.
@@ -125,7 +125,7 @@ def evaluation_batches(
 
   frame = (data_config.target.height, data_config.target.width)
   records = _Records(builder, split)
-  decode = _decoder(frame, frame)
+  decode = _decoder(frame, frame, depth=False)
 
   def make(step: int) -> dict[str, np.ndarray]:
     samples = step * total + process_index * size + np.arange(size)
@@ -210,7 +210,7 @@ class _Training:
       return records, corners
 
     self._draw = draw
-    self._decode = _decoder(frame, crop)
+    self._decode = _decoder(frame, crop, depth=True)
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Image, label and inverse depth of this process's part of a batch."""
@@ -219,14 +219,19 @@ class _Training:
 
 
 @functools.cache  # each evaluation asks for it anew, and TensorFlow would trace it anew
-def _decoder(frame: tuple[int, int], crop: tuple[int, int]) -> Callable:
+def _decoder(frame: tuple[int, int], crop: tuple[int, int], *, depth: bool) -> Callable:
   """A function (serialized examples (b,), corners (b, 2)) → their contents, cropped.
 
-  Labels are cropped where frames are; uncropped they keep their own size.
+  Labels are cropped where frames are; uncropped they keep their own size. Inverse depth is among
+  the contents if `depth` is.
   """
-  keys = ("name", "image", "label", "inverse_depth")
-  schema = dict.fromkeys(keys, tf.io.FixedLenFeature([], tf.string))
-  label_shape = (None, None) if crop == frame else crop
+  signature = {
+    "image": tf.TensorSpec((*crop, 3), tf.uint8),
+    "label": tf.TensorSpec((None, None) if crop == frame else crop, tf.uint8),
+  }
+  if depth:
+    signature["inverse_depth"] = tf.TensorSpec(crop, tf.float32)
+  schema = dict.fromkeys(("name", *signature), tf.io.FixedLenFeature([], tf.string))
 
   def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     top, left = tf.unstack(example["corner"])
@@ -235,8 +240,11 @@ def _decoder(frame: tuple[int, int], crop: tuple[int, int]) -> Callable:
     if crop != frame:
       image = tf.slice(image, (top, left, 0), (*crop, 3))
       label = tf.slice(label, (top, left), crop)
-    depth = unpack_float32_tensor(example["inverse_depth"], frame, (top, left, *crop))
-    return {"image": image, "label": label, "inverse_depth": depth}
+    contents = {"image": image, "label": label}
+    if depth:
+      window = (top, left, *crop)
+      contents["inverse_depth"] = unpack_float32_tensor(example["inverse_depth"], frame, window)
+    return contents
 
   @tf.function(
     input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 2], tf.int32)]
@@ -247,11 +255,7 @@ def _decoder(frame: tuple[int, int], crop: tuple[int, int]) -> Callable:
     batch = tf.map_fn(
       decode,
       examples | {"corner": corners},
-      fn_output_signature={
-        "image": tf.TensorSpec((*crop, 3), tf.uint8),
-        "label": tf.TensorSpec(label_shape, tf.uint8),
-        "inverse_depth": tf.TensorSpec(crop, tf.float32),
-      },
+      fn_output_signature=signature,
       parallel_iterations=_PARALLEL_SAMPLES,
     )
     return batch | {"name": names}

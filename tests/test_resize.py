@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.interpolate
+from PIL import Image
 
-from corda_jax.resize import resize_aligned
+from corda_jax.resize import resize_aligned, resize_centered, resize_nearest
+from data_pipelines import preprocess
 
 
 @pytest.mark.parametrize("shape", [(9, 14), (4, 3), (5, 7), (1, 5), (2, 1)])
@@ -36,3 +38,29 @@ def _float64(x, shape):
 def test_wants_four_axes():
   with pytest.raises(ValueError, match="B, h, w, C"):
     resize_aligned(jnp.zeros((3, 4, 5)), (6, 8))
+
+
+def test_nearest_equals_pillow(random):
+  sizes = (1, 2, 3, 9, 16, 18, 27, 31, 37, 64, 74)
+  for given in sizes:
+    label = random.randint(0, 256, (1, given, given + 5)).astype(np.uint8)
+    for wanted in sizes:
+      got = resize_nearest(label, (wanted, 2 * wanted))
+      pillow = Image.fromarray(label[0]).resize((2 * wanted, wanted), Image.Resampling.NEAREST)
+      np.testing.assert_array_equal(got[0], pillow)
+
+
+def test_nearest_on_the_device(random):
+  label = random.randint(0, 256, (2, 11, 14)).astype(np.uint8)
+  got = jax.jit(resize_nearest, static_argnums=1)(jnp.asarray(label), (5, 9))
+  np.testing.assert_array_equal(got, resize_nearest(label, (5, 9)))
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (4, 3), (5, 7), (10, 21), (1, 2)])
+def test_centered_equals_opencv(random, shape):
+  x = random.standard_normal((2, 5, 7, 3)).astype(np.float32)
+  got = jax.jit(resize_centered, static_argnums=1)(x, shape)
+  for image, resized in zip(x, np.asarray(got), strict=True):
+    for channel in range(3):
+      expected = preprocess.resize_bilinear(image[..., channel], (5, 7), shape)
+      np.testing.assert_allclose(resized[..., channel], expected, rtol=0, atol=1e-6)

@@ -1,8 +1,8 @@
 """Scores a network on the target's validation set."""
 
+import collections
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corda_jax import labels
 from corda_jax.errors import UserError
+from corda_jax.inference import class_map, make_views
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.metrics import confusion_matrix, intersection_over_union, mean_iou
+from corda_jax.jobs.scores import format_scores, scores
+from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
-from corda_jax.resize import resize_aligned
+from corda_jax.resize import resize_aligned, resize_nearest
 from corda_jax.training.checkpoint import Checkpoints, write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState
@@ -32,24 +33,32 @@ class Evaluator:
     """Prepares the compiled functions."""
     self._experiment = experiment
     model, normalization = experiment.model, experiment.normalization
-    num_classes = experiment.config.model.num_classes
+    config, num_classes = experiment.config.evaluation, experiment.config.model.num_classes
     wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
 
-    def predict(variables, images):
-      outputs = model.apply(variables, normalization.normalize(images, wide), train=False)
-      return {name: x.astype(wide) for name, x in outputs.items()}
+    def apply(variables, x):
+      outputs = model.apply(variables, x, train=False)
+      return {name: value.astype(wide) for name, value in outputs.items()}
+
+    def classify(variables, x, size):
+      views = make_views(
+        lambda x: apply(variables, x)["S"], x, scales=tuple(config.scales), flip=config.flip
+      )
+      return class_map(views, size)
 
     def count(variables, images, labels, valid):
-      logits = predict(variables, images)["S"]
-      prediction = resize_aligned(logits, labels.shape[1:]).argmax(-1)
-      counts = confusion_matrix(labels, prediction, num_classes)
-      return jnp.where(valid[:, None, None], counts, 0).sum(0)
+      if config.label_size == "input":
+        labels = resize_nearest(labels, images.shape[1:3])
+      x = normalization.normalize(images, wide)
+      counts = confusion_matrix(labels, classify(variables, x, labels.shape[1:]), num_classes)
+      return jnp.where(valid[:, None, None], counts, 0).sum(0), valid.sum()
 
     def draw(variables, images):
-      outputs = predict(variables, images)
       size = images.shape[1:3]
-      maps = {k: resize_aligned(v, size) for k, v in outputs.items()}
-      pictures = {"prediction": maps["S"].argmax(-1).astype(jnp.uint8)}
+      x = normalization.normalize(images, wide)
+      pictures = {"prediction": classify(variables, x, size)}
+      # The compiler merges this with the equal view, and drops it where there is no depth.
+      maps = {k: resize_aligned(v, size) for k, v in apply(variables, x).items()}
       if "D" in maps:
         target, source = maps["D"][..., 0], maps["D_src"][..., 0]
         pictures["inverse_depth"] = target
@@ -70,7 +79,9 @@ class Evaluator:
       return {"params": state.teacher_params, "batch_stats": state.teacher_batch_stats}
     return {"params": state.params, "batch_stats": state.batch_stats}
 
-  def confusion(self, state: TrainState, batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
+  def confusion(
+    self, state: TrainState, batches: Iterable[Mapping[str, Any]]
+  ) -> tuple[np.ndarray, int]:
     """Counts pixels over all `batches`.
 
     Args:
@@ -79,20 +90,45 @@ class Evaluator:
         bool [B], False for frames that only fill a batch.
 
     Returns:
-      int64[num_classes, num_classes], [true, predicted].
+      int64[num_classes, num_classes], [true, predicted], and the number of frames, of all
+      processes.
     """
     variables = self._variables(state)
-    total = np.zeros((self._experiment.config.model.num_classes,) * 2, np.int64)
-    pending = None
-    for batch in batches:
-      arrays = put_batch(self._experiment.mesh, {k: batch[k] for k in ("image", "label", "valid")})
-      counts = self._count(variables, arrays["image"], arrays["label"], arrays["valid"])
-      if pending is not None:  # read one batch late: the device works on while the host reads
-        total += np.asarray(pending)
-      pending = counts
-    if pending is not None:
-      total += np.asarray(pending)
-    return total
+
+    def counts():
+      for batch in batches:
+        put = put_batch(self._experiment.mesh, {k: batch[k] for k in ("image", "label", "valid")})
+        yield self._count(variables, put["image"], put["label"], put["valid"])
+
+    matrix = np.zeros((self._experiment.config.model.num_classes,) * 2, np.int64)
+    frames = 0
+    for batch_matrix, batch_frames in _one_late(counts()):
+      matrix += np.asarray(batch_matrix)
+      frames += int(batch_frames)
+    return matrix, frames
+
+  def score(self, state: TrainState, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Scores and the protocol that they were measured by, as JSON-ready values.
+
+    Args:
+      state: of the experiment.
+      batches: as for `confusion`.
+
+    Returns:
+      What `scores.scores` gives, and "network", "input_size" ([height, width] in pixels),
+      "label_size", "flip", "scales" and "frames", the number of them.
+    """
+    config, target = self._experiment.config.evaluation, self._experiment.config.data.target
+    matrix, frames = self.confusion(state, batches)
+    protocol = {
+      "network": config.network,
+      "input_size": [target.height, target.width],
+      "label_size": config.label_size,
+      "flip": config.flip,
+      "scales": list(config.scales),
+      "frames": frames,
+    }
+    return protocol | scores(matrix, config.classes)
 
   def pictures(
     self, state: TrainState, batches: Iterable[Mapping[str, Any]], count: int
@@ -111,53 +147,20 @@ class Evaluator:
       arrays = put_batch(self._experiment.mesh, {"image": batch["image"]})
       drawn = {name: np.asarray(x) for name, x in self._draw(variables, arrays["image"]).items()}
       drawn["image"] = np.asarray(batch["image"])
-      drawn["label"] = _nearest(np.asarray(batch["label"]), drawn["image"].shape[1:3])
+      drawn["label"] = resize_nearest(np.asarray(batch["label"]), drawn["image"].shape[1:3])
       for name, value in drawn.items():
         parts.setdefault(name, []).append(value[: len(batch["valid"])][np.asarray(batch["valid"])])
     return {name: np.concatenate(values)[:count] for name, values in parts.items()}
 
 
-def _nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Labels [B, H, W] at another size, each pixel from the nearest centre."""
-  rows, columns = (
-    ((np.arange(wanted) + 0.5) * given / wanted).astype(int)
-    for wanted, given in zip(size, label.shape[1:], strict=True)
-  )
-  return label[:, rows][:, :, columns]
-
-
-def scores(confusion: np.ndarray, class_set: str) -> dict[str, Any]:
-  """Mean and per-class IoU of a confusion matrix, in percent, as JSON-ready values.
-
-  Args:
-    confusion: counts, [true, predicted].
-    class_set: key of `labels.CLASS_SETS`: which classes the mean is over.
-  """
-  per_class = 100 * intersection_over_union(confusion)
-  return {
-    "miou": 100 * mean_iou(confusion, labels.CLASS_SETS[class_set]),
-    "classes": class_set,
-    "iou": {
-      name: None if math.isnan(value) else float(value)
-      for name, value in zip(labels.NAMES, per_class, strict=True)
-    },
-    "pixel_accuracy": 100 * float(np.trace(confusion) / max(confusion.sum(), 1)),
-  }
-
-
-def format_scores(result: Mapping[str, Any]) -> str:
-  """A table of per-class IoU with its mean, for the console."""
-  width = max(len(name) for name in result["iou"])
-  counted = labels.CLASS_SETS[result["classes"]]
-  lines = [f"{'class':<{width}}  IoU %"]
-  for index, (name, value) in enumerate(result["iou"].items()):
-    bar = "" if value is None else "█" * round(value / 4)
-    shown = "    -" if value is None else f"{value:5.1f}"
-    note = "" if index in counted else "(not in the mean)"
-    lines.append(f"{name:<{width}}  {shown}  {bar} {note}".rstrip())
-  lines.append(f"{'mIoU':<{width}}  {result['miou']:5.1f}  over {len(counted)} classes")
-  lines.append(f"pixel accuracy {result['pixel_accuracy']:.1f} %")
-  return "\n".join(lines)
+def _one_late(values: Iterable[Any]) -> Iterator[Any]:
+  """Yields each value after the next was asked for: the device works on while the host reads."""
+  pending = collections.deque()
+  for value in values:
+    pending.append(value)
+    if len(pending) > 1:
+      yield pending.popleft()
+  yield from pending
 
 
 def evaluate(
@@ -183,9 +186,7 @@ def evaluate(
     state = checkpoints.restore(step, experiment.state_shapes())
   finally:
     checkpoints.close()
-  confusion = Evaluator(experiment).confusion(state, batches())
-  result = {"step": int(state.step), "network": config.network}
-  result |= scores(confusion, config.classes)
+  result = {"step": int(state.step), **Evaluator(experiment).score(state, batches())}
   print(format_scores(result))
   if jax.process_index() == 0:
     write_json(Path(workdir) / "evaluation.json", result)

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from corda_jax.adaptation.step import make_step
-from corda_jax.jobs.evaluate import Evaluator, format_scores, scores
+from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.progress import Progress
+from corda_jax.jobs.scores import format_scores
 from corda_jax.training.checkpoint import Checkpoints, write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState
@@ -77,8 +78,7 @@ def train(
   key = jax.device_put(jax.random.key(config.seed), replicated(experiment.mesh))
 
   def evaluate(step):
-    confusion = evaluator.confusion(state, evaluation_batches())
-    result = {"step": step, **scores(confusion, config.evaluation.classes)}
+    result = {"step": step, **evaluator.score(state, evaluation_batches())}
     iou = {f"iou/{name}": value for name, value in result["iou"].items() if value is not None}
     write_scalars(step, {"target/miou": result["miou"], **iou})
     return result

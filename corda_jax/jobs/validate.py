@@ -1,5 +1,6 @@
 """Finds mistakes in a configuration before anything is rendered, prepared or trained."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ _ONE_OF = {
   "method.depth_weight.judge": ("student", "teacher"),
   "method.strong_augmentation.decide_for": ("batch", "image"),
   "method.strong_augmentation.brightness": ("add", "multiply"),
+  "evaluation.label_size": ("file", "input"),
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
   "model.num_classes": (labels.NUM_CLASSES,),  # what the data sets have
@@ -54,6 +56,9 @@ def validate(config: Any) -> None:
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  scales = config.evaluation.scales
+  if not scales or not all(isinstance(x, int | float) and 0 < x < math.inf for x in scales):
+    raise UserError(f"evaluation.scales is {scales}, wanted factors above 0, such as (1.0,)")
   wide = "float64" in (config.model.dtype, config.model.param_dtype)
   if wide and jnp.result_type(float) != jnp.float64:
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")

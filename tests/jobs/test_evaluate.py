@@ -1,0 +1,124 @@
+"""Evaluation by every protocol, against the benchmark's scripts and over several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from corda_jax import labels
+from corda_jax.inference import class_map, make_views
+from corda_jax.jobs.evaluate import Evaluator
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.training.sharding import make_mesh
+from tests import tiny
+
+LABEL_SHAPE = (37, 53)  # of the files; not a multiple of the input's 17x25
+PROTOCOLS = {
+  "reported": {},
+  "released in training": {"evaluation.label_size": "input"},
+  "flip": {"evaluation.flip": True},
+  "teacher, flip and scales": {
+    "evaluation.network": "teacher",
+    "evaluation.flip": True,
+    "evaluation.scales": (0.75, 1.0, 1.5),
+    "evaluation.label_size": "input",
+  },
+}
+
+
+def label_ids():
+  """Eight maps of the benchmark's label ids, void among them."""
+  return np.random.RandomState(3).randint(0, 34, (8, *LABEL_SHAPE)).astype(np.uint8)
+
+
+def batches():
+  """Two batches of four frames, of which the last two only fill the second."""
+  ids = labels.CITYSCAPES_TO_TRAIN[label_ids()]
+  for number in range(2):
+    image = tiny.get_batch(number)["target_image"]
+    valid = np.arange(4) + 4 * number < 6
+    yield {"image": image, "label": ids[4 * number :][:4], "valid": valid}
+
+
+def experiment(protocol, devices):
+  return Experiment.from_config(
+    tiny.get_config(**PROTOCOLS[protocol]), make_mesh(jax.devices()[:devices])
+  )
+
+
+@pytest.fixture(scope="module")
+def state():
+  """Student and teacher differ, and both predict several classes."""
+  state = jax.device_get(experiment("reported", 1).initial_state())
+  return state.replace(teacher_params=jax.tree.map(lambda x: -x, state.teacher_params))
+
+
+def predictions(plain, state):
+  """Class maps of the frames that count, by the parts that tests/test_inference.py proves."""
+  config = plain.config.evaluation
+  teacher = config.network == "teacher"
+  params = state.teacher_params if teacher else state.params
+
+  @jax.jit
+  def predict(images):
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    views = make_views(
+      lambda x: plain.model.apply(variables, x, train=False)["S"],
+      plain.normalization.normalize(images),
+      scales=config.scales,
+      flip=config.flip,
+    )
+    shape = LABEL_SHAPE if config.label_size == "file" else images.shape[1:3]
+    return class_map(views, shape)
+
+  return np.concatenate([predict(jnp.asarray(batch["image"])) for batch in batches()])[:6]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_agrees_with_the_benchmark_on_the_same_predictions(state, protocol, official_scores):
+  plain = experiment(protocol, 1)
+  predicted = predictions(plain, state)
+  assert len(np.unique(predicted)) > 3
+  ids = label_ids()[:6]
+  if plain.config.evaluation.label_size == "input":
+    size = (tiny.WIDTH, tiny.HEIGHT)
+    resized = [Image.fromarray(x).resize(size, Image.Resampling.NEAREST) for x in ids]
+    ids = np.stack([np.asarray(x) for x in resized])
+  expected = official_scores(labels.TRAIN_TO_CITYSCAPES[predicted], ids)
+  classes = np.ix_(labels.TRAIN_TO_CITYSCAPES, labels.TRAIN_TO_CITYSCAPES)
+
+  for devices in (1, 4):
+    confusion, frames = Evaluator(experiment(protocol, devices)).confusion(state, batches())
+    assert frames == 6
+    np.testing.assert_array_equal(confusion, np.asarray(expected["confMatrix"])[classes])
+
+
+def test_results_tell_the_protocol(state):
+  result = Evaluator(experiment("teacher, flip and scales", 2)).score(state, batches())
+  told = {
+    "network": "teacher",
+    "input_size": [512, 1024],
+    "label_size": "input",
+    "flip": True,
+    "scales": [0.75, 1.0, 1.5],
+    "frames": 6,
+    "classes": "all",
+  }
+  assert {name: result[name] for name in told} == told
+  assert result["miou_by_classes"]["all"] == result["miou"]
+
+
+def test_pictures_show_what_was_scored(state):
+  evaluator = Evaluator(experiment("flip", 2))
+  pictures = evaluator.pictures(state, batches(), 6)
+  resized = [
+    np.asarray(Image.fromarray(x).resize((tiny.WIDTH, tiny.HEIGHT), Image.Resampling.NEAREST))
+    for x in labels.CITYSCAPES_TO_TRAIN[label_ids()[:6]]
+  ]
+  np.testing.assert_array_equal(pictures["label"], resized)
+  at_input_size = Experiment.from_config(
+    tiny.get_config(**{"evaluation.flip": True, "evaluation.label_size": "input"}),
+    make_mesh(jax.devices()[:1]),
+  )
+  np.testing.assert_array_equal(pictures["prediction"], predictions(at_input_size, state))
