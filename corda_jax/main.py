@@ -24,7 +24,7 @@ from PIL import Image
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.torch_weights import export_torch, import_torch, read_initial_weights
+from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_initial_weights
 from corda_jax.jobs.train import train
 from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
 from corda_jax.training.sharding import check_divisible

@@ -11,7 +11,7 @@ from corda_jax.adaptation.step import make_step
 from corda_jax.jobs.evaluate import Evaluator, format_scores, scores
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.progress import Progress
-from corda_jax.jobs.torch_weights import initial_state
+from corda_jax.jobs.torch_checkpoints import initial_state
 from corda_jax.training.checkpoint import Checkpoints, write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState

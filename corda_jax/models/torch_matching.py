@@ -125,7 +125,8 @@ def match(
     node[leaf] = array.astype(like[leaf].dtype)
   report.missing.extend(name for name in shapes if name not in tensors or name in report.left)
   if not any(re.fullmatch(r"conv1\.weight|layer\d\..+\.conv\d\.weight", x) for x in report.loaded):
-    left = [f"{name} ({reason})" for name, reason in report.left.items()]
+    encoder_first = sorted(report.left, key=lambda name: not re.match(r"conv1|layer\d", name))
+    left = [f"{name} ({report.left[name]})" for name in encoder_first]
     raise UserError(
       f"no convolution of the encoder is in it: it holds {_some(left)}, wanted names such as "
       "conv1.weight and layer1.0.conv1.weight with the shapes of model.encoder"
@@ -189,7 +190,7 @@ def format_report(report: Report, kind: str) -> str:
   for reason, names in common[:_REASONS]:
     lines.append(f"  left {len(names)}: {reason}: {_some(names)}")
   if rest := sum(len(names) for _, names in common[_REASONS:]):
-    lines.append(f"  left {rest} more for other shapes")
+    lines.append(f"  left {rest} more for other reasons")
   modules: dict[str, int] = {}
   for name in report.missing:
     module = re.match(r"(\w+?)(\.|$)", name)[1]
