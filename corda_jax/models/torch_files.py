@@ -116,6 +116,8 @@ class _Storages:
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
+  if not zipfile.is_zipfile(file):
+    raise ValueError("its end is missing")
   with zipfile.ZipFile(file) as archive:
     # PyTorch compresses nothing. What unpacks to more than the file could fill the memory.
     if sum(entry.file_size for entry in archive.infolist()) > size:

@@ -57,6 +57,7 @@ def assert_same(got, expected):
     np.testing.assert_array_equal(got[name], tensor, err_msg=name)
 
 
+@pytest.mark.long
 def test_in_and_out_again(released, tmp_path, capsys):
   path, student, teacher = released
   run = experiment(path)
@@ -81,6 +82,7 @@ def test_in_and_out_again(released, tmp_path, capsys):
     assert int(state.step) == result["step"] == 0
 
 
+@pytest.mark.long
 def test_a_file_without_teacher_gives_a_copy(released, tmp_path, capsys):
   path, student, _ = released
   write_torch_file(path, {f"Scale.{n}": x for n, x in student.items() if not n.startswith("heads")})

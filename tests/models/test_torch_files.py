@@ -278,6 +278,19 @@ def test_crafted_pickles_are_refused(read, kind):
   assert len(str(told.value)) < 600
 
 
+def test_storages_are_never_larger_than_the_file(read):
+  def announced(count):
+    opcode = b"J" + count.to_bytes(4, "little")
+    return (
+      b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + opcode + b"tQ"
+    )
+
+  with pytest.raises(UserError, match="storages larger than the file: 10000 elements of float32"):
+    read(raw(tensor(storage=announced(10_000))))
+  with pytest.raises(UserError, match="a storage of two types or sizes"):
+    read(raw(tensor(), tensor(storage=announced(3))))
+
+
 def test_deep_and_shared_values_that_nobody_looks_at_are_only_data(read):
   assert isinstance(read(raw(LAUGHS)), list)
   assert isinstance(read(raw(DEEP)), tuple)

@@ -80,6 +80,22 @@ def test_names_there_and_back(golden_dir, variant):
   assert set(tensor_names(shapes)) == released.keys() - unused
 
 
+def test_names_mean_what_the_release_means():
+  # S listens to D: the release names the listener first.
+  correlation = "multi_modal_distillation.self_attention.S.D"
+  heads = "initial_task_prediction_heads"
+  for name, collection, path in (
+    ("layer3.22.bn2.running_var", "batch_stats", "encoder/stage3_block22/norm2/var"),
+    ("layer4.0.downsample.1.weight", "params", "encoder/stage4_block0/projection_norm/scale"),
+    (f"{correlation}.conv.weight", "params", "correlation_D_to_S/message/kernel"),
+    (f"{correlation}.attention.0.weight", "params", "correlation_D_to_S/attention/kernel"),
+    (f"{heads}.layers.D.1.conv3.weight", "params", "decoder_D_block1/conv3/kernel"),
+    (f"{heads}.conv_out.D_src.bias", "params", "initial_D_src/bias"),
+    ("heads.D_src.conv2d_list.1.weight", "params", "final_D_src/kernel1"),
+  ):
+    assert variable_path(name) == (collection, path)
+
+
 def test_names_that_mean_nothing():
   assert variable_path("layer5.conv2d_list.1.bias", network="deeplab") == (
     "params",
