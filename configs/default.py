@@ -38,6 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.num_steps = 250_000
+  # A .pth file that a fresh run starts from (docs/weights.md); "": random weights.
+  config.initial_weights = ""
 
   config.data = get_data_config()
   config.model = get_model_config()

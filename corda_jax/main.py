@@ -24,8 +24,9 @@ from PIL import Image
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_initial_weights
 from corda_jax.jobs.train import train
-from corda_jax.training.checkpoint import check_config, record_config
+from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
 from corda_jax.training.sharding import check_divisible
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet
@@ -34,7 +35,8 @@ from data_pipelines.provide import provide
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, curves, results.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "The job.")
+_MODES = ["train", "evaluate", "import_torch", "export_torch"]
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "The job.")
 
 
 def run(config: Any, workdir: Path, mode: str) -> None:
@@ -44,10 +46,15 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     UserError: the configuration, the data or the folder will not do.
   """
   experiment = Experiment.from_config(config)
+  if mode in ("import_torch", "export_torch"):
+    _convert_weights(experiment, workdir, mode)
+    return
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   if mode == "train":
     check_config(workdir, config.to_dict())
+    if config.initial_weights and not has_checkpoints(workdir):
+      read_initial_weights(experiment)  # a wrong file is told before data are prepared for hours
     _check_writable(workdir)
     provide(config.data)
     record_config(workdir, config.to_dict())
@@ -83,6 +90,20 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     print(f"Results: {workdir / 'results.json'}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
   writer.close()
+
+
+def _convert_weights(experiment: Experiment, workdir: Path, mode: str) -> None:
+  """Runs one of the two jobs that need no data."""
+  config = experiment.config.to_dict()
+  if mode == "export_torch":
+    check_config(workdir, config, parts=("model",))
+    export_torch(experiment, workdir)
+    return
+  check_config(workdir, config)
+  weights = read_initial_weights(experiment)
+  _check_writable(workdir)
+  import_torch(experiment, workdir, weights)
+  record_config(workdir, config)
 
 
 def _write_pictures(

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from corda_jax.models.torch_files import read_torch_file
+from corda_jax.models.torch_write import write_torch_file
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -171,3 +175,24 @@ def test_batch_that_devices_cannot_share(tmp_path):
 def test_no_arguments():
   result = run([sys.executable, "-m", "corda_jax.main"])
   assert_one_line(result, "--config")
+
+
+@pytest.mark.long
+def test_weights_of_pytorch_in_and_out(tmp_path):
+  """Both jobs need no data, and a wrong file leaves nothing behind."""
+  arguments = command(tmp_path, mode="import_torch", initial_weights=tmp_path / "weights.pth")
+  (tmp_path / "weights.pth").write_text("<html>")
+  assert_one_line(run(arguments), "weights.pth is not a PyTorch file but a web page")
+  assert_one_line(run(command(tmp_path, initial_weights=tmp_path / "weights.pth")), "a web page")
+  assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
+
+  kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+  write_torch_file(tmp_path / "weights.pth", {"conv1.weight": kernel})
+  result = run(arguments)
+  assert result.returncode == 0, result.stderr
+  assert "student: 1 of the network's" in result.stdout
+  result = run(command(tmp_path, mode="export_torch"))
+  assert result.returncode == 0, result.stderr
+  exported = read_torch_file(tmp_path / "run" / "corda.pth")
+  np.testing.assert_array_equal(exported["model"]["conv1.weight"], kernel)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "weights.pth"]

@@ -3,12 +3,16 @@
 The files are those of tests/golden, or of the folder CORDA_GOLDEN_DIR.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.models.torch_weights import variables_from_state_dict
+from corda_jax.models.torch_files import read_torch_file
+from corda_jax.models.torch_matching import find_state_dicts
+from corda_jax.models.torch_write import write_torch_file
 from tests.golden import files, folder, parts
-from tests.golden.released_run import ReleasedRun
+from tests.golden.released_run import STORED, ReleasedRun, relative
 
 
 def assert_met(measures):
@@ -51,6 +55,14 @@ def test_released_network_in_float32(path):
   assert_met(ReleasedRun(path, "float32").outputs())
 
 
-def test_names_that_the_release_does_not_have():
-  with pytest.raises(KeyError, match="no tensor of a released CorDA network"):
-    variables_from_state_dict({"backbone.conv.weight": np.zeros((1, 1, 3, 3))}, branches=2)
+@pytest.mark.long
+@pytest.mark.parametrize("path", files("corda"), ids=by_name)
+def test_a_converted_checkpoint_predicts_what_the_release_does(float64, tmp_path, path):
+  run = ReleasedRun(path)
+  file = tmp_path / "checkpoint.pth"
+  counts = {f"{n.removesuffix('running_var')}num_batches_tracked" for n in run.start if "_var" in n}
+  tracked = dict.fromkeys(counts, np.array(5, np.int64))
+  write_torch_file(file, {"iteration": 5, "model": run.start | tracked, "ema_model": {}})
+  variables = run.convert(find_state_dicts(read_torch_file(file)).student)
+  for name, got in run.evaluate(jax.tree.map(jnp.asarray, variables), run.image).items():
+    assert relative(got, run.reference[f"eval/{name}"]) < STORED

@@ -12,6 +12,7 @@ from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.scores import format_scores
+from corda_jax.jobs.torch_checkpoints import initial_state
 from corda_jax.training.checkpoint import Checkpoints, write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState
@@ -119,6 +120,6 @@ def _initial_or_restored(
 ) -> tuple[TrainState, int]:
   latest = checkpoints.latest_step()
   if latest is None:
-    return experiment.initial_state(), 0
+    return initial_state(experiment), 0
   print(f"Resuming from the checkpoint of step {latest}.")
   return checkpoints.restore(latest, experiment.state_shapes()), latest

@@ -1,100 +1,148 @@
-"""The released networks' tensors as this project's variables.
+"""The released networks' tensors as this project's variables, and back.
 
 A PyTorch state dict of CorDA names its tensors after the release's modules and stores convolutions
-as (out, in, height, width); here they have other names, and are (height, width, in, out).
+as (out, in, height, width); here they have other names, and are (height, width, in, out). Residual
+encoders have the same names in DACS, in DeepLab's initialisations and in torchvision.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-# Module names of the release → module names here; the first pattern that fits whole counts.
+# Module of the release, and module here; what stands in braces is the same in both.
+_ENCODER = (
+  ("conv1", "encoder/stem_conv"),
+  ("bn1", "encoder/stem_norm"),
+  ("layer{stage}.{block}.conv{i}", "encoder/stage{stage}_block{block}/conv{i}"),
+  ("layer{stage}.{block}.bn{i}", "encoder/stage{stage}_block{block}/norm{i}"),
+  ("layer{stage}.{block}.downsample.0", "encoder/stage{stage}_block{block}/projection_conv"),
+  ("layer{stage}.{block}.downsample.1", "encoder/stage{stage}_block{block}/projection_norm"),
+)
+_DECODER, _HEADS, _CORRELATION = (
+  "initial_task_prediction_heads.layers.{task}.{block}",
+  "initial_task_prediction_heads.conv_out.{head}",
+  "multi_modal_distillation.self_attention.{listener}.{speaker}",
+)
 _MODULES = {
-  r"conv1": r"encoder/stem_conv",
-  r"bn1": r"encoder/stem_norm",
-  r"layer(\d)\.(\d+)\.(.+)": r"encoder/stage\1_block\2/\3",
-  r"initial_task_prediction_heads\.layers\.(\w+)\.(\d)\.(.+)": r"decoder_\1_block\2/\3",
-  # The release names the task that hears first, and the one that speaks second.
-  r"multi_modal_distillation\.self_attention\.(\w)\.(\w)\.conv": r"correlation_\2_to_\1/message",
-  r"multi_modal_distillation\.self_attention\.(\w)\.(\w)\.attention\.0": (
-    r"correlation_\2_to_\1/attention"
+  "corda": (
+    *_ENCODER,
+    (_DECODER + ".conv{i}", "decoder_{task}_block{block}/conv{i}"),
+    (_DECODER + ".bn{i}", "decoder_{task}_block{block}/norm{i}"),
+    (_DECODER + ".downsample.0", "decoder_{task}_block{block}/projection_conv"),
+    (_DECODER + ".downsample.1", "decoder_{task}_block{block}/projection_norm"),
+    (_CORRELATION + ".conv", "correlation_{speaker}_to_{listener}/message"),
+    (_CORRELATION + ".attention.0", "correlation_{speaker}_to_{listener}/attention"),
+    (_HEADS, "initial_{head}"),
+    ("heads.{head}", "final_{head}"),
   ),
-  r"initial_task_prediction_heads\.conv_out\.(.+)": r"initial_\1",
-  r"heads\.(.+)": r"final_\1",
+  "deeplab": (*_ENCODER, ("layer5", "final_S")),
 }
-_LAYERS = {
-  r"/downsample\.0$": "/projection_conv",
-  r"/downsample\.1$": "/projection_norm",
-  r"/bn(\d)$": r"/norm\1",
-}
+_NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+_LEAVES = {"weight": "kernel", "bias": "bias"}
+_STATISTICS = ("mean", "var")
 
 
-def variable_path(name: str) -> tuple[str, str]:
-  """Where a tensor of the release's state dict goes.
+def _translate(name: str, patterns: Iterable[tuple[str, str]]) -> str:
+  """`name` in the other language; raises KeyError if it fits no pattern."""
+  for given, wanted in patterns:
+    # Numbers for stage, block and i; the names of tasks and heads are letters and underscores.
+    pattern = re.sub(r"\\{(stage|block|i)\\}", r"(?P<\1>[0-9]+)", re.escape(given))
+    pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[A-Za-z_]+)", pattern)
+    if found := re.fullmatch(pattern, name):
+      return wanted.format(**found.groupdict())
+  raise KeyError(name)
+
+
+def variable_path(name: str, *, network: str = "corda") -> tuple[str, str]:
+  """Where a tensor of a state dict goes.
 
   Args:
     name: as in the state dict, such as "layer1.0.bn1.running_mean".
+    network: "corda", or "deeplab", whose classifier is the release's "layer5".
 
   Returns:
     Collection, "params" or "batch_stats", and slash-separated path in it. A classifier's branches
     are numbered, also those (2 and 3) that the release stores and never uses.
 
   Raises:
-    KeyError: the release has no such tensor.
+    KeyError: the release has no such tensor in such a network.
   """
   module, _, leaf = name.rpartition(".")
-  fitting = (item for item in _MODULES.items() if re.fullmatch(item[0], module))
-  pattern, replacement = next(fitting, (None, None))
-  if pattern is None:
-    raise KeyError(f"{name!r} is no tensor of a released CorDA network")
-  path = re.sub(pattern, replacement, module)
-  for pattern, replacement in _LAYERS.items():
-    path = re.sub(pattern, replacement, path)
-  if leaf.startswith("running_"):
-    return "batch_stats", f"{path}/{leaf.removeprefix('running_')}"
-  if "norm" in path:
-    return "params", f"{path}/{'scale' if leaf == 'weight' else 'bias'}"
-  kind = "kernel" if leaf == "weight" else "bias"
-  if branch := re.fullmatch(r"(.+)\.conv2d_list\.(\d)", path):
-    return "params", f"{branch[1]}/{kind}{branch[2]}"
-  return "params", f"{path}/{kind}"
+  module, _, branch = module.partition(".conv2d_list.")
+  try:
+    path = _translate(module, _MODULES[network])
+    leaf = (_NORM_LEAVES if _is_norm(path) else _LEAVES)[leaf]
+  except KeyError:
+    raise KeyError(f"{name!r} is no tensor of a released {network} network") from None
+  return "batch_stats" if leaf in _STATISTICS else "params", f"{path}/{leaf}{branch}"
 
 
-def variables_from_state_dict(
-  tensors: Mapping[str, np.ndarray], *, branches: int
-) -> dict[str, dict[str, Any]]:
-  """Arranges a state dict as the variables of `Corda`.
-
-  Args:
-    tensors: name in the release → array in PyTorch's layout.
-    branches: how many branches of the dilated classifiers the network has; the rest is left.
-
-  Returns:
-    {"params": …, "batch_stats": …}, of the arrays' own dtypes.
-
-  Raises:
-    KeyError: a name is not one of the release's.
-  """
-  variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
-  for name, tensor in tensors.items():
-    collection, path = variable_path(name)
-    *parents, leaf = path.split("/")
-    if leaf[-1].isdigit() and int(leaf[-1]) >= branches:
-      continue
-    node = variables[collection]
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[leaf] = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
-  return variables
+def tensor_name(path: str, *, network: str = "corda") -> str:
+  """The inverse of `variable_path`: the name in a state dict of the variable at `path`."""
+  module, _, leaf = path.rpartition("/")
+  leaf, branch = re.fullmatch(r"([a-z]+)(\d*)", leaf).groups()
+  leaves = _NORM_LEAVES if _is_norm(module) else _LEAVES
+  leaf = next(theirs for theirs, ours in leaves.items() if ours == leaf)
+  name = _translate(module, ((ours, theirs) for theirs, ours in _MODULES[network]))
+  return f"{name}.conv2d_list.{branch}.{leaf}" if branch else f"{name}.{leaf}"
 
 
-def state_dict_tensor(variables: Mapping[str, Any], name: str) -> np.ndarray:
+def _is_norm(module: str) -> bool:
+  return re.search(r"norm\d?$", module) is not None
+
+
+def state_dict_tensor(
+  variables: Mapping[str, Any], name: str, *, network: str = "corda"
+) -> np.ndarray:
   """The tensor `name` of the release's state dict, taken out of variables, in PyTorch's layout."""
-  collection, path = variable_path(name)
+  collection, path = variable_path(name, network=network)
   node = variables[collection]
   for part in path.split("/"):
     node = node[part]
   array = np.asarray(node)
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+
+
+def tensor_names(variables: Mapping[str, Any], *, network: str = "corda") -> list[str]:
+  """Names in a state dict of all variables of a network; leaves may be arrays or shapes."""
+  return [
+    tensor_name("/".join(path), network=network)
+    for collection in ("params", "batch_stats")
+    for path in _paths(variables[collection])
+  ]
+
+
+def _paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from ((name, *path) for path in _paths(value))
+    else:
+      yield (name,)
+
+
+def state_dict_from_variables(
+  variables: Mapping[str, Any], *, steps: int, network: str = "corda"
+) -> dict[str, np.ndarray]:
+  """A state dict that the released module loads with `strict=True`.
+
+  Args:
+    variables: {"params": …, "batch_stats": …} of the network.
+    steps: training steps made: what `num_batches_tracked` holds.
+    network: "corda" or "deeplab".
+
+  Returns:
+    float32 tensors in PyTorch's layout, and int64 counts. The released classifiers have four
+    branches, of which their code sums the first two; branches that this network lacks are zero.
+  """
+  state: dict[str, np.ndarray] = {}
+  for name in tensor_names(variables, network=network):
+    state[name] = state_dict_tensor(variables, name, network=network).astype(np.float32)
+    if name.endswith(".running_var"):
+      state[name.replace("running_var", "num_batches_tracked")] = np.array(steps, np.int64)
+    if ".conv2d_list.0." in name:
+      for branch in range(1, 4):
+        other = name.replace(".conv2d_list.0.", f".conv2d_list.{branch}.")
+        state.setdefault(other, np.zeros_like(state[name]))
+  return state

@@ -14,6 +14,7 @@ from corda_jax.errors import UserError
 
 # What a resumed run may change: fields that touch no number of its training.
 _FREE_FIELDS = (
+  "initial_weights",  # read once, before the first step; elsewhere the file has another path
   "log_every",
   "evaluate_every",
   "checkpoint_every",
@@ -114,6 +115,12 @@ class Checkpoints:
 
 def _first_line(error: Exception) -> str:
   return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def has_checkpoints(workdir: Path) -> bool:
+  """Whether the run in `workdir` has a whole checkpoint; creates nothing."""
+  folder = Path(workdir) / "checkpoints"
+  return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def check_config(

@@ -1,5 +1,6 @@
 """Reference values, and how they are found and compared."""
 
+import json
 import os
 from pathlib import Path
 
@@ -12,3 +13,11 @@ def folder() -> Path:
 def files(kind: str) -> list[Path]:
   """Every `KIND*.npz` of the folder."""
   return sorted(folder().glob(f"{kind}*.npz"))
+
+
+def released_shapes(network: str) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the tensors of a released checkpoint; `network`: "gta" or "synthia"."""
+  name = f"state_dict_{network}.json"
+  path = folder() / name
+  path = path if path.exists() else Path(__file__).parent / name
+  return {tensor: tuple(shape) for tensor, shape in json.loads(path.read_text())}

@@ -6,7 +6,6 @@ from the file: seed, shape, learning rate, iterations, the source of pseudo-labe
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,11 @@ import optax
 from configs import gta2cs, synthia2cs
 from corda_jax.adaptation.step import adapt, draw
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.models.torch_weights import state_dict_tensor, variables_from_state_dict
+from corda_jax.models.torch_matching import match
+from corda_jax.models.torch_weights import state_dict_tensor
 from corda_jax.training.sharding import make_mesh
 from corda_jax.training.state import TrainState
-from tests.golden import golden
+from tests.golden import golden, released_shapes
 
 CONFIGS = {"gta": gta2cs, "synthia": synthia2cs}
 
@@ -56,13 +56,9 @@ def variant(reference: Any) -> str:
 
 
 @functools.cache
-def start_tensors(folder: Path, network: str) -> dict[str, np.ndarray]:
+def start_tensors(network: str) -> dict[str, np.ndarray]:
   """The state dict that every run of a network starts from, float64."""
-  name = f"state_dict_{network}.json"
-  path = folder / name if (folder / name).exists() else Path(__file__).parent / name
-  return {
-    tensor: golden.parameter(tensor, tuple(shape)) for tensor, shape in json.loads(path.read_text())
-  }
+  return {name: golden.parameter(name, shape) for name, shape in released_shapes(network).items()}
 
 
 def configuration(reference: Any, dtype: str) -> Any:
@@ -102,18 +98,29 @@ class ReleasedRun:
   def __init__(self, path: Path, dtype: str = "float64"):
     """Reads the file and builds the experiment."""
     self.reference = np.load(path)
-    self.start = start_tensors(path.parent, variant(self.reference))
+    self.start = start_tensors(variant(self.reference))
     self.seed = int(self.reference["seed"])
     self.shape = tuple(int(n) for n in self.reference["batch_shape"])
     self.dtype = dtype
     self.config = configuration(self.reference, dtype)
     self.experiment = Experiment.from_config(self.config, make_mesh(jax.devices()[:1]))
     self.branches = len(self.config.model.classifier_dilations)
-    variables = variables_from_state_dict(self.start, branches=self.branches)
-    self.variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
+    self.variables = jax.tree.map(jnp.asarray, self.convert(self.start))
     self.image = jnp.asarray(golden.forward_image(self.seed, self.shape), dtype)
     model = self.experiment.model
     self.evaluate = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+
+  def convert(self, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The tensors of a released checkpoint as variables of the network; not one may be missing."""
+    shapes = self.experiment.state_shapes()
+    variables, report = match(
+      tensors,
+      {"params": shapes.params, "batch_stats": shapes.batch_stats},
+      network=self.config.model.name,
+      classifier_dilations=tuple(self.config.model.classifier_dilations),
+    )
+    assert not report.missing
+    return variables
 
   def measures(self) -> Iterator[Measure]:
     """Everything that the file holds, in float64."""

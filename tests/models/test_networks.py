@@ -8,6 +8,7 @@ from corda_jax.errors import UserError
 from corda_jax.models.build import Normalization, build_model
 from corda_jax.models.deeplab import DilatedClassifier
 from tests import tiny
+from tests.golden import released_shapes
 
 
 @pytest.mark.parametrize("dilations", [(6, 12), (1, 2, 3), (20,)])
@@ -63,13 +64,9 @@ def test_released_networks_have_the_released_sizes():
 
 
 def released_size(variant):
-  import json
-  from pathlib import Path
-
-  path = Path(__file__).parents[1] / "golden" / f"state_dict_{variant}.json"
   unused = ("conv2d_list.2.", "conv2d_list.3.")
-  tensors = [(n, s) for n, s in json.loads(path.read_text()) if not any(u in n for u in unused)]
-  return sum(int(np.prod(shape)) for _, shape in tensors)
+  used = {n: s for n, s in released_shapes(variant).items() if not any(u in n for u in unused)}
+  return sum(int(np.prod(shape)) for shape in used.values())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""Starts runs from PyTorch's files, and turns checkpoints into such files and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from corda_jax.errors import UserError
+from corda_jax.jobs.evaluate import find_checkpoint
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.models.torch_files import read_torch_file
+from corda_jax.models.torch_matching import find_state_dicts, format_report, match
+from corda_jax.models.torch_weights import state_dict_from_variables
+from corda_jax.models.torch_write import write_torch_file
+from corda_jax.training.checkpoint import Checkpoints, has_checkpoints
+from corda_jax.training.sharding import replicated
+from corda_jax.training.state import TrainState
+
+Variables = dict[str, Any]
+
+_RELEASED_DILATIONS = (6, 12)  # of the branches that the released code sums
+
+
+class InitialWeights(NamedTuple):
+  """What a file holds for the network of an experiment.
+
+  Attributes:
+    student: {"params": …, "batch_stats": …}, without what the file lacks.
+    teacher: the same, or None.
+    summary: what was loaded, what was left and why, in lines for the console.
+  """
+
+  student: Variables
+  teacher: Variables | None
+  summary: str
+
+
+def read_initial_weights(experiment: Experiment) -> InitialWeights:
+  """Reads the file `config.initial_weights`.
+
+  Raises:
+    UserError: none is named, it cannot be read, or it fits nothing of the network.
+  """
+  config = experiment.config
+  path = config.initial_weights
+  if not path:
+    raise UserError("initial_weights is '', wanted a file: set --config.initial_weights=FILE.pth")
+  tree = read_torch_file(path)
+  shapes = experiment.state_shapes()
+  wanted = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+  options = {
+    "network": config.model.name,
+    "classifier_dilations": tuple(config.model.classifier_dilations),
+  }
+  try:
+    found = find_state_dicts(tree)
+    student, report = match(found.student, wanted, **options)
+    lines = [f"Weights of {path}", format_report(report, "student")]
+    if found.iteration is not None:
+      lines[0] += f", written at step {found.iteration}"
+    teacher = None
+    if found.teacher is not None:
+      teacher, report = match(found.teacher, wanted, **options)
+      lines.append(format_report(report, "teacher").splitlines()[0])
+  except UserError as error:
+    raise UserError(f"{path} does not fit the network: {error}") from error
+  return InitialWeights(student, teacher, "\n".join(lines))
+
+
+def initial_state(experiment: Experiment) -> TrainState:
+  """Fresh state of a training run: from `config.initial_weights`, if set.
+
+  The teacher starts as a copy of the student, whatever the file holds, as in the release: its
+  first update makes it one anyway.
+  """
+  if not experiment.config.initial_weights:
+    return experiment.initial_state()
+  weights = read_initial_weights(experiment)
+  print(weights.summary)
+  return _filled(experiment, weights.student, {})
+
+
+def _filled(experiment: Experiment, student: Variables, teacher: Variables) -> TrainState:
+  """Fresh state with other variables; the teacher has the student's where `teacher` has none."""
+  state = experiment.initial_state()
+  student = _merged({"params": state.params, "batch_stats": state.batch_stats}, student)
+  teacher = _merged(student, teacher)
+
+  def copy(trees):
+    # Training donates the student's buffers; neither the teacher nor the file's arrays share them.
+    return jax.tree.map(jnp.copy, trees)
+
+  student, teacher = jax.jit(copy, out_shardings=replicated(experiment.mesh))((student, teacher))
+  return state.replace(
+    params=student["params"],
+    batch_stats=student["batch_stats"],
+    teacher_params=teacher["params"],
+    teacher_batch_stats=teacher["batch_stats"],
+  )
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
+  return {
+    name: _merged(value, over.get(name, {}))
+    if isinstance(value, Mapping)
+    else over.get(name, value)
+    for name, value in base.items()
+  }
+
+
+def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights) -> None:
+  """Writes the weights of a file as the checkpoint of step 0 in `workdir`, to evaluate or train.
+
+  Step 0 whatever step the file tells: momentum is not taken over, and a finished file would leave
+  nothing to train. A file without teacher gives a copy of the student.
+
+  Args:
+    experiment: network, mesh and configuration.
+    workdir: existing folder of the run.
+    weights: of `read_initial_weights`.
+
+  Raises:
+    UserError: there are checkpoints in `workdir` already, or they cannot be written.
+  """
+  if has_checkpoints(workdir):
+    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
+  print(weights.summary)
+  if weights.teacher is None:
+    print("teacher: not in the file, a copy of the student")
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}), miou=None)
+  checkpoints.close()
+  print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
+
+
+def export_torch(experiment: Experiment, workdir: Path) -> Path:
+  """Writes `workdir/corda.pth`, whose "model" and "ema_model" the released modules load strictly.
+
+  Args:
+    experiment: network, mesh and configuration; `evaluation` says which checkpoint.
+    workdir: folder of the run.
+
+  Returns:
+    Path of the file.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  config = experiment.config
+  step = find_checkpoint(workdir, config.evaluation.checkpoint)
+  checkpoints = Checkpoints(workdir)
+  try:
+    state = checkpoints.restore(step, experiment.state_shapes())
+  finally:
+    checkpoints.close()
+  path = workdir / "corda.pth"
+  if jax.process_index() > 0:
+    return path
+
+  def tensors(params, batch_stats):
+    variables = {"params": params, "batch_stats": batch_stats}
+    return state_dict_from_variables(variables, steps=step, network=config.model.name)
+
+  student = tensors(state.params, state.batch_stats)
+  teacher = tensors(state.teacher_params, state.teacher_batch_stats)
+  write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": step})
+  print(f"{path}: {len(student)} tensors each of student and teacher after {step} steps")
+  if tuple(config.model.classifier_dilations) != _RELEASED_DILATIONS:
+    print(
+      f"note: the released code sums branches of dilations {_RELEASED_DILATIONS}, this network has "
+      f"{tuple(config.model.classifier_dilations)}: there it would predict something else"
+    )
+  return path

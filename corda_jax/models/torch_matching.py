@@ -1,0 +1,206 @@
+"""Which tensors of a PyTorch file go into a network, and why the others do not."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from corda_jax.errors import UserError
+from corda_jax.models.torch_weights import tensor_names, variable_path
+
+Tensors = dict[str, np.ndarray]
+
+_REASONS = 6  # lines of reasons in a report
+
+
+class StateDicts(NamedTuple):
+  """What a file holds of a run.
+
+  Attributes:
+    student: name → tensor.
+    teacher: the same of the exponential moving average, or None.
+    iteration: the step that the file tells, or None.
+  """
+
+  student: Tensors
+  teacher: Tensors | None
+  iteration: int | None
+
+
+def find_state_dicts(tree: Any) -> StateDicts:
+  """Finds the tensors in what `read_torch_file` gave.
+
+  That is a checkpoint of DACS or CorDA ("model", "ema_model", "iteration"), one of another program
+  with "state_dict", or a state dict itself. The prefixes "module." (of DataParallel) and "Scale."
+  (of DeepLab's initialisations) are taken off names; counts of batches are dropped.
+
+  Raises:
+    UserError: there are no tensors at these places; says what there is.
+  """
+  if not isinstance(tree, dict):
+    raise UserError(f"the file holds a {type(tree).__name__}, wanted a dict of tensors")
+  for holder in (tree.get("model"), tree.get("state_dict"), tree):
+    student = _tensors(holder)
+    if student:
+      break
+  else:
+    names = [key for key in tree if isinstance(key, str)]
+    raise UserError(
+      f"the file holds no tensors but {_some(map(repr, names)) or 'nothing'}, wanted "
+      "'model', 'state_dict' or the tensors themselves"
+    )
+  iteration = tree.get("iteration")
+  told = isinstance(iteration, int) and 0 <= iteration < 2**63
+  teacher = _tensors(tree.get("ema_model")) or None
+  return StateDicts(student, teacher, iteration if told else None)
+
+
+def _tensors(holder: Any) -> Tensors:
+  found: Tensors = {}
+  for name, value in holder.items() if isinstance(holder, dict) else ():
+    if isinstance(name, str) and isinstance(value, np.ndarray):
+      short = re.sub(r"^(module\.|Scale\.)+", "", name)
+      if not short.endswith("num_batches_tracked"):
+        # Where two names become the same one, both are kept as they are.
+        found[name if short in found else short] = value
+  return found
+
+
+class Report(NamedTuple):
+  """What `match` did.
+
+  Attributes:
+    loaded: names of the tensors that fit.
+    left: name of each tensor of the file that did not → why.
+    missing: names of the network's tensors that the file lacks; they keep their initial values.
+  """
+
+  loaded: list[str]
+  left: dict[str, str]
+  missing: list[str]
+
+
+def match(
+  tensors: Mapping[str, np.ndarray],
+  wanted: Mapping[str, Any],
+  *,
+  network: str,
+  classifier_dilations: tuple[int, ...],
+) -> tuple[dict[str, Any], Report]:
+  """Picks the tensors that fit a network by name and shape.
+
+  Torchvision's networks fit by name, yet they were trained on RGB divided by 255 with another mean
+  and deviation, and stride on the 3x3 convolution of a bottleneck, not on the 1x1 before it.
+
+  Args:
+    tensors: name → tensor in PyTorch's layout.
+    wanted: {"params": …, "batch_stats": …} of arrays or shapes.
+    network: "corda" or "deeplab".
+    classifier_dilations: of the network; for the report.
+
+  Returns:
+    Variables, nested as `wanted`, in its dtypes, without those that are missing; and the report.
+
+  Raises:
+    UserError: no convolution of the encoder fits; says what the file holds instead.
+  """
+  shapes = {
+    name: _torch_shape(wanted, name, network) for name in tensor_names(wanted, network=network)
+  }
+  variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+  report = Report([], {}, [])
+  for name, tensor in tensors.items():
+    reason = _why_left(name, tensor, shapes, classifier_dilations)
+    if reason:
+      report.left[name] = reason
+      continue
+    report.loaded.append(name)
+    collection, path = variable_path(name, network=network)
+    *parents, leaf = path.split("/")
+    node, like = variables[collection], wanted[collection]
+    for parent in parents:
+      node, like = node.setdefault(parent, {}), like[parent]
+    array = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
+    node[leaf] = array.astype(like[leaf].dtype)
+  report.missing.extend(name for name in shapes if name not in tensors or name in report.left)
+  if not any(re.fullmatch(r"conv1\.weight|layer\d\..+\.conv\d\.weight", x) for x in report.loaded):
+    encoder_first = sorted(report.left, key=lambda name: not re.match(r"conv1|layer\d", name))
+    left = [f"{name} ({report.left[name]})" for name in encoder_first]
+    raise UserError(
+      f"no convolution of the encoder is in it: it holds {_some(left)}, wanted names such as "
+      "conv1.weight and layer1.0.conv1.weight with the shapes of model.encoder"
+    )
+  return variables, report
+
+
+def _torch_shape(wanted: Mapping[str, Any], name: str, network: str) -> tuple[int, ...]:
+  """The shape that the tensor `name` has in a state dict of the network."""
+  collection, path = variable_path(name, network=network)
+  node = wanted[collection]
+  for part in path.split("/"):
+    node = node[part]
+  shape = tuple(node.shape)
+  return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+
+
+def _why_left(
+  name: str,
+  tensor: np.ndarray,
+  shapes: Mapping[str, tuple[int, ...]],
+  dilations: tuple[int, ...],
+) -> str | None:
+  """Why a tensor of a file does not go into the network, or None if it does."""
+  if name not in shapes:
+    branch = re.search(r"\.conv2d_list\.\d+\.", name)
+    if branch and name.replace(branch[0], ".conv2d_list.0.") in shapes:
+      return f"branch unused by classifier_dilations {dilations}"
+    if name.startswith("fc."):
+      return "classifier of ImageNet"
+    if name.startswith("layer5."):
+      return "classifier of a plain DeepLab, which this network is not"
+    return "not in this network"
+  if tensor.shape != shapes[name]:
+    return f"shape {tensor.shape}, wanted {shapes[name]}"
+  if not np.issubdtype(tensor.dtype, np.inexact) and tensor.dtype.name != "bfloat16":
+    return f"{tensor.dtype} numbers, wanted floating point"
+  return None
+
+
+def _some(items: Iterable[str], count: int = 3) -> str:
+  # Names come from files of strangers: no line feeds or escape sequences reach the terminal.
+  items = [(item if item.isprintable() else repr(item))[:120] for item in items]
+  rest = f" and {len(items) - count} more" if len(items) > count else ""
+  return ", ".join(items[:count]) + rest
+
+
+def format_report(report: Report, kind: str) -> str:
+  """A readable summary: counts, and a line for each reason with the first names.
+
+  Args:
+    report: of `match`.
+    kind: what was loaded, such as "student".
+  """
+  total = len(report.loaded) + len(report.missing)
+  lines = [f"{kind}: {len(report.loaded)} of the network's {total} tensors loaded"]
+  reasons: dict[str, list[str]] = {}
+  for name, reason in report.left.items():
+    reasons.setdefault(reason, []).append(name)
+  common = sorted(reasons.items(), key=lambda item: -len(item[1]))
+  for reason, names in common[:_REASONS]:
+    lines.append(f"  left {len(names)}: {reason}: {_some(names)}")
+  if rest := sum(len(names) for _, names in common[_REASONS:]):
+    lines.append(f"  left {rest} more for other reasons")
+  modules: dict[str, int] = {}
+  for name in report.missing:
+    module = re.match(r"(\w+?)(\.|$)", name)[1]
+    modules[module] = modules.get(module, 0) + 1
+  if modules:
+    counts = ", ".join(f"{module} ({count})" for module, count in modules.items())
+    lines.append(f"  not in the file, so with initial values: {counts}")
+  if "fc.weight" in report.left:
+    lines.append(
+      "  note: torchvision's networks saw RGB with mean (123.675, 116.28, 103.53) and deviation "
+      "(58.395, 57.12, 57.375): set model.normalization; their stride is on other convolutions"
+    )
+  return "\n".join(lines)

@@ -1,0 +1,160 @@
+import jax
+import numpy as np
+import pytest
+
+from corda_jax.errors import UserError
+from corda_jax.jobs.evaluate import evaluate
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.torch_checkpoints import (
+  export_torch,
+  import_torch,
+  initial_state,
+  read_initial_weights,
+)
+from corda_jax.jobs.train import train
+from corda_jax.models.torch_files import read_torch_file
+from corda_jax.models.torch_weights import state_dict_from_variables
+from corda_jax.models.torch_write import write_torch_file
+from corda_jax.training.checkpoint import Checkpoints, check_config, record_config
+from corda_jax.training.sharding import make_mesh
+from tests import tiny
+
+MESH = make_mesh(jax.devices()[:2])
+
+
+def experiment(path="", **fields):
+  config = tiny.get_config(initial_weights=str(path), **fields)
+  return Experiment.from_config(config, MESH)
+
+
+def state_dict(seed):
+  shapes = experiment().state_shapes()
+  random = np.random.RandomState(seed)
+  variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+  variables = jax.tree.map(
+    lambda x: random.uniform(0.1, 0.3, x.shape).astype(np.float32), variables
+  )
+  return state_dict_from_variables(variables, steps=0)
+
+
+@pytest.fixture
+def released(tmp_path):
+  """A file like the released ones: path, student and teacher."""
+  student, teacher = state_dict(1), state_dict(2)
+  path = tmp_path / "released.pth"
+  write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": 250_000})
+  return path, student, teacher
+
+
+def bring_in(experiment, workdir):
+  workdir.mkdir(exist_ok=True)
+  import_torch(experiment, workdir, read_initial_weights(experiment))
+
+
+def assert_same(got, expected):
+  assert got.keys() == expected.keys()
+  for name, tensor in expected.items():
+    np.testing.assert_array_equal(got[name], tensor, err_msg=name)
+
+
+@pytest.mark.long
+def test_in_and_out_again(released, tmp_path, capsys):
+  path, student, teacher = released
+  run = experiment(path)
+  bring_in(run, tmp_path / "run")
+  printed = capsys.readouterr().out
+  assert f"Weights of {path}, written at step 250000" in printed
+  assert "branch unused by classifier_dilations (1, 2)" in printed
+  assert len(printed.splitlines()) < 8
+  exported = export_torch(experiment(), tmp_path / "run")
+  assert exported == tmp_path / "run" / "corda.pth"
+  assert "branches of dilations (6, 12), this network has (1, 2)" in capsys.readouterr().out
+  tree = read_torch_file(exported)
+  assert tree["iteration"] == 0
+  assert_same(tree["model"], student)
+  assert_same(tree["ema_model"], teacher)
+  with pytest.raises(UserError, match="already holds checkpoints: choose another --workdir"):
+    bring_in(run, tmp_path / "run")
+  # The imported networks are those that are evaluated.
+  for network in ("student", "teacher"):
+    chosen = experiment(**{"evaluation.network": network})
+    state, result = evaluate(chosen, tmp_path / "run", lambda: iter(()))
+    assert int(state.step) == result["step"] == 0
+
+
+@pytest.mark.long
+def test_a_file_without_teacher_gives_a_copy(released, tmp_path, capsys):
+  path, student, _ = released
+  write_torch_file(path, {f"Scale.{n}": x for n, x in student.items() if not n.startswith("heads")})
+  bring_in(experiment(path), tmp_path / "run")
+  printed = capsys.readouterr().out
+  assert "not in the file, so with initial values: heads (12)" in printed
+  assert "teacher: not in the file, a copy of the student" in printed
+  tree = read_torch_file(export_torch(experiment(), tmp_path / "run"))
+  assert_same(tree["ema_model"], tree["model"])
+  np.testing.assert_array_equal(tree["model"]["conv1.weight"], student["conv1.weight"])
+  fresh = experiment().initial_state().params["final_S"]["kernel0"]
+  got = tree["model"]["heads.S.conv2d_list.0.weight"]
+  np.testing.assert_array_equal(got.transpose(2, 3, 1, 0), fresh)
+
+
+@pytest.mark.long
+def test_training_starts_from_the_file_and_the_teacher_from_the_student(released, tmp_path, capsys):
+  path, student, _ = released
+  run = experiment(path, num_steps=1, **{"optimizer.learning_rate": 0.0})
+  state = initial_state(run)
+  fresh = run.initial_state()
+  assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, fresh)
+  jax.tree.map(np.testing.assert_array_equal, state.optimizer_state, fresh.optimizer_state)
+  jax.tree.map(np.testing.assert_array_equal, state.teacher_params, state.params)
+  jax.tree.map(np.testing.assert_array_equal, state.teacher_batch_stats, state.batch_stats)
+
+  def train_there(run):
+    return train(
+      run,
+      tmp_path,
+      train_batches=tiny.train_batches,
+      evaluation_batches=lambda: iter(()),
+      write_scalars=lambda step, values: None,
+    )
+
+  capsys.readouterr()
+  trained, _ = train_there(run)
+  assert "tensors loaded" in capsys.readouterr().out
+  stem = student["conv1.weight"].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(trained.params["encoder"]["stem_conv"]["kernel"], stem)
+  # A resumed run reads its checkpoint, not the file.
+  path.unlink()
+  train_there(run)
+  assert "tensors loaded" not in capsys.readouterr().out
+
+
+def test_a_run_may_go_on_where_the_file_has_another_path(tmp_path):
+  record_config(tmp_path, experiment("here.pth").config.to_dict())
+  check_config(tmp_path, experiment("there.pth").config.to_dict())
+
+
+def test_mistakes_are_told(released, tmp_path):
+  with pytest.raises(UserError, match=r"set --config.initial_weights=FILE.pth"):
+    read_initial_weights(experiment())
+  with pytest.raises(UserError, match=r"none.pth cannot be read"):
+    read_initial_weights(experiment(tmp_path / "none.pth"))
+  write_torch_file(tmp_path / "vgg.pth", {"features.0.weight": np.zeros((4, 3, 3, 3), np.float32)})
+  with pytest.raises(UserError, match=r"vgg.pth does not fit the network: .*features.0.weight"):
+    read_initial_weights(experiment(tmp_path / "vgg.pth"))
+  other = experiment(released[0], **{"model.encoder.width": 8})
+  with pytest.raises(UserError, match=r"does not fit the network: .*conv1.weight .*wanted \(8, "):
+    read_initial_weights(other)
+  with pytest.raises(UserError, match="no checkpoints in"):
+    export_torch(experiment(), tmp_path)
+
+
+def test_the_count_of_steps_goes_out(tmp_path):
+  run = experiment()
+  state = run.initial_state()
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(5, state.replace(step=state.step + 5), miou=None)
+  checkpoints.close()
+  tree = read_torch_file(export_torch(run, tmp_path))
+  assert tree["iteration"] == 5
+  assert int(tree["model"]["bn1.num_batches_tracked"]) == 5

@@ -1,0 +1,297 @@
+"""Names and shapes: what of a PyTorch file goes into a network, and what comes out of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import gta2cs, synthia2cs
+from corda_jax.errors import UserError
+from corda_jax.models.build import build_model
+from corda_jax.models.torch_files import read_torch_file
+from corda_jax.models.torch_matching import find_state_dicts, format_report, match
+from corda_jax.models.torch_weights import (
+  state_dict_from_variables,
+  state_dict_tensor,
+  tensor_name,
+  tensor_names,
+  variable_path,
+)
+from corda_jax.models.torch_write import write_torch_file
+from tests import tiny
+from tests.golden import golden, released_shapes
+
+RELEASED = {"gta": gta2cs, "synthia": synthia2cs}
+NETWORKS = {
+  "gta": {},
+  "synthia": {"model.initial_semantics_from": "decoder"},
+  "without depth": {"model.depth": False, "model.correlation": False},
+  "deeplab": {"model.name": "deeplab"},
+}
+
+
+def variable_shapes(config):
+  image = jnp.zeros((1, 32, 32, 3))
+  model = build_model(config.model)
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=True))
+
+
+def options(config):
+  return {
+    "network": config.model.name,
+    "classifier_dilations": tuple(config.model.classifier_dilations),
+  }
+
+
+@pytest.fixture
+def deeplab():
+  """A plain network: shapes, options of `match`, and a state dict for it."""
+  return case("deeplab")
+
+
+@pytest.fixture
+def corda():
+  return case("gta")
+
+
+def case(network):
+  config = tiny.get_config(**NETWORKS[network])
+  shapes = variable_shapes(config)
+  random = np.random.RandomState(5)
+  variables = jax.tree.map(lambda x: random.standard_normal(x.shape).astype(x.dtype), shapes)
+  state = state_dict_from_variables(variables, steps=7, network=config.model.name)
+  return variables, shapes, options(config), state
+
+
+@pytest.mark.parametrize("variant", RELEASED)
+def test_names_there_and_back(variant):
+  released = released_shapes(variant)
+  for name in released:
+    assert tensor_name(variable_path(name)[1]) == name
+  shapes = variable_shapes(RELEASED[variant].get_config())
+  unused = {n for n in released if ".conv2d_list.2." in n or ".conv2d_list.3." in n}
+  assert set(tensor_names(shapes)) == released.keys() - unused
+
+
+def test_names_mean_what_the_release_means():
+  # S listens to D: the release names the listener first.
+  correlation = "multi_modal_distillation.self_attention.S.D"
+  heads = "initial_task_prediction_heads"
+  for name, collection, path in (
+    ("layer3.22.bn2.running_var", "batch_stats", "encoder/stage3_block22/norm2/var"),
+    ("layer4.0.downsample.1.weight", "params", "encoder/stage4_block0/projection_norm/scale"),
+    (f"{correlation}.conv.weight", "params", "correlation_D_to_S/message/kernel"),
+    (f"{correlation}.attention.0.weight", "params", "correlation_D_to_S/attention/kernel"),
+    (f"{heads}.layers.D.1.conv3.weight", "params", "decoder_D_block1/conv3/kernel"),
+    (f"{heads}.conv_out.D_src.bias", "params", "initial_D_src/bias"),
+    ("heads.D_src.conv2d_list.1.weight", "params", "final_D_src/kernel1"),
+  ):
+    assert variable_path(name) == (collection, path)
+
+
+def test_names_that_mean_nothing():
+  assert variable_path("layer5.conv2d_list.1.bias", network="deeplab") == (
+    "params",
+    "final_S/bias1",
+  )
+  for name, network in (
+    ("layer5.conv2d_list.1.bias", "corda"),
+    ("heads.S.conv2d_list.0.weight", "deeplab"),
+    ("fc.weight", "corda"),
+    ("layer1.0.bn1.num_batches_tracked", "corda"),
+    ("layer1.0.conv1.running_mean", "corda"),
+    ("layer1.0.conv1", "corda"),
+  ):
+    with pytest.raises(KeyError, match="is no tensor of a released"):
+      variable_path(name, network=network)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_round_trip_is_exact(tmp_path, network):
+  variables, shapes, kwargs, state = case(network)
+  write_torch_file(tmp_path / "a.pth", {"model": state, "ema_model": state, "iteration": 7})
+  found = find_state_dicts(read_torch_file(tmp_path / "a.pth"))
+  assert found.iteration == 7
+  for tensors in (found.student, found.teacher):
+    got, report = match(tensors, shapes, **kwargs)
+    jax.tree.map(np.testing.assert_array_equal, got, variables)
+    assert report.missing == []
+    assert set(report.left.values()) == {"branch unused by classifier_dilations (1, 2)"}
+    assert sorted(report.loaded) == sorted(tensor_names(shapes, network=kwargs["network"]))
+  again = state_dict_from_variables(got, steps=7, network=kwargs["network"])
+  assert again.keys() == state.keys()
+  for name, tensor in again.items():
+    np.testing.assert_array_equal(tensor, state[name])
+
+
+def test_what_a_strict_load_wants_beside_the_weights(corda):
+  variables, _, _, state = corda
+  norms = [name for name in state if name.endswith("running_mean")]
+  assert len(norms) == sum(name.endswith("num_batches_tracked") for name in state)
+  for name in norms:
+    tracked = state[name.replace("running_mean", "num_batches_tracked")]
+    assert (tracked.dtype, tracked.shape, int(tracked)) == (np.int64, (), 7)
+  for branch in range(4):
+    weight, bias = (state[f"heads.D.conv2d_list.{branch}.{leaf}"] for leaf in ("weight", "bias"))
+    assert (weight.shape, bias.shape) == ((1, 16, 3, 3), (1,))
+    assert weight.any() == bias.any() == (branch < 2)
+  kernel = variables["params"]["final_D"]["kernel1"]
+  assert state["heads.D.conv2d_list.1.weight"][0, 5, 2, 1] == kernel[2, 1, 5, 0]
+  wide = jax.tree.map(lambda x: x.astype(np.float64), variables)
+  dtypes = {tensor.dtype.name for tensor in state_dict_from_variables(wide, steps=0).values()}
+  assert dtypes == {"float32", "int64"}
+
+
+@pytest.mark.parametrize("variant", RELEASED)
+def test_released_files_fit_whole(tmp_path, variant):
+  released = released_shapes(variant)
+  tensors = {n: golden.parameter(n, shape).astype(np.float32) for n, shape in released.items()}
+  write_torch_file(tmp_path / "a.pth", {"model": {f"module.{n}": x for n, x in tensors.items()}})
+  config = RELEASED[variant].get_config()
+  shapes = variable_shapes(config)
+  found = find_state_dicts(read_torch_file(tmp_path / "a.pth"))
+  assert found.teacher is None
+  got, report = match(found.student, shapes, **options(config))
+  assert report.missing == []
+  assert set(report.left.values()) == {"branch unused by classifier_dilations (6, 12)"}
+  assert len(report.left) == {"gta": 16, "synthia": 12}[variant]
+  assert len(report.loaded) + len(report.left) == len(released)
+  for name in report.loaded:
+    np.testing.assert_array_equal(state_dict_tensor(got, name), tensors[name])
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, shapes)
+  exported = state_dict_from_variables(got, steps=3)
+  counts = {n for n in exported if n.endswith("num_batches_tracked")}
+  assert {n: exported[n].shape for n in exported.keys() - counts} == released
+  assert len(counts) == sum(n.endswith("running_var") for n in released)
+
+
+def test_prefixes_and_places(deeplab):
+  _, shapes, kwargs, state = deeplab
+  for tree in (
+    state,
+    {"model": state, "optimizer": {"state": {}}, "config": {"a": 1}},
+    {"state_dict": {f"module.{n}": x for n, x in state.items()}, "epoch": 3},
+    {f"Scale.{n}": x for n, x in state.items()},
+    {"model": {f"module.Scale.{n}": x for n, x in state.items()}, "ema_model": None},
+  ):
+    found = find_state_dicts(tree)
+    assert found.teacher is None
+    assert found.iteration is None
+    assert found.student.keys() == {n for n in state if not n.endswith("num_batches_tracked")}
+    assert match(found.student, shapes, **kwargs)[1].missing == []
+  twice = {"conv1.weight": np.zeros(1), "Scale.conv1.weight": np.ones(1)}
+  assert find_state_dicts(twice).student == twice
+
+
+@pytest.mark.parametrize(
+  ("tree", "told"),
+  [
+    ([1, 2], "holds a list, wanted a dict"),
+    ({}, "no tensors but nothing, wanted"),
+    ({"net": {}, "epoch": 3, "model": None, "x\n": 1}, r"'net', 'epoch', 'model' and 1 more"),
+    ({"bn1.num_batches_tracked": np.array(1)}, "holds no tensors"),
+  ],
+)
+def test_files_without_tensors(tree, told):
+  with pytest.raises(UserError, match=told):
+    find_state_dicts(tree)
+
+
+def test_another_classifier_is_left_with_a_reason(deeplab, corda):
+  _, shapes, kwargs, state = deeplab
+  coco = dict(state)
+  for branch in range(4):
+    coco[f"layer5.conv2d_list.{branch}.weight"] = np.zeros((21, 16, 3, 3), np.float32)
+    coco[f"layer5.conv2d_list.{branch}.bias"] = np.zeros(21, np.float32)
+  got, report = match(coco, shapes, **kwargs)
+  assert "final_S" not in got["params"]
+  reason = "shape (21, 16, 3, 3), wanted (19, 16, 3, 3)"
+  assert report.left["layer5.conv2d_list.0.weight"] == reason
+  assert report.left["layer5.conv2d_list.2.weight"].startswith("branch unused")
+  assert report.missing == [
+    f"layer5.conv2d_list.{i}.{x}" for x in ("bias", "weight") for i in (0, 1)
+  ]
+  assert reason in format_report(report, "student")
+  # Its shape fits CorDA's final classifier here, which reads another feature.
+  _, shapes, kwargs, _ = corda
+  got, report = match(state, shapes, **kwargs)
+  assert report.left["layer5.conv2d_list.0.weight"].startswith("classifier of a plain DeepLab")
+  assert got["params"].keys() == {"encoder"}
+  assert {name.split(".")[0] for name in report.missing} == {
+    "heads",
+    "initial_task_prediction_heads",
+    "multi_modal_distillation",
+  }
+  assert "heads (12)" in format_report(report, "student")
+
+
+def test_corda_into_deeplab_and_between_variants(deeplab, corda):
+  state = corda[3]
+  _, shapes, kwargs, _ = deeplab
+  got, report = match(state, shapes, **kwargs)
+  assert got["params"].keys() == {"encoder"}
+  assert report.left["heads.S.conv2d_list.0.weight"] == "not in this network"
+  _, shapes, kwargs, _ = case("synthia")
+  got, report = match(state, shapes, **kwargs)
+  assert report.missing == [
+    f"initial_task_prediction_heads.conv_out.S.{x}" for x in ("bias", "weight")
+  ]
+
+
+def test_torchvision_is_told_by_its_classifier(deeplab):
+  _, shapes, kwargs, state = deeplab
+  encoder = {n: x for n, x in state.items() if not n.startswith("layer5")}
+  classifier = {"fc.weight": np.zeros((1000, 16)), "fc.bias": np.zeros(1000)}
+  _, report = match(encoder | classifier, shapes, **kwargs)
+  assert report.left["fc.weight"] == report.left["fc.bias"] == "classifier of ImageNet"
+  assert "set model.normalization" in format_report(report, "student")
+  _, report = match(encoder, shapes, **kwargs)
+  assert "normalization" not in format_report(report, "student")
+
+
+def test_files_that_fit_nothing_are_refused(deeplab):
+  _, shapes, kwargs, state = deeplab
+  vgg = {f"features.{i}.weight": np.zeros((4, 3, 3, 3)) for i in range(5)}
+  told = (
+    r"holds features.0.weight \(not in this network\), .* and 2 more, wanted names such as conv1"
+  )
+  with pytest.raises(UserError, match=told):
+    match(vgg, shapes, **kwargs)
+  wide = {n: np.zeros((*x.shape, 2)) if n.endswith("weight") else x for n, x in state.items()}
+  with pytest.raises(
+    UserError, match=r"layer1.0.conv1.weight \(shape \(4, 4, 1, 1, 2\), wanted \(4, 4, 1, 1\)"
+  ):
+    match(wide, shapes, **kwargs)  # statistics alone fit
+  with pytest.raises(UserError, match="no convolution of the encoder"):
+    match({"\x1b[2J\n": np.zeros(1)}, shapes, **kwargs)
+  with pytest.raises(UserError) as told:
+    match({"\x1b[2J\n": np.zeros(1)}, shapes, **kwargs)
+  assert str(told.value).isprintable()
+
+
+def test_numbers_of_other_types(deeplab):
+  _, shapes, kwargs, state = deeplab
+  name = "conv1.weight"
+  for dtype in (np.float64, np.float16, jnp.bfloat16):
+    got, _ = match(state | {name: state[name].astype(dtype)}, shapes, **kwargs)
+    kernel = got["params"]["encoder"]["stem_conv"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, state[name].astype(dtype).transpose(2, 3, 1, 0))
+  _, report = match(state | {name: state[name].astype(np.int64)}, shapes, **kwargs)
+  assert report.left[name] == "int64 numbers, wanted floating point"
+  assert name in report.missing
+
+
+def test_a_report_stays_short(deeplab):
+  _, shapes, kwargs, state = deeplab
+  others = {f"layer9.{i}.x": np.zeros(1) for i in range(500)}
+  others |= {n: x[..., None] for n, x in state.items() if n.startswith(("layer2", "bn"))}
+  _, report = match(find_state_dicts(state | others).student, shapes, **kwargs)
+  lines = format_report(report, "student").splitlines()
+  assert len(lines) < 12
+  assert all(len(line) < 400 for line in lines)
+  assert (
+    "left 500: not in this network: layer9.0.x, layer9.1.x, layer9.2.x and 497 more" in lines[1]
+  )
+  counted = sum(int(line.split()[1].rstrip(":")) for line in lines if line.startswith("  left"))
+  assert counted == len(report.left)
