@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from corda_jax.errors import UserError
@@ -61,7 +62,7 @@ class Checkpoints:
   def save(self, step: int, state: Any, *, miou: float | None) -> None:
     """Starts writing `state`; a checkpoint appears under its name when it is whole."""
     metrics = None if miou is None else {"miou": miou}
-    with self._told():
+    with self._told(), _no_warnings() if metrics is None else contextlib.nullcontext():
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
   def latest_step(self) -> int | None:
@@ -111,6 +112,17 @@ class Checkpoints:
         f"a checkpoint in {self._manager.directory} cannot be written ({_first_line(error)}): make "
         "room or mend the disk; the same command goes on from the newest whole one"
       ) from error
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+  """Orbax warns of every checkpoint without a score; here it is meant."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def _first_line(error: Exception) -> str:
