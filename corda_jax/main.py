@@ -51,10 +51,11 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     return
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
+  experiment.state_shapes()  # a network that cannot be is told before data are prepared for hours
   if mode == "train":
     check_config(workdir, config.to_dict())
     if config.initial_weights and not has_checkpoints(workdir):
-      read_initial_weights(experiment)  # a wrong file is told before data are prepared for hours
+      read_initial_weights(experiment)  # and so is a wrong file
     _check_writable(workdir)
     provide(config.data)
     record_config(workdir, config.to_dict())
@@ -184,6 +185,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     message = str(error)
   else:
     return positional
+  if "get_config() takes" in message:
+    message = "this configuration takes no preset: leave out what follows ':' in --config"
   sys.exit(f"error: {' '.join(message.split())}")
 
 

@@ -21,6 +21,9 @@ def test_nothing_valid_gives_zero_and_finite_gradients():
   logits = jnp.ones((2, 3, 5, 19))
   value, gradient = jax.value_and_grad(losses.cross_entropy)(logits, label)
   assert value == 0
+  for mean_over in ("all", "valid"):
+    weights = jnp.ones(label.shape)
+    assert losses.weighted_cross_entropy(logits, label, weights, mean_over=mean_over) == 0
   assert not gradient.any()
   nothing = jnp.ones((2, 3, 5))
   value, gradient = jax.value_and_grad(losses.berhu)(nothing * 4, nothing)

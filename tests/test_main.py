@@ -157,6 +157,19 @@ def test_folder_that_cannot_be_written(tmp_path):
   assert_one_line(result, "--workdir=", "cannot be written")
 
 
+def test_a_network_that_cannot_be_is_told_before_data_are_made(tmp_path):
+  result = run(command(tmp_path, model__initial_semantics_from="foo"))
+  assert_one_line(result, "model.initial_semantics_from is 'foo', wanted 'encoder' or 'decoder'")
+  assert not list(tmp_path.iterdir())
+
+
+def test_presets_that_are_not_there(tmp_path):
+  result = run(command(tmp_path, config="configs/demo.py:as_published"))
+  assert_one_line(result, "this configuration takes no preset")
+  result = run(command(tmp_path, config="configs/gta2cs.py:as_written"))
+  assert_one_line(result, "preset 'as_written' is unknown, wanted 'as_released' or 'as_published'")
+
+
 def test_missing_configuration(tmp_path):
   result = run(command(tmp_path, config="configs/none.py"))
   assert_one_line(result, "configs/none.py")

@@ -3,6 +3,8 @@
 The files are those of tests/golden, or of the folder CORDA_GOLDEN_DIR.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,10 @@ def by_name(path):
 
 
 def test_there_are_reference_values():
-  assert files("corda") or files("losses") or files("augment"), f"none in {folder()}"
+  kinds = {kind: len(files(kind)) for kind in ("corda", "losses", "augment")}
+  assert any(kinds.values()), f"none in {folder()}"
+  if folder() == Path(__file__).parent / "golden":
+    assert kinds == {"corda": 2, "losses": 1, "augment": 1}
 
 
 @pytest.mark.parametrize("path", files("losses"), ids=by_name)

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import find_checkpoint
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.models.torch_files import read_torch_file
-from corda_jax.models.torch_matching import find_state_dicts, format_report, match
+from corda_jax.models.torch_matching import find_state_dicts, format_report, match, unused_branches
 from corda_jax.models.torch_weights import state_dict_from_variables
 from corda_jax.models.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints, has_checkpoints
@@ -19,6 +20,8 @@ from corda_jax.training.sharding import replicated
 from corda_jax.training.state import TrainState
 
 Variables = dict[str, Any]
+
+_KEPT = "imported.pth"  # in the folder of a run: see `InitialWeights.kept`
 
 _RELEASED_DILATIONS = (6, 12)  # of the branches that the released code sums
 
@@ -29,11 +32,16 @@ class InitialWeights(NamedTuple):
   Attributes:
     student: {"params": …, "batch_stats": …}, without what the file lacks.
     teacher: the same, or None.
+    missing: how many of the network's tensors the student lacks.
+    kept: what the network has no place for and an export gives back: "iteration", "model" and
+      "ema_model", with unused branches of classifiers and counts of batches.
     summary: what was loaded, what was left and why, in lines for the console.
   """
 
   student: Variables
   teacher: Variables | None
+  missing: int
+  kept: dict[str, Any]
   summary: str
 
 
@@ -60,13 +68,20 @@ def read_initial_weights(experiment: Experiment) -> InitialWeights:
     lines = [f"Weights of {path}", format_report(report, "student")]
     if found.iteration is not None:
       lines[0] += f", written at step {found.iteration}"
+    missing = len(report.missing)
+    kept = {
+      "iteration": found.iteration or 0,
+      "model": found.counts[0] | {name: found.student[name] for name in unused_branches(report)},
+    }
     teacher = None
     if found.teacher is not None:
       teacher, report = match(found.teacher, wanted, **options)
+      unused = {name: found.teacher[name] for name in unused_branches(report)}
+      kept["ema_model"] = found.counts[1] | unused
       lines.append(format_report(report, "teacher").splitlines()[0])
   except UserError as error:
     raise UserError(f"{path} does not fit the network: {error}") from error
-  return InitialWeights(student, teacher, "\n".join(lines))
+  return InitialWeights(student, teacher, missing, kept, "\n".join(lines))
 
 
 def initial_state(experiment: Experiment) -> TrainState:
@@ -114,7 +129,8 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
   """Writes the weights of a file as the checkpoint of step 0 in `workdir`, to evaluate or train.
 
   Step 0 whatever step the file tells: momentum is not taken over, and a finished file would leave
-  nothing to train. A file without teacher gives a copy of the student.
+  nothing to train. A file without teacher gives a copy of the student. What the network has no
+  place for is kept in `workdir/imported.pth`, for an export.
 
   Args:
     experiment: network, mesh and configuration.
@@ -129,6 +145,12 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
   print(weights.summary)
   if weights.teacher is None:
     print("teacher: not in the file, a copy of the student")
+  if weights.missing:
+    print(
+      f"warning: {weights.missing} tensors of the network keep random values; scores mean nothing "
+      "until it is trained"
+    )
+  write_torch_file(workdir / _KEPT, weights.kept)
   checkpoints = Checkpoints(workdir)
   checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}), miou=None)
   checkpoints.close()
@@ -159,14 +181,21 @@ def export_torch(experiment: Experiment, workdir: Path) -> Path:
   if jax.process_index() > 0:
     return path
 
-  def tensors(params, batch_stats):
-    variables = {"params": params, "batch_stats": batch_stats}
-    return state_dict_from_variables(variables, steps=step, network=config.model.name)
+  kept = read_torch_file(workdir / _KEPT) if (workdir / _KEPT).exists() else {}
 
-  student = tensors(state.params, state.batch_stats)
-  teacher = tensors(state.teacher_params, state.teacher_batch_stats)
-  write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": step})
-  print(f"{path}: {len(student)} tensors each of student and teacher after {step} steps")
+  def tensors(params, batch_stats, kept):
+    variables = {"params": params, "batch_stats": batch_stats}
+    state = state_dict_from_variables(variables, steps=step, network=config.model.name)
+    counts = {n: np.asarray(x + step) for n, x in kept.items() if n.endswith("num_batches_tracked")}
+    return state | kept | counts
+
+  student = tensors(state.params, state.batch_stats, kept.get("model", {}))
+  teacher = tensors(
+    state.teacher_params, state.teacher_batch_stats, kept.get("ema_model", kept.get("model", {}))
+  )
+  iteration = kept.get("iteration", 0) + step
+  write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": iteration})
+  print(f"{path}: {len(student)} tensors each of student and teacher after {iteration} steps")
   if tuple(config.model.classifier_dilations) != _RELEASED_DILATIONS:
     print(
       f"note: the released code sums branches of dilations {_RELEASED_DILATIONS}, this network has "

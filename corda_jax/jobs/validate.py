@@ -20,6 +20,27 @@ _AT_LEAST = {
   "data.evaluation_batch_size": 1,
 }
 
+# Least and largest value; None where there is no largest.
+_RANGES = {
+  "optimizer.learning_rate": (0, None),
+  "optimizer.head_learning_rate_factor": (0, None),
+  "optimizer.schedule_power": (0, None),
+  "optimizer.momentum": (0, 1),
+  "optimizer.weight_decay": (0, None),
+  "optimizer.encoder_updates_per_step.stem": (1, None),
+  "optimizer.encoder_updates_per_step.residual": (1, None),
+  "optimizer.encoder_updates_per_step.projection": (1, None),
+  "method.source_depth_loss_weight": (0, None),
+  "method.mixed_depth_loss_weight": (0, None),
+  "method.initial_pseudo_label_steps": (0, None),
+  "method.confidence_threshold": (0, 1),
+  "method.teacher_decay": (0, 1),
+  "method.depth_weight.floor": (0, 1),
+  "method.strong_augmentation.jitter_probability": (0, 1),
+  "method.strong_augmentation.jitter_strength": (0, 1),
+  "method.strong_augmentation.blur_probability": (0, 1),
+}
+
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
@@ -52,6 +73,11 @@ def validate(config: Any) -> None:
   for name, least in _AT_LEAST.items():
     if value(name) < least:
       raise UserError(f"{name} is {value(name)}, wanted {least} or more")
+  for name, (least, largest) in _RANGES.items():
+    # Written so that NaN is refused, too.
+    if not (value(name) >= least and (largest is None or value(name) <= largest)):
+      wanted = f"{least} or more" if largest is None else f"{least} to {largest}"
+      raise UserError(f"{name} is {value(name)}, wanted {wanted}")
   for name, choices in _ONE_OF.items():
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
@@ -63,6 +89,11 @@ def validate(config: Any) -> None:
   if wide and jnp.result_type(float) != jnp.float64:
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
   method = config.method
+  sigma = tuple(method.strong_augmentation.blur_sigma)
+  if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1]):
+    raise UserError(
+      f"method.strong_augmentation.blur_sigma is {sigma}, wanted (least, largest) above 0"
+    )
   if method.teacher_normalization == "running" and method.teacher_statistics == "own":
     raise UserError(
       "method.teacher_normalization is 'running', but a teacher's own statistics change only where "

@@ -65,6 +65,8 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
       head = file.read(512)
       size = file.seek(0, os.SEEK_END)
       file.seek(0)
+      if not size:
+        raise UserError(f"{path} is empty: download or copy it again")
       for pattern, kind in _FOREIGN:
         if re.match(pattern, head, re.DOTALL):
           raise UserError(f"{path} is not a PyTorch file but {kind}")
@@ -74,7 +76,8 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     except RefusedGlobal as error:
       raise UserError(
         f"{path} names {str(error)[:100]!r}, which weights do not need, so it was refused and "
-        "nothing of it was run: if you trust it, save its state_dict() alone in PyTorch"
+        "nothing of it was run: if you trust it, save its state_dict() alone, of dense tensors, in "
+        "PyTorch"
       ) from error
     except _DAMAGE as error:
       reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__

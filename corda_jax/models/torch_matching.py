@@ -11,6 +11,7 @@ from corda_jax.models.torch_weights import tensor_names, variable_path
 
 Tensors = dict[str, np.ndarray]
 
+_UNUSED_BRANCH = "branch unused by classifier_dilations"
 _REASONS = 6  # lines of reasons in a report
 
 
@@ -21,11 +22,13 @@ class StateDicts(NamedTuple):
     student: name → tensor.
     teacher: the same of the exponential moving average, or None.
     iteration: the step that the file tells, or None.
+    counts: of student and teacher, name → how many batches a normalisation has seen.
   """
 
   student: Tensors
   teacher: Tensors | None
   iteration: int | None
+  counts: tuple[Tensors, Tensors]
 
 
 def find_state_dicts(tree: Any) -> StateDicts:
@@ -33,15 +36,16 @@ def find_state_dicts(tree: Any) -> StateDicts:
 
   That is a checkpoint of DACS or CorDA ("model", "ema_model", "iteration"), one of another program
   with "state_dict", or a state dict itself. The prefixes "module." (of DataParallel) and "Scale."
-  (of DeepLab's initialisations) are taken off names; counts of batches are dropped.
+  (of DeepLab's initialisations) are taken off names.
 
   Raises:
     UserError: there are no tensors at these places; says what there is.
   """
   if not isinstance(tree, dict):
-    raise UserError(f"the file holds a {type(tree).__name__}, wanted a dict of tensors")
+    kind = "single tensor" if isinstance(tree, np.ndarray) else type(tree).__name__
+    raise UserError(f"the file holds a {kind}, wanted a dict of tensors")
   for holder in (tree.get("model"), tree.get("state_dict"), tree):
-    student = _tensors(holder)
+    student, counts = _tensors(holder)
     if student:
       break
   else:
@@ -52,19 +56,22 @@ def find_state_dicts(tree: Any) -> StateDicts:
     )
   iteration = tree.get("iteration")
   told = isinstance(iteration, int) and 0 <= iteration < 2**63
-  teacher = _tensors(tree.get("ema_model")) or None
-  return StateDicts(student, teacher, iteration if told else None)
+  teacher, teacher_counts = _tensors(tree.get("ema_model"))
+  counts = (counts, teacher_counts)
+  return StateDicts(student, teacher or None, iteration if told else None, counts)
 
 
-def _tensors(holder: Any) -> Tensors:
+def _tensors(holder: Any) -> tuple[Tensors, Tensors]:
+  """Tensors by name, and apart from them the counts of batches."""
   found: Tensors = {}
+  counts: Tensors = {}
   for name, value in holder.items() if isinstance(holder, dict) else ():
     if isinstance(name, str) and isinstance(value, np.ndarray):
       short = re.sub(r"^(module\.|Scale\.)+", "", name)
-      if not short.endswith("num_batches_tracked"):
-        # Where two names become the same one, both are kept as they are.
-        found[name if short in found else short] = value
-  return found
+      part = counts if short.endswith("num_batches_tracked") else found
+      # Where two names become the same one, both are kept as they are.
+      part[name if short in part else short] = value
+  return found, counts
 
 
 class Report(NamedTuple):
@@ -103,7 +110,8 @@ def match(
     Variables, nested as `wanted`, in its dtypes, without those that are missing; and the report.
 
   Raises:
-    UserError: no convolution of the encoder fits; says what the file holds instead.
+    UserError: no convolution of the encoder fits, and says what the file holds instead; or a
+      tensor that fits holds NaN or infinity.
   """
   shapes = {
     name: _torch_shape(wanted, name, network) for name in tensor_names(wanted, network=network)
@@ -115,6 +123,8 @@ def match(
     if reason:
       report.left[name] = reason
       continue
+    if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
+      raise UserError(f"{name} holds NaN or infinity: take a checkpoint from before that happened")
     report.loaded.append(name)
     collection, path = variable_path(name, network=network)
     *parents, leaf = path.split("/")
@@ -154,7 +164,7 @@ def _why_left(
   if name not in shapes:
     branch = re.search(r"\.conv2d_list\.\d+\.", name)
     if branch and name.replace(branch[0], ".conv2d_list.0.") in shapes:
-      return f"branch unused by classifier_dilations {dilations}"
+      return f"{_UNUSED_BRANCH} {dilations}"
     if name.startswith("fc."):
       return "classifier of ImageNet"
     if name.startswith("layer5."):
@@ -165,6 +175,11 @@ def _why_left(
   if not np.issubdtype(tensor.dtype, np.inexact) and tensor.dtype.name != "bfloat16":
     return f"{tensor.dtype} numbers, wanted floating point"
   return None
+
+
+def unused_branches(report: Report) -> list[str]:
+  """Names of the tensors that were left because the network has fewer branches."""
+  return [name for name, reason in report.left.items() if reason.startswith(_UNUSED_BRANCH)]
 
 
 def _some(items: Iterable[str], count: int = 3) -> str:

@@ -138,7 +138,7 @@ def has_checkpoints(workdir: Path) -> bool:
 def check_config(
   workdir: Path, config: Mapping[str, Any], *, parts: Sequence[str] | None = None
 ) -> None:
-  """Compares a configuration with the one in `workdir/config.json`, if that is there.
+  """Compares a configuration with that of the run in `workdir`, if there is a checkpoint of one.
 
   Args:
     workdir: folder of the run.
@@ -149,8 +149,8 @@ def check_config(
     UserError: they differ; names the fields.
   """
   path = Path(workdir) / "config.json"
-  if not path.exists():
-    return
+  if not (path.exists() and has_checkpoints(workdir)):
+    return  # nothing was made with the other configuration
   old, new = (_flatten(tree) for tree in (json.loads(path.read_text()), _as_json(config)))
   differing = [
     f"{name} ({old.get(name)} → {new.get(name)})"

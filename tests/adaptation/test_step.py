@@ -311,6 +311,8 @@ def test_augmentation_is_decided_for_the_batch_or_for_each_image():
       decisions = np.stack([d[name] for d in draws])
       assert decisions.shape[1:] == shape
       np.testing.assert_allclose(decisions.mean(), probability, atol=0.12)
+    both = np.mean([d["use_jitter"] & d["use_blur"] for d in draws])
+    np.testing.assert_allclose(both, 0.4, atol=0.09)  # neither decides the other
 
 
 NORMALIZATION = Normalization((100.0, 110.0, 120.0), (60.0, 60.0, 60.0), bgr=True)

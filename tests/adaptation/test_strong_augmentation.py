@@ -42,6 +42,20 @@ def test_brightness_adds_or_multiplies(float64, random):
     np.testing.assert_allclose(got, np.clip(expected, 0, 1), atol=1e-14)
 
 
+def test_hue_and_saturation_agree_with_the_standard_library(float64, random):
+  images = random.uniform(size=(1, 3, 4, 3))
+  draws = {name: jnp.ones(1) for name in ("brightness", "contrast")}
+  draws |= {"saturation": jnp.array([0.7]), "hue": jnp.array([0.1])}
+  got = sa.color_jitter(jnp.asarray(images), draws | {"order": jnp.arange(4)[None]})
+
+  def changed(color):
+    h, s, v = colorsys.rgb_to_hsv(*color)
+    return colorsys.hsv_to_rgb((h + 0.1) % 1, 0.7 * s, v)
+
+  expected = [[changed(color) for color in row] for row in images[0]]
+  np.testing.assert_allclose(got[0], expected, atol=1e-14)
+
+
 def test_draws_cover_their_ranges():
   draws = sa.draw_jitter(jax.random.key(0), 4000, strength=0.25)
   for name, center in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):

@@ -1,23 +1,42 @@
 """Prints the largest relative error of every quantity of every file of reference values.
 
-python -m tests.golden                                  those in tests/golden
-CORDA_GOLDEN_DIR=DIR python -m tests.golden [FILE ...]   others; all, or those named
+python -m tests.golden                     those in tests/golden
+python -m tests.golden --folder DIR        others
+python -m tests.golden corda_gta.npz ...   these of them
 """
 
+import argparse
+import os
 import sys
+from pathlib import Path
 
 import jax
 
-from tests.golden import files, parts
+from tests.golden import files, folder, parts
 from tests.golden.released_run import ReleasedRun
 
 
 def main() -> None:
   """Prints one table a file; exit code 1 if an error is not below its bound."""
+  parser = argparse.ArgumentParser(
+    prog="python -m tests.golden", description=__doc__.splitlines()[0]
+  )
+  parser.add_argument("--folder", type=Path, help="default: CORDA_GOLDEN_DIR, or tests/golden")
+  parser.add_argument("files", nargs="*", metavar="FILE", help="default: all")
+  options = parser.parse_args()
+  if options.folder:
+    os.environ["CORDA_GOLDEN_DIR"] = os.fspath(options.folder)
+  found = [path.name for kind in ("losses", "augment", "corda") for path in files(kind)]
+  unknown = sorted(set(options.files) - set(found))
+  if unknown or not found:
+    parser.error(
+      f"{folder()} does not hold {', '.join(unknown) or 'any reference values'}, wanted "
+      f"{', '.join(found) or 'losses*.npz, augment*.npz or corda*.npz'}"
+    )
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_enable_x64", True)
   jax.config.update("jax_numpy_dtype_promotion", "strict")
-  wanted = sys.argv[1:]
+  wanted = options.files
   missed = 0
   runs = [(path, "float64", parts.losses_file) for path in files("losses")]
   runs += [(path, "float64", parts.augment_file) for path in files("augment")]

@@ -41,6 +41,13 @@ def state_dict(seed):
 def released(tmp_path):
   """A file like the released ones: path, student and teacher."""
   student, teacher = state_dict(1), state_dict(2)
+  for seed, tensors in enumerate((student, teacher)):
+    random = np.random.RandomState(seed)
+    for name, tensor in tensors.items():
+      if ".conv2d_list.2." in name or ".conv2d_list.3." in name:  # which the network here has not
+        tensors[name] = random.uniform(size=tensor.shape).astype(np.float32)
+      elif name.endswith("num_batches_tracked"):
+        tensors[name] = np.array(500_000 + seed)
   path = tmp_path / "released.pth"
   write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": 250_000})
   return path, student, teacher
@@ -70,7 +77,7 @@ def test_in_and_out_again(released, tmp_path, capsys):
   assert exported == tmp_path / "run" / "corda.pth"
   assert "branches of dilations (6, 12), this network has (1, 2)" in capsys.readouterr().out
   tree = read_torch_file(exported)
-  assert tree["iteration"] == 0
+  assert tree["iteration"] == 250_000
   assert_same(tree["model"], student)
   assert_same(tree["ema_model"], teacher)
   with pytest.raises(UserError, match="already holds checkpoints: choose another --workdir"):
@@ -90,6 +97,7 @@ def test_a_file_without_teacher_gives_a_copy(released, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert "not in the file, so with initial values: heads (12)" in printed
   assert "teacher: not in the file, a copy of the student" in printed
+  assert "warning: 12 tensors of the network keep random values" in printed
   tree = read_torch_file(export_torch(experiment(), tmp_path / "run"))
   assert_same(tree["ema_model"], tree["model"])
   np.testing.assert_array_equal(tree["model"]["conv1.weight"], student["conv1.weight"])
@@ -142,6 +150,10 @@ def test_mistakes_are_told(released, tmp_path):
   write_torch_file(tmp_path / "vgg.pth", {"features.0.weight": np.zeros((4, 3, 3, 3), np.float32)})
   with pytest.raises(UserError, match=r"vgg.pth does not fit the network: .*features.0.weight"):
     read_initial_weights(experiment(tmp_path / "vgg.pth"))
+  broken = released[1] | {"bn1.weight": np.full(4, np.nan, np.float32)}
+  write_torch_file(tmp_path / "nan.pth", broken)
+  with pytest.raises(UserError, match=r"nan.pth does not fit the network: bn1.weight holds NaN"):
+    read_initial_weights(experiment(tmp_path / "nan.pth"))
   other = experiment(released[0], **{"model.encoder.width": 8})
   with pytest.raises(UserError, match=r"does not fit the network: .*conv1.weight .*wanted \(8, "):
     read_initial_weights(other)

@@ -370,7 +370,7 @@ def safetensors(header=b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 @pytest.mark.parametrize(
   ("data", "told"),
   [
-    (b"", "damaged or not a PyTorch file"),
+    (b"", "is empty"),
     (b"\x89PNG\r\n\x1a\n" + bytes(50), "an image"),
     (b"<!DOCTYPE html><html>Google Drive</html>", "a web page"),
     (b"\n <html>", "a web page"),

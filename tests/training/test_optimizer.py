@@ -68,7 +68,7 @@ def test_updates_agree_with_repeated_pytorch_sgd(float64, random):
 def test_adamw_agrees_with_its_definition(float64, random):
   config = tiny.get_config(
     **{f"optimizer.encoder_updates_per_step.{k}": 1 for k in ("stem", "residual", "projection")},
-    **{"optimizer.name": "adamw"},
+    **{"optimizer.name": "adamw", "optimizer.momentum": 0.8},
   ).optimizer
   optimizer = build_optimizer(config, num_steps=10, freeze_encoder_affine=True)
   start = {name: random.standard_normal((2, 3)) for name in NAMES}
@@ -80,9 +80,9 @@ def test_adamw_agrees_with_its_definition(float64, random):
     gradient = {name: random.standard_normal((2, 3)) for name in NAMES}
     rate = config.learning_rate * (1 - step / 10) ** 0.9
     for name, (factor, _) in NAMES.items():
-      first[name] = 0.9 * first[name] + 0.1 * gradient[name]
+      first[name] = 0.8 * first[name] + 0.2 * gradient[name]
       second[name] = 0.999 * second[name] + 0.001 * gradient[name] ** 2
-      moment = first[name] / (1 - 0.9 ** (step + 1))
+      moment = first[name] / (1 - 0.8 ** (step + 1))
       scale = np.sqrt(second[name] / (1 - 0.999 ** (step + 1))) + 1e-8
       direction = moment / scale + 5e-4 * expected[name]
       expected[name] = expected[name] - factor * rate * direction
