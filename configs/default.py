@@ -52,8 +52,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.keep_best = 1  # checkpoints kept for their target mIoU, beside the newest
   config.evaluation = ml_collections.ConfigDict(
     {
-      # Whose mean is reported as mIoU: "all", "synthia_16" or "synthia_13".
+      # Whose mean is reported as mIoU: "all", one of `class_sets` or, with the 19 classes of
+      # Cityscapes, "synthia_16" or "synthia_13".
       "classes": "all",
+      # More sets of classes whose means are reported: {"moving": ("car", "person")}.
+      "class_sets": {},
       "network": "student",  # or "teacher"
       # "file": labels at the size of their files, as results are reported (Cityscapes: 2048x1024);
       # "input": brought to the size of the network's input, as released for validation in training.
@@ -72,7 +75,6 @@ def get_model_config() -> ml_collections.ConfigDict:
   """The released GTA variant of the network."""
   model = ml_collections.ConfigDict()
   model.name = "corda"  # "corda", or "deeplab": encoder and classifier alone (DACS, source only)
-  model.num_classes = 19
   model.dtype = "float32"  # of the computation; parameters, statistics and losses stay wide
   model.param_dtype = "float32"
   # Released: "normal_0.01", then pretrained weights over it. From scratch: "he_normal".
@@ -169,6 +171,14 @@ def get_data_config() -> ml_collections.ConfigDict:
   """Where the frames are, how they are prepared, how batches are cut."""
   data = ml_collections.ConfigDict()
   data.records_dir = "data/records"  # prepared records; one folder a data set, size and depth kind
+  # What the network tells apart. Labels of other classes are ignored; with the known data sets any
+  # of the 19 classes of Cityscapes, in any order.
+  data.classes = ml_collections.ConfigDict(
+    {
+      "names": (),  # ("road", "car", …); empty: those 19
+      "colors": (),  # ((128, 64, 128), (0, 0, 142), …) RGB in pictures; empty: made from the names
+    }
+  )
   # dataset: "gta5", "synthia" or "cityscapes". height, width: working resolution in pixels.
   # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator"; cityscapes:
   # "stereo" or "mono"; "none" for any.

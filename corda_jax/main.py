@@ -59,7 +59,7 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     provide(config.data)
     record_config(workdir, config.to_dict())
   else:
-    check_config(workdir, config.to_dict(), parts=("model",))
+    check_config(workdir, config.to_dict(), parts=("model.", "data.classes."))
     find_checkpoint(workdir, config.evaluation.checkpoint)
     provide(config.data, ("target",))
 
@@ -96,7 +96,7 @@ def _convert_weights(experiment: Experiment, workdir: Path, mode: str) -> None:
   """Runs one of the two jobs that need no data."""
   config = experiment.config.to_dict()
   if mode == "export_torch":
-    check_config(workdir, config, parts=("model",))
+    check_config(workdir, config, parts=("model.", "data.classes."))
     export_torch(experiment, workdir)
     return
   check_config(workdir, config)
@@ -127,7 +127,7 @@ def _write_pictures(
     f"{workdir.name}: frames of the target's validation set, {network} after {result['step']} "
     f"steps, mIoU {result['miou']:.1f} %"
   )
-  contact_sheet(pictures, title, sheet)
+  contact_sheet(pictures, title, sheet, experiment.classes)
   print(f"Pictures: {sheet}")
   return sheet
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from corda_jax import labels
 from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
 
 _AT_LEAST = {
   "num_steps": 1,
@@ -23,7 +23,6 @@ _AT_LEAST = {
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
-  "evaluation.classes": tuple(labels.CLASS_SETS),
   "evaluation.network": ("student", "teacher"),
   "evaluation.checkpoint": ("latest", "best"),
   "method.mixed_mean_over": ("all", "valid"),
@@ -36,7 +35,6 @@ _ONE_OF = {
   "evaluation.label_size": ("file", "input"),
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
-  "model.num_classes": (labels.NUM_CLASSES,),  # what the data sets have
 }
 
 
@@ -56,6 +54,7 @@ def validate(config: Any) -> None:
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  _validate_classes(config)
   scales = config.evaluation.scales
   if not scales or not all(isinstance(x, int | float) and 0 < x < math.inf for x in scales):
     raise UserError(f"evaluation.scales is {scales}, wanted factors above 0, such as (1.0,)")
@@ -82,4 +81,14 @@ def validate(config: Any) -> None:
     raise UserError(
       "data.source.depth and data.target.depth are 'none', but the network has depth heads: set "
       "model.depth=False and model.correlation=False"
+    )
+
+
+def _validate_classes(config: Any) -> None:
+  sets = ClassList.from_config(config.data.classes).class_sets(config.evaluation.class_sets)
+  if config.evaluation.classes not in sets:
+    wanted = " or ".join(repr(name) for name in sets)
+    raise UserError(
+      f"evaluation.classes is {config.evaluation.classes!r}, wanted {wanted}; "
+      "evaluation.class_sets adds others"
     )

@@ -98,7 +98,7 @@ def test_one_16_bit_channel(tmp_path):
 def test_label_ids_of_a_palette_are_its_indices(tmp_path):
   ids = pixels(0).train_ids
   image = Image.fromarray(ids)
-  image.putpalette(labels.palette().reshape(-1).tolist())
+  image.putpalette(labels.CITYSCAPES.palette().reshape(-1).tolist())
   assert image.mode == "P"
   image.save(tmp_path / "a.png")
   np.testing.assert_array_equal(preprocess.read_label_ids(tmp_path / "a.png"), ids)

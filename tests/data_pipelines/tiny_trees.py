@@ -20,7 +20,7 @@ def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> SimpleNamespa
   random = np.random.RandomState(seed)
   return SimpleNamespace(
     rgb=random.randint(0, 256, (height, width, 3)).astype(np.uint8),
-    train_ids=random.randint(0, labels.NUM_CLASSES, (height, width)).astype(np.uint8),
+    train_ids=random.randint(0, len(labels.NAMES), (height, width)).astype(np.uint8),
     disparity=random.randint(0, 65536, (height, width)).astype(np.uint16),
   )
 
