@@ -21,6 +21,7 @@ import tensorflow as tf
 from array_record.python import array_record_data_source
 
 from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
 from data_pipelines.builder import FramesBuilder
 from data_pipelines.prepare import open_records
 
@@ -57,9 +58,10 @@ def train_batches(
   """
   size = _share(data_config.batch_size, "data.batch_size", process_index, process_count)
   crop = (data_config.crop_height, data_config.crop_width)
+  classes = ClassList.from_config(data_config.classes)
   builders = {}
   for domain, dataset_config in (("source", data_config.source), ("target", data_config.target)):
-    builders[domain] = open_records(dataset_config, data_config.records_dir)
+    builders[domain] = open_records(dataset_config, data_config.records_dir, classes)
     frame = (dataset_config.height, dataset_config.width)
     if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
       raise UserError(
@@ -118,7 +120,8 @@ def evaluation_batches(
   """
   total = data_config.evaluation_batch_size
   size = _share(total, "data.evaluation_batch_size", process_index, process_count)
-  builder = open_records(data_config.target, data_config.records_dir)
+  classes = ClassList.from_config(data_config.classes)
+  builder = open_records(data_config.target, data_config.records_dir, classes)
   examples = num_examples(data_config, domain="target", split=split)
   if limit is not None:
     examples = min(examples, limit)
@@ -155,7 +158,8 @@ def num_examples(data_config: Any, *, domain: str, split: str) -> int:
   Raises:
     UserError: there are no records, or no such split.
   """
-  builder = open_records(data_config[domain], data_config.records_dir)
+  classes = ClassList.from_config(data_config.classes)
+  builder = open_records(data_config[domain], data_config.records_dir, classes)
   if split not in builder.info.splits:
     wanted = ", ".join(sorted(builder.info.splits))
     raise UserError(f"{builder.name} has no split {split!r}, wanted one of: {wanted}")

@@ -7,6 +7,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from array_record.python import array_record_module
 from tqdm import tqdm
 
 from corda_jax.errors import UserError
+from corda_jax.labels import CITYSCAPES, ClassList
 from data_pipelines.frames import Frame, fingerprint, missing_file
 from data_pipelines.parallel import ordered_map
 from data_pipelines.preprocess import (
@@ -42,6 +44,7 @@ class FrameConfig(tfds.core.BuilderConfig):
     height: working resolution, pixels.
     width: working resolution, pixels.
     depth: which files hold the inverse depth, or "none".
+    classes: what the labels of the records tell apart.
     bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
     processes: that decode and resize; 0 is one a core.
     progress: whether to show a progress bar.
@@ -51,6 +54,7 @@ class FrameConfig(tfds.core.BuilderConfig):
   height: int
   width: int
   depth: str
+  classes: ClassList = CITYSCAPES
   bad_frames: str = "stop"
   processes: int = 0
   progress: bool = True
@@ -59,6 +63,8 @@ class FrameConfig(tfds.core.BuilderConfig):
   def __post_init__(self):
     """Makes the name."""
     self.name = f"{self.width}x{self.height}_{self.depth}"
+    if self.classes.names != CITYSCAPES.names:
+      self.name += "_" + hashlib.sha256(repr(self.classes.names).encode()).hexdigest()[:8]
 
 
 @dataclasses.dataclass
@@ -169,8 +175,12 @@ class FramesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   @classmethod
   @abc.abstractmethod
-  def recipe(cls, size: tuple[int, int], depth: str, split: str) -> Recipe:
-    """How frames of a split are prepared at (height, width)."""
+  def recipe(cls, config: FrameConfig, split: str) -> Recipe:
+    """How frames of a split are prepared.
+
+    Raises:
+      UserError: the data set lacks a class of the list.
+    """
 
   @property
   def report(self) -> Report:
@@ -233,7 +243,7 @@ class FramesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self, split: str, frames: Sequence[Frame]
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     config = self.builder_config
-    recipe = self.recipe((config.height, config.width), config.depth, split)
+    recipe = self.recipe(config, split)
     kept = 0
     prepare = functools.partial(prepare_frame, recipe=recipe)
     with contextlib.closing(ordered_map(prepare, frames, processes=config.processes)) as results:

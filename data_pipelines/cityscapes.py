@@ -6,7 +6,7 @@ from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess
-from data_pipelines.builder import FramesBuilder
+from data_pipelines.builder import FrameConfig, FramesBuilder
 from data_pipelines.frames import Frame, find_directory, list_files, pair_frames
 
 _FOLDERS = {"train": "train", "validation": "val"}
@@ -68,12 +68,12 @@ class Cityscapes(FramesBuilder):
     return splits
 
   @classmethod
-  def recipe(cls, size: tuple[int, int], depth: str, split: str) -> preprocess.Recipe:
+  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
     """See the base class."""
     return preprocess.Recipe(
-      size=size,
+      size=(config.height, config.width),
       image_filter=Image.Resampling.BILINEAR,
-      label_table=labels.CITYSCAPES_TO_TRAIN,
+      label_table=labels.label_table(labels.CITYSCAPES_IDS, config.classes, "Cityscapes"),
       resize_label=split not in cls.NATIVE_LABEL_SPLITS,
-      depth=_DEPTH_RECIPES[depth],
+      depth=_DEPTH_RECIPES[config.depth],
     )

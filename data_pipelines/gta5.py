@@ -4,7 +4,7 @@ from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess
-from data_pipelines.builder import FramesBuilder
+from data_pipelines.builder import FrameConfig, FramesBuilder
 from data_pipelines.frames import Frame, find_directory, pair_frames
 
 
@@ -22,12 +22,12 @@ class Gta5(FramesBuilder):
     return {"train": pair_frames((images, ".png"), (label_ids, ".png"), depth_files)}
 
   @classmethod
-  def recipe(cls, size: tuple[int, int], depth: str, split: str) -> preprocess.Recipe:
+  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
     """See the base class."""
     return preprocess.Recipe(
-      size=size,
+      size=(config.height, config.width),
       image_filter=Image.Resampling.BICUBIC,
-      label_table=labels.CITYSCAPES_TO_TRAIN,
+      label_table=labels.label_table(labels.CITYSCAPES_IDS, config.classes, "GTA5"),
       resize_label=True,
       depth=preprocess.DepthRecipe(
         read=preprocess.read_depth_png,

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from corda_jax.errors import UserError
+from corda_jax.labels import CITYSCAPES, ClassList
 from data_pipelines.builder import FrameConfig, FramesBuilder
 from data_pipelines.cityscapes import Cityscapes
 from data_pipelines.frames import fingerprint
@@ -38,6 +39,7 @@ def prepare(
   dataset_config: Any,
   *,
   records_dir: str,
+  classes: ClassList = CITYSCAPES,
   bad_frames: str = "stop",
   processes: int = 0,
   progress: bool = True,
@@ -52,6 +54,7 @@ def prepare(
     dataset_config: with `dataset`, `root`, `height`, `width` and `depth`. The root may be missing
       where the records are there.
     records_dir: folder of all records.
+    classes: what the labels of the records tell apart.
     bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
     processes: that decode and resize; 0 is one a core.
     progress: whether to show a progress bar.
@@ -64,7 +67,12 @@ def prepare(
     raise UserError(f"data.bad_frames is {bad_frames!r}, wanted 'stop' or 'skip'")
   if processes < 0:
     raise UserError(f"data.prepare_processes is {processes}, wanted 0 (one a core) or more")
-  options = {"bad_frames": bad_frames, "processes": processes, "progress": progress}
+  options = {
+    "classes": classes,
+    "bad_frames": bad_frames,
+    "processes": processes,
+    "progress": progress,
+  }
   builder = _make_builder(dataset_config, records_dir, **options)
   if not builder.is_prepared():
     builder.frames()  # a root that cannot be used is told before anything is written
@@ -77,13 +85,15 @@ def prepare(
   return builder
 
 
-def open_records(dataset_config: Any, records_dir: str) -> FramesBuilder:
+def open_records(
+  dataset_config: Any, records_dir: str, classes: ClassList = CITYSCAPES
+) -> FramesBuilder:
   """The builder of records that are there.
 
   Raises:
     UserError: they are not.
   """
-  builder = _make_builder(dataset_config, records_dir)
+  builder = _make_builder(dataset_config, records_dir, classes=classes)
   if not builder.is_prepared():
     raise UserError(
       f"no records of {builder.name} {builder.builder_config.name} in {records_dir!r}: prepare "
@@ -110,6 +120,7 @@ def _make_builder(dataset_config: Any, records_dir: str, **options: Any) -> Fram
     depth=depth,
     **options,
   )
+  BUILDERS[dataset].recipe(config, "train")  # a class that the data set lacks is told at once
   with _quiet():
     return BUILDERS[dataset](config=config, data_dir=os.path.abspath(records_dir))
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
 from data_pipelines.prepare import prepare
 from data_pipelines.street_world import write
 
@@ -26,6 +27,7 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
     prepare(
       dataset_config,
       records_dir=data_config.records_dir,
+      classes=ClassList.from_config(data_config.classes),
       bad_frames=data_config.bad_frames,
       processes=data_config.prepare_processes,
     )

@@ -27,6 +27,7 @@ def prepared(tmp_path_factory):
   config = ConfigDict(
     {
       "records_dir": str(folder / "records"),
+      "classes": {"names": (), "colors": ()},
       "source": source,
       "target": target,
       "crop_height": CROP[0],

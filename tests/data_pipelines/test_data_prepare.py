@@ -20,7 +20,9 @@ from tiny_trees import (
 )
 
 from corda_jax.errors import UserError
+from corda_jax.labels import CITYSCAPES, ClassList, distinct_colors
 from data_pipelines import preprocess
+from data_pipelines.builder import FrameConfig
 from data_pipelines.prepare import BUILDERS, main, open_records, prepare
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ def examples(builder, split="train"):
 def assert_records_equal_files(builder):
   config = builder.builder_config
   for split, frames in builder.frames().items():
-    recipe = builder.recipe((config.height, config.width), config.depth, split)
+    recipe = builder.recipe(config, split)
     records = examples(builder, split)
     assert [record["name"].decode() for record in records] == [frame.name for frame in frames]
     for record, frame in zip(records, frames, strict=True):
@@ -403,4 +405,38 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
 def test_builders_are_complete():
   for builder in BUILDERS.values():
     for depth in builder.DEPTH_KINDS:
-      assert builder.recipe((1, 1), depth, "train").depth is not None
+      config = FrameConfig(root="", height=1, width=1, depth=depth)
+      assert builder.recipe(config, "train").depth is not None
+
+
+@pytest.mark.parametrize(
+  ("dataset", "depth"), [("gta5", "disparity"), ("synthia", "simulator"), ("cityscapes", "mono")]
+)
+def test_labels_follow_the_class_list_by_name(tmp_path, dataset, depth):
+  config = dataset_config(dataset, write_any(dataset, tmp_path / "files"), depth)
+  names = ("bicycle", "road", "car")
+  some = ClassList(names, distinct_colors(names))
+  by_default, by_names = (
+    run(config, tmp_path / "records", classes=classes) for classes in (CITYSCAPES, some)
+  )
+  assert by_default.data_path.parent.name == f"24x16_{depth}"
+  assert by_names.data_path.parent.name.startswith(f"24x16_{depth}_")
+  table = np.full(256, 255)
+  table[[CITYSCAPES.names.index(name) for name in names]] = range(3)
+  for split in by_default.info.splits:
+    both = zip(examples(by_default, split), examples(by_names, split), strict=True)
+    for default, named in both:
+      np.testing.assert_array_equal(named["label"], table[default["label"]])
+  assert open_records(config, tmp_path / "records", some).data_path == by_names.data_path
+  recoloured = ClassList(names, ((1, 2, 3),) * 3)
+  assert open_records(config, tmp_path / "records", recoloured).data_path == by_names.data_path
+  reordered = ClassList(names[::-1], some.colors)
+  with pytest.raises(UserError, match="no records of"):
+    open_records(config, tmp_path / "records", reordered)
+
+
+def test_a_class_that_the_data_set_lacks(tmp_path):
+  config = dataset_config("synthia", tmp_path / "nowhere", "simulator")
+  classes = ClassList.from_config({"names": ("car", "tram"), "colors": ()})
+  with pytest.raises(UserError, match="'tram', which SYNTHIA does not label"):
+    run(config, tmp_path / "records", classes=classes)
