@@ -28,6 +28,7 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
       records_dir=data_config.records_dir,
       bad_frames=data_config.bad_frames,
       processes=data_config.prepare_processes,
+      shard_frames=data_config.shard_frames,
     )
 
 
