@@ -181,9 +181,22 @@ def get_data_config() -> ml_collections.ConfigDict:
   )
   # dataset: "gta5", "synthia" or "cityscapes". height, width: working resolution in pixels.
   # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator"; cityscapes:
-  # "stereo" or "mono"; "none" for any.
+  # "stereo", "mono" or "official" (the data set's own disparity); "none" for any.
+  # splits: to train on; cityscapes also has "train_extra", without labels.
+  # views: images that records hold beside the frame's own; cityscapes: "right", "previous", "next".
+  # neighbour_offset: frames of the sequence (17 a second) to the previous and to the next one; a
+  # snippet has 30 frames, and the labelled one is number 19: 1..10.
   data.source = ml_collections.ConfigDict(
-    {"dataset": "gta5", "root": "data/gta", "height": 720, "width": 1280, "depth": "disparity"}
+    {
+      "dataset": "gta5",
+      "root": "data/gta",  # the files, the data set's zip archives, or both
+      "height": 720,
+      "width": 1280,
+      "depth": "disparity",
+      "splits": ("train",),
+      "views": (),
+      "neighbour_offset": 1,
+    }
   )
   data.target = ml_collections.ConfigDict(
     {
@@ -192,6 +205,9 @@ def get_data_config() -> ml_collections.ConfigDict:
       "height": 512,
       "width": 1024,
       "depth": "stereo",
+      "splits": ("train",),
+      "views": (),
+      "neighbour_offset": 1,
     }
   )
   data.crop_height = 512  # pixels, cut at a random place from every frame
@@ -202,6 +218,7 @@ def get_data_config() -> ml_collections.ConfigDict:
     "stop"  # "stop" or "skip": what preparation does with a frame that it cannot read
   )
   data.prepare_processes = 0  # processes that decode and resize; 0: one a core
+  data.shard_frames = 128  # frames of a record file; a stopped preparation loses at most one file
   data.reader_threads = 0  # threads that read, decode and crop in training; 0: one a core
   # The procedural world: set `street_world.enabled` and missing roots are rendered first.
   data.street_world = ml_collections.ConfigDict(

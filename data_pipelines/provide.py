@@ -30,6 +30,7 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
       classes=ClassList.from_config(data_config.classes),
       bad_frames=data_config.bad_frames,
       processes=data_config.prepare_processes,
+      shard_frames=data_config.shard_frames,
     )
 
 

@@ -226,7 +226,7 @@ def test_empty_split(tmp_path):
     ({"dataset": "gta"}, {}, "dataset is 'gta', wanted one of gta5, synthia, cityscapes"),
     ({"depth": "mono"}, {}, "depth of gta5 is 'mono', wanted one of disparity, none"),
     ({"height": 0}, {}, "24x0"),
-    ({}, {"bad_frames": "ignore"}, "wanted 'stop' or 'skip'"),
+    ({}, {"bad_frames": "ignore"}, "bad_frames of gta5 is 'ignore', wanted one of stop, skip"),
     ({}, {"processes": -1}, "wanted 0"),
   ],
 )
@@ -269,7 +269,7 @@ def test_skipping_names_every_bad_file(tmp_path, processes):
     assert bad["split"] == "train"
     assert wanted[bad["file"]] in bad["reason"]
   lines = builder.report.lines()
-  assert lines[0] == "train: 3 of 8 frames kept"
+  assert lines[0].startswith("train: 3 of 8 frames kept, 24966 expected; of the pixels ")
   assert len(lines) == 6
 
 
@@ -383,7 +383,7 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
   root = write_gta5(tmp_path / "files")
   records = tmp_path / "records"
   records.mkdir()
-  writing = records / "gta5/24x16_disparity/incomplete.OTHER_1.0.0"  # of the first
+  writing = records / "gta5/24x16_disparity/incomplete.OTHER_1.1.0"  # of the first
   writing.mkdir(parents=True)
   with open(records / ".gta5-24x16_disparity.lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -399,7 +399,7 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
   out, err = process.communicate(timeout=60)
   assert process.returncode == 0, err
   assert "train: 3 of 3 frames kept" in out
-  assert [path.name for path in writing.parent.iterdir()] == ["1.0.0"]
+  assert [path.name for path in writing.parent.iterdir()] == ["1.1.0"]
 
 
 def test_builders_are_complete():
