@@ -167,6 +167,38 @@ def get_optimizer_config() -> ml_collections.ConfigDict:
   return optimizer
 
 
+def get_folder_config() -> ml_collections.ConfigDict:
+  """Your own files; read where `dataset` is "folder". Patterns are below `root`.
+
+  In a pattern {name} stands for what is the same in the names of a frame's files; it may run over
+  folders. "": there are no such files.
+  """
+  folder = ml_collections.ConfigDict()
+  for split in ("train", "validation"):
+    folder[split] = ml_collections.ConfigDict(
+      {
+        "images": "",  # "train/images/{name}.jpg"; "" in validation: the set is not evaluated on
+        "labels": "",  # PNG of one channel; a target needs them in validation only
+        "depth": "",  # of the kind that `depth` names; validation needs none
+        # Of `views`, and the calibration that they need: JSON as Cityscapes has it.
+        "right": "",
+        "previous": "",
+        "next": "",
+        "camera": "",
+      }
+    )
+  # ((7, "road"), (26, "car"), (0, "")): label id in the files, class; "" ignores it, and several
+  # ids may share a class. Empty: an id is a place in data.classes. 255 is ignored.
+  folder.label_classes = ()
+  folder.other_labels = "refuse"  # or "ignore" label ids that are not among them
+  folder.metres_per_unit = 0.01  # of 16-bit metric depth
+  folder.image_filter = "bilinear"  # or "bicubic"; resizes the images
+  # One camera for all frames, instead of files: intrinsics (fx, fy, cx, cy) in pixels of the files,
+  # the first pixel's centre at 0, and the metres between left and right.
+  folder.camera = ml_collections.ConfigDict({"intrinsics": (), "baseline": 0.0})
+  return folder
+
+
 def get_data_config() -> ml_collections.ConfigDict:
   """Where the frames are, how they are prepared, how batches are cut."""
   data = ml_collections.ConfigDict()
@@ -179,11 +211,14 @@ def get_data_config() -> ml_collections.ConfigDict:
       "colors": (),  # ((128, 64, 128), (0, 0, 142), …) RGB in pictures; empty: made from the names
     }
   )
-  # dataset: "gta5", "synthia" or "cityscapes". height, width: working resolution in pixels.
+  # dataset: "gta5", "synthia", "cityscapes" or "folder", your own files (docs/your_data.md).
+  # height, width: working resolution in pixels.
   # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator"; cityscapes:
-  # "stereo", "mono" or "official" (the data set's own disparity); "none" for any.
+  # "stereo", "mono" or "official" (the data set's own disparity); folder: "inverse_png16" (16-bit,
+  # Y = x / 256 + 1), "metres_png16", "metres_npy" or "metres_mat"; "none" for any.
   # splits: to train on; cityscapes also has "train_extra", without labels.
-  # views: images that records hold beside the frame's own; cityscapes: "right", "previous", "next".
+  # views: images that records hold beside the frame's own; cityscapes, folder: "right", "previous",
+  # "next".
   # neighbour_offset: frames of the sequence (17 a second) to the previous and to the next one; a
   # snippet has 30 frames, and the labelled one is number 19: 1..10.
   data.source = ml_collections.ConfigDict(
@@ -196,6 +231,7 @@ def get_data_config() -> ml_collections.ConfigDict:
       "splits": ("train",),
       "views": (),
       "neighbour_offset": 1,
+      "folder": get_folder_config(),
     }
   )
   data.target = ml_collections.ConfigDict(
@@ -208,6 +244,7 @@ def get_data_config() -> ml_collections.ConfigDict:
       "splits": ("train",),
       "views": (),
       "neighbour_offset": 1,
+      "folder": get_folder_config(),
     }
   )
   data.crop_height = 512  # pixels, cut at a random place from every frame

@@ -35,7 +35,7 @@ from data_pipelines.provide import provide
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, curves, results.")
-_MODES = ["train", "evaluate", "import_torch", "export_torch"]
+_MODES = ["prepare", "train", "evaluate", "import_torch", "export_torch"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "The job.")
 
 
@@ -46,6 +46,9 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     UserError: the configuration, the data or the folder will not do.
   """
   experiment = Experiment.from_config(config)
+  if mode == "prepare":
+    provide(config.data)
+    return
   if mode in ("import_torch", "export_torch"):
     _convert_weights(experiment, workdir, mode)
     return

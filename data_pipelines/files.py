@@ -115,6 +115,43 @@ class DataFiles:
       if name.endswith(suffix) and not name.startswith(".")
     }
 
+  def find(self, prefix: str, suffix: str) -> dict[str, str]:
+    """Files at any depth, as what stands between prefix and suffix → location.
+
+    Args:
+      prefix: what their paths below the root begin with; "" or "train/images/", for example.
+      suffix: what their paths end in.
+
+    Raises:
+      UserError: a folder may not be read.
+    """
+    top = prefix.rpartition("/")[0]
+    files = {
+      f"{folder}/{name}" if folder else name: location
+      for folder, archived in self._archived.items()
+      for name, location in archived.items()
+    }
+    folders = [top]
+    while folders:
+      folder = folders.pop()
+      path = os.path.join(self.root, folder)
+      for entry in _scan(path) if os.path.isdir(path) else []:
+        if entry.name.startswith("."):
+          continue
+        below = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.is_dir():
+          folders.append(below)
+        else:
+          files[below] = entry.path
+    return {
+      path[len(prefix) : len(path) - len(suffix)]: location
+      for path, location in files.items()
+      if path.startswith(prefix)
+      and path.endswith(suffix)
+      and len(path) > len(prefix) + len(suffix)
+      and "/." not in f"/{path}"  # hidden, in an archive
+    }
+
   def default(self, folder: str, name: str) -> str:
     """Where a file would lie unpacked; names a missing one."""
     return os.path.join(self.root, folder, name)

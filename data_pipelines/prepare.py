@@ -22,8 +22,9 @@ from absl import logging
 
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
-from data_pipelines.builder import FrameConfig, FramesBuilder
+from data_pipelines.builder import FramesBuilder
 from data_pipelines.cityscapes import Cityscapes
+from data_pipelines.folder import Folder
 from data_pipelines.frames import fingerprint
 from data_pipelines.gta5 import Gta5
 from data_pipelines.synthia import Synthia
@@ -32,6 +33,7 @@ BUILDERS: dict[str, type[FramesBuilder]] = {
   "gta5": Gta5,
   "synthia": Synthia,
   "cityscapes": Cityscapes,
+  "folder": Folder,
 }
 
 
@@ -228,13 +230,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m data_pipelines.prepare", description="Prepare a data set into records."
+    prog="python -m data_pipelines.prepare",
+    description="Prepare a data set into records; a folder of your own: docs/your_data.md.",
   )
-  parser.add_argument("--dataset", required=True, choices=sorted(BUILDERS))
+  parser.add_argument("--dataset", required=True, choices=sorted({*BUILDERS} - {"folder"}))
   parser.add_argument("--root", required=True, help="folder of the data set's files or archives")
   parser.add_argument("--height", required=True, type=int, help="working resolution, pixels")
   parser.add_argument("--width", required=True, type=int, help="working resolution, pixels")
-  kinds = "; ".join(f"{name}: {', '.join(cls.DEPTH_KINDS)}" for name, cls in BUILDERS.items())
+  kinds = "; ".join(
+    f"{name}: {', '.join(cls.DEPTH_KINDS)}" for name, cls in BUILDERS.items() if name != "folder"
+  )
   parser.add_argument("--depth", required=True, help=f"{kinds}; any: none")
   parser.add_argument("--records_dir", required=True, help="folder of all records")
   parser.add_argument(

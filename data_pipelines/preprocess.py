@@ -62,6 +62,7 @@ class Recipe:
     resize_label: False keeps the label at the size of its file.
     depth: used where a frame has a depth file.
     label_ids: those that a label may hold; None: any.
+    camera: of frames that have no file of it; None: there is none.
   """
 
   size: tuple[int, int]
@@ -70,6 +71,7 @@ class Recipe:
   resize_label: bool
   depth: DepthRecipe | None
   label_ids: frozenset[int] | None = None
+  camera: Camera | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +196,12 @@ def load_camera(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
   Raises:
     BadFrameError: the calibration cannot be read.
   """
-  if frame.camera is None:
+  camera = recipe.camera
+  if frame.camera is not None:
+    camera = decode(read_camera, frame.camera)
+  if camera is None:
     return {}
-  camera, size = decode(read_camera, frame.camera), decode(_image_size, frame.image)
+  size = decode(_image_size, frame.image)
   height, width = recipe.size
   return {
     "intrinsics": camera.intrinsics((width / size[0], height / size[1])),

@@ -106,6 +106,19 @@ def read_depth_mat(path: str) -> np.ndarray:
   return depth
 
 
+def read_depth_npy(path: str) -> np.ndarray:
+  """An array of NumPy, H W; floats or integers.
+
+  Raises:
+    BadFrameError: it has other axes or is not numbers.
+  """
+  with open_file(path) as file:
+    depth = np.load(file, allow_pickle=False)
+  if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.number):
+    raise BadFrameError(path, f"depth is {depth.dtype}{depth.shape}, wanted numbers H W")
+  return depth
+
+
 def read_first_channel(path: str) -> tuple[np.ndarray, int]:
   """First channel of a PNG at full precision, and its bits (8 or 16).
 

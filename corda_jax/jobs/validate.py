@@ -76,6 +76,15 @@ def validate(config: Any) -> None:
         f"{frame[1]}x{frame[0]} (width x height): set data.crop_width and data.crop_height to at "
         "most that"
       )
+  if data.source.dataset == "folder" and not data.source.folder.train.labels:
+    raise UserError(
+      "data.source.folder.train.labels is '', but the source's labels are what training learns from"
+    )
+  if data.target.dataset == "folder" and not data.target.folder.validation.images:
+    raise UserError(
+      "data.target.folder.validation.images is '', but scores need frames with labels: name some, "
+      "and their labels"
+    )
   depth = config.model.name == "corda" and config.model.depth
   if depth and data.source.depth == data.target.depth == "none":
     raise UserError(
