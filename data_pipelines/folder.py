@@ -48,6 +48,7 @@ class Folder(FramesBuilder):
   @classmethod
   def make_config(cls, dataset_config: Any, **values: Any) -> FolderConfig:
     """See the base class."""
+    cls.check(FrameConfig(**values))  # what follows builds on depth and views
     folder = FolderFiles.from_config(
       dataset_config.folder, depth=values["depth"], views=values.get("views", ())
     )

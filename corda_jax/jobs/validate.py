@@ -94,6 +94,10 @@ def validate(config: Any) -> None:
 
 
 def _validate_classes(config: Any) -> None:
+  if "num_classes" in config.model:  # a configuration file may set what is not there
+    raise UserError(
+      "model.num_classes is set, but the number of classes is that of data.classes.names: remove it"
+    )
   sets = ClassList.from_config(config.data.classes).class_sets(config.evaluation.class_sets)
   if config.evaluation.classes not in sets:
     wanted = " or ".join(repr(name) for name in sets)

@@ -403,7 +403,8 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
 
 
 def test_builders_are_complete():
-  for builder in BUILDERS.values():
+  for dataset in ("gta5", "synthia", "cityscapes"):
+    builder = BUILDERS[dataset]
     for depth in builder.DEPTH_KINDS:
       config = FrameConfig(root="", height=1, width=1, depth=depth)
       assert builder.recipe(config, "train").depth is not None

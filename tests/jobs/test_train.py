@@ -195,6 +195,7 @@ def test_batches_that_devices_cannot_share_are_refused():
     ("evaluation.scales", ("big",), r"evaluation.scales is \('big',\), wanted factors above 0"),
     ("model.dtype", "float17", "model.dtype is 'float17', wanted"),
     ("model.dtype", "float64", "JAX_ENABLE_X64=1"),
+    ("evaluation.class_sets", {"moving": ("tram",)}, "class_sets.moving holds 'tram', which is no"),
     ("data.classes.names", ("car", "car"), "data.classes.names holds 'car' more than once"),
     ("data.classes.colors", ((1, 2, 3),), "data.classes.names is not: name the classes"),
     ("data.crop_height", 600, "the crop is 25x600 but target frames are 1024x512"),
