@@ -163,7 +163,7 @@ def main(arguments: list[str]) -> None:
   try:
     if len(arguments) > 1:
       raise UserError(f"unknown argument {arguments[1]!r}: flags begin with --")
-    run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
+    run(_CONFIG.value, Path(_WORKDIR.value or ""), _MODE.value)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {error}")
   except KeyboardInterrupt:
@@ -191,7 +191,12 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
+  flags.register_multi_flags_validator(
+    ["workdir", "mode"],
+    lambda values: values["workdir"] or values["mode"] == "prepare",
+    message="--workdir is missing: name the folder of the run",
+  )
   logging.set_verbosity(logging.WARNING)
   jax.config.config_with_absl()
   app.run(main, flags_parser=_parse_flags)
