@@ -307,7 +307,9 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     contents = {"name": frame.name, **result.contents}
     contents = {key: contents[key] for key in features}  # a camera may have served the depth alone
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    return serializer.serialize_example(features.encode_example(contents))
+    example = serializer.get_tf_example(features.encode_example(contents))
+    # Else the order of the features is another in every process.
+    return example.SerializeToString(deterministic=True)
 
   def _stop_at(self, bad: dict[str, str]) -> None:
     if self.builder_config.bad_frames == "stop":
