@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from tiny_trees import (
   command,
   dataset_config,
@@ -293,6 +294,30 @@ def test_command(tmp_path, capsys):
   assert captured.out == ""
   assert captured.err.startswith("error: no data set at ")
   assert captured.err.count("\n") == 1
+
+
+def test_as_dataset(tmp_path):
+  builder = run(
+    dataset_config("gta5", write_gta5(tmp_path / "files", 7), "disparity"),
+    tmp_path / "records",
+    shard_frames=3,
+  )
+
+  def names(split, **options):
+    dataset = builder.as_dataset(split=split, **options)
+    found = [record["name"].decode() for record in dataset.as_numpy_iterator()]
+    assert len(dataset) == len(found)
+    return found
+
+  assert names("train") == [f"{i:05d}" for i in range(7)]
+  assert names("train[2:4]") == ["00002", "00003"]
+  shuffled = names("train", shuffle_files=True, read_config=tfds.ReadConfig(shuffle_seed=1))
+  assert sorted(shuffled) == names("train") != shuffled
+  for record, wanted in zip(
+    builder.as_dataset(split="train").as_numpy_iterator(), examples(builder), strict=True
+  ):
+    for key in ("image", "label", "inverse_depth"):
+      np.testing.assert_array_equal(record[key], wanted[key])
 
 
 def test_builders_are_complete():
