@@ -13,21 +13,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer
+from array_record.python import array_record_data_source
+from tensorflow_datasets.core import example_parser, example_serializer
 from tqdm import tqdm
 
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
+from data_pipelines.features import PackedFloat32
 from data_pipelines.files import DataFiles
 from data_pipelines.frames import Frame, fingerprint, missing_file
 from data_pipelines.parallel import ordered_map
-from data_pipelines.preprocess import (
-  PreparedFrame,
-  Recipe,
-  pack_float32,
-  prepare_item,
-  unpack_float32,
-)
+from data_pipelines.preprocess import PreparedFrame, Recipe, prepare_item
 from data_pipelines.readers import BadFrameError
 from data_pipelines.report import Report
 from data_pipelines.shards import Part, Shard, ShardFolder, cut
@@ -90,46 +86,6 @@ class FrameConfig(tfds.core.BuilderConfig):
   def variant(self) -> tuple:
     """What else decides the records' contents, and is too long for a name."""
     return () if self.classes.names == CITYSCAPES.names else (self.classes.names,)
-
-
-class PackedFloat32(tfds.features.FeatureConnector):
-  """Float32 H W stored by `preprocess.pack_float32`."""
-
-  def __init__(self, *, shape: tuple[int, int]):
-    """Height and width."""
-    super().__init__()
-    self._shape = tuple(shape)
-
-  def get_tensor_info(self) -> tfds.features.TensorInfo:
-    """Of a decoded example."""
-    return tfds.features.TensorInfo(shape=self._shape, dtype=np.float32)
-
-  def get_serialized_info(self) -> tfds.features.TensorInfo:
-    """Of what a record holds."""
-    return tfds.features.TensorInfo(shape=(), dtype=np.object_)
-
-  def encode_example(self, example_data: np.ndarray | bytes) -> bytes:
-    """Packs an array; what is packed already passes."""
-    return example_data if isinstance(example_data, bytes) else pack_float32(example_data)
-
-  def decode_example_np(self, example_data: bytes) -> np.ndarray:
-    """Unpacks in NumPy."""
-    return unpack_float32(example_data, self._shape)
-
-  def decode_example(self, tfexample_data: Any) -> Any:
-    """Unpacks in TensorFlow."""
-    from data_pipelines.batches import unpack_float32_tensor  # loads TensorFlow
-
-    return unpack_float32_tensor(tfexample_data, self._shape)
-
-  def to_json_content(self) -> dict[str, Any]:
-    """For the description that lies beside the records."""
-    return {"shape": list(self._shape)}
-
-  @classmethod
-  def from_json_content(cls, value: dict[str, Any]) -> "PackedFloat32":
-    """The inverse of `to_json_content`."""
-    return cls(shape=tuple(value["shape"]))
 
 
 class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
@@ -331,7 +287,9 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     contents = {"name": frame.name, **result.contents}
     contents = {key: contents[key] for key in features}  # a camera may have served the depth alone
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    return serializer.serialize_example(features.encode_example(contents))
+    example = serializer.get_tf_example(features.encode_example(contents))
+    # Else the order of the features is another in every process.
+    return example.SerializeToString(deterministic=True)
 
   def _stop_at(self, bad: dict[str, str]) -> None:
     if self.builder_config.bad_frames == "stop":
@@ -382,6 +340,26 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
       shard_lengths=[part.kept for _, part in kept],
       num_bytes=sum(part.bytes for _, part in kept),
       filename_template=template,
+    )
+
+  def _as_dataset(self, split, decoders=None, read_config=None, shuffle_files=False):
+    """`as_dataset` of TFDS, which has none for this format. Training reads in batches.py."""
+    import tensorflow as tf  # here, so that to prepare needs none
+
+    source = array_record_data_source.ArrayRecordDataSource(
+      self.info.splits[split].file_instructions
+    )
+    order = np.arange(len(source))
+    if shuffle_files:
+      np.random.default_rng(read_config.shuffle_seed if read_config else None).shuffle(order)
+    dataset = tf.data.Dataset.from_generator(
+      lambda: (source[number] for number in order.tolist()),
+      output_signature=tf.TensorSpec([], tf.string),
+    ).apply(tf.data.experimental.assert_cardinality(len(source)))
+    features = self.info.features
+    parser = example_parser.ExampleParser(features.get_serialized_info())
+    return dataset.map(parser.parse_example).map(
+      lambda example: features.decode_example(example, decoders=decoders)
     )
 
   def _post_download_and_prepare_hook(self) -> None:
