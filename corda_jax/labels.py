@@ -160,7 +160,7 @@ def _color(value: Any) -> tuple[int, int, int]:
 
 
 def distinct_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
-  """One colour a name: the benchmark's where it has the name, else far from all others and black.
+  """One colour a name: the benchmark's where it has the name, else far from all others.
 
   Farthest-point choice over a grid of colours, with the channels weighted roughly as the eye does.
   """
@@ -173,7 +173,8 @@ def distinct_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
   def keep_off(color):
     return np.minimum(nearest, np.linalg.norm((grid - np.array(color)) * weights, axis=1))
 
-  for color in ((0, 0, 0), *known.values()):  # black is what is ignored
+  # Black is what is ignored, white the paper that legends stand on.
+  for color in ((0, 0, 0), (255, 255, 255), *known.values()):
     nearest = keep_off(color)
   colors = []
   for name in names:

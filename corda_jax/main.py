@@ -47,7 +47,8 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   """
   experiment = Experiment.from_config(config)
   if mode == "prepare":
-    provide(config.data)
+    for domain, builder in zip(("source", "target"), provide(config.data), strict=True):
+      print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
     return
   if mode in ("import_torch", "export_torch"):
     _convert_weights(experiment, workdir, mode)

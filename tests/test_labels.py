@@ -75,15 +75,15 @@ def test_class_lists_that_cannot_be(names, colors, told):
 
 
 @pytest.mark.parametrize("count", [2, 7, 40, 254])
-def test_generated_colours_are_apart_from_each_other_and_from_black(count):
+def test_generated_colours_are_apart_from_each_other_and_from_black_and_white(count):
   names = ["car", *(f"thing {i}" for i in range(count - 1))]
   colors = from_config(names).colors
   assert colors == from_config(names).colors
   assert colors[0] == (0, 0, 142)  # a name that the benchmark has keeps its colour
-  points = np.array([(0, 0, 0), *colors], float)
+  points = np.array([(0, 0, 0), (255, 255, 255), *colors], float)
   distance = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e3 * np.eye(len(points))
   # So many points in a cube of 255 cannot be much farther apart than its side over their root.
-  assert distance[:, 2:].min() > 0.5 * 255 / np.cbrt(count)
+  assert distance[:, 3:].min() > 0.5 * 255 / np.cbrt(count)
 
 
 def test_tables_map_by_name():

@@ -33,6 +33,8 @@ def finished(tmp_path_factory):
   result = own(folder, mode="prepare")
   assert result.returncode == 0, result.stderr
   assert len(list(folder.glob("records/folder/*/*/preparation.json"))) == 2
+  assert result.stdout.count("train: 3 of 3 frames kept") == 2
+  assert result.stdout.count("validation: 3 of 3 frames kept") == 1
   assert not (folder / "run").exists()
   result = own(folder)
   assert result.returncode == 0, result.stderr

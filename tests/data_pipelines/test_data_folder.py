@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import tiny_trees
 from ml_collections import ConfigDict
 from PIL import Image
-from tiny_trees import HEIGHT, WIDTH, pixels, save
+from tiny_trees import HEIGHT, WIDTH, examples, pixels, save
 
 from configs.default import get_folder_config
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines import inverse_depth
-from data_pipelines.prepare import open_records, prepare
+from data_pipelines.prepare import open_records
 
 CLASSES = ClassList.from_config({"names": ("way", "house", "tram"), "colors": ()})
 # Own ids: two of one class, one that is ignored.
@@ -66,12 +67,7 @@ def config(root, depth="none", height=HEIGHT, width=WIDTH, **changes):
 
 
 def run(dataset, records, **options):
-  options = {"processes": 1, "progress": False, "classes": CLASSES} | options
-  return prepare(dataset, records_dir=str(records), **options)
-
-
-def examples(builder, split="train"):
-  return list(builder.as_data_source(split))
+  return tiny_trees.run(dataset, records, classes=CLASSES, **options)
 
 
 def test_images_and_labels_by_name(root, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from tiny_trees import (
   write_cityscapes,
   write_cityscapes_more,
@@ -13,8 +14,10 @@ from tiny_trees import (
   write_train_extra,
 )
 
+from configs.default import get_folder_config
 from data_pipelines.builder import FrameConfig
 from data_pipelines.cityscapes import Cityscapes
+from data_pipelines.folder import Folder
 from data_pipelines.gta5 import Gta5
 from data_pipelines.synthia import Synthia
 
@@ -31,6 +34,10 @@ class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
     raise NotImplementedError
 
   @classmethod
+  def make_config(cls, **values) -> FrameConfig:
+    return FrameConfig(**values)
+
+  @classmethod
   def setUpClass(cls):
     folder = tempfile.TemporaryDirectory()
     cls.addClassCleanup(folder.cleanup)
@@ -38,7 +45,7 @@ class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
     cls.write(Path(folder.name))
     common = {"root": folder.name, "height": 16, "width": 24, "progress": False, "processes": 1}
     cls.BUILDER_CONFIG_NAMES_TO_TEST = [
-      FrameConfig(depth=depth, shard_frames=2, **common, **cls.MORE)
+      cls.make_config(depth=depth, shard_frames=2, **common, **cls.MORE)
       for depth in (cls.DEPTH, "none")
     ]
     super().setUpClass()
@@ -92,3 +99,26 @@ class CityscapesWithAllTest(_BuilderTest):
     write_cityscapes(root, 3, 2)
     write_train_extra(root, 2)
     write_cityscapes_more(root, ("train", "train_extra", "val"))
+
+
+class FolderTest(_BuilderTest):
+  __test__ = True
+  DATASET_CLASS = Folder
+  SPLITS: ClassVar = {"train": 3, "validation": 3}
+  DEPTH = "inverse_png16"
+  MORE: ClassVar = {"views": ("next",)}
+
+  @classmethod
+  def make_config(cls, **values):
+    folder = get_folder_config()
+    for split in ("train", "validation"):
+      folder[split].images = folder[split].next = "images/{name}.png"
+      folder[split].labels = "labels/{name}.png"
+      folder[split].depth = "disparity/{name}.png"
+    folder.other_labels = "ignore"
+    folder.camera.intrinsics = (20.0, 20.0, 15.0, 8.5)
+    return Folder.make_config(ConfigDict({"folder": folder}), **values)
+
+  @classmethod
+  def write(cls, root):
+    write_gta5(root, 3)
