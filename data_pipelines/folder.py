@@ -88,9 +88,7 @@ def _frames(files: DataFiles, split: str, patterns: dict[str, str]) -> list[Fram
       )
 
   # A short pattern such as {name}.png may match what {name}_label.png is meant for.
-  others = {
-    x for kind, files_found in found.items() if kind != "image" for x in files_found.values()
-  }
+  others = {x for kind, named in found.items() if kind != "image" for x in named.values()}
   found["image"] = {name: x for name, x in found["image"].items() if x not in others}
 
   def location(kind: str, name: str) -> str:

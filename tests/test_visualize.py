@@ -59,8 +59,8 @@ def test_sheet_shows_every_kind_and_frame(tmp_path, frames, depth, rows):
 
 
 def test_sheet_of_another_class_list(tmp_path):
-  colors = ((10, 200, 30), (250, 240, 20))
-  classes = labels.ClassList(("tram", "lawn"), colors)
+  colors = ((10, 200, 30), (250, 240, 20), (30, 20, 180))  # the last one in the legend alone
+  classes = labels.ClassList(("tram", "lawn", "pond"), colors)
   label = np.array([[[0, 1, 255]] * 3], np.uint8)
   shown = {"image": np.zeros((1, 3, 3, 3), np.uint8), "label": label, "prediction": 1 - label % 2}
   visualize.contact_sheet(shown, "a title", tmp_path / "sheet.png", classes)
