@@ -168,7 +168,9 @@ def get_optimizer_config() -> ml_collections.ConfigDict:
 def get_data_config() -> ml_collections.ConfigDict:
   """Where the frames are, how they are prepared, how batches are cut."""
   data = ml_collections.ConfigDict()
-  data.records_dir = "data/records"  # prepared records; one folder a data set, size and depth kind
+  # Prepared records, one folder a data set, size and depth kind; may be in a bucket, gs://….
+  data.records_dir = "data/records"
+  data.cache_dir = "data/cache"  # local folder that records of a bucket are fetched into
   # dataset: "gta5", "synthia" or "cityscapes". height, width: working resolution in pixels.
   # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator"; cityscapes:
   # "stereo", "mono" or "official" (the data set's own disparity); "none" for any.

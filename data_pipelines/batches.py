@@ -64,7 +64,7 @@ def train_batches(
   crop = (data_config.crop_height, data_config.crop_width)
   builders = {}
   for domain, dataset_config in (("source", data_config.source), ("target", data_config.target)):
-    builders[domain] = open_records(dataset_config, data_config.records_dir)
+    builders[domain] = _open(data_config, domain)
     frame = (dataset_config.height, dataset_config.width)
     if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
       raise UserError(
@@ -123,7 +123,7 @@ def evaluation_batches(
   """
   total = data_config.evaluation_batch_size
   size = _share(total, "data.evaluation_batch_size", process_index, process_count)
-  builder = open_records(data_config.target, data_config.records_dir)
+  builder = _open(data_config, "target")
   examples = num_examples(data_config, domain="target", split=split)
   if limit is not None:
     examples = min(examples, limit)
@@ -160,11 +160,15 @@ def num_examples(data_config: Any, *, domain: str, split: str) -> int:
   Raises:
     UserError: there are no records, or no such split.
   """
-  builder = open_records(data_config[domain], data_config.records_dir)
+  builder = _open(data_config, domain)
   if split not in builder.info.splits:
     wanted = ", ".join(sorted(builder.info.splits))
     raise UserError(f"{builder.name} has no split {split!r}, wanted one of: {wanted}")
   return builder.info.splits[split].num_examples
+
+
+def _open(data_config: Any, domain: str) -> FramesBuilder:
+  return open_records(data_config[domain], data_config.records_dir, data_config.cache_dir)
 
 
 class _Records:

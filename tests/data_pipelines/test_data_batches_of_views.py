@@ -33,6 +33,7 @@ def make_config(folder, records, **more):
   config = ConfigDict(
     {
       "records_dir": str(records),
+      "cache_dir": "",
       "source": dataset_config("gta5", folder / "gta5", "disparity"),
       "target": dataset_config("cityscapes", folder / "cityscapes", "none", **more),
       "crop_height": CROP[0],
