@@ -202,7 +202,9 @@ def get_folder_config() -> ml_collections.ConfigDict:
 def get_data_config() -> ml_collections.ConfigDict:
   """Where the frames are, how they are prepared, how batches are cut."""
   data = ml_collections.ConfigDict()
-  data.records_dir = "data/records"  # prepared records; one folder a data set, size and depth kind
+  # Prepared records, one folder a data set, size and depth kind; may be in a bucket, gs://….
+  data.records_dir = "data/records"
+  data.cache_dir = "data/cache"  # local folder that records of a bucket are fetched into
   # What the network tells apart. Labels of other classes are ignored; with the known data sets any
   # of the 19 classes of Cityscapes, in any order.
   data.classes = ml_collections.ConfigDict(

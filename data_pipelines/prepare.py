@@ -22,6 +22,7 @@ from absl import logging
 
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
+from data_pipelines import bucket
 from data_pipelines.builder import FramesBuilder
 from data_pipelines.cityscapes import Cityscapes
 from data_pipelines.folder import Folder
@@ -41,6 +42,7 @@ def prepare(
   dataset_config: Any,
   *,
   records_dir: str,
+  cache_dir: str = bucket.DEFAULT_CACHE,
   progress: bool = True,
   **options: Any,
 ) -> FramesBuilder:
@@ -57,7 +59,8 @@ def prepare(
   Args:
     dataset_config: with `dataset`, `root`, `height`, `width` and `depth`, and if wanted `splits`,
       `views` and `neighbour_offset`. The root may be missing where the records are there.
-    records_dir: folder of all records.
+    records_dir: folder of all records, or one in a bucket, gs://….
+    cache_dir: where those of a bucket are prepared and kept.
     progress: whether to show a progress bar.
     **options: `classes`, `bad_frames`, `processes`, `shard_frames`, `worker` and `workers` of
       `builder.FrameConfig`.
@@ -66,12 +69,29 @@ def prepare(
     UserError: a value is not one of those wanted, the root is missing or laid out in another way,
       a frame is bad, the records cannot be written, or were made from other files than the root's.
   """
-  builder = _make_builder(dataset_config, records_dir, progress=progress, **options)
+  local = bucket.local_folder(records_dir, cache_dir)
+  builder = _make_builder(dataset_config, local, progress=progress, **options)
+  remote = _remote(builder, records_dir)
+  if remote is not None:
+    if builder.builder_config.workers > 1:
+      raise UserError(f"several workers cannot share {records_dir!r}: set records_dir to a folder "
+                      "that all of them see, and copy it when it is whole")  # fmt: skip
+    with _lock(builder, shared=False):
+      bucket.fetch(remote, Path(builder.data_path))
+  builder = _prepare(dataset_config, local, progress=progress, **options)
+  if remote is not None:
+    bucket.publish(Path(builder.data_path), remote)
+  return builder
+
+
+def _prepare(dataset_config: Any, records_dir: str, **options: Any) -> FramesBuilder:
+  """`prepare` into a folder."""
+  builder = _make_builder(dataset_config, records_dir, **options)
   if not builder.is_prepared():
     frames = builder.frames()  # a root that cannot be used is told before anything is written
     share = builder.builder_config.workers > 1
     with _lock(builder, shared=share) as lock:
-      builder = _make_builder(dataset_config, records_dir, progress=progress, **options)
+      builder = _make_builder(dataset_config, records_dir, **options)
       if not builder.is_prepared():
         if share:
           builder.write_shards(frames)
@@ -85,14 +105,24 @@ def prepare(
 
 
 def open_records(
-  dataset_config: Any, records_dir: str, classes: ClassList = CITYSCAPES
+  dataset_config: Any,
+  records_dir: str,
+  cache_dir: str = bucket.DEFAULT_CACHE,
+  *,
+  classes: ClassList = CITYSCAPES,
 ) -> FramesBuilder:
-  """The builder of records that are there.
+  """The builder of records that are there; those of a bucket are in the cache after it.
 
   Raises:
     UserError: they are not.
   """
-  builder = _make_builder(dataset_config, records_dir, classes=classes)
+  local = bucket.local_folder(records_dir, cache_dir)
+  builder = _make_builder(dataset_config, local, classes=classes)
+  remote = _remote(builder, records_dir)
+  if remote is not None:
+    with _lock(builder, shared=False):
+      bucket.fetch(remote, Path(builder.data_path))
+    builder = _make_builder(dataset_config, local, classes=classes)
   if not builder.is_prepared():
     raise UserError(
       f"no records of {builder.name} {builder.builder_config.name} in {records_dir!r}: prepare "
@@ -101,15 +131,25 @@ def open_records(
   return builder
 
 
+def _remote(builder: FramesBuilder, records_dir: str) -> str | None:
+  """Where a bucket has the builder's records; None for those on a disk."""
+  if not bucket.is_remote(records_dir):
+    return None
+  path = Path(builder.data_path)
+  return "/".join([records_dir.rstrip("/"), *path.parts[-3:]])
+
+
 def _make_builder(dataset_config: Any, records_dir: str, **options: Any) -> FramesBuilder:
   dataset = dataset_config.dataset
   if dataset not in BUILDERS:
     raise UserError(f"dataset is {dataset!r}, wanted one of {', '.join(BUILDERS)}")
   optional = {
-    key: getattr(dataset_config, key)
-    for key in ("splits", "views", "neighbour_offset")
+    key: tuple(getattr(dataset_config, key))
+    for key in ("splits", "views")
     if hasattr(dataset_config, key)
   }
+  if hasattr(dataset_config, "neighbour_offset"):
+    optional["neighbour_offset"] = dataset_config.neighbour_offset
   config = BUILDERS[dataset].make_config(
     dataset_config,
     root=os.fspath(dataset_config.root),
@@ -206,6 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     builder = prepare(
       options,
       records_dir=options.records_dir,
+      cache_dir=options.cache_dir,
       bad_frames=options.bad_frames,
       processes=options.processes,
       shard_frames=options.shard_frames,
@@ -241,7 +282,10 @@ def _parser() -> argparse.ArgumentParser:
     f"{name}: {', '.join(cls.DEPTH_KINDS)}" for name, cls in BUILDERS.items() if name != "folder"
   )
   parser.add_argument("--depth", required=True, help=f"{kinds}; any: none")
-  parser.add_argument("--records_dir", required=True, help="folder of all records")
+  parser.add_argument("--records_dir", required=True, help="folder of all records, or gs://…")
+  parser.add_argument(
+    "--cache_dir", default=bucket.DEFAULT_CACHE, help="local folder for records of a bucket"
+  )
   parser.add_argument(
     "--splits", default="train", type=_names, help="to train on; cityscapes: also train_extra"
   )

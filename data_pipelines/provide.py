@@ -33,6 +33,7 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
       dataset_config,
       records_dir=data_config.records_dir,
       classes=ClassList.from_config(data_config.classes),
+      cache_dir=data_config.cache_dir,
       bad_frames=data_config.bad_frames,
       processes=data_config.prepare_processes,
       shard_frames=data_config.shard_frames,

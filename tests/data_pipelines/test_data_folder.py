@@ -203,7 +203,7 @@ def test_records_depend_on_what_the_configuration_says_of_the_files(root, tmp_pa
   paths = {run(config(root, **variant), tmp_path / "records").data_path for variant in variants}
   assert len(paths) == len(variants)
   unused = config(root, train__depth="depth/{name}.png", train__right="right/{name}.png")
-  assert open_records(unused, tmp_path / "records", CLASSES).data_path in paths
+  assert open_records(unused, tmp_path / "records", classes=CLASSES).data_path in paths
 
 
 @pytest.mark.parametrize(

@@ -348,12 +348,14 @@ def test_labels_follow_the_class_list_by_name(tmp_path, dataset, depth):
     both = zip(examples(by_default, split), examples(by_names, split), strict=True)
     for default, named in both:
       np.testing.assert_array_equal(named["label"], table[default["label"]])
-  assert open_records(config, tmp_path / "records", some).data_path == by_names.data_path
+  assert open_records(config, tmp_path / "records", classes=some).data_path == by_names.data_path
   recoloured = ClassList(names, ((1, 2, 3),) * 3)
-  assert open_records(config, tmp_path / "records", recoloured).data_path == by_names.data_path
+  assert (
+    open_records(config, tmp_path / "records", classes=recoloured).data_path == by_names.data_path
+  )
   reordered = ClassList(names[::-1], some.colors)
   with pytest.raises(UserError, match="no records of"):
-    open_records(config, tmp_path / "records", reordered)
+    open_records(config, tmp_path / "records", classes=reordered)
 
 
 def test_a_class_that_the_data_set_lacks(tmp_path):
