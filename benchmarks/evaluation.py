@@ -183,7 +183,7 @@ def time_device(config: Any, frames: int) -> tuple[list[Part], Part, float]:
     return make_views(predict, x, scales=(1.0,), flip=False)[0][0]
 
   classify = jax.jit(lambda logits: class_map([(logits,)], shape))
-  count = jax.jit(lambda label, classes: confusion_matrix(label, classes, config.model.num_classes))
+  count = jax.jit(lambda label, classes: confusion_matrix(label, classes, len(experiment.classes)))
 
   def timed(name, function, repeats):
     milliseconds = _time(lambda _: jax.block_until_ready(function()), range(repeats))

@@ -52,8 +52,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.keep_best = 1  # checkpoints kept for their target mIoU, beside the newest
   config.evaluation = ml_collections.ConfigDict(
     {
-      # Whose mean is reported as mIoU: "all", "synthia_16" or "synthia_13".
+      # Whose mean is reported as mIoU: "all", one of `class_sets` or, with the 19 classes of
+      # Cityscapes, "synthia_16" or "synthia_13".
       "classes": "all",
+      # More sets of classes whose means are reported: {"moving": ("car", "person")}.
+      "class_sets": {},
       "network": "student",  # or "teacher"
       # "file": labels at the size of their files, as results are reported (Cityscapes: 2048x1024);
       # "input": brought to the size of the network's input, as released for validation in training.
@@ -72,7 +75,6 @@ def get_model_config() -> ml_collections.ConfigDict:
   """The released GTA variant of the network."""
   model = ml_collections.ConfigDict()
   model.name = "corda"  # "corda", or "deeplab": encoder and classifier alone (DACS, source only)
-  model.num_classes = 19
   model.dtype = "float32"  # of the computation; parameters, statistics and losses stay wide
   model.param_dtype = "float32"
   # Released: "normal_0.01", then pretrained weights over it. From scratch: "he_normal".
@@ -165,15 +167,74 @@ def get_optimizer_config() -> ml_collections.ConfigDict:
   return optimizer
 
 
+def get_folder_config() -> ml_collections.ConfigDict:
+  """Your own files; read where `dataset` is "folder". Patterns are below `root`.
+
+  In a pattern {name} stands for what is the same in the names of a frame's files; it may run over
+  folders. "": there are no such files.
+  """
+  folder = ml_collections.ConfigDict()
+  for split in ("train", "validation"):
+    folder[split] = ml_collections.ConfigDict(
+      {
+        "images": "",  # "train/images/{name}.jpg"; "" in validation: the set is not evaluated on
+        "labels": "",  # PNG of one channel; a target needs them in validation only
+        "depth": "",  # of the kind that `depth` names; validation needs none
+        # Of `views`, and the calibration that they need: JSON as Cityscapes has it.
+        "right": "",
+        "previous": "",
+        "next": "",
+        "camera": "",
+      }
+    )
+  # ((7, "road"), (26, "car"), (0, "")): label id in the files, class; "" ignores it, and several
+  # ids may share a class. Empty: an id is a place in data.classes. 255 is ignored.
+  folder.label_classes = ()
+  folder.other_labels = "refuse"  # or "ignore" label ids that are not among them
+  folder.metres_per_unit = 0.01  # of 16-bit metric depth
+  folder.image_filter = "bilinear"  # or "bicubic"; resizes the images
+  # One camera for all frames, instead of files: intrinsics (fx, fy, cx, cy) in pixels of the files,
+  # the first pixel's centre at 0, and the metres between left and right.
+  folder.camera = ml_collections.ConfigDict({"intrinsics": (), "baseline": 0.0})
+  return folder
+
+
 def get_data_config() -> ml_collections.ConfigDict:
   """Where the frames are, how they are prepared, how batches are cut."""
   data = ml_collections.ConfigDict()
-  data.records_dir = "data/records"  # prepared records; one folder a data set, size and depth kind
-  # dataset: "gta5", "synthia" or "cityscapes". height, width: working resolution in pixels.
+  # Prepared records, one folder a data set, size and depth kind; may be in a bucket, gs://….
+  data.records_dir = "data/records"
+  data.cache_dir = "data/cache"  # local folder that records of a bucket are fetched into
+  # What the network tells apart. Labels of other classes are ignored; with the known data sets any
+  # of the 19 classes of Cityscapes, in any order.
+  data.classes = ml_collections.ConfigDict(
+    {
+      "names": (),  # ("road", "car", …); empty: those 19
+      "colors": (),  # ((128, 64, 128), (0, 0, 142), …) RGB in pictures; empty: made from the names
+    }
+  )
+  # dataset: "gta5", "synthia", "cityscapes" or "folder", your own files (docs/your_data.md).
+  # height, width: working resolution in pixels.
   # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator"; cityscapes:
-  # "stereo" or "mono"; "none" for any.
+  # "stereo", "mono" or "official" (the data set's own disparity); folder: "inverse_png16" (16-bit,
+  # Y = x / 256 + 1), "metres_png16", "metres_npy" or "metres_mat"; "none" for any.
+  # splits: to train on; cityscapes also has "train_extra", without labels.
+  # views: images that records hold beside the frame's own; cityscapes, folder: "right", "previous",
+  # "next".
+  # neighbour_offset: frames of the sequence (17 a second) to the previous and to the next one; a
+  # snippet has 30 frames, and the labelled one is number 19: 1..10.
   data.source = ml_collections.ConfigDict(
-    {"dataset": "gta5", "root": "data/gta", "height": 720, "width": 1280, "depth": "disparity"}
+    {
+      "dataset": "gta5",
+      "root": "data/gta",  # the files, the data set's zip archives, or both
+      "height": 720,
+      "width": 1280,
+      "depth": "disparity",
+      "splits": ("train",),
+      "views": (),
+      "neighbour_offset": 1,
+      "folder": get_folder_config(),
+    }
   )
   data.target = ml_collections.ConfigDict(
     {
@@ -182,6 +243,10 @@ def get_data_config() -> ml_collections.ConfigDict:
       "height": 512,
       "width": 1024,
       "depth": "stereo",
+      "splits": ("train",),
+      "views": (),
+      "neighbour_offset": 1,
+      "folder": get_folder_config(),
     }
   )
   data.crop_height = 512  # pixels, cut at a random place from every frame
@@ -192,6 +257,7 @@ def get_data_config() -> ml_collections.ConfigDict:
     "stop"  # "stop" or "skip": what preparation does with a frame that it cannot read
   )
   data.prepare_processes = 0  # processes that decode and resize; 0: one a core
+  data.shard_frames = 128  # frames of a record file; a stopped preparation loses at most one file
   data.reader_threads = 0  # threads that read, decode and crop in training; 0: one a core
   # The procedural world: set `street_world.enabled` and missing roots are rendered first.
   data.street_world = ml_collections.ConfigDict(

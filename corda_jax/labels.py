@@ -1,15 +1,20 @@
-"""Classes of the street scenes: names, colours, and the data sets' own label ids.
+"""Classes of the scenes: names, colours, and the known data sets' own label ids.
 
-The 19 training classes are those of the Cityscapes benchmark, in its order. `IGNORE` marks pixels
-that no loss and no score may see.
+A class list says what a network tells apart: training id i is its i-th class. The default is the 19
+classes of the Cityscapes benchmark, in its order. `IGNORE` marks pixels that no loss and no score
+may see.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from corda_jax.errors import UserError
+
 IGNORE = 255
-NUM_CLASSES = 19
+MAX_CLASSES = 255  # labels are 8-bit: ids 0..254, and IGNORE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,35 +58,165 @@ CLASSES = (
 
 NAMES = tuple(c.name for c in CLASSES)
 
-# Classes that SYNTHIA has, by training id: results on it are reported over 16 and over 13 classes.
-SYNTHIA_16 = tuple(i for i, name in enumerate(NAMES) if name not in ("terrain", "truck", "train"))
-SYNTHIA_13 = tuple(i for i in SYNTHIA_16 if NAMES[i] not in ("wall", "fence", "pole"))
+# Class name → label id in the files of Cityscapes and GTA5, and of SYNTHIA.
+CITYSCAPES_IDS = {c.name: c.cityscapes_id for c in CLASSES}
+SYNTHIA_IDS = {c.name: c.synthia_id for c in CLASSES}
 
-# Which classes a mean is taken over, by the name that configurations use; training ids.
-CLASS_SETS = {
-  "all": tuple(range(NUM_CLASSES)),
-  "synthia_16": SYNTHIA_16,
-  "synthia_13": SYNTHIA_13,
-}
+_SYNTHIA_16 = tuple(name for name in NAMES if name not in ("terrain", "truck", "train"))
+_SYNTHIA_13 = tuple(name for name in _SYNTHIA_16 if name not in ("wall", "fence", "pole"))
 
 
-def _lookup(ids: list[int]) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class ClassList:
+  """What a network tells apart; the training id of a class is its place in the list.
+
+  Attributes:
+    names: of the classes.
+    colors: RGB, 0..255, one a class.
+  """
+
+  names: tuple[str, ...]
+  colors: tuple[tuple[int, int, int], ...]
+
+  @classmethod
+  def from_config(cls, config: Any) -> "ClassList":
+    """Reads `data.classes` of a configuration: `names` and `colors`, both may be empty.
+
+    Without names it is `CITYSCAPES`; without colours they are made by `distinct_colors`.
+
+    Raises:
+      UserError: names repeat, there are too many, or a colour is none.
+    """
+    names, colors = tuple(config["names"]), tuple(config["colors"])
+    if not names:
+      if colors:
+        raise UserError(
+          "data.classes.colors is set but data.classes.names is not: name the classes, in order"
+        )
+      return CITYSCAPES
+    for name in names:
+      if not isinstance(name, str) or not name.strip():
+        raise UserError(f"data.classes.names holds {name!r}, wanted names such as 'road'")
+      if names.count(name) > 1:
+        raise UserError(f"data.classes.names holds {name!r} more than once: name each class once")
+    if len(names) > MAX_CLASSES:
+      raise UserError(
+        f"data.classes.names holds {len(names)} classes, wanted at most {MAX_CLASSES}: labels are "
+        f"8-bit, and {IGNORE} marks ignored pixels"
+      )
+    if not colors:
+      return cls(names, distinct_colors(names))
+    if len(colors) != len(names):
+      raise UserError(
+        f"data.classes.colors holds {len(colors)} colours for {len(names)} names: give each class "
+        "one, or leave colors empty"
+      )
+    return cls(names, tuple(_color(color) for color in colors))
+
+  def __len__(self) -> int:
+    """The number of classes."""
+    return len(self.names)
+
+  def palette(self) -> np.ndarray:
+    """uint8[256, 3] RGB colours indexed by training id; black where there is no class."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(self)] = self.colors
+    return palette
+
+  def class_sets(self, named: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
+    """Which classes a mean is taken over, by the name that configurations use.
+
+    Args:
+      named: the user's own sets, name → class names.
+
+    Returns:
+      Name → training ids: "all", then the sets of `named`; and, with the 19 classes of Cityscapes,
+      "synthia_16" and "synthia_13", the classes that results on SYNTHIA are reported over.
+
+    Raises:
+      UserError: a set is empty, or names what is not in the list or is there already.
+    """
+    sets = {"all": self.names}
+    if self.names == NAMES:
+      sets |= {"synthia_16": _SYNTHIA_16, "synthia_13": _SYNTHIA_13}
+    for name, members in named.items():
+      if name in sets:
+        raise UserError(f"evaluation.class_sets.{name}: there is such a set already; rename it")
+      unknown = [member for member in members if member not in self.names]
+      if unknown or not members:
+        told = f"holds {unknown[0]!r}, which is no class" if unknown else "holds no class"
+        raise UserError(
+          f"evaluation.class_sets.{name} {told}, wanted some of: {', '.join(self.names)}"
+        )
+      sets[name] = tuple(dict.fromkeys(members))
+    return {name: tuple(map(self.names.index, members)) for name, members in sets.items()}
+
+
+def _color(value: Any) -> tuple[int, int, int]:
+  channels = tuple(value) if isinstance(value, Sequence) else (value,)
+  if len(channels) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in channels):
+    raise UserError(f"data.classes.colors holds {value!r}, wanted (red, green, blue), 0..255 each")
+  return channels
+
+
+def distinct_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+  """One colour a name: the benchmark's where it has the name, else far from all others.
+
+  Farthest-point choice over a grid of colours, with the channels weighted roughly as the eye does.
+  """
+  weights = np.sqrt([2.0, 4.0, 3.0])
+  levels = np.arange(16) * 17  # 0, 17, … 255
+  grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+  known = {c.name: c.color for c in CLASSES if c.name in names}
+  nearest = np.full(len(grid), np.inf)
+
+  def keep_off(color):
+    return np.minimum(nearest, np.linalg.norm((grid - np.array(color)) * weights, axis=1))
+
+  # Black is what is ignored, white the paper that legends stand on.
+  for color in ((0, 0, 0), (255, 255, 255), *known.values()):
+    nearest = keep_off(color)
+  colors = []
+  for name in names:
+    if name in known:
+      colors.append(known[name])
+      continue
+    colors.append(tuple(int(x) for x in grid[nearest.argmax()]))
+    nearest = keep_off(colors[-1])
+  return tuple(colors)
+
+
+def label_table(ids: Mapping[str, int], classes: ClassList, dataset: str) -> np.ndarray:
+  """Table of a known data set: its label id → training id, 255 where the list has no such class.
+
+  Args:
+    ids: class name → label id of the data set.
+    classes: some of them, in any order.
+    dataset: its name, for the message.
+
+  Returns:
+    uint8[256].
+
+  Raises:
+    UserError: the data set lacks a class of the list.
+  """
+  unknown = [name for name in classes.names if name not in ids]
+  if unknown:
+    raise UserError(
+      f"data.classes.names holds {unknown[0]!r}, which {dataset} does not label, wanted some of: "
+      f"{', '.join(ids)}"
+    )
   table = np.full(256, IGNORE, np.uint8)
-  table[ids] = np.arange(len(ids))
+  table[[ids[name] for name in classes.names]] = np.arange(len(classes))
   return table
 
 
-# uint8[256] tables: a data set's label id → training id, 255 where it has none.
-CITYSCAPES_TO_TRAIN = _lookup([c.cityscapes_id for c in CLASSES])
-SYNTHIA_TO_TRAIN = _lookup([c.synthia_id for c in CLASSES])
+CITYSCAPES = ClassList(NAMES, tuple(c.color for c in CLASSES))
 
-# uint8[19] tables: training id → a data set's label id.
+# uint8[256] tables: a data set's label id → training id of the 19, 255 where it has none.
+CITYSCAPES_TO_TRAIN = label_table(CITYSCAPES_IDS, CITYSCAPES, "Cityscapes")
+SYNTHIA_TO_TRAIN = label_table(SYNTHIA_IDS, CITYSCAPES, "SYNTHIA")
+
+# uint8[19] tables: training id of the 19 → a data set's label id.
 TRAIN_TO_CITYSCAPES = np.array([c.cityscapes_id for c in CLASSES], np.uint8)
 TRAIN_TO_SYNTHIA = np.array([c.synthia_id for c in CLASSES], np.uint8)
-
-
-def palette() -> np.ndarray:
-  """uint8[256, 3] RGB colours indexed by training id; black where there is no class."""
-  colors = np.zeros((256, 3), np.uint8)
-  colors[:NUM_CLASSES] = [c.color for c in CLASSES]
-  return colors

@@ -35,7 +35,7 @@ from data_pipelines.provide import provide
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, curves, results.")
-_MODES = ["train", "evaluate", "import_torch", "export_torch"]
+_MODES = ["prepare", "train", "evaluate", "import_torch", "export_torch"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "The job.")
 
 
@@ -46,6 +46,10 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     UserError: the configuration, the data or the folder will not do.
   """
   experiment = Experiment.from_config(config)
+  if mode == "prepare":
+    for domain, builder in zip(("source", "target"), provide(config.data), strict=True):
+      print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
+    return
   if mode in ("import_torch", "export_torch"):
     _convert_weights(experiment, workdir, mode)
     return
@@ -60,7 +64,7 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     provide(config.data)
     record_config(workdir, config.to_dict())
   else:
-    check_config(workdir, config.to_dict(), parts=("model",))
+    check_config(workdir, config.to_dict(), parts=("model.", "data.classes."))
     find_checkpoint(workdir, config.evaluation.checkpoint)
     provide(config.data, ("target",))
 
@@ -97,7 +101,7 @@ def _convert_weights(experiment: Experiment, workdir: Path, mode: str) -> None:
   """Runs one of the two jobs that need no data."""
   config = experiment.config.to_dict()
   if mode == "export_torch":
-    check_config(workdir, config, parts=("model",))
+    check_config(workdir, config, parts=("model.", "data.classes."))
     export_torch(experiment, workdir)
     return
   check_config(workdir, config)
@@ -128,7 +132,7 @@ def _write_pictures(
     f"{workdir.name}: frames of the target's validation set, {network} after {result['step']} "
     f"steps, mIoU {result['miou']:.1f} %"
   )
-  contact_sheet(pictures, title, sheet)
+  contact_sheet(pictures, title, sheet, experiment.classes)
   print(f"Pictures: {sheet}")
   return sheet
 
@@ -161,7 +165,7 @@ def main(arguments: list[str]) -> None:
   try:
     if len(arguments) > 1:
       raise UserError(f"unknown argument {arguments[1]!r}: flags begin with --")
-    run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
+    run(_CONFIG.value, Path(_WORKDIR.value or ""), _MODE.value)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {error}")
   except KeyboardInterrupt:
@@ -191,7 +195,12 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
+  flags.register_multi_flags_validator(
+    ["workdir", "mode"],
+    lambda values: values["workdir"] or values["mode"] == "prepare",
+    message="--workdir is missing: name the folder of the run",
+  )
   logging.set_verbosity(logging.WARNING)
   jax.config.config_with_absl()
   app.run(main, flags_parser=_parse_flags)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from corda_jax import labels as label_module
+from corda_jax.labels import CITYSCAPES, IGNORE, ClassList
 
 
-def colorize_labels(labels: np.ndarray) -> np.ndarray:
-  """Training ids [...] → uint8 RGB [..., 3] in the benchmark's palette; 255 is black."""
-  return label_module.palette()[labels]
+def colorize_labels(labels: np.ndarray, classes: ClassList = CITYSCAPES) -> np.ndarray:
+  """Training ids [...] → uint8 RGB [..., 3] in the colours of the classes; 255 is black."""
+  return classes.palette()[labels]
 
 
 def colorize(values: np.ndarray, low: float, high: float, colormap: str) -> np.ndarray:
@@ -22,7 +22,9 @@ def colorize(values: np.ndarray, low: float, high: float, colormap: str) -> np.n
   return colormaps[colormap](unit, bytes=True)[..., :3]
 
 
-def contact_sheet(pictures: Mapping[str, np.ndarray], title: str, path: Path) -> None:
+def contact_sheet(
+  pictures: Mapping[str, np.ndarray], title: str, path: Path, classes: ClassList = CITYSCAPES
+) -> None:
   """Writes a PNG with one column a frame and one row a kind of picture, with legends.
 
   Args:
@@ -31,11 +33,12 @@ def contact_sheet(pictures: Mapping[str, np.ndarray], title: str, path: Path) ->
       and "difficulty" [N, H, W], 0..1.
     title: shown at the top.
     path: of the PNG; written whole or not at all.
+    classes: of the labels.
   """
   from matplotlib.figure import Figure
   from matplotlib.patches import Patch
 
-  rows = _rows(pictures)
+  rows = _rows(pictures, classes)
   frames, height, width = pictures["image"].shape[:3]
   cell = 2.6  # inches
   figure = Figure(
@@ -51,9 +54,10 @@ def contact_sheet(pictures: Mapping[str, np.ndarray], title: str, path: Path) ->
       axis.set_xticks([])
       axis.set_yticks([])
   figure.suptitle("\n".join(textwrap.wrap(title, 40 * frames)), fontsize=12)
-  entries = [(c.name, np.array(c.color) / 255) for c in label_module.CLASSES]
+  colors = [tuple(np.array(color) / 255) for color in classes.colors]
+  entries = [*zip(classes.names, colors, strict=True), ("ignored", "black")]
   figure.legend(
-    handles=[Patch(color=color, label=name) for name, color in [*entries, ("ignored", "black")]],
+    handles=[Patch(color=color, label=name) for name, color in entries],
     loc="outside lower center",
     ncols=min(10, 3 * frames),
     fontsize=8,
@@ -64,14 +68,14 @@ def contact_sheet(pictures: Mapping[str, np.ndarray], title: str, path: Path) ->
   partial.replace(path)
 
 
-def _rows(pictures: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+def _rows(pictures: Mapping[str, np.ndarray], classes: ClassList) -> list[tuple[str, np.ndarray]]:
   """Name and RGB pictures [N, H, W, 3] of each row of a contact sheet."""
   label, prediction = pictures["label"], pictures["prediction"]
-  ignored = label == label_module.IGNORE
+  ignored = label == IGNORE
   rows = [
     ("target image", pictures["image"]),
-    ("truth", colorize_labels(label)),
-    ("prediction", colorize_labels(np.where(ignored, label_module.IGNORE, prediction))),
+    ("truth", colorize_labels(label, classes)),
+    ("prediction", colorize_labels(np.where(ignored, IGNORE, prediction), classes)),
     ("errors\n(dark red)", colorize((prediction != label) & ~ignored, 0, 1, "Reds")),
   ]
   if "inverse_depth" in pictures:

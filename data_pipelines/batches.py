@@ -21,6 +21,7 @@ import tensorflow as tf
 from array_record.python import array_record_data_source
 
 from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
 from data_pipelines.builder import FramesBuilder
 from data_pipelines.prepare import open_records
 
@@ -43,6 +44,11 @@ def train_batches(
     `source_image`, `target_image`: uint8 (b, H, W, 3), RGB.
     `source_label`, `target_label`: uint8 (b, H, W), training ids, 255 where there is none.
     `source_inverse_depth`, `target_inverse_depth`: float32 (b, H, W), 1 where there is no depth.
+  Of each of a domain's `views`, for example `target_right_image`, and then of its camera:
+    `target_VIEW_image`: uint8 (b, H, W, 3), cut at the same place.
+    `target_intrinsics`: float32 (b, 4), fx, fy, cx, cy of the crop in pixels, the centre of its
+      first pixel at 0.
+    `target_baseline`: float32 (b,), metres to the right camera; 0 without its image.
 
   Args:
     data_config: as `get_data_config` of the default configuration makes it; prepared.
@@ -59,7 +65,7 @@ def train_batches(
   crop = (data_config.crop_height, data_config.crop_width)
   builders = {}
   for domain, dataset_config in (("source", data_config.source), ("target", data_config.target)):
-    builders[domain] = open_records(dataset_config, data_config.records_dir)
+    builders[domain] = _open(data_config, domain)
     frame = (dataset_config.height, dataset_config.width)
     if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
       raise UserError(
@@ -118,7 +124,7 @@ def evaluation_batches(
   """
   total = data_config.evaluation_batch_size
   size = _share(total, "data.evaluation_batch_size", process_index, process_count)
-  builder = open_records(data_config.target, data_config.records_dir)
+  builder = _open(data_config, "target")
   examples = num_examples(data_config, domain="target", split=split)
   if limit is not None:
     examples = min(examples, limit)
@@ -155,20 +161,32 @@ def num_examples(data_config: Any, *, domain: str, split: str) -> int:
   Raises:
     UserError: there are no records, or no such split.
   """
-  builder = open_records(data_config[domain], data_config.records_dir)
+  builder = _open(data_config, domain)
   if split not in builder.info.splits:
     wanted = ", ".join(sorted(builder.info.splits))
     raise UserError(f"{builder.name} has no split {split!r}, wanted one of: {wanted}")
   return builder.info.splits[split].num_examples
 
 
-class _Records:
-  """The records of a split, by number."""
+def _open(data_config: Any, domain: str) -> FramesBuilder:
+  return open_records(
+    data_config[domain],
+    data_config.records_dir,
+    data_config.cache_dir,
+    classes=ClassList.from_config(data_config.classes),
+  )
 
-  def __init__(self, builder: FramesBuilder, split: str):
+
+class _Records:
+  """The records of one split after another, by number."""
+
+  def __init__(self, builder: FramesBuilder, *splits: str):
     self._source = array_record_data_source.ArrayRecordDataSource(
-      [os.fspath(path) for path in builder.info.splits[split].filepaths]
+      [os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths]
     )
+
+  def __len__(self) -> int:
+    return len(self._source)
 
   def read(self, numbers: np.ndarray) -> np.ndarray:
     """Serialized examples, as an array of bytes objects."""
@@ -187,10 +205,10 @@ class _Training:
   """
 
   def __init__(self, builder, *, seed, crop, first, batch):
-    self._records = _Records(builder, "train")
+    self._records = _Records(builder, *builder.builder_config.splits)
     frame = (builder.builder_config.height, builder.builder_config.width)
     size, total = batch
-    count = builder.info.splits["train"].num_examples
+    count = len(self._records)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
     def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -210,7 +228,7 @@ class _Training:
       return records, corners
 
     self._draw = draw
-    self._decode = _decoder(frame, crop, depth=True)
+    self._decode = _decoder(frame, crop, depth=True, views=builder.builder_config.views)
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Image, label and inverse depth of this process's part of a batch."""
@@ -219,11 +237,13 @@ class _Training:
 
 
 @functools.cache  # each evaluation asks for it anew, and TensorFlow would trace it anew
-def _decoder(frame: tuple[int, int], crop: tuple[int, int], *, depth: bool) -> Callable:
+def _decoder(
+  frame: tuple[int, int], crop: tuple[int, int], *, depth: bool, views: tuple[str, ...] = ()
+) -> Callable:
   """A function (serialized examples (b,), corners (b, 2)) → their contents, cropped.
 
   Labels are cropped where frames are; uncropped they keep their own size. Inverse depth is among
-  the contents if `depth` is.
+  the contents if `depth` is, and so are the images of `views`, with their camera.
   """
   signature = {
     "image": tf.TensorSpec((*crop, 3), tf.uint8),
@@ -231,16 +251,28 @@ def _decoder(frame: tuple[int, int], crop: tuple[int, int], *, depth: bool) -> C
   }
   if depth:
     signature["inverse_depth"] = tf.TensorSpec(crop, tf.float32)
+  pictures = [f"{view}_image" for view in views]
+  signature |= dict.fromkeys(pictures, signature["image"])
   schema = dict.fromkeys(("name", *signature), tf.io.FixedLenFeature([], tf.string))
+  if views:
+    for key, shape in (("intrinsics", [4]), ("baseline", [])):
+      signature[key] = tf.TensorSpec(shape, tf.float32)
+      schema[key] = tf.io.FixedLenFeature(shape, tf.float32)
 
   def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     top, left = tf.unstack(example["corner"])
-    image = tf.ensure_shape(tf.io.decode_png(example["image"], channels=3), (*frame, 3))
+    contents = {}
+    for key in ("image", *pictures):
+      image = tf.ensure_shape(tf.io.decode_png(example[key], channels=3), (*frame, 3))
+      contents[key] = tf.slice(image, (top, left, 0), (*crop, 3))
     label = tf.io.decode_png(example["label"], channels=1)[..., 0]
     if crop != frame:
-      image = tf.slice(image, (top, left, 0), (*crop, 3))
       label = tf.slice(label, (top, left), crop)
-    contents = {"image": image, "label": label}
+    contents["label"] = label
+    if views:
+      shift = tf.cast(tf.stack([0, 0, left, top]), tf.float32)
+      contents["intrinsics"] = example["intrinsics"] - shift
+      contents["baseline"] = example["baseline"]
     if depth:
       window = (top, left, *crop)
       contents["inverse_depth"] = unpack_float32_tensor(example["inverse_depth"], frame, window)

@@ -4,28 +4,29 @@ A data set is a subclass that says where its files are and how they are read; se
 """
 
 import abc
-import contextlib
 import dataclasses
-import functools
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_data_source
+from tensorflow_datasets.core import example_parser, example_serializer
 from tqdm import tqdm
 
 from corda_jax.errors import UserError
+from corda_jax.labels import CITYSCAPES, ClassList
+from data_pipelines.features import PackedFloat32
+from data_pipelines.files import DataFiles
 from data_pipelines.frames import Frame, fingerprint, missing_file
 from data_pipelines.parallel import ordered_map
-from data_pipelines.preprocess import (
-  BadFrameError,
-  Recipe,
-  pack_float32,
-  prepare_frame,
-  unpack_float32,
-)
+from data_pipelines.preprocess import PreparedFrame, Recipe, prepare_item
+from data_pipelines.readers import BadFrameError
+from data_pipelines.report import Report
+from data_pipelines.shards import Part, Shard, ShardFolder, cut
 
 REPORT_FILE = "preparation.json"  # lies beside the records
 
@@ -42,8 +43,15 @@ class FrameConfig(tfds.core.BuilderConfig):
     height: working resolution, pixels.
     width: working resolution, pixels.
     depth: which files hold the inverse depth, or "none".
+    classes: what the labels of the records tell apart.
+    splits: to train on.
+    views: images that records hold beside the frame's own: "right", "previous", "next".
+    neighbour_offset: frames of the sequence to the previous and to the next one.
     bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
     processes: that decode and resize; 0 is one a core.
+    shard_frames: of a record file, which is what a stopped preparation goes on from.
+    worker: of `workers`; prepares those shards whose number leaves this remainder.
+    workers: that prepare the data set together.
     progress: whether to show a progress bar.
   """
 
@@ -51,126 +59,115 @@ class FrameConfig(tfds.core.BuilderConfig):
   height: int
   width: int
   depth: str
+  classes: ClassList = CITYSCAPES
+  splits: tuple[str, ...] = ("train",)
+  views: tuple[str, ...] = ()
+  neighbour_offset: int = 1
   bad_frames: str = "stop"
   processes: int = 0
+  shard_frames: int = 128
+  worker: int = 0
+  workers: int = 1
   progress: bool = True
   name: str = dataclasses.field(init=False)
 
   def __post_init__(self):
     """Makes the name."""
-    self.name = f"{self.width}x{self.height}_{self.depth}"
+    parts = [f"{self.width}x{self.height}", self.depth, *self.views]
+    if self.splits != ("train",):
+      parts += self.splits
+    if {"previous", "next"} & set(self.views):
+      parts.append(f"by{self.neighbour_offset}")
+    others = self.variant()
+    if others:
+      parts.append(hashlib.sha256(repr(others).encode()).hexdigest()[:8])
+    self.name = "_".join(parts)
+
+  def variant(self) -> tuple:
+    """What else decides the records' contents, and is too long for a name."""
+    return () if self.classes.names == CITYSCAPES.names else (self.classes.names,)
 
 
-@dataclasses.dataclass
-class Report:
-  """What a preparation found.
-
-  Attributes:
-    found: split → frames found.
-    kept: split → frames written.
-    bad: one {"split", "file", "reason"} a frame left out.
-    fingerprint: of the files, see `frames.fingerprint`.
-  """
-
-  found: dict[str, int]
-  kept: dict[str, int] = dataclasses.field(default_factory=dict)
-  bad: list[dict[str, str]] = dataclasses.field(default_factory=list)
-  fingerprint: str = ""
-
-  def lines(self) -> list[str]:
-    """The report as lines of text: counts, then every bad file with its reason."""
-    counts = [
-      f"{split}: {self.kept.get(split, 0)} of {found} frames kept"
-      for split, found in self.found.items()
-    ]
-    return counts + [
-      f"left out of {bad['split']}: {bad['file']}: {bad['reason']}" for bad in self.bad
-    ]
-
-
-class PackedFloat32(tfds.features.FeatureConnector):
-  """Float32 H W stored by `preprocess.pack_float32`."""
-
-  def __init__(self, *, shape: tuple[int, int]):
-    """Height and width."""
-    super().__init__()
-    self._shape = tuple(shape)
-
-  def get_tensor_info(self) -> tfds.features.TensorInfo:
-    """Of a decoded example."""
-    return tfds.features.TensorInfo(shape=self._shape, dtype=np.float32)
-
-  def get_serialized_info(self) -> tfds.features.TensorInfo:
-    """Of what a record holds."""
-    return tfds.features.TensorInfo(shape=(), dtype=np.object_)
-
-  def encode_example(self, example_data: np.ndarray | bytes) -> bytes:
-    """Packs an array; what is packed already passes."""
-    return example_data if isinstance(example_data, bytes) else pack_float32(example_data)
-
-  def decode_example_np(self, example_data: bytes) -> np.ndarray:
-    """Unpacks in NumPy."""
-    return unpack_float32(example_data, self._shape)
-
-  def decode_example(self, tfexample_data: Any) -> Any:
-    """Unpacks in TensorFlow."""
-    from data_pipelines.batches import unpack_float32_tensor  # loads TensorFlow
-
-    return unpack_float32_tensor(tfexample_data, self._shape)
-
-  def to_json_content(self) -> dict[str, Any]:
-    """For the description that lies beside the records."""
-    return {"shape": list(self._shape)}
-
-  @classmethod
-  def from_json_content(cls, value: dict[str, Any]) -> "PackedFloat32":
-    """The inverse of `to_json_content`."""
-    return cls(shape=tuple(value["shape"]))
-
-
-class _UncompressedWriter(tfds.core.writer.ExampleWriter):
-  """Writes ArrayRecord files without a second compression: their contents are compressed."""
-
-  def __init__(self):
-    super().__init__(tfds.core.FileFormat.ARRAY_RECORD)
-
-  def write(self, path, examples) -> None:
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-    for _, example in examples:
-      writer.write(example)
-    writer.close()
-
-
-class FramesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
   """Base of the builders.
 
-  Records keep the order of the frames' names. Preparing writes into a folder named `incomplete.*`
-  and renames it at the end, report included, so what has the final name is whole.
+  Records keep the order of the frames' names. Shards are prepared in a folder `partial.VERSION`,
+  from which a stopped preparation goes on. Whole, they are given to TFDS, which renames its folder
+  at the end, report included: what has the final name is whole.
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
   DEPTH_KINDS: ClassVar[tuple[str, ...]]  # without "none"; the released one first
+  TRAINING_SPLITS: ClassVar[tuple[str, ...]] = ("train",)  # that can be asked for
   NATIVE_LABEL_SPLITS: ClassVar[tuple[str, ...]] = ()  # whose labels keep their size
+  VIEWS: ClassVar[tuple[str, ...]] = ()  # that can be asked for
+  EXPECTED: ClassVar[dict[str, int]] = {}  # split → frames of the whole data set
 
   builder_config: FrameConfig
 
   def __init__(self, **arguments):
     """As in TFDS; `config` is a FrameConfig."""
     super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **arguments)
+    # While TFDS prepares, data_path is a folder of its own.
+    partial = self.data_path.with_name(f"partial.{self.version}")
+    self.shards = ShardFolder(os.fspath(partial), f"{self.name} {self.builder_config.name}")
+
+  @classmethod
+  def check(cls, config: FrameConfig) -> None:
+    """Raises UserError where a value is not one of those wanted."""
+    for key, given, wanted in (
+      ("depth", (config.depth,), (*cls.DEPTH_KINDS, "none")),
+      ("splits", config.splits, cls.TRAINING_SPLITS),
+      ("views", config.views, cls.VIEWS),
+      ("bad_frames", (config.bad_frames,), ("stop", "skip")),
+    ):
+      unknown = [value for value in given if value not in wanted]
+      if unknown or len(set(given)) < len(given) or (key == "splits" and not given):
+        told = unknown[0] if unknown else given
+        raise UserError(
+          f"{key} of {cls.name} is {told!r}, wanted {'each once of' if not unknown else 'one of'} "
+          f"{', '.join(wanted) or 'none'}"
+        )
+    if min(config.height, config.width) < 1:
+      raise UserError(f"size of {cls.name} is {config.width}x{config.height}, wanted 1x1 or more")
+    for key, given, least in (
+      ("prepare_processes", config.processes, 0),
+      ("shard_frames", config.shard_frames, 1),
+      ("neighbour_offset", config.neighbour_offset, 1),
+      ("workers", config.workers, 1),
+    ):
+      if given < least:
+        raise UserError(f"{key} is {given}, wanted {least} or more")
+    if not 0 <= config.worker < config.workers:
+      raise UserError(f"worker is {config.worker}, wanted 0..{config.workers - 1}")
+
+  @classmethod
+  def make_config(cls, dataset_config: Any, **values: Any) -> FrameConfig:
+    """From the part of a configuration that describes the data set, and what it gave already.
+
+    Raises:
+      UserError: a value cannot work.
+    """
+    del dataset_config
+    return FrameConfig(**values)
 
   @classmethod
   @abc.abstractmethod
-  def find_frames(cls, root: str, depth: str) -> dict[str, list[Frame]]:
-    """Split → its frames.
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
+    """Split → its frames, of the splits that the configuration asks for.
 
     Raises:
-      UserError: the root is missing or laid out in another way.
+      UserError: the files are laid out in another way.
     """
 
   @classmethod
   @abc.abstractmethod
-  def recipe(cls, size: tuple[int, int], depth: str, split: str) -> Recipe:
-    """How frames of a split are prepared at (height, width)."""
+  def recipe(cls, config: FrameConfig, split: str) -> Recipe:
+    """How frames of a split are prepared.
+
+    Raises:
+      UserError: the data set lacks a class of the list.
+    """
 
   @property
   def report(self) -> Report:
@@ -187,90 +184,186 @@ class FramesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Raises:
       UserError: the root is missing or laid out in another way, or a split has no frame.
     """
-    splits = self.find_frames(self.builder_config.root, self.builder_config.depth)
+    splits = self.find_frames(DataFiles(self.builder_config.root), self.builder_config)
     for split, frames in splits.items():
       if not frames:
         raise UserError(f"{self.builder_config.root!r} holds no frame of {self.name} {split}")
     return splits
 
+  def missing_shards(self) -> list[str]:
+    """Names of the shards that are not prepared yet."""
+    shards = cut(self.frames(), self.builder_config.shard_frames)
+    return [shard.name for shard in shards if self.shards.part(shard) is None]
+
   def _info(self) -> tfds.core.DatasetInfo:
-    height, width = self.builder_config.height, self.builder_config.width
+    config = self.builder_config
+    height, width = config.height, config.width
     label_shape = (None, None, 1) if self.NATIVE_LABEL_SPLITS else (height, width, 1)
+
+    def image():
+      return tfds.features.Image(shape=(height, width, 3), encoding_format="png")
+
+    features = {
+      "name": tfds.features.Text(),
+      "image": image(),
+      "label": tfds.features.Image(shape=label_shape, encoding_format="png"),
+      "inverse_depth": PackedFloat32(shape=(height, width)),
+      **{f"{view}_image": image() for view in config.views},
+    }
+    if config.views:
+      features["intrinsics"] = tfds.features.Tensor(shape=(4,), dtype=np.float32)
+      features["baseline"] = tfds.features.Scalar(dtype=np.float32)
     return self.dataset_info_from_configs(
       description=f"{type(self).__name__} frames at working resolution; labels are training ids.",
-      features=tfds.features.FeaturesDict(
-        {
-          "name": tfds.features.Text(),
-          "image": tfds.features.Image(shape=(height, width, 3), encoding_format="png"),
-          "label": tfds.features.Image(shape=label_shape, encoding_format="png"),
-          "inverse_depth": PackedFloat32(shape=(height, width)),
-        }
-      ),
+      features=tfds.features.FeaturesDict(features),
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-    splits = self.frames()
-    self._report = Report(
+  def write_shards(self, splits: dict[str, list[Frame]]) -> None:
+    """Prepares this worker's shards that are not there yet.
+
+    Raises:
+      UserError: a frame is bad and `bad_frames` is "stop", or the records cannot be written.
+    """
+    config = self.builder_config
+    mine = cut(splits, config.shard_frames)[config.worker :: config.workers]
+    todo = []
+    for shard in mine:
+      part = self.shards.part(shard)
+      if part is None:
+        todo.append(shard)
+      elif part.bad:  # was prepared with "skip", which may be "stop" now
+        self._stop_at(part.bad[0])
+    if config.bad_frames == "stop":  # missing files need no decoding to be found
+      for shard in todo:
+        for frame in shard.frames:
+          absent = missing_file(frame)
+          if absent is not None:
+            self._stop_at({"split": shard.split, "file": absent, "reason": "file is missing"})
+
+    recipes = {split: self.recipe(config, split) for split in splits}
+    items = ((frame, recipes[shard.split]) for shard in todo for frame in shard.frames)
+    results = ordered_map(prepare_item, items, processes=config.processes)
+    frames = sum(len(shard.frames) for shard in mine)
+    bar = tqdm(
+      total=frames,
+      initial=frames - sum(len(shard.frames) for shard in todo),
+      desc=f"preparing {self.name}",
+      unit="frame",
+      disable=not config.progress,
+    )
+    with bar:
+      try:
+        for shard in todo:
+          self._write_shard(shard, results, bar.update)
+      finally:
+        results.close()
+
+  def _write_shard(
+    self,
+    shard: Shard,
+    results: Iterator[PreparedFrame | BadFrameError],
+    advance: Callable[[], Any],
+  ) -> None:
+    with self.shards.write(shard) as (writer, part):
+      for frame in shard.frames:
+        result = next(results)
+        if isinstance(result, BadFrameError):
+          bad = {"split": shard.split, "file": result.path, "reason": result.reason}
+          self._stop_at(bad)
+          part.bad.append(bad)
+        else:
+          writer.write(self._serialize(frame, result))
+          part.kept += 1
+          part.depth_share += result.depth_share
+          part.label_pixels = np.add(part.label_pixels, result.label_pixels).tolist()
+          if frame.depth is not None and not result.depth_share:
+            reason = "holds no depth at any pixel"
+            part.notes.append({"split": shard.split, "file": frame.depth, "reason": reason})
+        advance()
+
+  def _serialize(self, frame: Frame, result: PreparedFrame) -> bytes:
+    features = self.info.features
+    contents = {"name": frame.name, **result.contents}
+    contents = {key: contents[key] for key in features}  # a camera may have served the depth alone
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    example = serializer.get_tf_example(features.encode_example(contents))
+    # Else the order of the features is another in every process.
+    return example.SerializeToString(deterministic=True)
+
+  def _stop_at(self, bad: dict[str, str]) -> None:
+    if self.builder_config.bad_frames == "stop":
+      raise UserError(
+        f"bad frame in {self.name} {bad['split']}: {bad['file']}: {bad['reason']}; mend it, or "
+        'leave such frames out with data.bad_frames="skip"'
+      )
+
+  def _download_and_prepare(self, dl_manager, download_config) -> None:
+    """Prepares what is missing, then makes TFDS's files of the shards."""
+    config, splits = self.builder_config, self.frames()
+    self.write_shards(splits)
+    report = Report(
+      expected={split: self.EXPECTED[split] for split in splits if split in self.EXPECTED},
       found={split: len(frames) for split, frames in splits.items()},
       fingerprint=fingerprint(splits),
     )
-    if self.builder_config.bad_frames == "stop":  # missing files need no decoding to be found
-      for split, frames in splits.items():
-        for frame in frames:
-          absent = missing_file(frame)
-          if absent is not None:
-            self._note_bad_frame(split, absent, "file is missing")
-    self._bar = tqdm(
-      total=sum(self._report.found.values()),
-      desc=f"preparing {self.name}",
-      unit="frame",
-      disable=not self.builder_config.progress,
-    )
-    return {split: self._generate_examples(split, frames) for split, frames in splits.items()}
-
-  def _generate_examples(
-    self, split: str, frames: Sequence[Frame]
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
-    config = self.builder_config
-    recipe = self.recipe((config.height, config.width), config.depth, split)
-    kept = 0
-    prepare = functools.partial(prepare_frame, recipe=recipe)
-    with contextlib.closing(ordered_map(prepare, frames, processes=config.processes)) as results:
-      for frame, result in zip(frames, results, strict=True):
-        self._bar.update()
-        if isinstance(result, BadFrameError):
-          self._note_bad_frame(split, result.path, result.reason)
-          continue
-        yield kept, {"name": frame.name, **dataclasses.asdict(result)}
-        kept += 1
-    if not kept:
-      last = self._report.bad[-1]
-      raise UserError(
-        f"none of the {len(frames)} frames of {self.name} {split} can be used; the last: "
-        f"{last['file']}: {last['reason']}"
-      )
-    self._report.kept[split] = kept
-
-  def _note_bad_frame(self, split: str, path: str, reason: str) -> None:
-    if self.builder_config.bad_frames == "stop":
-      raise UserError(
-        f"bad frame in {self.name} {split}: {path}: {reason}; mend it, or leave such frames out "
-        'with data.bad_frames="skip"'
-      )
-    self._report.bad.append({"split": split, "file": path, "reason": reason})
-
-  def _download_and_prepare(self, dl_manager, download_config) -> None:
-    try:
-      super()._download_and_prepare(dl_manager, download_config)
-    finally:
-      if hasattr(self, "_bar"):
-        self._bar.close()
-    text = json.dumps(dataclasses.asdict(self._report), indent=2)
+    infos = []
+    for split, frames in splits.items():
+      cut_frames = cut({split: frames}, config.shard_frames)
+      shards = [(shard, self.shards.part(shard)) for shard in cut_frames]
+      report.add(split, [part for _, part in shards])
+      infos.append(self._collect(split, shards, report))
+    self.info.set_splits(tfds.core.splits.SplitDict(infos))
+    text = json.dumps(dataclasses.asdict(report), indent=2)
     (self.data_path / REPORT_FILE).write_text(text + "\n")
 
-  def _example_writer(self) -> tfds.core.writer.ExampleWriter:
-    return _UncompressedWriter()
+  def _collect(
+    self, split: str, shards: Sequence[tuple[Shard, Part]], report: Report
+  ) -> tfds.core.splits.SplitInfo:
+    """Gives the shards their final names in the data folder."""
+    kept = [(shard, part) for shard, part in shards if part.kept]
+    if not kept:
+      last = [bad for bad in report.bad if bad["split"] == split][-1]
+      raise UserError(
+        f"none of the {report.found[split]} frames of {self.name} {split} can be used; the last: "
+        f"{last['file']}: {last['reason']}"
+      )
+    template = self._get_filename_template(split_name=split)
+    for number, (shard, _) in enumerate(kept):
+      target = template.sharded_filepath(shard_index=number, num_shards=len(kept))
+      try:
+        os.link(self.shards.records(shard), target)  # takes no room, and loses none if killed
+      except OSError:  # a file system without links
+        os.replace(self.shards.records(shard), target)
+    return tfds.core.splits.SplitInfo(
+      name=split,
+      shard_lengths=[part.kept for _, part in kept],
+      num_bytes=sum(part.bytes for _, part in kept),
+      filename_template=template,
+    )
+
+  def _as_dataset(self, split, decoders=None, read_config=None, shuffle_files=False):
+    """`as_dataset` of TFDS, which has none for this format. Training reads in batches.py."""
+    import tensorflow as tf  # here, so that to prepare needs none
+
+    source = array_record_data_source.ArrayRecordDataSource(
+      self.info.splits[split].file_instructions
+    )
+    order = np.arange(len(source))
+    if shuffle_files:
+      np.random.default_rng(read_config.shuffle_seed if read_config else None).shuffle(order)
+    dataset = tf.data.Dataset.from_generator(
+      lambda: (source[number] for number in order.tolist()),
+      output_signature=tf.TensorSpec([], tf.string),
+    ).apply(tf.data.experimental.assert_cardinality(len(source)))
+    features = self.info.features
+    parser = example_parser.ExampleParser(features.get_serialized_info())
+    return dataset.map(parser.parse_example).map(
+      lambda example: features.decode_example(example, decoders=decoders)
+    )
+
+  def _post_download_and_prepare_hook(self) -> None:
+    self.shards.remove()
 
   def _log_download_bytes(self) -> None:
     """Prints nothing: nothing is downloaded."""

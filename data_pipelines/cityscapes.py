@@ -1,79 +1,144 @@
-"""Cityscapes: 2,975 frames to train on and 500 to validate, of 2048x1024 pixels."""
+"""Cityscapes: 2,975 frames to train on, 500 to validate, 19,998 unlabelled; 2048x1024 pixels."""
 
-from pathlib import Path
+import dataclasses
+import re
+from typing import ClassVar
 
 from PIL import Image
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess
-from data_pipelines.builder import FramesBuilder
-from data_pipelines.frames import Frame, find_directory, list_files, pair_frames
+from corda_jax.errors import UserError
+from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines.builder import FrameConfig, FramesBuilder
+from data_pipelines.files import DataFiles
+from data_pipelines.frames import Frame, Place, pair_frames
 
-_FOLDERS = {"train": "train", "validation": "val"}
+LABEL_IDS = frozenset((*range(34), 255))  # 255: licence plates, -1 in the tables
+_FOLDERS = {"train": "train", "train_extra": "train_extra", "validation": "val"}
 _IMAGE = "_leftImg8bit.png"
 _LABEL = "_gtFine_labelIds.png"
+_SEQUENCE = "leftImg8bit_sequence"
 
 # Depth kind → folder and suffix of its files.
 _DEPTH_FILES = {
-  "mono": ("disparity", _IMAGE),  # the official `*_disparity.png` there are something else
+  "mono": ("disparity", _IMAGE),  # lie beside the official ones, which are something else
   "stereo": ("depth", "_depth_stereoscopic.mat"),
+  "official": ("disparity", "_disparity.png"),
 }
 
 _DEPTH_RECIPES = {
   "mono": preprocess.DepthRecipe(
-    read=preprocess.read_depth_png,
+    read=readers.read_depth_png,
     encode=inverse_depth.from_disparity,
     resize=preprocess.resize_nearest_center,
     any_size=True,
   ),
   "stereo": preprocess.DepthRecipe(
-    read=preprocess.read_depth_mat,
+    read=readers.read_depth_mat,
     encode=inverse_depth.from_stereo_metres,
     resize=preprocess.resize_nearest_center,
     any_size=False,
+  ),
+  "official": preprocess.DepthRecipe(
+    read=readers.read_depth_png,
+    encode=inverse_depth.from_official_disparity,
+    resize=preprocess.resize_nearest_center,
+    any_size=False,
+    needs_camera=True,
   ),
   "none": None,
 }
 
 
 class Cityscapes(FramesBuilder):
-  """`leftImg8bit/{train,val}/CITY/…`, `gtFine/…`, `disparity/…` (mono) or `depth/…` (stereo).
+  """`leftImg8bit/{train,val}/CITY/…`, `gtFine/…`, and depth by its kind.
 
-  As the archives unpack, or in the released tree, where `leftImg8bit_trainvaltest/` and
+  As the archives hold it, or in the released tree, where `leftImg8bit_trainvaltest/` and
   `gtFine_trainvaltest/` hold the first two. Validation labels keep the size of their files, at
-  which the benchmark scores; validation has depth where there are files of it.
+  which the benchmark scores; validation has depth where there are files of it. `train_extra` has no
+  fine labels.
   """
 
-  DEPTH_KINDS = ("mono", "stereo")
+  DEPTH_KINDS = ("mono", "stereo", "official")
+  TRAINING_SPLITS = ("train", "train_extra")
   NATIVE_LABEL_SPLITS = ("validation",)
+  VIEWS = ("right", "previous", "next")
+  EXPECTED: ClassVar = {"train": 2_975, "train_extra": 19_998, "validation": 500}
 
   @classmethod
-  def find_frames(cls, root: str, depth: str) -> dict[str, list[Frame]]:
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
     """See the base class."""
     splits = {}
-    for split, folder in _FOLDERS.items():
-      images = find_directory(
-        root, f"leftImg8bit/{folder}", f"leftImg8bit_trainvaltest/leftImg8bit/{folder}"
+    for split in (*config.splits, "validation"):
+      folder = _FOLDERS[split]
+      places = {
+        "image": Place(_find(files, "leftImg8bit", "leftImg8bit_trainvaltest", folder), _IMAGE),
+        "label": None,
+        "depth": _depth_place(files, config.depth, split),
+      }
+      if split != "train_extra":
+        places["label"] = Place(_find(files, "gtFine", "gtFine_trainvaltest", folder), _LABEL)
+      if "right" in config.views:
+        right = files.find_folder(f"rightImg8bit/{folder}")
+        places["right"] = Place(right, "_rightImg8bit.png")
+      if config.views or (config.depth == "official" and places["depth"]):
+        places["camera"] = Place(files.find_folder(f"camera/{folder}"), "_camera.json")
+      splits[split] = _with_neighbours(
+        files, pair_frames(files, cities=True, **places), config, folder
       )
-      label_ids = find_directory(root, f"gtFine/{folder}", f"gtFine_trainvaltest/gtFine/{folder}")
-      depth_files = None
-      if depth != "none":
-        kind, suffix = _DEPTH_FILES[depth]
-        if split == "train":
-          depth_files = (find_directory(root, f"{kind}/{folder}"), suffix)
-        else:
-          place = (Path(root) / kind / folder, suffix)
-          depth_files = place if list_files(*place, cities=True) else None
-      splits[split] = pair_frames((images, _IMAGE), (label_ids, _LABEL), depth_files, cities=True)
     return splits
 
   @classmethod
-  def recipe(cls, size: tuple[int, int], depth: str, split: str) -> preprocess.Recipe:
+  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
     """See the base class."""
     return preprocess.Recipe(
-      size=size,
+      size=(config.height, config.width),
       image_filter=Image.Resampling.BILINEAR,
-      label_table=labels.CITYSCAPES_TO_TRAIN,
+      label_table=labels.label_table(labels.CITYSCAPES_IDS, config.classes, "Cityscapes"),
+      label_ids=LABEL_IDS,
       resize_label=split not in cls.NATIVE_LABEL_SPLITS,
-      depth=_DEPTH_RECIPES[depth],
+      depth=_DEPTH_RECIPES[config.depth],
     )
+
+
+def _find(files: DataFiles, kind: str, released: str, folder: str) -> str:
+  return files.find_folder(f"{kind}/{folder}", f"{released}/{kind}/{folder}")
+
+
+def _depth_place(files: DataFiles, depth: str, split: str) -> Place | None:
+  if depth == "none":
+    return None
+  kind, suffix = _DEPTH_FILES[depth]
+  place = Place(f"{kind}/{_FOLDERS[split]}", suffix)
+  if split != "validation":
+    files.find_folder(place.folder)
+  elif not files.list(place.folder, suffix, cities=True):
+    return None  # no score needs it
+  return place
+
+
+def _with_neighbours(
+  files: DataFiles, frames: list[Frame], config: FrameConfig, folder: str
+) -> list[Frame]:
+  """The frames with their images `neighbour_offset` earlier and later in the sequence."""
+  offsets = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
+  offsets = {view: offset for view, offset in offsets.items() if view in config.views}
+  if not offsets:
+    return frames
+  sequence = files.find_folder(f"{_SEQUENCE}/{folder}")
+  found = files.list(sequence, _IMAGE, cities=True)
+
+  def location(frame: Frame, offset: int) -> str:
+    match = re.fullmatch(r"((.+)_\d{6}_)(\d{6})", frame.name)
+    if match is None:
+      raise UserError(
+        f"{frame.image!r} is not named CITY_SSSSSS_FFFFFF{_IMAGE}, so its neighbours in time "
+        "cannot be found: set views without previous and next"
+      )
+    name = f"{match[2]}/{match[1]}{int(match[3]) + offset:06d}"
+    return found.get(name, files.default(sequence, name + _IMAGE))
+
+  return [
+    dataclasses.replace(frame, **{view: location(frame, by) for view, by in offsets.items()})
+    for frame in frames
+  ]

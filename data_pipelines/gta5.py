@@ -1,36 +1,44 @@
 """GTA5: 24,966 frames of a game, of about 1914x1052 pixels, with the labels of Cityscapes."""
 
+from typing import ClassVar
+
 from PIL import Image
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess
-from data_pipelines.builder import FramesBuilder
-from data_pipelines.frames import Frame, find_directory, pair_frames
+from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines.builder import FrameConfig, FramesBuilder
+from data_pipelines.files import DataFiles
+from data_pipelines.frames import Frame, Place, pair_frames
+
+# Those of Cityscapes; the game's table gives licence plates an id of their own, 34.
+LABEL_IDS = frozenset((*range(35), 255))
 
 
 class Gta5(FramesBuilder):
   """`images/00001.png`, `labels/00001.png`, `disparity/00001.png`."""
 
   DEPTH_KINDS = ("disparity",)
+  EXPECTED: ClassVar = {"train": 24_966}
 
   @classmethod
-  def find_frames(cls, root: str, depth: str) -> dict[str, list[Frame]]:
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
     """See the base class."""
-    images = find_directory(root, "images")
-    label_ids = find_directory(root, "labels")
-    depth_files = None if depth == "none" else (find_directory(root, "disparity"), ".png")
-    return {"train": pair_frames((images, ".png"), (label_ids, ".png"), depth_files)}
+    images = Place(files.find_folder("images"), ".png")
+    label_ids = Place(files.find_folder("labels"), ".png")
+    depth = None if config.depth == "none" else Place(files.find_folder("disparity"), ".png")
+    return {"train": pair_frames(files, image=images, label=label_ids, depth=depth)}
 
   @classmethod
-  def recipe(cls, size: tuple[int, int], depth: str, split: str) -> preprocess.Recipe:
+  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
     """See the base class."""
     return preprocess.Recipe(
-      size=size,
+      size=(config.height, config.width),
       image_filter=Image.Resampling.BICUBIC,
-      label_table=labels.CITYSCAPES_TO_TRAIN,
+      label_table=labels.label_table(labels.CITYSCAPES_IDS, config.classes, "GTA5"),
+      label_ids=LABEL_IDS,
       resize_label=True,
       depth=preprocess.DepthRecipe(
-        read=preprocess.read_depth_png,
+        read=readers.read_depth_png,
         encode=inverse_depth.from_disparity,
         resize=preprocess.resize_bilinear,
         any_size=True,

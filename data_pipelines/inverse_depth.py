@@ -66,6 +66,38 @@ def from_stereo_metres(metres: np.ndarray) -> np.ndarray:
   return from_metres(metres)
 
 
+def from_official_disparity(values: np.ndarray, *, focal: float, baseline: float) -> np.ndarray:
+  """Inverse depth of Cityscapes' own 16-bit disparity: Y = 655.36 / (d + 0.01).
+
+  The disparity of a value x > 0 is (x - 1) / 256 pixels, and d = baseline focal / disparity, at
+  most 655.35; so disparity 0, which is infinitely far, has Y = 1, as has x = 0: no depth.
+
+  Args:
+    values: unsigned integers of any shape.
+    focal: focal length along x at the files' size, pixels.
+    baseline: distance of the cameras, metres.
+  """
+  disparity = (np.asarray(values).astype(np.float64) - 1) / 256
+  known = disparity > 0
+  metres = np.full(disparity.shape, _FARTHEST)
+  np.divide(baseline * focal, disparity, out=metres, where=known)
+  return from_metres(np.minimum(metres, _FARTHEST))
+
+
+def from_measured(values: np.ndarray, *, metres_per_unit: float = 1.0) -> np.ndarray:
+  """Inverse depth of any metric depth map: Y = 655.36 / (d + 0.01), in [1, 65536].
+
+  What is not finite or not above 0 has no depth, Y = 1, as has what is 655.35 m away or farther.
+
+  Args:
+    values: numbers of any shape, distance along the optical axis.
+    metres_per_unit: of the values.
+  """
+  metres = np.asarray(values, np.float64) * metres_per_unit
+  known = np.isfinite(metres) & (metres > 0)
+  return from_metres(np.where(known, np.minimum(metres, _FARTHEST), _FARTHEST))
+
+
 def from_metres(metres: np.ndarray) -> np.ndarray:
   """Inverse depth of a distance along the optical axis: Y = 655.36 / (d + 0.01)."""
   return np.asarray(_FAR / (np.asarray(metres) + _OFFSET), np.float32)

@@ -21,8 +21,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from corda_jax.errors import UserError
-from data_pipelines.builder import FrameConfig, FramesBuilder
+from corda_jax.labels import CITYSCAPES, ClassList
+from data_pipelines import bucket
+from data_pipelines.builder import FramesBuilder
 from data_pipelines.cityscapes import Cityscapes
+from data_pipelines.folder import Folder
 from data_pipelines.frames import fingerprint
 from data_pipelines.gta5 import Gta5
 from data_pipelines.synthia import Synthia
@@ -31,6 +34,7 @@ BUILDERS: dict[str, type[FramesBuilder]] = {
   "gta5": Gta5,
   "synthia": Synthia,
   "cityscapes": Cityscapes,
+  "folder": Folder,
 }
 
 
@@ -38,52 +42,87 @@ def prepare(
   dataset_config: Any,
   *,
   records_dir: str,
-  bad_frames: str = "stop",
-  processes: int = 0,
+  cache_dir: str = bucket.DEFAULT_CACHE,
   progress: bool = True,
+  **options: Any,
 ) -> FramesBuilder:
   """Writes the records of a data set, unless they are there, and returns their builder.
 
   Safe to call from several processes at once: one writes, the others wait. A preparation that was
-  killed leaves nothing that looks whole; the next one starts anew. What was found is in the
-  builder's `report`, and in `preparation.json` beside the records.
+  killed leaves nothing that looks whole; the next one goes on from its last finished shard. What
+  was found is in the builder's `report`, and in `preparation.json` beside the records.
+
+  With `workers` > 1 each of so many processes, on one machine or on several that share
+  `records_dir`, prepares its part, and the last one makes the whole of it; where that was another,
+  the builder returned is not prepared.
 
   Args:
-    dataset_config: with `dataset`, `root`, `height`, `width` and `depth`. The root may be missing
-      where the records are there.
-    records_dir: folder of all records.
-    bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
-    processes: that decode and resize; 0 is one a core.
+    dataset_config: with `dataset`, `root`, `height`, `width` and `depth`, and if wanted `splits`,
+      `views` and `neighbour_offset`. The root may be missing where the records are there.
+    records_dir: folder of all records, or one in a bucket, gs://….
+    cache_dir: where those of a bucket are prepared and kept.
     progress: whether to show a progress bar.
+    **options: `classes`, `bad_frames`, `processes`, `shard_frames`, `worker` and `workers` of
+      `builder.FrameConfig`.
 
   Raises:
     UserError: a value is not one of those wanted, the root is missing or laid out in another way,
-      a frame is bad, or the records were made from other files than the root's.
+      a frame is bad, the records cannot be written, or were made from other files than the root's.
   """
-  if bad_frames not in ("stop", "skip"):
-    raise UserError(f"data.bad_frames is {bad_frames!r}, wanted 'stop' or 'skip'")
-  if processes < 0:
-    raise UserError(f"data.prepare_processes is {processes}, wanted 0 (one a core) or more")
-  options = {"bad_frames": bad_frames, "processes": processes, "progress": progress}
+  local = bucket.local_folder(records_dir, cache_dir)
+  builder = _make_builder(dataset_config, local, progress=progress, **options)
+  remote = _remote(builder, records_dir)
+  if remote is not None:
+    if builder.builder_config.workers > 1:
+      raise UserError(f"several workers cannot share {records_dir!r}: set records_dir to a folder "
+                      "that all of them see, and copy it when it is whole")  # fmt: skip
+    with _lock(builder, shared=False):
+      bucket.fetch(remote, Path(builder.data_path))
+  builder = _prepare(dataset_config, local, progress=progress, **options)
+  if remote is not None:
+    bucket.publish(Path(builder.data_path), remote)
+  return builder
+
+
+def _prepare(dataset_config: Any, records_dir: str, **options: Any) -> FramesBuilder:
+  """`prepare` into a folder."""
   builder = _make_builder(dataset_config, records_dir, **options)
   if not builder.is_prepared():
-    builder.frames()  # a root that cannot be used is told before anything is written
-    with _lock(builder):
+    frames = builder.frames()  # a root that cannot be used is told before anything is written
+    share = builder.builder_config.workers > 1
+    with _lock(builder, shared=share) as lock:
       builder = _make_builder(dataset_config, records_dir, **options)
       if not builder.is_prepared():
-        _write(builder)
+        if share:
+          builder.write_shards(frames)
+          if not _try_lock(lock) or builder.missing_shards():
+            return builder  # others are not done yet; the last of them makes the whole
+        if not builder.is_prepared():
+          _write(builder)
         return builder
   _check_same_files(builder)
   return builder
 
 
-def open_records(dataset_config: Any, records_dir: str) -> FramesBuilder:
-  """The builder of records that are there.
+def open_records(
+  dataset_config: Any,
+  records_dir: str,
+  cache_dir: str = bucket.DEFAULT_CACHE,
+  *,
+  classes: ClassList = CITYSCAPES,
+) -> FramesBuilder:
+  """The builder of records that are there; those of a bucket are in the cache after it.
 
   Raises:
     UserError: they are not.
   """
-  builder = _make_builder(dataset_config, records_dir)
+  local = bucket.local_folder(records_dir, cache_dir)
+  builder = _make_builder(dataset_config, local, classes=classes)
+  remote = _remote(builder, records_dir)
+  if remote is not None:
+    with _lock(builder, shared=False):
+      bucket.fetch(remote, Path(builder.data_path))
+    builder = _make_builder(dataset_config, local, classes=classes)
   if not builder.is_prepared():
     raise UserError(
       f"no records of {builder.name} {builder.builder_config.name} in {records_dir!r}: prepare "
@@ -92,32 +131,45 @@ def open_records(dataset_config: Any, records_dir: str) -> FramesBuilder:
   return builder
 
 
+def _remote(builder: FramesBuilder, records_dir: str) -> str | None:
+  """Where a bucket has the builder's records; None for those on a disk."""
+  if not bucket.is_remote(records_dir):
+    return None
+  path = Path(builder.data_path)
+  return "/".join([records_dir.rstrip("/"), *path.parts[-3:]])
+
+
 def _make_builder(dataset_config: Any, records_dir: str, **options: Any) -> FramesBuilder:
-  dataset, depth = dataset_config.dataset, dataset_config.depth
+  dataset = dataset_config.dataset
   if dataset not in BUILDERS:
     raise UserError(f"dataset is {dataset!r}, wanted one of {', '.join(BUILDERS)}")
-  kinds = (*BUILDERS[dataset].DEPTH_KINDS, "none")
-  if depth not in kinds:
-    raise UserError(f"depth of {dataset} is {depth!r}, wanted one of {', '.join(kinds)}")
-  if min(dataset_config.height, dataset_config.width) < 1:
-    raise UserError(
-      f"size of {dataset} is {dataset_config.width}x{dataset_config.height}, wanted 1x1 or more"
-    )
-  config = FrameConfig(
+  optional = {
+    key: tuple(getattr(dataset_config, key))
+    for key in ("splits", "views")
+    if hasattr(dataset_config, key)
+  }
+  if hasattr(dataset_config, "neighbour_offset"):
+    optional["neighbour_offset"] = dataset_config.neighbour_offset
+  config = BUILDERS[dataset].make_config(
+    dataset_config,
     root=os.fspath(dataset_config.root),
     height=dataset_config.height,
     width=dataset_config.width,
-    depth=depth,
+    depth=dataset_config.depth,
+    **optional,
     **options,
   )
+  BUILDERS[dataset].check(config)
+  BUILDERS[dataset].recipe(config, "train")  # a class that the data set lacks is told at once
   with _quiet():
     return BUILDERS[dataset](config=config, data_dir=os.path.abspath(records_dir))
 
 
 def _write(builder: FramesBuilder) -> None:
-  # The lock is held, so a folder that is being written belongs to a process that was killed.
+  # The lock is held, so what is being written belongs to a process that was killed.
   for stale in builder.data_path.parent.glob("incomplete.*"):
     shutil.rmtree(stale)
+  builder.shards.clear_unfinished()
   # TFDS makes a folder for downloads, though there are none.
   with _quiet(), tempfile.TemporaryDirectory() as downloads:
     builder.download_and_prepare(
@@ -141,17 +193,38 @@ def _check_same_files(builder: FramesBuilder) -> None:
 
 
 @contextlib.contextmanager
-def _lock(builder: FramesBuilder) -> Iterator[None]:
-  """Holds off other processes that would write the same records; ends with the process."""
-  folder = builder.data_path.parent.parent.parent
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(Path(folder) / f".{builder.name}-{builder.builder_config.name}.lock", "w") as file:
+def _lock(builder: FramesBuilder, *, shared: bool) -> Iterator[Any]:
+  """Holds off other processes that would write the same records; ends with the process.
+
+  Shared, it holds off only those that want it for themselves. Yields what `_try_lock` takes.
+  """
+  folder = Path(builder.data_path.parent.parent.parent)
+  path = folder / f".{builder.name}-{builder.builder_config.name}.lock"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  except OSError as error:
+    raise UserError(
+      f"records cannot be written to {os.fspath(folder)!r} ({error.strerror}): mend that, or set "
+      "another records_dir"
+    ) from error
+  kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+  with open(path, "r+") as file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
       logging.warning("another process prepares %s; waiting for it", builder.name)
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield
+      fcntl.flock(file, kind)
+    yield file
+
+
+def _try_lock(file: Any) -> bool:
+  """Makes a shared lock one's own, unless others have it too."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
 
 
 @contextlib.contextmanager
@@ -168,39 +241,70 @@ def _quiet() -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> int:
   """The command; returns its exit code."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_pipelines.prepare", description="Prepare a data set into records."
-  )
-  parser.add_argument("--dataset", required=True, choices=sorted(BUILDERS))
-  parser.add_argument("--root", required=True, help="folder of the data set's files")
-  parser.add_argument("--height", required=True, type=int, help="working resolution, pixels")
-  parser.add_argument("--width", required=True, type=int, help="working resolution, pixels")
-  parser.add_argument(
-    "--depth",
-    required=True,
-    help="gta5: disparity; synthia: simulator; cityscapes: mono, stereo; any: none",
-  )
-  parser.add_argument("--records_dir", required=True, help="folder of all records")
-  parser.add_argument("--bad_frames", default="stop", choices=("stop", "skip"))
-  parser.add_argument("--processes", default=0, type=int, help="0: one a core")
-  options = parser.parse_args(arguments)
+  options = _parser().parse_args(arguments)
   try:
     builder = prepare(
       options,
       records_dir=options.records_dir,
+      cache_dir=options.cache_dir,
       bad_frames=options.bad_frames,
       processes=options.processes,
+      shard_frames=options.shard_frames,
+      worker=options.worker,
+      workers=options.workers,
     )
+    if not builder.is_prepared():
+      missing = len(builder.missing_shards())
+      print(f"worker {options.worker} is done; {missing} shards of other workers are missing")
+      return 0
   except (UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print("\nStopped before the records were whole; nothing of them is kept.", file=sys.stderr)
+    print("\nStopped before the records were whole; the same command goes on.", file=sys.stderr)
     return 130
   for line in builder.report.lines():
     print(line)
   print(f"records: {os.fspath(builder.data_path)}")
   return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m data_pipelines.prepare",
+    description="Prepare a data set into records; a folder of your own: docs/your_data.md.",
+  )
+  parser.add_argument("--dataset", required=True, choices=sorted({*BUILDERS} - {"folder"}))
+  parser.add_argument("--root", required=True, help="folder of the data set's files or archives")
+  parser.add_argument("--height", required=True, type=int, help="working resolution, pixels")
+  parser.add_argument("--width", required=True, type=int, help="working resolution, pixels")
+  kinds = "; ".join(
+    f"{name}: {', '.join(cls.DEPTH_KINDS)}" for name, cls in BUILDERS.items() if name != "folder"
+  )
+  parser.add_argument("--depth", required=True, help=f"{kinds}; any: none")
+  parser.add_argument("--records_dir", required=True, help="folder of all records, or gs://…")
+  parser.add_argument(
+    "--cache_dir", default=bucket.DEFAULT_CACHE, help="local folder for records of a bucket"
+  )
+  parser.add_argument(
+    "--splits", default="train", type=_names, help="to train on; cityscapes: also train_extra"
+  )
+  parser.add_argument(
+    "--views", default="", type=_names, help="cityscapes: images to add, right,previous,next"
+  )
+  parser.add_argument(
+    "--neighbour_offset", default=1, type=int, help="frames to the previous and next image"
+  )
+  parser.add_argument("--bad_frames", default="stop", choices=("stop", "skip"))
+  parser.add_argument("--processes", default=0, type=int, help="0: one a core")
+  parser.add_argument("--shard_frames", default=128, type=int, help="frames of a record file")
+  parser.add_argument("--worker", default=0, type=int, help="number of this worker, from 0")
+  parser.add_argument("--workers", default=1, type=int, help="that prepare the data set together")
+  return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+  return tuple(name for name in text.split(",") if name)
 
 
 if __name__ == "__main__":

@@ -7,38 +7,27 @@ fast and never load TensorFlow.
 
 import dataclasses
 import io
-import struct
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth
-from data_pipelines.frames import Frame, missing_file
+from data_pipelines.files import open_file
+from data_pipelines.frames import VIEWS, Frame, missing_file
+from data_pipelines.readers import (
+  BadFrameError,
+  Camera,
+  decode,
+  read_camera,
+  read_label_ids,
+  read_rgb,
+)
 
 _COMPRESSION = 3  # zlib level of records: nearly as small as the default 6 and twice as fast
-
-
-class BadFrameError(Exception):
-  """A file of a frame cannot be used.
-
-  Attributes:
-    path: the file.
-    reason: what is wrong with it, in a few words.
-  """
-
-  def __init__(self, path: str, reason: str):
-    """See the class."""
-    super().__init__(path, reason)  # what the error is made from again in another process
-    self.path = path
-    self.reason = reason
-
-  def __str__(self) -> str:
-    """Path and reason."""
-    return f"{self.path}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +40,15 @@ class DepthRecipe:
     resize: (inverse depth, (height, width) of the frame's label, (height, width) wanted) → inverse
       depth of the wanted size.
     any_size: whether the file may differ in size from the image.
+    needs_camera: whether `encode` also takes the `focal` length (x, pixels) and `baseline`
+      (metres) of the frame's camera.
   """
 
   read: Callable[[str], np.ndarray]
-  encode: Callable[[np.ndarray], np.ndarray]
+  encode: Callable[..., np.ndarray]
   resize: Callable[[np.ndarray, tuple[int, int], tuple[int, int]], np.ndarray]
   any_size: bool
+  needs_camera: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +61,8 @@ class Recipe:
     label_table: uint8[256], the data set's label id → training id.
     resize_label: False keeps the label at the size of its file.
     depth: used where a frame has a depth file.
+    label_ids: those that a label may hold; None: any.
+    camera: of frames that have no file of it; None: there is none.
   """
 
   size: tuple[int, int]
@@ -76,66 +70,149 @@ class Recipe:
   label_table: np.ndarray
   resize_label: bool
   depth: DepthRecipe | None
+  label_ids: frozenset[int] | None = None
+  camera: Camera | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedFrame:
-  """Compressed contents of a record.
+  """One frame, as its record holds it, and what the report counts.
 
   Attributes:
-    image: PNG, 8-bit RGB.
-    label: PNG, 8-bit training ids.
-    inverse_depth: see `pack_float32`.
+    contents: of the record, all but its name. `image`, `label` and the images of views: PNG, 8-bit;
+      `inverse_depth`: see `pack_float32`; `intrinsics` and `baseline`: see `load_camera`.
+    label_pixels: pixels of each training id, at 0..255.
+    depth_share: share of the pixels that have depth.
   """
 
-  image: bytes
-  label: bytes
-  inverse_depth: bytes
+  contents: dict[str, Any]
+  label_pixels: list[int]
+  depth_share: float
+
+
+def prepare_item(item: tuple[Frame, Recipe]) -> PreparedFrame | BadFrameError:
+  """`prepare_frame` of a pair, for maps over many."""
+  return prepare_frame(*item)
 
 
 def prepare_frame(frame: Frame, recipe: Recipe) -> PreparedFrame | BadFrameError:
   """Reads, checks and compresses one frame; returns the error of a frame that cannot be used."""
   try:
     image, label, depth = load_frame(frame, recipe)
+    views, camera = load_views(frame, recipe), load_camera(frame, recipe)
   except BadFrameError as error:
     return error
-  return PreparedFrame(to_png(image), to_png(label), pack_float32(depth))
+  pictures = {"image": image, "label": label, **views}
+  contents = {key: to_png(picture) for key, picture in pictures.items()}
+  contents["inverse_depth"] = pack_float32(depth)
+  return PreparedFrame(
+    contents | camera,
+    label_pixels=Image.fromarray(label).histogram(),
+    depth_share=np.count_nonzero(depth != inverse_depth.NO_DEPTH) / depth.size,
+  )
 
 
 def load_frame(frame: Frame, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Image uint8 H W 3, training ids uint8 H W, and inverse depth float32 H W of one frame.
 
-  Without a depth file the inverse depth is 1 everywhere.
+  Without a label all is ignored; without a depth file the inverse depth is 1 everywhere.
 
   Raises:
-    BadFrameError: a file is missing, cannot be decoded, or does not fit the others.
+    BadFrameError: a file is missing, cannot be decoded, holds what it must not, or does not fit the
+      others.
   """
   absent = missing_file(frame)
   if absent is not None:
     raise BadFrameError(absent, "file is missing")
   height, width = recipe.size
 
-  image = _decode(read_rgb, frame.image)
-  ids = _decode(read_label_ids, frame.label)
-  if ids.shape != (image.height, image.width):
-    raise BadFrameError(
-      frame.label,
-      f"label is {_by(ids.shape)} but its image is {image.width}x{image.height}",
-    )
+  image = decode(read_rgb, frame.image)
+  shape = (image.height, image.width)
   image = np.asarray(image.resize((width, height), recipe.image_filter))
-  label = recipe.label_table[ids]
-  if recipe.resize_label:
-    label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+  label = _load_label(frame, recipe, shape)
 
   if frame.depth is None or recipe.depth is None:
     return image, label, np.full(recipe.size, inverse_depth.NO_DEPTH, np.float32)
-  values = _decode(recipe.depth.read, frame.depth)
-  if values.shape != ids.shape and not recipe.depth.any_size:
-    raise BadFrameError(
-      frame.depth, f"depth is {_by(values.shape)} but its image is {_by(ids.shape)}"
-    )
-  depth = recipe.depth.resize(recipe.depth.encode(values), ids.shape, recipe.size)
+  values = decode(recipe.depth.read, frame.depth)
+  if values.shape != shape and not recipe.depth.any_size:
+    raise BadFrameError(frame.depth, f"depth is {_by(values.shape)} but its image is {_by(shape)}")
+  camera = {}
+  if recipe.depth.needs_camera:
+    calibration: Camera = decode(read_camera, frame.camera)
+    camera = {"focal": calibration.focal[0], "baseline": calibration.baseline}
+  depth = recipe.depth.resize(recipe.depth.encode(values, **camera), shape, recipe.size)
   return image, label, depth
+
+
+def _load_label(frame: Frame, recipe: Recipe, shape: tuple[int, int]) -> np.ndarray:
+  height, width = recipe.size
+  if frame.label is None:
+    return np.full(recipe.size, labels.IGNORE, np.uint8)
+  ids = decode(read_label_ids, frame.label)
+  if ids.shape != shape:
+    raise BadFrameError(frame.label, f"label is {_by(ids.shape)} but its image is {_by(shape)}")
+  if recipe.label_ids is not None:
+    pixels = Image.fromarray(ids).histogram()
+    unknown = [i for i, count in enumerate(pixels) if count and i not in recipe.label_ids]
+    if unknown:
+      raise BadFrameError(
+        frame.label,
+        f"label id {unknown[0]} is unknown ({pixels[unknown[0]]} pixels), wanted "
+        f"{_ranges(recipe.label_ids)}",
+      )
+  label = recipe.label_table[ids]
+  if recipe.resize_label:
+    label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+  return label
+
+
+def load_views(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
+  """`VIEW_image` uint8 H W 3 of each view that the frame has, resized like its image.
+
+  Raises:
+    BadFrameError: a view cannot be decoded, or differs in size from the image.
+  """
+  height, width = recipe.size
+  views = {}
+  for view in VIEWS:
+    location = getattr(frame, view)
+    if location is None:
+      continue
+    image, wanted = decode(read_rgb, location), decode(_image_size, frame.image)
+    if image.size != wanted:
+      raise BadFrameError(
+        location, f"image is {_by(image.size[::-1])} but {frame.image} is {_by(wanted[::-1])}"
+      )
+    views[f"{view}_image"] = np.asarray(image.resize((width, height), recipe.image_filter))
+  return views
+
+
+def load_camera(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
+  """`intrinsics` and `baseline` of a frame that has a camera.
+
+  `intrinsics`: float32[4], fx, fy, cx, cy in pixels of the record's images, the centre of the first
+  pixel at 0. `baseline`: float32, metres to the right camera; 0 where the frame has no right image.
+
+  Raises:
+    BadFrameError: the calibration cannot be read.
+  """
+  camera = recipe.camera
+  if frame.camera is not None:
+    camera = decode(read_camera, frame.camera)
+  if camera is None:
+    return {}
+  size = decode(_image_size, frame.image)
+  height, width = recipe.size
+  return {
+    "intrinsics": camera.intrinsics((width / size[0], height / size[1])),
+    "baseline": np.float32(camera.baseline if frame.right is not None else 0),
+  }
+
+
+def _image_size(location: str) -> tuple[int, int]:
+  """Width and height, without decoding."""
+  with open_file(location) as file, Image.open(file) as image:
+    return image.size
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -143,114 +220,15 @@ def _by(shape: tuple[int, ...]) -> str:
   return "x".join(str(size) for size in shape[::-1])
 
 
-def _decode(read: Callable, path: str):
-  try:
-    return read(path)
-  except (BadFrameError, MemoryError):
-    raise
-  except Exception as error:  # on broken files Pillow and SciPy raise whatever comes
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise BadFrameError(path, f"cannot be decoded: {reason}") from error
-
-
-def read_rgb(path: str) -> Image.Image:
-  """An image as 8-bit RGB."""
-  with Image.open(path) as image:
-    return image.convert("RGB")
-
-
-def read_label_ids(path: str) -> np.ndarray:
-  """Label ids of a PNG, uint8 H W.
-
-  One 8-bit channel (grey, or the indices of a palette), or 16-bit channels of which the first is
-  the class, as SYNTHIA stores them.
-
-  Raises:
-    BadFrameError: an 8-bit colour picture, or an id above 255.
-  """
-  ids, bits = read_first_channel(path)
-  if bits == 16 and ids.max(initial=0) > labels.IGNORE:
-    raise BadFrameError(path, f"label id {ids.max()} is out of range, wanted 0..{labels.IGNORE}")
-  return ids.astype(np.uint8)
-
-
-def read_depth_png(path: str) -> np.ndarray:
-  """Values of a 16-bit PNG, uint16 H W; of several channels the first.
-
-  Raises:
-    BadFrameError: the file has other than 16 bits a channel.
-  """
-  values, bits = read_first_channel(path)
-  if bits != 16:
-    raise BadFrameError(path, f"depth has {bits} bits a pixel, wanted 16")
-  return values
-
-
-def read_depth_mat(path: str) -> np.ndarray:
-  """`depth_map` of a MATLAB file, floats H W, metres.
-
-  Raises:
-    BadFrameError: there is no such matrix, or it is not numbers.
-  """
-  contents = scipy.io.loadmat(path)
-  if "depth_map" not in contents:
-    raise BadFrameError(path, "has no matrix 'depth_map'")
-  depth = contents["depth_map"]
-  if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.floating):
-    raise BadFrameError(path, f"depth_map is {depth.dtype}{depth.shape}, wanted floats H W")
-  if np.isnan(depth).any():
-    raise BadFrameError(path, "depth_map holds NaN")
-  return depth
-
-
-def read_first_channel(path: str) -> tuple[np.ndarray, int]:
-  """First channel of a PNG at full precision, and its bits (8 or 16).
-
-  Pillow alone reads 16-bit colour by its high bytes, which would make every SYNTHIA class 0.
-
-  Raises:
-    BadFrameError: an 8-bit colour picture.
-  """
-  with Image.open(path) as image:
-    if image.format != "PNG":
-      raise BadFrameError(path, f"is {image.format}, wanted PNG")
-    mode = image.mode
-    if mode in ("1", "L", "P"):
-      return np.asarray(image), 8
-    if mode.startswith("I"):  # one 16-bit channel
-      return np.asarray(image).astype(np.uint16), 16
-  width, height, bits, color, interlace, data = _png_contents(path)
-  if bits != 16:
-    raise BadFrameError(path, f"is a colour picture ({mode}), wanted one channel")
-
-  def unpack(mode: str, raw: str) -> np.ndarray:
-    unpacked = Image.frombytes(mode, (width, height), data, "zip", raw, bool(interlace))
-    return np.asarray(unpacked).astype(np.uint16)
-
-  if color == _GREY_WITH_ALPHA:  # four bytes a pixel, taken as they are
-    both = unpack("RGBA", "RGBA")
-    return both[..., 0] << 8 | both[..., 1], 16
-  channels = "RGBA" if color == _COLOR_WITH_ALPHA else "RGB"
-  high, low = unpack(channels, f"{channels};16B"), unpack(channels, f"{channels};16L")
-  return high[..., 0] << 8 | low[..., 0], 16
-
-
-_GREY_WITH_ALPHA = 4  # color types of the PNG specification
-_COLOR_WITH_ALPHA = 6
-
-
-def _png_contents(path: str) -> tuple[int, int, int, int, int, bytes]:
-  """Width, height, bits, color type, interlace method and compressed data of a PNG file."""
-  with open(path, "rb") as file:
-    contents = file.read()
-  width, height, bits, color, _, _, interlace = struct.unpack_from(">IIBBBBB", contents, 16)
-  data, offset = [], 8
-  while offset < len(contents):
-    (length,) = struct.unpack_from(">I", contents, offset)
-    if contents[offset + 4 : offset + 8] == b"IDAT":
-      data.append(contents[offset + 8 : offset + 8 + length])
-    offset += length + 12
-  return width, height, bits, color, interlace, b"".join(data)
+def _ranges(ids: frozenset[int]) -> str:
+  """Numbers as ranges, for example "0..33, 255"."""
+  parts: list[list[int]] = []
+  for number in sorted(ids):
+    if parts and number == parts[-1][1] + 1:
+      parts[-1][1] = number
+    else:
+      parts.append([number, number])
+  return ", ".join(f"{a}..{b}" if a < b else str(a) for a, b in parts)
 
 
 def resize_bilinear(

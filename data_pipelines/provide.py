@@ -4,31 +4,42 @@ from collections.abc import Sequence
 from typing import Any
 
 from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
+from data_pipelines.builder import FramesBuilder
 from data_pipelines.prepare import prepare
 from data_pipelines.street_world import write
 
 
-def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> None:
+def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> list[FramesBuilder]:
   """Prepares the data sets of a configuration, with a progress bar for what takes long.
 
   Args:
     data_config: the `data` part of a configuration.
     domains: which of "source" and "target" are needed.
 
+  Returns:
+    The builder of each domain's records.
+
   Raises:
     UserError: a value is not one of those wanted, files are missing, laid out in another way or
       broken.
   """
+  builders = []
   for domain in domains:
     dataset_config = data_config[domain]
     if data_config.street_world.enabled:
       _render(dataset_config, data_config)
-    prepare(
+    builder = prepare(
       dataset_config,
       records_dir=data_config.records_dir,
+      classes=ClassList.from_config(data_config.classes),
+      cache_dir=data_config.cache_dir,
       bad_frames=data_config.bad_frames,
       processes=data_config.prepare_processes,
+      shard_frames=data_config.shard_frames,
     )
+    builders.append(builder)
+  return builders
 
 
 def _render(dataset_config: Any, data_config: Any) -> None:

@@ -1,40 +1,54 @@
 """SYNTHIA-RAND-CITYSCAPES: 9,400 rendered frames of 1280x760 pixels."""
 
+from typing import ClassVar
+
 from PIL import Image
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess
-from data_pipelines.builder import FramesBuilder
-from data_pipelines.frames import Frame, find_directory, pair_frames
+from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines.builder import FrameConfig, FramesBuilder
+from data_pipelines.files import DataFiles
+from data_pipelines.frames import Frame, Place, pair_frames
+
+LABEL_IDS = frozenset(range(23))
+_NESTED = "RAND_CITYSCAPES"  # the archive's own folder, if the root holds it
 
 
 class Synthia(FramesBuilder):
   """`RGB/0000000.png`, labels, `Depth/Depth/0000000.png`.
 
   Labels are `synthia_mapped_to_cityscapes/0000000.png`, 8-bit, or else the original
-  `GT/LABELS/0000000.png`, 16-bit with the class in the first channel; both hold SYNTHIA's ids.
+  `GT/LABELS/0000000.png`, 16-bit with the class in the first channel; both hold SYNTHIA's ids. All
+  may lie in a folder `RAND_CITYSCAPES`.
   """
 
   DEPTH_KINDS = ("simulator",)
+  EXPECTED: ClassVar = {"train": 9_400}
 
   @classmethod
-  def find_frames(cls, root: str, depth: str) -> dict[str, list[Frame]]:
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
     """See the base class."""
-    images = find_directory(root, "RGB")
-    label_ids = find_directory(root, "synthia_mapped_to_cityscapes", "GT/LABELS")
-    depth_files = None if depth == "none" else (find_directory(root, "Depth/Depth"), ".png")
-    return {"train": pair_frames((images, ".png"), (label_ids, ".png"), depth_files)}
+
+    def place(*candidates: str) -> Place:
+      nested = (f"{_NESTED}/{candidate}" for candidate in candidates)
+      return Place(files.find_folder(*candidates, *nested), ".png")
+
+    images = place("RGB")
+    label_ids = place("synthia_mapped_to_cityscapes", "GT/LABELS")
+    depth = None if config.depth == "none" else place("Depth/Depth")
+    return {"train": pair_frames(files, image=images, label=label_ids, depth=depth)}
 
   @classmethod
-  def recipe(cls, size: tuple[int, int], depth: str, split: str) -> preprocess.Recipe:
+  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
     """See the base class."""
     return preprocess.Recipe(
-      size=size,
+      size=(config.height, config.width),
       image_filter=Image.Resampling.BICUBIC,
-      label_table=labels.SYNTHIA_TO_TRAIN,
+      label_table=labels.label_table(labels.SYNTHIA_IDS, config.classes, "SYNTHIA"),
+      label_ids=LABEL_IDS,
       resize_label=True,
       depth=preprocess.DepthRecipe(
-        read=preprocess.read_depth_png,
+        read=readers.read_depth_png,
         encode=inverse_depth.from_centimetres,
         resize=preprocess.resize_nearest_corner,
         any_size=False,

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from corda_jax import labels
+from corda_jax.errors import UserError
 
 
 def test_label_ids_are_those_of_the_data_sets():
@@ -28,7 +30,81 @@ def test_names_and_colours_are_the_benchmarks():
 
 
 def test_synthia_subsets():
-  left_out = {labels.NAMES[i] for i in range(19) if i not in labels.SYNTHIA_16}
+  sets = labels.CITYSCAPES.class_sets({})
+  assert list(sets) == ["all", "synthia_16", "synthia_13"]
+  assert sets["all"] == tuple(range(19))
+  left_out = {labels.NAMES[i] for i in range(19) if i not in sets["synthia_16"]}
   assert left_out == {"terrain", "truck", "train"}
-  left_out = {labels.NAMES[i] for i in labels.SYNTHIA_16 if i not in labels.SYNTHIA_13}
+  left_out = {labels.NAMES[i] for i in sets["synthia_16"] if i not in sets["synthia_13"]}
   assert left_out == {"wall", "fence", "pole"}
+
+
+def from_config(names=(), colors=()):
+  return labels.ClassList.from_config({"names": names, "colors": colors})
+
+
+def test_a_list_is_the_19_classes_unless_others_are_named():
+  assert from_config() is labels.CITYSCAPES
+  own = from_config(["road", "tram"], [[1, 2, 3], [4, 5, 6]])
+  assert own == labels.ClassList(("road", "tram"), ((1, 2, 3), (4, 5, 6)))
+  assert len(own) == 2
+  palette = own.palette()
+  np.testing.assert_array_equal(palette[:2], [[1, 2, 3], [4, 5, 6]])
+  assert not palette[2:].any()
+  assert len(from_config([str(i) for i in range(255)])) == 255
+
+
+@pytest.mark.parametrize(
+  ("names", "colors", "told"),
+  [
+    (("car", "bus", "car"), (), "'car' more than once"),
+    (("car", ""), (), "holds '', wanted names"),
+    (("car", 3), (), "holds 3, wanted names"),
+    ([str(i) for i in range(256)], (), "256 classes, wanted at most 255"),
+    ((), ((1, 2, 3),), "data.classes.names is not"),
+    (("car", "bus"), ((1, 2, 3),), "1 colours for 2 names"),
+    (("car",), ((1, 2, 256),), r"holds \(1, 2, 256\), wanted \(red, green, blue\)"),
+    (("car",), ((1, 2),), r"holds \(1, 2\), wanted \(red, green, blue\)"),
+    (("car",), (7,), "holds 7, wanted"),
+  ],
+)
+def test_class_lists_that_cannot_be(names, colors, told):
+  with pytest.raises(UserError, match=told) as error:
+    from_config(names, colors)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [2, 7, 40, 254])
+def test_generated_colours_are_apart_from_each_other_and_from_black_and_white(count):
+  names = ["car", *(f"thing {i}" for i in range(count - 1))]
+  colors = from_config(names).colors
+  assert colors == from_config(names).colors
+  assert colors[0] == (0, 0, 142)  # a name that the benchmark has keeps its colour
+  points = np.array([(0, 0, 0), (255, 255, 255), *colors], float)
+  distance = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e3 * np.eye(len(points))
+  # So many points in a cube of 255 cannot be much farther apart than its side over their root.
+  assert distance[:, 3:].min() > 0.5 * 255 / np.cbrt(count)
+
+
+def test_tables_map_by_name():
+  classes = from_config(("car", "road", "bicycle"))
+  table = labels.label_table(labels.SYNTHIA_IDS, classes, "SYNTHIA")
+  np.testing.assert_array_equal(table[[8, 3, 11]], [0, 1, 2])
+  assert (np.delete(table, [8, 3, 11]) == labels.IGNORE).all()
+  with pytest.raises(UserError, match="'tram', which SYNTHIA does not label, wanted some of: road"):
+    labels.label_table(labels.SYNTHIA_IDS, from_config(("car", "tram")), "SYNTHIA")
+
+
+def test_sets_of_classes_by_name():
+  classes = from_config(("car", "road", "person"))
+  assert classes.class_sets({}) == {"all": (0, 1, 2)}
+  assert classes.class_sets({"moving": ("person", "car")})["moving"] == (2, 0)
+  reordered = from_config(labels.NAMES[::-1])
+  assert list(reordered.class_sets({})) == ["all"]
+  for sets, told in (
+    ({"moving": ("car", "tram")}, "class_sets.moving holds 'tram'.*: car, road, person"),
+    ({"moving": ()}, "class_sets.moving holds no class"),
+    ({"all": ("car",)}, "class_sets.all: there is such a set"),
+  ):
+    with pytest.raises(UserError, match=told):
+      classes.class_sets(sets)

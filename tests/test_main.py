@@ -188,6 +188,8 @@ def test_batch_that_devices_cannot_share(tmp_path):
 def test_no_arguments():
   result = run([sys.executable, "-m", "corda_jax.main"])
   assert_one_line(result, "--config")
+  result = run([sys.executable, "-m", "corda_jax.main", "--config=configs/demo.py"])
+  assert_one_line(result, "--workdir is missing")
 
 
 @pytest.mark.long

@@ -37,7 +37,7 @@ def test_colours_follow_the_map_and_clip():
 def test_errors_are_where_a_labelled_pixel_is_wrong():
   shown = pictures(1, depth=False)
   shown["prediction"][0, 3, 5] = (shown["label"][0, 3, 5] + 1) % 19
-  errors = dict(visualize._rows(shown))["errors\n(dark red)"][0]
+  errors = dict(visualize._rows(shown, labels.CITYSCAPES))["errors\n(dark red)"][0]
   right = errors[0, 0]
   assert (errors[3, 5] < right).all()
   errors[3, 5] = right
@@ -51,8 +51,20 @@ def test_sheet_shows_every_kind_and_frame(tmp_path, frames, depth, rows):
   visualize.contact_sheet(shown, "a title", path)
   assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
   pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-  assert len(visualize._rows(shown)) == rows
+  assert len(visualize._rows(shown, labels.CITYSCAPES)) == rows
   dark = (pixels.sum(-1) < 60).mean(1) > 0.4  # frames of the pictures are black lines
   assert np.flatnonzero(np.diff(dark.astype(int)) == 1).size >= rows
   for index in np.unique(shown["label"][shown["label"] != labels.IGNORE]):
-    assert (pixels == labels.palette()[index]).all(-1).any(), labels.NAMES[index]
+    assert (pixels == labels.CITYSCAPES.palette()[index]).all(-1).any(), labels.NAMES[index]
+
+
+def test_sheet_of_another_class_list(tmp_path):
+  colors = ((10, 200, 30), (250, 240, 20), (30, 20, 180))  # the last one in the legend alone
+  classes = labels.ClassList(("tram", "lawn", "pond"), colors)
+  label = np.array([[[0, 1, 255]] * 3], np.uint8)
+  shown = {"image": np.zeros((1, 3, 3, 3), np.uint8), "label": label, "prediction": 1 - label % 2}
+  visualize.contact_sheet(shown, "a title", tmp_path / "sheet.png", classes)
+  pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+  for color in colors:
+    assert (pixels == color).all(-1).any()
+  assert not (pixels == labels.CITYSCAPES.colors[0]).all(-1).any()

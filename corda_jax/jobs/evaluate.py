@@ -33,7 +33,7 @@ class Evaluator:
     """Prepares the compiled functions."""
     self._experiment = experiment
     model, normalization = experiment.model, experiment.normalization
-    config, num_classes = experiment.config.evaluation, experiment.config.model.num_classes
+    config, num_classes = experiment.config.evaluation, len(experiment.classes)
     wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
 
     def apply(variables, x):
@@ -100,7 +100,7 @@ class Evaluator:
         put = put_batch(self._experiment.mesh, {k: batch[k] for k in ("image", "label", "valid")})
         yield self._count(variables, put["image"], put["label"], put["valid"])
 
-    matrix = np.zeros((self._experiment.config.model.num_classes,) * 2, np.int64)
+    matrix = np.zeros((len(self._experiment.classes),) * 2, np.int64)
     frames = 0
     for batch_matrix, batch_frames in _one_late(counts()):
       matrix += np.asarray(batch_matrix)
@@ -128,7 +128,12 @@ class Evaluator:
       "scales": list(config.scales),
       "frames": frames,
     }
-    return protocol | scores(matrix, config.classes)
+    return protocol | scores(
+      matrix,
+      config.classes,
+      classes=self._experiment.classes,
+      named_sets=config.class_sets,
+    )
 
   def pictures(
     self, state: TrainState, batches: Iterable[Mapping[str, Any]], count: int

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from corda_jax.jobs.validate import validate
+from corda_jax.labels import ClassList
 from corda_jax.models.build import Normalization, build_model
 from corda_jax.training.optimizer import build_optimizer
 from corda_jax.training.sharding import make_mesh, replicated
@@ -21,6 +22,7 @@ class Experiment:
 
   Attributes:
     config: the whole configuration.
+    classes: what the network tells apart.
     model: the network.
     normalization: from uint8 images to network input.
     optimizer: the optax transformation.
@@ -28,6 +30,7 @@ class Experiment:
   """
 
   config: Any
+  classes: ClassList
   model: nn.Module
   normalization: Normalization
   optimizer: optax.GradientTransformation
@@ -41,9 +44,11 @@ class Experiment:
       UserError: a value of the configuration cannot work.
     """
     validate(config)
+    classes = ClassList.from_config(config.data.classes)
     return cls(
       config=config,
-      model=build_model(config.model),
+      classes=classes,
+      model=build_model(config.model, len(classes)),
       normalization=Normalization.from_config(config.model.normalization),
       optimizer=build_optimizer(
         config.optimizer,

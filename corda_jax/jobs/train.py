@@ -28,7 +28,7 @@ def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict
     experiment.optimizer,
     experiment.normalization,
     config.method,
-    config.model.num_classes,
+    len(experiment.classes),
   )
   everywhere, split = replicated(experiment.mesh), batch_sharded(experiment.mesh)
   return jax.jit(

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from corda_jax import labels
 from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
 
 _AT_LEAST = {
   "num_steps": 1,
@@ -44,7 +44,6 @@ _RANGES = {
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
-  "evaluation.classes": tuple(labels.CLASS_SETS),
   "evaluation.network": ("student", "teacher"),
   "evaluation.checkpoint": ("latest", "best"),
   "method.mixed_mean_over": ("all", "valid"),
@@ -57,7 +56,6 @@ _ONE_OF = {
   "evaluation.label_size": ("file", "input"),
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
-  "model.num_classes": (labels.NUM_CLASSES,),  # what the data sets have
 }
 
 
@@ -82,6 +80,7 @@ def validate(config: Any) -> None:
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  _validate_classes(config)
   scales = config.evaluation.scales
   if not scales or not all(isinstance(x, int | float) and 0 < x < math.inf for x in scales):
     raise UserError(f"evaluation.scales is {scales}, wanted factors above 0, such as (1.0,)")
@@ -108,9 +107,32 @@ def validate(config: Any) -> None:
         f"{frame[1]}x{frame[0]} (width x height): set data.crop_width and data.crop_height to at "
         "most that"
       )
+  if data.source.dataset == "folder" and not data.source.folder.train.labels:
+    raise UserError(
+      "data.source.folder.train.labels is '', but the source's labels are what training learns from"
+    )
+  if data.target.dataset == "folder" and not data.target.folder.validation.images:
+    raise UserError(
+      "data.target.folder.validation.images is '', but scores need frames with labels: name some, "
+      "and their labels"
+    )
   depth = config.model.name == "corda" and config.model.depth
   if depth and data.source.depth == data.target.depth == "none":
     raise UserError(
       "data.source.depth and data.target.depth are 'none', but the network has depth heads: set "
       "model.depth=False and model.correlation=False"
+    )
+
+
+def _validate_classes(config: Any) -> None:
+  if "num_classes" in config.model:  # a configuration file may set what is not there
+    raise UserError(
+      "model.num_classes is set, but the number of classes is that of data.classes.names: remove it"
+    )
+  sets = ClassList.from_config(config.data.classes).class_sets(config.evaluation.class_sets)
+  if config.evaluation.classes not in sets:
+    wanted = " or ".join(repr(name) for name in sets)
+    raise UserError(
+      f"evaluation.classes is {config.evaluation.classes!r}, wanted {wanted}; "
+      "evaluation.class_sets adds others"
     )

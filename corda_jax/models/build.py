@@ -26,8 +26,12 @@ def _initializer(config: Any, field: str) -> nn.initializers.Initializer:
   return _INITIALIZERS[name]
 
 
-def build_model(config: Any) -> nn.Module:
+def build_model(config: Any, num_classes: int) -> nn.Module:
   """Builds the network that `config` (the `model` part of a configuration) describes.
+
+  Args:
+    config: its parts and sizes.
+    num_classes: semantic classes.
 
   Raises:
     UserError: a name in it is unknown.
@@ -40,7 +44,7 @@ def build_model(config: Any) -> nn.Module:
   )
   common = {
     "encoder": encoder,
-    "num_classes": config.num_classes,
+    "num_classes": num_classes,
     "classifier_dilations": tuple(config.classifier_dilations),
     "head_init": _initializer(config, "head_init"),
     **types,

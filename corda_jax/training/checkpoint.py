@@ -21,6 +21,7 @@ _FREE_FIELDS = (
   "checkpoint_every",
   "keep_best",
   "evaluation.",
+  "data.classes.colors",
   "data.records_dir",
   "data.source.root",
   "data.target.root",
@@ -143,7 +144,8 @@ def check_config(
   Args:
     workdir: folder of the run.
     config: the whole configuration.
-    parts: its parts that matter, such as "model"; None: all that touch the numbers of training.
+    parts: what the names of fields that matter begin with, such as "model."; None: all fields that
+      touch the numbers of training.
 
   Raises:
     UserError: they differ; names the fields.
@@ -157,7 +159,7 @@ def check_config(
     for name in sorted(old.keys() | new.keys())
     if old.get(name) != new.get(name)
     and not name.startswith(_FREE_FIELDS)
-    and (parts is None or name.split(".")[0] in parts)
+    and (parts is None or name.startswith(tuple(parts)))
   ]
   if differing:
     raise UserError(

@@ -3,6 +3,8 @@
     python -m data_pipelines.street_world --layout gta5 --root data/gta --frames 600 --size 128x72
     python -m data_pipelines.street_world --layout cityscapes --root data/CityScapes \
         --frames 600 --validation_frames 100 --size 128x64
+    python -m data_pipelines.street_world --layout folder_real --root data/mine/target \
+        --frames 600 --validation_frames 100 --size 128x64
     python -m data_pipelines.street_world --sheet street_world.png --size 256x128
     python -m data_pipelines.street_world --benchmark --size 128x64
 """
@@ -32,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--root", help="folder of the data set")
   parser.add_argument("--frames", type=int, default=600, help="training frames (default 600)")
   parser.add_argument(
-    "--validation_frames", type=int, default=100, help="cityscapes only (default 100)"
+    "--validation_frames", type=int, default=100, help="cityscapes and folder_*, default 100"
   )
   parser.add_argument(
     "--neighbours", type=int, default=1,
@@ -67,6 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
         train_frames=args.frames,
         validation_frames=args.validation_frames,
         neighbours=args.neighbours,
+        **common,
+      )
+    elif args.layout.startswith("folder_"):
+      root = write.write_folder(
+        args.root,
+        train_frames=args.frames,
+        validation_frames=args.validation_frames,
+        domain=domains.REAL if args.layout == "folder_real" else domains.SYNTHETIC,
         **common,
       )
     else:

@@ -11,7 +11,7 @@ from data_pipelines.street_world import domains, encodings, png, render
 from data_pipelines.street_world import scene as scene_lib
 
 VERSION = 1  # of the world; raised when the same seed gives other files
-LAYOUTS = ("gta5", "synthia", "cityscapes")
+LAYOUTS = ("gta5", "synthia", "cityscapes", "folder_synthetic", "folder_real")
 SPLITS = ("train", "val")
 CITIES = {
   "train": ("ahornberg", "buchental", "erlenfurt", "fichtenau", "kastanienhof"),
@@ -20,6 +20,8 @@ CITIES = {
 LABELLED = 19  # number of the labelled frame in its snippet
 MAX_NEIGHBOURS = 10  # a snippet has 30 frames
 EGO_VEHICLE = 1  # Cityscapes' label id of the own car's hood
+# Label ids of the plain folders, by training id; 0 is what has no class.
+OWN_IDS = np.arange(1, 1 + len(labels.CITYSCAPES), dtype=np.uint8)
 
 Files = Mapping[str, Callable[[], bytes]]  # path below the root → the file's content
 
@@ -154,7 +156,34 @@ def _cityscapes(view) -> Files:
   return files
 
 
-FILES = {"gta5": _gta5, "synthia": _synthia, "cityscapes": _cityscapes}
+def _folder(view) -> Files:
+  """A plain folder, as one might have it: no layout and no label ids that a program knows."""
+  name = f"{view.index:06d}"
+
+  def png_file(folder, make):
+    return {f"{view.split}/{folder}/{name}.png": lambda: png.encode(make())}
+
+  def image(step=0, right=False):
+    return lambda: view(step, right).image
+
+  return {
+    **png_file("images", image()),
+    **png_file("right", image(right=True)),
+    **png_file("previous", image(-1)),
+    **png_file("next", image(1)),
+    **png_file("labels", lambda: _ids(view().label, OWN_IDS, 0)),
+    **png_file("depth", lambda: encodings.centimetres_file(view().depth)),
+    f"{view.split}/camera/{name}.json": lambda: _camera_file(view().camera),
+  }
+
+
+FILES = {
+  "gta5": _gta5,
+  "synthia": _synthia,
+  "cityscapes": _cityscapes,
+  "folder_synthetic": _folder,
+  "folder_real": _folder,
+}
 
 
 def _ids(label, table, ignored):

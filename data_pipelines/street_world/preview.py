@@ -25,7 +25,7 @@ def picture(frame: render.Frame) -> np.ndarray:
   """uint8[3 * H, W, 3]: image over coloured label over inverse depth."""
   inverse = encodings.inverse_depth(frame.depth) * (NEAREST / 655.36)
   grey = (np.minimum(inverse, 1) ** 0.6 * 255).astype(np.uint8)
-  colors = labels.palette()[frame.label]
+  colors = labels.CITYSCAPES.palette()[frame.label]
   return np.concatenate([frame.image, colors, np.repeat(grey[..., None], 3, axis=-1)])
 
 

@@ -40,7 +40,7 @@ def write_gta5(
   Args:
     root: folder of the data set. Returns at once when it is there already, from equal parameters.
     frames: number of frames.
-    seed: of the world; the three layouts never share a street.
+    seed: of the world; the layouts never share a street.
     height: rows of the images.
     width: columns of the images.
     domain: what it looks like.
@@ -131,6 +131,31 @@ def write_cityscapes(
     "cityscapes", frames, seed, height, width, domain, neighbours, mono_error, mono_blur
   )
   return _write(root, plan, processes, progress)
+
+
+def write_folder(
+  root: Path,
+  *,
+  train_frames: int,
+  validation_frames: int,
+  seed: int,
+  height: int,
+  width: int,
+  domain: domains.Domain,
+  processes: int = 0,
+  progress: bool = True,
+) -> pathlib.Path:
+  """Writes a city of either domain as a plain folder, numbered from 000000.
+
+  Folders, in `train` and in `val`: `images`, `labels` (8-bit, `formats.OWN_IDS`), `depth` (16-bit
+  centimetres), `right` and `previous` and `next` views, `camera` (JSON as Cityscapes has it).
+  Arguments, return value and errors as `write_cityscapes`.
+  """
+  frames = {"train": train_frames, "val": validation_frames}
+  layout = "folder_real" if domain.name == domains.REAL.name else "folder_synthetic"
+  return _write(
+    root, formats.Plan(layout, frames, seed, height, width, domain), processes, progress
+  )
 
 
 def _write(root, plan, processes, progress):

@@ -27,10 +27,12 @@ def prepared(tmp_path_factory):
   config = ConfigDict(
     {
       "records_dir": str(folder / "records"),
+      "classes": {"names": (), "colors": ()},
       "source": source,
       "target": target,
       "crop_height": CROP[0],
       "crop_width": CROP[1],
+      "cache_dir": "",
       "batch_size": 4,
       "evaluation_batch_size": 4,
       "reader_threads": 0,

@@ -6,6 +6,7 @@ from tiny_trees import dataset_config
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess
+from data_pipelines.builder import FrameConfig
 from data_pipelines.frames import Frame
 from data_pipelines.prepare import BUILDERS, prepare
 
@@ -70,7 +71,8 @@ def test_original_synthia_labels_give_the_same(golden, golden_dir, tmp_path):
   instances = np.arange(ids.size, dtype=np.uint16).reshape(ids.shape)
   save_png16(tmp_path / "a.png", np.stack([ids, instances, instances], -1))
   frame = Frame("0", str(root / "RGB/0000000.png"), str(tmp_path / "a.png"), None)
-  recipe = BUILDERS["synthia"].recipe((720, 1280), "none", "train")
+  config = FrameConfig(root="", height=720, width=1280, depth="none")
+  recipe = BUILDERS["synthia"].recipe(config, "train")
   _, label, depth = preprocess.load_frame(frame, recipe)
   x, y = golden["synthia/0/crop_xy"]
   np.testing.assert_array_equal(label[y : y + 512, x : x + 512], released_label(golden, "synthia"))

@@ -1,43 +1,35 @@
-import fcntl
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from tiny_trees import (
+  command,
   dataset_config,
+  examples,
   pixels,
+  run,
   save,
+  write_any,
   write_cityscapes,
   write_gta5,
   write_synthia,
 )
 
 from corda_jax.errors import UserError
+from corda_jax.labels import CITYSCAPES, ClassList, distinct_colors
 from data_pipelines import preprocess
-from data_pipelines.prepare import BUILDERS, main, open_records, prepare
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-def run(config, records, **options):
-  return prepare(config, records_dir=records, **({"processes": 1, "progress": False} | options))
-
-
-def examples(builder, split="train"):
-  return list(builder.as_data_source(split))
+from data_pipelines.builder import FrameConfig
+from data_pipelines.prepare import BUILDERS, main, open_records
 
 
 def assert_records_equal_files(builder):
   config = builder.builder_config
   for split, frames in builder.frames().items():
-    recipe = builder.recipe((config.height, config.width), config.depth, split)
+    recipe = builder.recipe(config, split)
     records = examples(builder, split)
     assert [record["name"].decode() for record in records] == [frame.name for frame in frames]
     for record, frame in zip(records, frames, strict=True):
@@ -165,11 +157,6 @@ def test_sizes_and_depth_kinds_lie_apart(tmp_path):
   assert len(paths) == 3
 
 
-def write_any(dataset, root):
-  writers = {"gta5": write_gta5, "synthia": write_synthia, "cityscapes": write_cityscapes}
-  return writers[dataset](root)
-
-
 @pytest.mark.parametrize(
   ("dataset", "depth", "removed", "wanted"),
   [
@@ -224,7 +211,7 @@ def test_empty_split(tmp_path):
     ({"dataset": "gta"}, {}, "dataset is 'gta', wanted one of gta5, synthia, cityscapes"),
     ({"depth": "mono"}, {}, "depth of gta5 is 'mono', wanted one of disparity, none"),
     ({"height": 0}, {}, "24x0"),
-    ({}, {"bad_frames": "ignore"}, "wanted 'stop' or 'skip'"),
+    ({}, {"bad_frames": "ignore"}, "bad_frames of gta5 is 'ignore', wanted one of stop, skip"),
     ({}, {"processes": -1}, "wanted 0"),
   ],
 )
@@ -267,7 +254,7 @@ def test_skipping_names_every_bad_file(tmp_path, processes):
     assert bad["split"] == "train"
     assert wanted[bad["file"]] in bad["reason"]
   lines = builder.report.lines()
-  assert lines[0] == "train: 3 of 8 frames kept"
+  assert lines[0].startswith("train: 3 of 8 frames kept, 24966 expected; of the pixels ")
   assert len(lines) == 6
 
 
@@ -298,14 +285,6 @@ def test_nothing_usable(tmp_path):
     run(dataset_config("gta5", root, "disparity"), tmp_path / "records", bad_frames="skip")
 
 
-def command(root, records, *more):
-  return [
-    *(sys.executable, "-m", "data_pipelines.prepare", "--dataset", "gta5", "--root", str(root)),
-    *("--height", "16", "--width", "24", "--depth", "disparity", "--records_dir", str(records)),
-    *more,
-  ]
-
-
 def test_command(tmp_path, capsys):
   root = write_gta5(tmp_path / "files")
   arguments = command(root, tmp_path / "records", "--processes", "1")[3:]
@@ -319,88 +298,68 @@ def test_command(tmp_path, capsys):
   assert captured.err.count("\n") == 1
 
 
-def children(pid: int) -> list[int]:
-  found = []
-  for entry in Path("/proc").glob("[0-9]*/stat"):
-    try:
-      fields = entry.read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-      continue
-    if int(fields[1]) == pid:
-      found.append(int(entry.parent.name))
-  return found
-
-
-def wait_until(condition, seconds=20.0):
-  deadline = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
-
-
-def link_frames(root: Path, numbers: range, to: int) -> None:
-  for i in numbers:
-    for kind in ("images", "labels", "disparity"):
-      path = root / f"{kind}/{i:05d}.png"
-      path.unlink(missing_ok=True)
-      os.link(root / f"{kind}/{to:05d}.png", path)
-
-
-def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
-  root = write_gta5(tmp_path / "files", 2)
-  # Frames that take some seconds together, so that the process is killed among them.
-  save(root / "images/00001.png", np.zeros((4000, 4000, 3), np.uint8))
-  save(root / "labels/00001.png", np.zeros((4000, 4000), np.uint8))
-  link_frames(root, range(2, 10), to=0)
-  link_frames(root, range(10, 40), to=1)
-  records = tmp_path / "records"
-  process = subprocess.Popen(
-    command(root, records, "--processes", "2"), cwd=REPOSITORY, stderr=subprocess.DEVNULL
+def test_as_dataset(tmp_path):
+  builder = run(
+    dataset_config("gta5", write_gta5(tmp_path / "files", 7), "disparity"),
+    tmp_path / "records",
+    shard_frames=3,
   )
-  config = dataset_config("gta5", root, "disparity")
-  try:
-    wait_until(lambda: list(records.rglob("incomplete.*")) and len(children(process.pid)) >= 2)
-    time.sleep(0.3)
-    workers = children(process.pid)
-    assert process.poll() is None
-  finally:
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-  wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
 
-  assert list(records.rglob("incomplete.*"))
-  with pytest.raises(UserError, match="no records"):
-    open_records(config, records)
-  link_frames(root, range(1, 40), to=0)
-  builder = run(config, records)
-  assert builder.info.splits["train"].num_examples == 40
-  assert not list(records.rglob("incomplete.*"))
+  def names(split, **options):
+    dataset = builder.as_dataset(split=split, **options)
+    found = [record["name"].decode() for record in dataset.as_numpy_iterator()]
+    assert len(dataset) == len(found)
+    return found
 
-
-def test_a_second_preparation_waits_for_the_first(tmp_path):
-  root = write_gta5(tmp_path / "files")
-  records = tmp_path / "records"
-  records.mkdir()
-  writing = records / "gta5/24x16_disparity/incomplete.OTHER_1.0.0"  # of the first
-  writing.mkdir(parents=True)
-  with open(records / ".gta5-24x16_disparity.lock", "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    process = subprocess.Popen(
-      command(root, records, "--processes", "1"),
-      cwd=REPOSITORY,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    assert "another process prepares gta5" in process.stderr.readline()
-    assert [path.name for path in writing.parent.iterdir()] == [writing.name]
-  out, err = process.communicate(timeout=60)
-  assert process.returncode == 0, err
-  assert "train: 3 of 3 frames kept" in out
-  assert [path.name for path in writing.parent.iterdir()] == ["1.0.0"]
+  assert names("train") == [f"{i:05d}" for i in range(7)]
+  assert names("train[2:4]") == ["00002", "00003"]
+  shuffled = names("train", shuffle_files=True, read_config=tfds.ReadConfig(shuffle_seed=1))
+  assert sorted(shuffled) == names("train") != shuffled
+  for record, wanted in zip(
+    builder.as_dataset(split="train").as_numpy_iterator(), examples(builder), strict=True
+  ):
+    for key in ("image", "label", "inverse_depth"):
+      np.testing.assert_array_equal(record[key], wanted[key])
 
 
 def test_builders_are_complete():
-  for builder in BUILDERS.values():
+  for dataset in ("gta5", "synthia", "cityscapes"):
+    builder = BUILDERS[dataset]
     for depth in builder.DEPTH_KINDS:
-      assert builder.recipe((1, 1), depth, "train").depth is not None
+      config = FrameConfig(root="", height=1, width=1, depth=depth)
+      assert builder.recipe(config, "train").depth is not None
+
+
+@pytest.mark.parametrize(
+  ("dataset", "depth"), [("gta5", "disparity"), ("synthia", "simulator"), ("cityscapes", "mono")]
+)
+def test_labels_follow_the_class_list_by_name(tmp_path, dataset, depth):
+  config = dataset_config(dataset, write_any(dataset, tmp_path / "files"), depth)
+  names = ("bicycle", "road", "car")
+  some = ClassList(names, distinct_colors(names))
+  by_default, by_names = (
+    run(config, tmp_path / "records", classes=classes) for classes in (CITYSCAPES, some)
+  )
+  assert by_default.data_path.parent.name == f"24x16_{depth}"
+  assert by_names.data_path.parent.name.startswith(f"24x16_{depth}_")
+  table = np.full(256, 255)
+  table[[CITYSCAPES.names.index(name) for name in names]] = range(3)
+  for split in by_default.info.splits:
+    both = zip(examples(by_default, split), examples(by_names, split), strict=True)
+    for default, named in both:
+      np.testing.assert_array_equal(named["label"], table[default["label"]])
+  assert open_records(config, tmp_path / "records", classes=some).data_path == by_names.data_path
+  recoloured = ClassList(names, ((1, 2, 3),) * 3)
+  assert (
+    open_records(config, tmp_path / "records", classes=recoloured).data_path == by_names.data_path
+  )
+  reordered = ClassList(names[::-1], some.colors)
+  with pytest.raises(UserError, match="no records of"):
+    open_records(config, tmp_path / "records", classes=reordered)
+
+
+def test_a_class_that_the_data_set_lacks(tmp_path):
+  config = dataset_config("synthia", tmp_path / "nowhere", "simulator")
+  classes = ClassList.from_config({"names": ("car", "tram"), "colors": ()})
+  with pytest.raises(UserError, match="'tram', which SYNTHIA does not label"):
+    run(config, tmp_path / "records", classes=classes)

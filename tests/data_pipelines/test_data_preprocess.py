@@ -8,9 +8,10 @@ from PIL import Image
 from tiny_trees import pixels, save, save_png16
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess
+from data_pipelines import inverse_depth, preprocess, readers
 from data_pipelines.frames import Frame
-from data_pipelines.preprocess import BadFrameError, DepthRecipe, Recipe
+from data_pipelines.preprocess import DepthRecipe, Recipe
+from data_pipelines.readers import BadFrameError
 
 
 def values(height=7, width=11, seed=0):
@@ -84,7 +85,7 @@ def test_png_is_exact():
 def test_first_of_several_16_bit_channels(tmp_path, channels):
   array = np.random.RandomState(channels).randint(0, 65536, (9, 13, channels)).astype(np.uint16)
   save_png16(tmp_path / "a.png", array)
-  first, bits = preprocess.read_first_channel(tmp_path / "a.png")
+  first, bits = readers.read_first_channel(tmp_path / "a.png")
   assert bits == 16
   np.testing.assert_array_equal(first, array[..., 0])
 
@@ -92,16 +93,16 @@ def test_first_of_several_16_bit_channels(tmp_path, channels):
 def test_one_16_bit_channel(tmp_path):
   array = pixels(0).disparity
   save(tmp_path / "a.png", array)
-  np.testing.assert_array_equal(preprocess.read_depth_png(tmp_path / "a.png"), array)
+  np.testing.assert_array_equal(readers.read_depth_png(tmp_path / "a.png"), array)
 
 
 def test_label_ids_of_a_palette_are_its_indices(tmp_path):
   ids = pixels(0).train_ids
   image = Image.fromarray(ids)
-  image.putpalette(labels.palette().reshape(-1).tolist())
+  image.putpalette(labels.CITYSCAPES.palette().reshape(-1).tolist())
   assert image.mode == "P"
   image.save(tmp_path / "a.png")
-  np.testing.assert_array_equal(preprocess.read_label_ids(tmp_path / "a.png"), ids)
+  np.testing.assert_array_equal(readers.read_label_ids(tmp_path / "a.png"), ids)
 
 
 def recipe(**changes):
@@ -111,7 +112,7 @@ def recipe(**changes):
     label_table=labels.CITYSCAPES_TO_TRAIN,
     resize_label=True,
     depth=DepthRecipe(
-      read=preprocess.read_depth_png,
+      read=readers.read_depth_png,
       encode=inverse_depth.from_disparity,
       resize=preprocess.resize_nearest_corner,
       any_size=False,
@@ -233,7 +234,7 @@ def test_bad_matrix(frame, tmp_path, contents, reason):
   else:
     scipy.io.savemat(path, contents)
   depth = DepthRecipe(
-    preprocess.read_depth_mat,
+    readers.read_depth_mat,
     inverse_depth.from_stereo_metres,
     preprocess.resize_nearest_center,
     any_size=False,

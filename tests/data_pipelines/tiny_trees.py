@@ -1,6 +1,10 @@
 """Writes tiny data sets in the layouts and encodings of the real ones."""
 
+import json
+import shutil
 import struct
+import sys
+import zipfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from corda_jax import labels
+from data_pipelines.prepare import prepare
 
 HEIGHT, WIDTH = 18, 31  # of the files; odd, not square
 
@@ -20,7 +25,7 @@ def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> SimpleNamespa
   random = np.random.RandomState(seed)
   return SimpleNamespace(
     rgb=random.randint(0, 256, (height, width, 3)).astype(np.uint8),
-    train_ids=random.randint(0, labels.NUM_CLASSES, (height, width)).astype(np.uint8),
+    train_ids=random.randint(0, len(labels.NAMES), (height, width)).astype(np.uint8),
     disparity=random.randint(0, 65536, (height, width)).astype(np.uint16),
   )
 
@@ -100,7 +105,90 @@ def write_cityscapes(
   return root
 
 
-def dataset_config(dataset: str, root: Path, depth: str, height: int = 16, width: int = 24):
+CAMERA = {"focal": (40.0, 41.0), "center": (15.5, 8.25), "baseline": 0.25}  # of the files
+OFFSETS = (-2, -1, 1, 2)  # of the neighbours in time
+
+
+def write_cityscapes_more(root: Path, splits=("train", "val")) -> Path:
+  """Adds to a tree its right images, cameras, official disparity and sequence neighbours."""
+  for split in splits:
+    for path in sorted((root / "leftImg8bit" / split).rglob("*.png")):
+      city, number = path.parent.name, int(path.name.split("_")[1])
+      stem = f"{split}/{city}/{city}_{number:06d}"
+      save(root / f"rightImg8bit/{stem}_000019_rightImg8bit.png", pixels(300 + number).rgb)
+      save(root / f"disparity/{stem}_000019_disparity.png", pixels(400 + number).disparity)
+      for offset in OFFSETS:
+        frame = pixels(500 + 10 * number + offset).rgb
+        save(root / f"leftImg8bit_sequence/{stem}_{19 + offset:06d}_leftImg8bit.png", frame)
+      camera = root / f"camera/{stem}_000019_camera.json"
+      camera.parent.mkdir(parents=True, exist_ok=True)
+      (fx, fy), (u0, v0) = CAMERA["focal"], CAMERA["center"]
+      values = {
+        "extrinsic": {"baseline": CAMERA["baseline"], "pitch": 0.1},
+        "intrinsic": {"fx": fx, "fy": fy, "u0": u0, "v0": v0},
+      }
+      camera.write_text(json.dumps(values))
+  return root
+
+
+def write_train_extra(root: Path, frames: int = 2) -> Path:
+  for i in range(frames):
+    stem = f"train_extra/troisdorf/troisdorf_{i:06d}_000019"
+    save(root / f"leftImg8bit/{stem}_leftImg8bit.png", pixels(600 + i).rgb)
+  return root
+
+
+def archive(root: Path, *groups: str) -> Path:
+  """Moves the folders of each group, "NAME.zip: FOLDER FOLDER", into an archive in the root."""
+  for group in groups:
+    name, folders = group.split(": ")
+    with zipfile.ZipFile(root / name, "w", zipfile.ZIP_DEFLATED) as file:
+      for folder in folders.split():
+        for path in sorted((root / folder).rglob("*")):
+          file.write(path, path.relative_to(root))
+    for folder in folders.split():
+      shutil.rmtree(root / folder)
+  return root
+
+
+def write_any(dataset: str, root: Path, **options) -> Path:
+  writers = {"gta5": write_gta5, "synthia": write_synthia, "cityscapes": write_cityscapes}
+  return writers[dataset](root, **options)
+
+
+def run(config: ConfigDict, records: Path, **options):
+  """Prepares in this process, without a progress bar."""
+  return prepare(config, records_dir=records, **({"processes": 1, "progress": False} | options))
+
+
+def command(root: Path, records: Path, *more: str) -> list[str]:
+  """The command line that prepares a GTA5 tree."""
+  return [
+    *(sys.executable, "-m", "data_pipelines.prepare", "--dataset", "gta5", "--root", str(root)),
+    *("--height", "16", "--width", "24", "--depth", "disparity", "--records_dir", str(records)),
+    *more,
+  ]
+
+
+def examples(builder, split="train"):
+  return list(builder.as_data_source(split))
+
+
+def record_files(builder) -> dict[str, bytes]:
+  """Every file beside the records, by name."""
+  return {path.name: path.read_bytes() for path in Path(builder.data_path).iterdir()}
+
+
+def dataset_config(
+  dataset: str, root: Path, depth: str, height: int = 16, width: int = 24, **more
+) -> ConfigDict:
   return ConfigDict(
-    {"dataset": dataset, "root": str(root), "height": height, "width": width, "depth": depth}
+    {
+      "dataset": dataset,
+      "root": str(root),
+      "height": height,
+      "width": width,
+      "depth": depth,
+      **more,
+    }
   )

@@ -177,7 +177,7 @@ class ReleasedRun:
 
     @jax.jit
     def step(state, inputs, mask):
-      draws = draw(jax.random.key(0), inputs["source_label"], self.config.model.num_classes, method)
+      draws = draw(jax.random.key(0), inputs["source_label"], 19, method)
       off = jnp.zeros_like(draws["use_jitter"])
       draws |= {"mix_mask": mask, "use_jitter": off, "use_blur": off}
       experiment = self.experiment

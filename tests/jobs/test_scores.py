@@ -68,3 +68,23 @@ def test_agrees_with_the_benchmark(random, official_scores):
   np.testing.assert_allclose(mean_iou(confusion), expected["averageScoreClasses"], rtol=1e-15)
   result = scores(confusion, "all")
   np.testing.assert_allclose(result["miou"], 100 * expected["averageScoreClasses"], rtol=1e-15)
+
+
+def test_scores_of_another_class_list():
+  classes = labels.ClassList.from_config({"names": ("car", "tram", "lawn"), "colors": ()})
+  confusion = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 4]])
+  sets = {"rigid": ("car", "tram")}
+  result = scores(confusion, "all", classes=classes, named_sets=sets)
+  assert list(result["iou"]) == ["car", "tram", "lawn"]
+  rigid = 100 * (3 / 4 + 2 / 3) / 2
+  assert result["miou_by_classes"] == pytest.approx({"all": (2 * rigid + 100) / 3, "rigid": rigid})
+  lines = format_scores(result).splitlines()
+  assert [line.split()[0] for line in lines[1:4]] == ["car", "tram", "lawn"]
+  assert lines[4].endswith("over 3 classes")
+  assert lines[5].endswith("over 2 classes (rigid)")
+  result = scores(confusion, "rigid", classes=classes, named_sets=sets)
+  assert result["miou"] == pytest.approx(rigid)
+  lines = format_scores(result).splitlines()
+  assert lines[3].endswith("(not in the mean)")
+  assert lines[4].endswith("over 2 classes (rigid)")
+  assert lines[5].startswith("pixel accuracy")

@@ -33,7 +33,7 @@ def test_dilated_classifier_is_a_sum_of_convolutions(float64, random, dilations)
 
 
 def shapes(config, size=(97, 129)):
-  model = build_model(config)
+  model = build_model(config, 19)
   image = jnp.zeros((2, *size, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=True))
   outputs, _ = jax.eval_shape(
@@ -98,7 +98,7 @@ def test_correlation_joins_the_tasks(random):
   """With correlation the semantic prediction depends on the depth decoder, without it not."""
   x = jnp.asarray(random.standard_normal((1, tiny.HEIGHT, tiny.WIDTH, 3)), jnp.float32)
   for correlation in (True, False):
-    model = build_model(tiny.get_config(**{"model.correlation": correlation}).model)
+    model = build_model(tiny.get_config(**{"model.correlation": correlation}).model, 19)
     variables = model.init(jax.random.key(0), x, train=False)
 
     def semantics(params, model=model, variables=variables):
@@ -126,4 +126,4 @@ def test_normalization_turns_rgb_into_bgr_minus_mean():
 def test_unknown_names_are_told(field, value):
   config = tiny.get_config(**{f"model.{field}": value})
   with pytest.raises(UserError, match=rf"model.{field} is '{value}', wanted"):
-    build_model(config.model)
+    build_model(config.model, 19)

@@ -32,7 +32,7 @@ NETWORKS = {
 
 def variable_shapes(config):
   image = jnp.zeros((1, 32, 32, 3))
-  model = build_model(config.model)
+  model = build_model(config.model, 19)
   return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=True))
 
 

@@ -223,6 +223,29 @@ def test_cityscapes_layout(tmp_path):
   assert (x[~known] == 0).all()
 
 
+@pytest.mark.parametrize("domain", [domains.SYNTHETIC, domains.REAL], ids=lambda d: d.name)
+def test_plain_folder(tmp_path, domain):
+  root = write.write_folder(
+    tmp_path / "mine", train_frames=1, validation_frames=1, domain=domain, **ONE
+  )
+  pictures = ("images", "labels", "depth", "right", "previous", "next")
+  names = {f"{folder}/000000.png" for folder in pictures} | {"camera/000000.json"}
+  wanted = {f"{split}/{name}" for split in ("train", "val") for name in names}
+  assert set(files_of(root)) == wanted | {"street_world.json"}
+  layout = "folder_real" if domain is domains.REAL else "folder_synthetic"
+  frame = expected(layout, 0, split="val", domain=domain)
+  found = {folder: read(root / f"val/{folder}/000000.png") for folder in pictures}
+  np.testing.assert_array_equal(found["images"], frame.image)
+  np.testing.assert_array_equal(found["labels"], np.where(frame.label == 255, 0, frame.label + 1))
+  near = frame.depth < 600
+  np.testing.assert_allclose(found["depth"][near] / 100, frame.depth[near], atol=0.0051)
+  for view in ("right", "previous", "next"):
+    assert (found[view] != frame.image).any()
+  assert (found["previous"] != found["next"]).any()
+  camera = json.loads((root / "val/camera/000000.json").read_text())
+  assert camera["intrinsic"]["fx"] == pytest.approx(domain.focal * 48)
+
+
 def test_monocular_file_has_no_depth_on_the_hood(tmp_path):
   root = write.write_cityscapes(
     tmp_path / "city", train_frames=1, validation_frames=0, neighbours=0, mono_blur=2.0, **ONE
@@ -242,7 +265,7 @@ def test_no_street_occurs_twice():
     for split in formats.SPLITS
     for index in range(3)
   }
-  assert len(seen) == 18
+  assert len(seen) == 6 * len(formats.LAYOUTS)
 
 
 def test_processes_do_not_change_a_byte(tmp_path):

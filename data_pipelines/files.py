@@ -1,0 +1,208 @@
+"""The files of a data set: those under its root, and the members of zip archives in the root.
+
+The archives of GTA5 and Cityscapes hold the paths that they unpack to, so both are one tree here.
+Members are read in place. A location is what a file is opened by: its path, or
+ARCHIVE.zip!/MEMBER for a member of an archive.
+"""
+
+import functools
+import io
+import os
+import zipfile
+from typing import BinaryIO
+
+from corda_jax.errors import UserError
+
+_ENDING = ".zip"
+_INSIDE = "!/"  # between archive and member
+_OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tar.gz", ".tgz")
+_ENCRYPTED = 1  # bit of a member's flags
+
+
+class DataFiles:
+  """The tree of a data set. A file that lies unpacked goes before one of an archive."""
+
+  def __init__(self, root: str):
+    """Reads the archives' tables of contents.
+
+    Args:
+      root: folder of the unpacked files, the archives, or both.
+
+    Raises:
+      UserError: the root is missing or cannot be read, or an archive is broken or encrypted.
+    """
+    self.root = os.fspath(root)
+    if not os.path.isdir(root):
+      raise UserError(f"no data set at {root!r}: there is no such folder; set root to where it is")
+    self._archived: dict[str, dict[str, str]] = {}  # folder → name of a file → location
+    self._archived_folders: dict[str, set[str]] = {}  # folder → names of folders
+    self._others = []
+    for entry in sorted(_scan(self.root), key=lambda entry: entry.name):
+      if entry.name.lower().endswith(_ENDING) and entry.is_file():
+        self._add_archive(entry.path)
+      elif entry.name.lower().endswith(_OTHER_ARCHIVES):
+        self._others.append(entry.name)
+
+  def _add_archive(self, path: str) -> None:
+    try:
+      members = _archive(path).infolist()
+    except (OSError, zipfile.BadZipFile) as error:
+      reason = getattr(error, "strerror", None) or error
+      raise UserError(
+        f"{path!r} cannot be read as a zip archive ({reason}): download it again, or move it away"
+      ) from error
+    for member in members:
+      if member.is_dir():
+        continue
+      if member.flag_bits & _ENCRYPTED:
+        raise UserError(
+          f"{path!r} is encrypted ({member.filename}): unpack it into its folder, and move it away"
+        )
+      folder, _, name = member.filename.rpartition("/")
+      location = f"{path}{_INSIDE}{member.filename}"
+      self._archived.setdefault(folder, {}).setdefault(name, location)
+      while folder:
+        parent, _, name = folder.rpartition("/")
+        self._archived_folders.setdefault(parent, set()).add(name)
+        folder = parent
+
+  def find_folder(self, *candidates: str) -> str:
+    """The first of the candidate folders that exists, as a path below the root.
+
+    Raises:
+      UserError: none of them does.
+    """
+    for candidate in candidates:
+      if self.has_folder(candidate):
+        return candidate
+    wanted = " or ".join(repr(candidate) for candidate in candidates)
+    hint = f"; unpack {self._others[0]}, only zip archives are read" if self._others else ""
+    raise UserError(
+      f"{self.root!r} is not laid out as expected: looked in it and in its zip archives for the "
+      f"folder {wanted}{hint}"
+    )
+
+  def has_folder(self, folder: str) -> bool:
+    """Whether there is such a folder, unpacked or in an archive."""
+    archived = folder in self._archived or folder in self._archived_folders
+    return archived or os.path.isdir(os.path.join(self.root, folder))
+
+  def list(self, folder: str, suffix: str, *, cities: bool = False) -> dict[str, str]:
+    """Files whose name ends in `suffix`, as name without the suffix → location.
+
+    Args:
+      folder: below the root; need not exist.
+      suffix: for example ".png".
+      cities: look one folder deeper; keys are then "CITY/NAME".
+
+    Raises:
+      UserError: the folder may not be read.
+    """
+    path = os.path.join(self.root, folder)
+    entries = _scan(path) if os.path.isdir(path) else []
+    if cities:
+      names = {entry.name for entry in entries if entry.is_dir()}
+      names |= self._archived_folders.get(folder, set())
+      return {
+        f"{city}/{name}": location
+        for city in names
+        for name, location in self.list(f"{folder}/{city}", suffix).items()
+      }
+    files = self._archived.get(folder, {}) | {entry.name: entry.path for entry in entries}
+    return {
+      name.removesuffix(suffix): location
+      for name, location in files.items()
+      if name.endswith(suffix) and not name.startswith(".")
+    }
+
+  def find(self, prefix: str, suffix: str) -> dict[str, str]:
+    """Files at any depth, as what stands between prefix and suffix → location.
+
+    Args:
+      prefix: what their paths below the root begin with; "" or "train/images/", for example.
+      suffix: what their paths end in.
+
+    Raises:
+      UserError: a folder may not be read.
+    """
+    top = prefix.rpartition("/")[0]
+    files = {
+      f"{folder}/{name}" if folder else name: location
+      for folder, archived in self._archived.items()
+      for name, location in archived.items()
+    }
+    folders = [top]
+    while folders:
+      folder = folders.pop()
+      path = os.path.join(self.root, folder)
+      for entry in _scan(path) if os.path.isdir(path) else []:
+        if entry.name.startswith("."):
+          continue
+        below = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.is_dir():
+          folders.append(below)
+        else:
+          files[below] = entry.path
+    return {
+      path[len(prefix) : len(path) - len(suffix)]: location
+      for path, location in files.items()
+      if path.startswith(prefix)
+      and path.endswith(suffix)
+      and len(path) > len(prefix) + len(suffix)
+      and "/." not in f"/{path}"  # hidden, in an archive
+    }
+
+  def default(self, folder: str, name: str) -> str:
+    """Where a file would lie unpacked; names a missing one."""
+    return os.path.join(self.root, folder, name)
+
+
+def open_file(location: str) -> BinaryIO:
+  """Opens a file, or a member of an archive, to be read.
+
+  Raises:
+    OSError: it is missing or may not be read.
+    zipfile.BadZipFile: the archive or its member is broken.
+  """
+  archive, member = _split(location)
+  if archive is None:
+    return open(location, "rb")
+  return io.BytesIO(_archive(archive).read(member))
+
+
+def file_size(location: str) -> int | None:
+  """Bytes of a file or member, unpacked; None where there is no such file."""
+  archive, member = _split(location)
+  try:
+    if archive is None:
+      return os.path.getsize(location)
+    return _archive(archive).getinfo(member).file_size
+  except (OSError, KeyError):
+    return None
+
+
+def _split(location: str) -> tuple[str | None, str]:
+  location = os.fspath(location)
+  archive, inside, member = location.partition(_ENDING + _INSIDE)
+  return (archive + _ENDING, member) if inside else (None, location)
+
+
+def _archive(path: str) -> zipfile.ZipFile:
+  """The opened archive; each process opens it once."""
+  stat = os.stat(path)
+  return _open_archive(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _open_archive(path: str, _changed: int, _size: int) -> zipfile.ZipFile:
+  return zipfile.ZipFile(path)
+
+
+def _scan(path: str) -> list[os.DirEntry]:
+  try:
+    with os.scandir(path) as entries:
+      return list(entries)
+  except OSError as error:
+    raise UserError(
+      f"the folder {path!r} cannot be listed ({error.strerror}): check its permissions"
+    ) from error

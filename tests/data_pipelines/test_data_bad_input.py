@@ -1,0 +1,278 @@
+"""What preparation says about files that it cannot use: three data sets by every kind of damage."""
+
+import dataclasses
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+from tiny_trees import dataset_config, examples, run, save, save_png16, write_any
+
+from corda_jax.errors import UserError
+from data_pipelines import files
+from data_pipelines.prepare import main, open_records
+
+
+@dataclasses.dataclass
+class Case:
+  """A data set and the files of one of its frames, which is neither the first nor the last."""
+
+  dataset: str
+  depth: str
+  image: str
+  label: str
+  depth_file: str
+  options: dict = dataclasses.field(default_factory=dict)
+
+  def write(self, tmp_path: Path) -> Path:
+    frames = {"train": 3} if self.dataset == "cityscapes" else {"frames": 3}
+    return write_any(self.dataset, tmp_path / "files", **frames, **self.options)
+
+  def config(self, tmp_path: Path):
+    return dataset_config(self.dataset, tmp_path / "files", self.depth)
+
+
+_CITY = "train/aachen/aachen_000002_000019"
+CASES = {
+  "gta5": Case("gta5", "disparity", "images/00001.png", "labels/00001.png", "disparity/00001.png"),
+  "synthia": Case(
+    "synthia",
+    "simulator",
+    "RGB/0000001.png",
+    "synthia_mapped_to_cityscapes/0000001.png",
+    "Depth/Depth/0000001.png",
+  ),
+  "synthia_original": Case(
+    "synthia",
+    "simulator",
+    "RGB/0000001.png",
+    "GT/LABELS/0000001.png",
+    "Depth/Depth/0000001.png",
+    {"original": True},
+  ),
+  "cityscapes_stereo": Case(
+    "cityscapes",
+    "stereo",
+    f"leftImg8bit/{_CITY}_leftImg8bit.png",
+    f"gtFine/{_CITY}_gtFine_labelIds.png",
+    f"depth/{_CITY}_depth_stereoscopic.mat",
+  ),
+  "cityscapes_mono": Case(
+    "cityscapes",
+    "mono",
+    f"leftImg8bit/{_CITY}_leftImg8bit.png",
+    f"gtFine/{_CITY}_gtFine_labelIds.png",
+    f"disparity/{_CITY}_leftImg8bit.png",
+  ),
+}
+
+
+def cut_in_half(path: Path) -> None:
+  contents = path.read_bytes()
+  path.write_bytes(contents[: len(contents) // 2])
+
+
+def another_size(path: Path) -> None:
+  if path.suffix == ".mat":
+    scipy.io.savemat(path, {"depth_map": np.ones((5, 6))})
+  elif "LABELS" in str(path):
+    save_png16(path, np.ones((5, 6, 3), np.uint16))
+  else:
+    save(path, np.ones((5, 6), np.uint16 if "isparity" in str(path) or "Depth" in str(path)
+                       else np.uint8))  # fmt: skip
+
+
+def unknown_id(path: Path) -> None:
+  ids = np.full((18, 31), 7, np.uint16)
+  ids[2, 3:5] = 77
+  if "LABELS" in str(path):
+    save_png16(path, np.stack([ids] * 3, -1))
+  else:
+    save(path, ids.astype(np.uint8))
+
+
+def eight_bits(path: Path) -> None:
+  save(path, np.ones((18, 31), np.uint8))
+
+
+def no_depth_map(path: Path) -> None:
+  scipy.io.savemat(path, {"disparity": np.ones((18, 31))})
+
+
+def not_a_number(path: Path) -> None:
+  depth = np.ones((18, 31))
+  depth[3, 4] = np.nan
+  scipy.io.savemat(path, {"depth_map": depth})
+
+
+def colour_label(path: Path) -> None:
+  save(path, np.zeros((18, 31, 3), np.uint8))
+
+
+DAMAGES = [
+  *((case, kind, cut_in_half, "cannot be decoded: ") for case in CASES for kind in
+    ("image", "label", "depth_file")),
+  *((case, kind, os.remove, "file is missing") for case in CASES for kind in
+    ("image", "label", "depth_file")),
+  *((case, "label", another_size, "label is 6x5 but its image is 31x18") for case in CASES),
+  *((case, "label", unknown_id, "label id 77 is unknown (2 pixels), wanted 0..") for case in CASES),
+  *((case, "label", colour_label, "is a colour picture (RGB), wanted one channel")
+    for case in CASES),
+  *((case, "depth_file", another_size, "depth is 6x5 but its image is 31x18") for case in
+    ("synthia", "cityscapes_stereo")),
+  *((case, "depth_file", eight_bits, "depth has 8 bits a pixel, wanted 16") for case in
+    ("gta5", "synthia", "cityscapes_mono")),
+  ("cityscapes_stereo", "depth_file", no_depth_map, "has no matrix 'depth_map'"),
+  ("cityscapes_stereo", "depth_file", not_a_number, "depth_map holds NaN"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("case", "kind", "damage", "reason"),
+  [pytest.param(*damage, id=f"{damage[0]}-{damage[1]}-{damage[2].__name__}") for damage in DAMAGES],
+)
+def test_a_bad_file(tmp_path, case, kind, damage, reason):
+  case = CASES[case]
+  path = case.write(tmp_path) / getattr(case, kind)
+  assert path.exists()
+  damage(path)
+
+  with pytest.raises(UserError) as error:
+    run(case.config(tmp_path), tmp_path / "records")
+  assert f"bad frame in {case.dataset} train: {path}: {reason}" in str(error.value)
+  assert 'data.bad_frames="skip"' in str(error.value)
+  assert "\n" not in str(error.value)
+  with pytest.raises(UserError, match="no records"):
+    open_records(case.config(tmp_path), tmp_path / "records")
+
+  builder = run(case.config(tmp_path), tmp_path / "records", bad_frames="skip")
+  (bad,) = builder.report.bad
+  assert (bad["split"], bad["file"]) == ("train", str(path))
+  assert bad["reason"].startswith(reason)
+  assert (builder.report.found["train"], builder.report.kept["train"]) == (3, 2)
+  names = [record["name"].decode()[:13] for record in examples(builder)]
+  assert len(names) == 2
+  assert not any(name in str(path) for name in names)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_known_id_passes(tmp_path, case):
+  case = CASES[case]
+  root = case.write(tmp_path)
+  ids = np.full((18, 31), 255 if case.dataset != "synthia" else 0, np.uint16)
+  ids.flat[:23] = np.arange(23)
+  if case.dataset != "synthia":
+    ids.flat[:34] = np.arange(34)
+  if "LABELS" in case.label:
+    save_png16(root / case.label, np.stack([ids] * 3, -1))
+  else:
+    save(root / case.label, ids.astype(np.uint8))
+  assert run(case.config(tmp_path), tmp_path / "records").report.bad == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_empty_folder(tmp_path, case):
+  case = CASES[case]
+  root = case.write(tmp_path)
+  for name in (case.image, case.label):
+    folder = (root / name).parent
+    folder = folder if case.dataset != "cityscapes" else folder.parent
+    shutil.rmtree(folder)
+    folder.mkdir()
+  with pytest.raises(UserError, match=f"holds no frame of {case.dataset} train"):
+    run(case.config(tmp_path), tmp_path / "records")
+  assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_frame_without_any_depth_is_kept_and_told(tmp_path, case):
+  case = CASES[case]
+  path = case.write(tmp_path) / case.depth_file
+  nothing = {"simulator": 65535}.get(case.depth, 0)
+  if path.suffix == ".mat":
+    scipy.io.savemat(path, {"depth_map": np.zeros((18, 31), np.float32)})
+  else:
+    save(path, np.full((18, 31), nothing, np.uint16))
+  report = run(case.config(tmp_path), tmp_path / "records").report
+  assert report.kept["train"] == 3
+  assert report.notes == [
+    {"split": "train", "file": str(path), "reason": "holds no depth at any pixel"}
+  ]
+  assert report.lines()[-1] == f"mind in train: {path}: holds no depth at any pixel"
+  assert 0.5 < report.depth_share["train"] < 0.67
+
+
+@pytest.mark.parametrize("case", ["gta5", "synthia"])
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, case):
+  case = CASES[case]
+  path = case.write(tmp_path) / case.image
+
+  def denied(location, mode):
+    if str(location) == str(path):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return open(location, mode)
+
+  monkeypatch.setattr(files, "open", denied, raising=False)
+  with pytest.raises(UserError, match=f"{path}: cannot be read: permission denied"):
+    run(case.config(tmp_path), tmp_path / "records")
+  report = run(case.config(tmp_path), tmp_path / "records", bad_frames="skip").report
+  assert [bad["file"] for bad in report.bad] == [str(path)]
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+  root = CASES["gta5"].write(tmp_path)
+
+  def denied(path):
+    if str(path).endswith("labels"):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return real(path)
+
+  real = os.scandir
+  monkeypatch.setattr(files.os, "scandir", denied)
+  with pytest.raises(UserError, match=f"'{root}/labels' cannot be listed .Permission denied.: "):
+    run(CASES["gta5"].config(tmp_path), tmp_path / "records")
+
+
+def test_the_report_of_many(tmp_path, capsys):
+  root = write_any("gta5", tmp_path / "files", frames=4)
+  save(root / "labels/00001.png", np.zeros((18, 31), np.uint8))  # all void
+  cut_in_half(root / "labels/00002.png")
+  arguments = ["--dataset=gta5", f"--root={root}", "--height=16", "--width=24"]
+  arguments += ["--depth=disparity", f"--records_dir={tmp_path}/records", "--processes=1"]
+  assert main([*arguments, "--bad_frames=skip"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == (
+    "train: 3 of 4 frames kept, 24966 expected; of the pixels 100.0% have depth, 66.7% a class"
+  )
+  assert lines[1].startswith(f"left out of train: {root}/labels/00002.png: cannot be decoded")
+  assert lines[2].startswith("records: ")
+  assert len(lines) == 3
+
+
+def test_label_shares(tmp_path):
+  root = write_any("gta5", tmp_path / "files", frames=2)
+  save(root / "labels/00000.png", np.full((18, 31), 7, np.uint8))  # road
+  ids = np.full((18, 31), 24, np.uint8)  # person
+  ids[:, :15] = 0
+  save(root / "labels/00001.png", ids)
+  config = dataset_config("gta5", root, "disparity", 18, 31)
+  report = run(config, tmp_path / "records", shard_frames=1).report
+  assert report.label_share["train"] == {
+    "0": 0.5, "11": round(8 / 31, 6), "255": round(7.5 / 31, 6)
+  }  # fmt: skip
+
+
+def test_a_corrupt_png_is_told_even_where_its_size_is_right(tmp_path):
+  root = CASES["gta5"].write(tmp_path)
+  path = root / "images/00001.png"
+  contents = bytearray(path.read_bytes())
+  contents[len(contents) // 2] ^= 255
+  path.write_bytes(contents)
+  with pytest.raises((OSError, SyntaxError)), Image.open(path) as image:
+    image.load()
+  with pytest.raises(UserError, match="cannot be decoded"):
+    run(CASES["gta5"].config(tmp_path), tmp_path / "records")

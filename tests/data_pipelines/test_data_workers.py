@@ -1,0 +1,104 @@
+"""Several processes that prepare one data set."""
+
+import fcntl
+import subprocess
+from pathlib import Path
+
+import pytest
+from stopping import frames_made
+from tiny_trees import command, dataset_config, record_files, run, write_gta5
+
+from corda_jax.errors import UserError
+from data_pipelines.prepare import main, open_records
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class TestWorkers:
+  """Three workers of one data set."""
+
+  @pytest.fixture
+  def config(self, tmp_path):
+    return dataset_config("gta5", write_gta5(tmp_path / "files", 11), "disparity")
+
+  def test_one_after_the_other(self, tmp_path, config, monkeypatch):
+    made = []
+    for worker in (2, 0, 1):
+      builder, frames = frames_made(
+        monkeypatch, config, tmp_path / "records", shard_frames=2, worker=worker, workers=3
+      )
+      made.append([int(name) for name in frames])
+      assert builder.is_prepared() == (worker == 1)
+    assert made == [[4, 5, 10], [0, 1, 6, 7], [2, 3, 8, 9]]
+    assert record_files(builder) == record_files(run(config, tmp_path / "whole", shard_frames=2))
+    again = run(config, tmp_path / "records", shard_frames=2, worker=0, workers=3)
+    assert again.is_prepared()
+
+  def test_at_once(self, tmp_path, config):
+    processes = [
+      subprocess.Popen(
+        command(
+          config.root,
+          tmp_path / "records",
+          *("--processes=1", "--shard_frames=1", "--workers=3", f"--worker={worker}"),
+        ),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for worker in range(3)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert any("train: 11 of 11 frames kept" in out for out, _ in outputs)
+    builder = open_records(config, tmp_path / "records")
+    whole = run(config, tmp_path / "whole", shard_frames=1)
+    assert record_files(builder) == record_files(whole)
+
+  def test_a_worker_that_others_wait_for(self, tmp_path, config, capsys):
+    arguments = command(
+      config.root, tmp_path / "records", "--shard_frames=2", "--workers=3", "--processes=1"
+    )[3:]
+    assert main([*arguments, "--worker=0"]) == 0
+    assert capsys.readouterr().out == ("worker 0 is done; 4 shards of other workers are missing\n")
+    # One process without workers makes the rest.
+    assert run(config, tmp_path / "records", shard_frames=2).is_prepared()
+
+  def test_a_worker_still_at_work_is_not_waited_for(self, tmp_path, config):
+    for worker in (0, 1):
+      run(config, tmp_path / "records", shard_frames=2, worker=worker, workers=3)
+    with open(tmp_path / "records/.gta5-24x16_disparity.lock") as lock:
+      fcntl.flock(lock, fcntl.LOCK_SH)  # as another does
+      builder = run(config, tmp_path / "records", shard_frames=2, worker=2, workers=3)
+      assert not builder.is_prepared()
+      assert builder.missing_shards() == []
+    assert run(config, tmp_path / "records", shard_frames=2, worker=2, workers=3).is_prepared()
+
+  @pytest.mark.parametrize(("worker", "workers"), [(3, 3), (-1, 3), (0, 0)])
+  def test_wrong_numbers(self, tmp_path, config, worker, workers):
+    with pytest.raises(UserError, match="wanted"):
+      run(config, tmp_path / "records", worker=worker, workers=workers)
+
+
+def test_a_second_preparation_waits_for_the_first(tmp_path):
+  root = write_gta5(tmp_path / "files")
+  records = tmp_path / "records"
+  records.mkdir()
+  writing = records / "gta5/24x16_disparity/incomplete.OTHER_1.1.0"  # of the first
+  writing.mkdir(parents=True)
+  with open(records / ".gta5-24x16_disparity.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    process = subprocess.Popen(
+      command(root, records, "--processes", "1"),
+      cwd=REPOSITORY,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    assert "another process prepares gta5" in process.stderr.readline()
+    assert [path.name for path in writing.parent.iterdir()] == [writing.name]
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 0, err
+  assert "train: 3 of 3 frames kept" in out
+  assert [path.name for path in writing.parent.iterdir()] == ["1.1.0"]
