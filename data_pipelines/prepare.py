@@ -22,8 +22,9 @@ from absl import logging
 
 from corda_jax.errors import UserError
 from data_pipelines import bucket
-from data_pipelines.builder import FrameConfig, FramesBuilder
+from data_pipelines.builder import FramesBuilder
 from data_pipelines.cityscapes import Cityscapes
+from data_pipelines.frame_config import FrameConfig, check_config
 from data_pipelines.frames import fingerprint
 from data_pipelines.gta5 import Gta5
 from data_pipelines.synthia import Synthia
@@ -151,7 +152,7 @@ def _make_builder(dataset_config: Any, records_dir: str, **options: Any) -> Fram
     **optional,
     **options,
   )
-  BUILDERS[dataset].check(config)
+  check_config(config, BUILDERS[dataset])
   with _quiet():
     return BUILDERS[dataset](config=config, data_dir=os.path.abspath(records_dir))
 

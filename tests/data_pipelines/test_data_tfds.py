@@ -13,8 +13,8 @@ from tiny_trees import (
   write_train_extra,
 )
 
-from data_pipelines.builder import FrameConfig
 from data_pipelines.cityscapes import Cityscapes
+from data_pipelines.frame_config import FrameConfig
 from data_pipelines.gta5 import Gta5
 from data_pipelines.synthia import Synthia
 
