@@ -22,10 +22,9 @@ from data_pipelines.parallel import ordered_map
 from data_pipelines.preprocess import (
   BadFrameError,
   Recipe,
-  pack_float32,
   prepare_frame,
-  unpack_float32,
 )
+from data_pipelines.record_encodings import pack, unpack
 
 REPORT_FILE = "preparation.json"  # lies beside the records
 
@@ -88,17 +87,23 @@ class Report:
     ]
 
 
-class PackedFloat32(tfds.features.FeatureConnector):
-  """Float32 H W stored by `preprocess.pack_float32`."""
+class PackedArray(tfds.features.FeatureConnector):
+  """An array stored by `record_encodings.pack`.
 
-  def __init__(self, *, shape: tuple[int, int]):
-    """Height and width."""
+  Args:
+    shape: of the array; None where it differs between examples.
+    dtype: uint8 or float32.
+  """
+
+  def __init__(self, *, shape: Sequence[int | None], dtype: np.dtype):
+    """See the class."""
     super().__init__()
     self._shape = tuple(shape)
+    self._dtype = np.dtype(dtype)
 
   def get_tensor_info(self) -> tfds.features.TensorInfo:
     """Of a decoded example."""
-    return tfds.features.TensorInfo(shape=self._shape, dtype=np.float32)
+    return tfds.features.TensorInfo(shape=self._shape, dtype=self._dtype)
 
   def get_serialized_info(self) -> tfds.features.TensorInfo:
     """Of what a record holds."""
@@ -106,26 +111,27 @@ class PackedFloat32(tfds.features.FeatureConnector):
 
   def encode_example(self, example_data: np.ndarray | bytes) -> bytes:
     """Packs an array; what is packed already passes."""
-    return example_data if isinstance(example_data, bytes) else pack_float32(example_data)
+    return example_data if isinstance(example_data, bytes) else pack(example_data)
 
   def decode_example_np(self, example_data: bytes) -> np.ndarray:
     """Unpacks in NumPy."""
-    return unpack_float32(example_data, self._shape)
+    return unpack(example_data)
 
   def decode_example(self, tfexample_data: Any) -> Any:
-    """Unpacks in TensorFlow."""
-    from data_pipelines.batches import unpack_float32_tensor  # loads TensorFlow
+    """Unpacks in NumPy, called by TensorFlow."""
+    import tensorflow as tf
 
-    return unpack_float32_tensor(tfexample_data, self._shape)
+    decoded = tf.numpy_function(unpack, [tfexample_data], self._dtype, stateful=False)
+    return tf.ensure_shape(decoded, self._shape)
 
   def to_json_content(self) -> dict[str, Any]:
     """For the description that lies beside the records."""
-    return {"shape": list(self._shape)}
+    return {"shape": list(self._shape), "dtype": self._dtype.name}
 
   @classmethod
-  def from_json_content(cls, value: dict[str, Any]) -> "PackedFloat32":
+  def from_json_content(cls, value: dict[str, Any]) -> "PackedArray":
     """The inverse of `to_json_content`."""
-    return cls(shape=tuple(value["shape"]))
+    return cls(**value)
 
 
 class _UncompressedWriter(tfds.core.writer.ExampleWriter):
@@ -148,7 +154,7 @@ class FramesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   and renames it at the end, report included, so what has the final name is whole.
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("2.0.0")  # of the records' contents
   DEPTH_KINDS: ClassVar[tuple[str, ...]]  # without "none"; the released one first
   NATIVE_LABEL_SPLITS: ClassVar[tuple[str, ...]] = ()  # whose labels keep their size
 
@@ -201,9 +207,9 @@ class FramesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       features=tfds.features.FeaturesDict(
         {
           "name": tfds.features.Text(),
-          "image": tfds.features.Image(shape=(height, width, 3), encoding_format="png"),
-          "label": tfds.features.Image(shape=label_shape, encoding_format="png"),
-          "inverse_depth": PackedFloat32(shape=(height, width)),
+          "image": PackedArray(shape=(height, width, 3), dtype=np.uint8),
+          "label": PackedArray(shape=label_shape, dtype=np.uint8),
+          "inverse_depth": PackedArray(shape=(height, width), dtype=np.float32),
         }
       ),
       disable_shuffling=True,

@@ -6,9 +6,7 @@ fast and never load TensorFlow.
 """
 
 import dataclasses
-import io
 import struct
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -18,8 +16,7 @@ from PIL import Image
 from corda_jax import labels
 from data_pipelines import inverse_depth
 from data_pipelines.frames import Frame, missing_file
-
-_COMPRESSION = 3  # zlib level of records: nearly as small as the default 6 and twice as fast
+from data_pipelines.record_encodings import pack
 
 
 class BadFrameError(Exception):
@@ -80,12 +77,12 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedFrame:
-  """Compressed contents of a record.
+  """Contents of a record, packed by `record_encodings.pack`.
 
   Attributes:
-    image: PNG, 8-bit RGB.
-    label: PNG, 8-bit training ids.
-    inverse_depth: see `pack_float32`.
+    image: RGB, uint8 H W 3.
+    label: training ids, uint8 H W 1.
+    inverse_depth: float32 H W.
   """
 
   image: bytes
@@ -99,7 +96,7 @@ def prepare_frame(frame: Frame, recipe: Recipe) -> PreparedFrame | BadFrameError
     image, label, depth = load_frame(frame, recipe)
   except BadFrameError as error:
     return error
-  return PreparedFrame(to_png(image), to_png(label), pack_float32(depth))
+  return PreparedFrame(pack(image), pack(label[..., np.newaxis]), pack(depth))
 
 
 def load_frame(frame: Frame, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -297,28 +294,3 @@ def resize_nearest_center(
   values = resize_nearest_corner(values, label_size, label_size)
   resized = Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.NEAREST)
   return np.asarray(resized)
-
-
-def to_png(pixels: np.ndarray) -> bytes:
-  """A lossless PNG of uint8 H W or H W 3."""
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "png", compress_level=_COMPRESSION)
-  return buffer.getvalue()
-
-
-def pack_float32(values: np.ndarray) -> bytes:
-  """Float32 H W, compressed without loss.
-
-  zlib over four planes of H x W bytes, the lowest byte of every value first: apart, the high bytes
-  of neighbours are alike, and the whole is a third smaller and faster to read than zlib over the
-  values as they lie in memory.
-  """
-  height, width = values.shape
-  octets = np.ascontiguousarray(values, "<f4").view(np.uint8).reshape(height, width, 4)
-  return zlib.compress(np.ascontiguousarray(octets.transpose(2, 0, 1)), _COMPRESSION)
-
-
-def unpack_float32(packed: bytes, size: tuple[int, int]) -> np.ndarray:
-  """The inverse of `pack_float32` for values of (height, width)."""
-  planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(4, *size)
-  return np.ascontiguousarray(planes.transpose(1, 2, 0)).view("<f4")[..., 0]
