@@ -20,10 +20,10 @@ import tensorflow as tf
 
 from corda_jax.errors import UserError
 from data_pipelines.prepare import open_records
-from data_pipelines.record_encodings import packed_shape
-from data_pipelines.records import Records, decode, parse
+from data_pipelines.record_encodings import packed_shape, unpack_all
+from data_pipelines.records import Records, parse
 
-_READY_BATCHES = 4  # made ahead of the training step, besides those that are being made
+READY_BATCHES = 4  # made ahead of the training step, besides those that are being made
 
 
 def train_batches(
@@ -133,8 +133,8 @@ def evaluation_batches(
         f"{process_count}, one frame a process"
       )
     return {
-      "image": decode([example["image"] for example in parsed], [None] * size),
-      "label": decode([example["label"] for example in parsed], [None] * size)[..., 0],
+      "image": unpack_all([example["image"] for example in parsed], [None] * size),
+      "label": unpack_all([example["label"] for example in parsed], [None] * size)[..., 0],
       "name": np.array([example["name"].decode() for example in parsed]),
       "valid": samples < examples,
     }
@@ -213,7 +213,7 @@ def decode_crops(
   examples = [parse(example) for example in serialized]
   windows = [(*corner, *crop) for corner in corners]
   batch = {
-    key: decode([example[key] for example in examples], windows)
+    key: unpack_all([example[key] for example in examples], windows)
     for key in ("image", "label", "inverse_depth")
   }
   return batch | {"label": batch["label"][..., 0]}
@@ -236,7 +236,7 @@ def _in_order(make: Callable[[int], Any], steps: Iterable[int], threads: int) ->
   steps = iter(steps)
   waiting = collections.deque()
   while True:
-    for step in itertools.islice(steps, threads + _READY_BATCHES - len(waiting)):
+    for step in itertools.islice(steps, threads + READY_BATCHES - len(waiting)):
       waiting.append(executor.submit(make_on_host, step))
     if not waiting:
       return

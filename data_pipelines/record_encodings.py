@@ -1,25 +1,25 @@
 """Arrays as records hold them: compressed without loss, cut out without decoding the rest.
 
-Rows are compressed in bands, so that a crop costs only the bands that it touches. In a band, from
-every byte the one above it is subtracted modulo 256, as PNG's filter "up" does, but its first row
-stays, so that bands do not depend on each other. The bytes of a float32 lie in four planes, the
-lowest first: apart, the high bytes of neighbours are alike. What remains goes through Zstandard,
-which decodes it many times faster than PNG's zlib and at nearly the same size.
+An array is compressed in tiles, so that a crop costs only the tiles that it touches. In a tile,
+from every byte the one above it is subtracted modulo 256, as PNG's filter "up" does, but its first
+row stays, so that tiles do not depend on each other. The bytes of a float32 lie in four planes, the
+lowest first: apart, the high bytes of neighbours are alike. Tiles at the edges are filled up with
+zeros. Each is then a frame of Zstandard, which decodes many times faster than PNG's zlib and gets
+nearly as small; frames that follow each other are decoded by one call.
 
 What is packed begins with little-endian uint32: bytes a value (1: uint8, 4: float32), number of
-axes, shape, and the size of every band. Everything here is NumPy and pyarrow, which lets other
-threads run while it decompresses.
+axes, shape, and the size of every frame, row by row. Everything here is NumPy and pyarrow, which
+lets other threads run while it decompresses.
 """
 
-import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow
 
-_BAND = 64  # rows; fewer cost more calls, more make crops decode more of what they do not show
+_TILE = (64, 128)  # rows and columns; smaller ones are too many, larger ones show too little
 _LEVEL = 1  # of Zstandard; higher ones are slower to write and to read, and hardly smaller
 _DTYPES = {1: np.dtype("u1"), 4: np.dtype("<f4")}
 _NUMBER = np.dtype("<u4")  # of the header
@@ -53,16 +53,23 @@ def pack(array: np.ndarray) -> bytes:
   size = array.dtype.itemsize
   if array.dtype not in _DTYPES.values() or array.ndim not in (2, 3) or not array.size:
     raise ValueError(f"got {array.dtype}{array.shape}, wanted uint8 or float32 of H W or H W C")
-  octets = np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1, size)
+  height, width, channels = _axes(array.shape)
+  down, across = -(-height // _TILE[0]), -(-width // _TILE[1])
+  octets = np.ascontiguousarray(array).view(np.uint8).reshape(height, width * channels, size)
+  filled = np.zeros((size, down, _TILE[0], across * _TILE[1] * channels), np.uint8)
+  filled.reshape(size, -1, filled.shape[-1])[:, :height, : width * channels] = np.moveaxis(
+    octets, 2, 0
+  )
+  difference = filled.copy()
+  difference[:, :, 1:] -= filled[:, :, :-1]
+  tiles = difference.reshape(size, down, _TILE[0], across, -1).transpose(1, 3, 0, 2, 4)
   codec = pyarrow.Codec("zstd", compression_level=_LEVEL)
-  bands = []
-  for start in range(0, len(array), _BAND):
-    band = octets[start : start + _BAND].transpose(2, 0, 1)
-    difference = np.array(band, order="C")
-    difference[:, 1:] -= band[:, :-1]
-    bands.append(codec.compress(difference, asbytes=True))
-  header = [size, array.ndim, *array.shape, *map(len, bands)]
-  return b"".join([np.array(header, _NUMBER).tobytes(), *bands])
+  frames = [
+    codec.compress(np.ascontiguousarray(tiles[place]), asbytes=True)
+    for place in np.ndindex(down, across)
+  ]
+  header = [size, array.ndim, *array.shape, *map(len, frames)]
+  return b"".join([np.array(header, _NUMBER).tobytes(), *frames])
 
 
 def unpack(
@@ -88,26 +95,43 @@ def unpack(
   elif out.shape != wanted or out.dtype != _DTYPES[size] or not out.flags.c_contiguous:
     raise ValueError(f"out is {out.dtype}{out.shape}, wanted {_DTYPES[size]}{wanted}, contiguous")
 
-  channels = math.prod(shape[2:])
-  columns = slice(left * channels, (left + width) * channels)
-  first, last = top // _BAND, -(-(top + height) // _BAND)
-  rows = min(last * _BAND, shape[0]) - first * _BAND
-  octets = _scratch.array((size, rows, width * channels))
-  for number, band in enumerate(_bands(packed, first, last)):
-    start = number * _BAND
-    count = min(_BAND, rows - start)
-    content = np.frombuffer(
-      _CODEC.decompress(band, size * count * shape[1] * channels), np.uint8
-    ).reshape(size, count, -1)
-    octets[:, start : start + count] = content[..., columns]
-  for row in range(1, min(_BAND, rows)):  # of all bands at once
-    below = octets[:, row::_BAND]
-    below += octets[:, row - 1 :: _BAND][:, : below.shape[1]]
-  start = top - first * _BAND
+  channels = _axes(shape)[2]
+  rows, columns = (
+    range(start // tile, -(-(start + length) // tile))
+    for start, length, tile in zip((top, left), (height, width), _TILE, strict=True)
+  )
+  compressed = _frames(packed, shape, rows, columns)
+  tile_shape = (size, _TILE[0], _TILE[1] * channels)
+  tiles = _CODEC.decompress(compressed, len(rows) * len(columns) * math.prod(tile_shape))
+  tiles = np.frombuffer(tiles, np.uint8).reshape(len(rows), len(columns), *tile_shape)
+  octets = _scratch.array((size, len(rows), _TILE[0], len(columns), tile_shape[-1]))
+  octets[:] = tiles.transpose(2, 0, 3, 1, 4)
+
+  octets = octets.reshape(size, len(rows) * _TILE[0], -1)
+  start = (left - columns[0] * _TILE[1]) * channels
+  octets = octets[..., start : start + width * channels]
+  for row in range(1, _TILE[0]):  # of all tiles at once
+    octets[:, row :: _TILE[0]] += octets[:, row - 1 :: _TILE[0]]
+  start = top - rows[0] * _TILE[0]
   out_octets = out.view(np.uint8).reshape(height, width * channels, size)
   for plane in range(size):
     out_octets[..., plane] = octets[plane, start : start + height]
   return out
+
+
+def unpack_all(packed: Sequence[bytes], windows: Sequence[Window | None]) -> np.ndarray:
+  """Arrays, each cut to its window, stacked; see `unpack`.
+
+  Raises:
+    ValueError: they differ in size or type, or a window is not inside its array.
+  """
+  shape = packed_shape(packed[0])
+  if windows[0] is not None:
+    shape = (*windows[0][2:], *shape[2:])
+  stacked = np.empty((len(packed), *shape), _DTYPES[_value_size(packed[0])])
+  for place, content, window in zip(stacked, packed, windows, strict=True):
+    unpack(content, window, place)
+  return stacked
 
 
 def packed_shape(packed: bytes) -> tuple[int, ...]:
@@ -121,13 +145,18 @@ def _value_size(packed: bytes) -> int:
   return int(np.frombuffer(packed, _NUMBER, 1)[0])
 
 
-def _bands(packed: bytes, first: int, last: int) -> Iterator[memoryview]:
-  """Compressed content of the bands first … last - 1."""
-  shape = packed_shape(packed)
-  count = -(-shape[0] // _BAND)
+def _axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
+  """Height, width and channels."""
+  return shape if len(shape) == 3 else (*shape, 1)
+
+
+def _frames(packed: bytes, shape: tuple[int, ...], rows: range, columns: range) -> bytes:
+  """The compressed tiles of some rows and columns of tiles, row by row."""
+  down, across = (-(-length // tile) for length, tile in zip(shape[:2], _TILE, strict=True))
   begin = (2 + len(shape)) * _NUMBER.itemsize
-  sizes = np.frombuffer(packed, _NUMBER, count, begin).tolist()
-  ends = list(itertools.accumulate(sizes, initial=begin + count * _NUMBER.itemsize))
+  sizes = np.frombuffer(packed, _NUMBER, down * across, begin)
+  ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]) + begin + sizes.nbytes
   view = memoryview(packed)
-  for number in range(first, last):
-    yield view[ends[number] : ends[number + 1]]
+  return b"".join(
+    view[ends[row * across + columns.start] : ends[row * across + columns.stop]] for row in rows
+  )

@@ -1,14 +1,12 @@
-"""Records of a split: read by number, parsed, and decoded into the arrays of a batch."""
+"""Records of a split: read by number, and parsed."""
 
 import os
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 from array_record.python import array_record_data_source
 
 from data_pipelines.builder import FramesBuilder
-from data_pipelines.record_encodings import Window, unpack
 
 
 class Records:
@@ -36,17 +34,3 @@ def parse(serialized: bytes) -> dict[str, bytes]:
   """A serialized example's features, packed as they are: name, image, label, inverse_depth."""
   features = tf.train.Example.FromString(serialized).features.feature
   return {name: feature.bytes_list.value[0] for name, feature in features.items()}
-
-
-def decode(packed: Sequence[bytes], windows: Sequence[Window | None]) -> np.ndarray:
-  """Stacks arrays of `record_encodings.pack`, each cut to its window; none means all of it.
-
-  Raises:
-    ValueError: they differ in size or type.
-  """
-  first = unpack(packed[0], windows[0])
-  stacked = np.empty((len(packed), *first.shape), first.dtype)
-  stacked[0] = first
-  for place, content, window in zip(stacked[1:], packed[1:], windows[1:], strict=True):
-    unpack(content, window, place)
-  return stacked
