@@ -190,7 +190,8 @@ class _Training:
 
   def _shuffled(self, samples: np.ndarray) -> list[int]:
     """Record numbers of samples."""
-    seeds = [(*self._seed, epoch) for epoch in samples // self._count]
+    seeds = np.empty((len(samples), 3), np.int64)
+    seeds[:, :2], seeds[:, 2] = self._seed, samples // self._count
     last = np.full(len(samples), self._count - 1)
     return tf.random_index_shuffle(samples % self._count, seeds, last).numpy().tolist()
 

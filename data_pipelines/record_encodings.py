@@ -12,6 +12,7 @@ axes, shape, and the size of every frame, row by row. Everything here is NumPy a
 lets other threads run while it decompresses.
 """
 
+import itertools
 import math
 import threading
 from collections.abc import Sequence
@@ -104,18 +105,24 @@ def unpack(
   tile_shape = (size, _TILE[0], _TILE[1] * channels)
   tiles = _CODEC.decompress(compressed, len(rows) * len(columns) * math.prod(tile_shape))
   tiles = np.frombuffer(tiles, np.uint8).reshape(len(rows), len(columns), *tile_shape)
-  octets = _scratch.array((size, len(rows), _TILE[0], len(columns), tile_shape[-1]))
-  octets[:] = tiles.transpose(2, 0, 3, 1, 4)
 
-  octets = octets.reshape(size, len(rows) * _TILE[0], -1)
+  # By row of the tile first: then all tiles' rows are added to the ones above in one piece.
+  octets = _scratch.array((_TILE[0], len(rows), size, len(columns), tile_shape[-1]))
+  octets[:] = tiles.transpose(3, 0, 2, 1, 4)
+  by_row = octets.reshape(_TILE[0], -1)
+  for above, row in itertools.pairwise(by_row):
+    np.add(row, above, out=row)
+
+  octets = octets.reshape(*octets.shape[:3], -1)
   start = (left - columns[0] * _TILE[1]) * channels
   octets = octets[..., start : start + width * channels]
-  for row in range(1, _TILE[0]):  # of all tiles at once
-    octets[:, row :: _TILE[0]] += octets[:, row - 1 :: _TILE[0]]
-  start = top - rows[0] * _TILE[0]
   out_octets = out.view(np.uint8).reshape(height, width * channels, size)
-  for plane in range(size):
-    out_octets[..., plane] = octets[plane, start : start + height]
+  for number, row in enumerate(rows):
+    begin = max(top - row * _TILE[0], 0)
+    end = min(top + height - row * _TILE[0], _TILE[0])
+    place = row * _TILE[0] + begin - top
+    for plane in range(size):
+      out_octets[place : place + end - begin, :, plane] = octets[begin:end, number, plane]
   return out
 
 
