@@ -121,7 +121,10 @@ class PackedArray(tfds.features.FeatureConnector):
     """Unpacks in NumPy, called by TensorFlow."""
     import tensorflow as tf
 
-    decoded = tf.numpy_function(unpack, [tfexample_data], self._dtype, stateful=False)
+    def decode(packed):  # bytes in a graph, an array of one object outside
+      return unpack(packed.item() if isinstance(packed, np.ndarray) else packed)
+
+    decoded = tf.numpy_function(decode, [tfexample_data], self._dtype, stateful=False)
     return tf.ensure_shape(decoded, self._shape)
 
   def to_json_content(self) -> dict[str, Any]:
