@@ -135,7 +135,7 @@ def evaluation_batches(
     return {
       "image": unpack_all([example["image"] for example in parsed], [None] * size),
       "label": unpack_all([example["label"] for example in parsed], [None] * size)[..., 0],
-      "name": np.array([example["name"].decode() for example in parsed]),
+      "name": np.array([str(example["name"], "utf-8") for example in parsed]),
       "valid": samples < examples,
     }
 

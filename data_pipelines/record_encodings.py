@@ -26,6 +26,7 @@ _DTYPES = {1: np.dtype("u1"), 4: np.dtype("<f4")}
 _NUMBER = np.dtype("<u4")  # of the header
 _CODEC = pyarrow.Codec("zstd")  # to decode, at any level
 
+Packed = bytes | memoryview
 Window = tuple[int, int, int, int]  # top, left, height, width
 
 
@@ -74,7 +75,7 @@ def pack(array: np.ndarray) -> bytes:
 
 
 def unpack(
-  packed: bytes, window: Window | None = None, out: np.ndarray | None = None
+  packed: Packed, window: Window | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
   """The array, or a window of it.
 
@@ -126,7 +127,7 @@ def unpack(
   return out
 
 
-def unpack_all(packed: Sequence[bytes], windows: Sequence[Window | None]) -> np.ndarray:
+def unpack_all(packed: Sequence[Packed], windows: Sequence[Window | None]) -> np.ndarray:
   """Arrays, each cut to its window, stacked; see `unpack`.
 
   Raises:
@@ -141,13 +142,13 @@ def unpack_all(packed: Sequence[bytes], windows: Sequence[Window | None]) -> np.
   return stacked
 
 
-def packed_shape(packed: bytes) -> tuple[int, ...]:
+def packed_shape(packed: Packed) -> tuple[int, ...]:
   """Shape of what was packed."""
   axes = int(np.frombuffer(packed, _NUMBER, 1, _NUMBER.itemsize)[0])
   return tuple(np.frombuffer(packed, _NUMBER, axes, 2 * _NUMBER.itemsize).tolist())
 
 
-def _value_size(packed: bytes) -> int:
+def _value_size(packed: Packed) -> int:
   """Bytes of a value."""
   return int(np.frombuffer(packed, _NUMBER, 1)[0])
 
@@ -157,7 +158,7 @@ def _axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
   return shape if len(shape) == 3 else (*shape, 1)
 
 
-def _frames(packed: bytes, shape: tuple[int, ...], rows: range, columns: range) -> bytes:
+def _frames(packed: Packed, shape: tuple[int, ...], rows: range, columns: range) -> bytes:
   """The compressed tiles of some rows and columns of tiles, row by row."""
   down, across = (-(-length // tile) for length, tile in zip(shape[:2], _TILE, strict=True))
   begin = (2 + len(shape)) * _NUMBER.itemsize
