@@ -22,8 +22,6 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 
 import jax
 import numpy as np
-import tensorflow as tf
-from array_record.python import array_record_data_source
 
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, make_views
@@ -33,6 +31,8 @@ from corda_jax.metrics import confusion_matrix
 from corda_jax.training.sharding import put_batch
 from data_pipelines.batches import evaluation_batches
 from data_pipelines.prepare import open_records, prepare
+from data_pipelines.record_encodings import packed_shape, unpack
+from data_pipelines.records import Records, parse
 from data_pipelines.street_world.write import write_cityscapes
 
 HEIGHT, WIDTH = 1024, 2048  # of the files, pixels
@@ -116,34 +116,25 @@ def _link(link: Path, target: Path) -> None:
 
 def time_host(data_config: Any) -> list[Part]:
   """Times reading and decoding, in milliseconds of one core, and the transfer."""
-  builder = open_records(data_config.target, data_config.records_dir)
-  records = array_record_data_source.ArrayRecordDataSource(
-    [os.fspath(path) for path in builder.info.splits[SPLIT].filepaths]
-  )
+  records = Records(open_records(data_config.target, data_config.records_dir), SPLIT)
   count = len(records)
-  schema = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "label")}
-  serialized = [records[number] for number in range(count)]
-  examples = [tf.io.parse_single_example(record, schema) for record in serialized]
-  size = {name: np.mean([len(e[name].numpy()) for e in examples]) / 1e3 for name in schema}
-  image, label = (tf.io.decode_png(examples[0][name]).shape for name in ("image", "label"))
+  examples = [parse(*records.read([number])) for number in range(count)]
 
   def decode(name):
-    return lambda number: tf.io.decode_png(examples[number][name])
+    size = np.mean([len(example[name]) for example in examples]) / 1e3
+    height, width = packed_shape(examples[0][name])[:2]
+    return Part(
+      f"decode the {name}, {width}x{height}, packed in {size:.0f} kB",
+      count,
+      _time(lambda number: unpack(examples[number][name]), range(count), clock),
+    )
 
   # In time of the processor, which other programs on the machine do not stretch.
   clock = time.process_time
   return [
-    Part("read a record", count, _time(records.__getitem__, range(count), clock)),
-    Part(
-      f"decode the image, {image[1]}x{image[0]}, PNG of {size['image']:.0f} kB",
-      count,
-      _time(decode("image"), range(count), clock),
-    ),
-    Part(
-      f"decode the label, {label[1]}x{label[0]}, PNG of {size['label']:.0f} kB",
-      count,
-      _time(decode("label"), range(count), clock),
-    ),
+    Part("read a record", count, _time(lambda number: records.read([number]), range(count), clock)),
+    decode("image"),
+    decode("label"),
     Part("all of it as batches, parsed and stacked", count, _pipeline(data_config, clock)[1]),
   ]
 

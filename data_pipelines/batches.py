@@ -1,4 +1,4 @@
-"""Records → batches of NumPy arrays, decoded by TensorFlow.
+"""Records → batches of NumPy arrays, decoded by several threads.
 
 Training samples are numbered from 0 without end: batch k of B samples holds the numbers
 k B … k B + B - 1, and process p of P reads its P-th part of them. Sample g of a set with n records
@@ -10,23 +10,22 @@ own epochs.
 
 import collections
 import concurrent.futures
-import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from array_record.python import array_record_data_source
 
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines.builder import FramesBuilder
 from data_pipelines.prepare import open_records
+from data_pipelines.record_encodings import packed_shape, unpack_all
+from data_pipelines.records import Records, parse
 
-_READY_BATCHES = 4  # made ahead of the training step, besides those that are being made
-_PARALLEL_SAMPLES = 8  # of a batch, decoded at once
+READY_BATCHES = 4  # made ahead of the training step, besides those that are being made
 
 
 def train_batches(
@@ -129,23 +128,23 @@ def evaluation_batches(
   if limit is not None:
     examples = min(examples, limit)
 
-  frame = (data_config.target.height, data_config.target.width)
-  records = _Records(builder, split)
-  decode = _decoder(frame, frame, depth=False)
+  records = Records(builder, split)
 
   def make(step: int) -> dict[str, np.ndarray]:
     samples = step * total + process_index * size + np.arange(size)
-    try:
-      batch = decode(records.read(np.minimum(samples, examples - 1)), np.zeros((size, 2), np.int32))
-    except tf.errors.InvalidArgumentError as error:
-      if "shape" not in str(error):
-        raise
+    serialized = records.read(np.minimum(samples, examples - 1).tolist())
+    parsed = [parse(example) for example in serialized]
+    if len({packed_shape(example["label"]) for example in parsed}) > 1:
       raise UserError(
         f"labels of {builder.name} {split} differ in size: set data.evaluation_batch_size to "
         f"{process_count}, one frame a process"
-      ) from error
-    names = np.array([name.decode() for name in batch["name"].numpy()])
-    return _to_numpy(batch) | {"name": names, "valid": samples < examples}
+      )
+    return {
+      "image": unpack_all([example["image"] for example in parsed], [None] * size),
+      "label": unpack_all([example["label"] for example in parsed], [None] * size)[..., 0],
+      "name": np.array([str(example["name"], "utf-8") for example in parsed]),
+      "valid": samples < examples,
+    }
 
   return _in_order(make, range(-(-examples // total)), data_config.reader_threads)
 
@@ -177,22 +176,6 @@ def _open(data_config: Any, domain: str) -> FramesBuilder:
   )
 
 
-class _Records:
-  """The records of one split after another, by number."""
-
-  def __init__(self, builder: FramesBuilder, *splits: str):
-    self._source = array_record_data_source.ArrayRecordDataSource(
-      [os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths]
-    )
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def read(self, numbers: np.ndarray) -> np.ndarray:
-    """Serialized examples, as an array of bytes objects."""
-    return np.array(self._source.__getitems__(numbers.tolist()), object)
-
-
 class _Training:
   """Batches of one set, by step.
 
@@ -205,115 +188,67 @@ class _Training:
   """
 
   def __init__(self, builder, *, seed, crop, first, batch):
-    self._records = _Records(builder, *builder.builder_config.splits)
+    self._records = Records(builder, *builder.builder_config.splits)
+    self._views = builder.builder_config.views
     frame = (builder.builder_config.height, builder.builder_config.width)
     size, total = batch
-    count = len(self._records)
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
-    def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      """Record numbers (b,) and corners of the crops (b, 2) of a step."""
-      samples = step * total + first + tf.range(size, dtype=tf.int64)
-      seeds = [tf.fill([size], tf.constant(part, tf.int64)) for part in seed]
-      order_seeds = tf.stack([*seeds, samples // count], axis=1)
-      last = tf.fill([size], tf.constant(count - 1, tf.int64))
-      records = tf.random_index_shuffle(samples % count, order_seeds, last)
-      number = tf.constant(2 * seed[0] + seed[1], tf.int64)
-      draws = tf.map_fn(
-        lambda sample: tf.random.stateless_uniform([2], tf.stack([number, sample]), alg="philox"),
-        samples,
-        fn_output_signature=tf.TensorSpec([2], tf.float32),
-      )
-      corners = tf.cast(draws * (np.subtract(frame, crop) + 1).astype(np.float32), tf.int32)
-      return records, corners
-
-    self._draw = draw
-    self._decode = _decoder(frame, crop, depth=True, views=builder.builder_config.views)
+    self._places = first + np.arange(size)  # of this process's samples in a batch
+    self._total = total
+    self._count = len(self._records)
+    self._seed = seed
+    self._crop = crop
+    self._corners = tuple(np.subtract(frame, crop) + 1)  # rows and columns where crops may begin
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Image, label and inverse depth of this process's part of a batch."""
-    records, corners = self._draw(step)
-    return _to_numpy(self._decode(self._records.read(records.numpy()), corners))
+    samples = step * self._total + self._places
+    records = self._records.read(self._shuffled(samples))
+    corners = [self._corner(sample) for sample in samples]
+    return decode_crops(records, corners, self._crop, views=self._views)
+
+  def _shuffled(self, samples: np.ndarray) -> list[int]:
+    """Record numbers of samples."""
+    seeds = np.empty((len(samples), 3), np.int64)
+    seeds[:, :2], seeds[:, 2] = self._seed, samples // self._count
+    last = np.full(len(samples), self._count - 1)
+    return tf.random_index_shuffle(samples % self._count, seeds, last).numpy().tolist()
+
+  def _corner(self, sample: int) -> tuple[int, int]:
+    """Top and left of a sample's crop."""
+    bits = np.random.Philox(key=self._seed, counter=sample).random_raw(2)  # 64 each
+    return tuple(int(b) * int(n) >> 64 for b, n in zip(bits, self._corners, strict=True))
 
 
-@functools.cache  # each evaluation asks for it anew, and TensorFlow would trace it anew
-def _decoder(
-  frame: tuple[int, int], crop: tuple[int, int], *, depth: bool, views: tuple[str, ...] = ()
-) -> Callable:
-  """A function (serialized examples (b,), corners (b, 2)) → their contents, cropped.
-
-  Labels are cropped where frames are; uncropped they keep their own size. Inverse depth is among
-  the contents if `depth` is, and so are the images of `views`, with their camera.
-  """
-  signature = {
-    "image": tf.TensorSpec((*crop, 3), tf.uint8),
-    "label": tf.TensorSpec((None, None) if crop == frame else crop, tf.uint8),
-  }
-  if depth:
-    signature["inverse_depth"] = tf.TensorSpec(crop, tf.float32)
-  pictures = [f"{view}_image" for view in views]
-  signature |= dict.fromkeys(pictures, signature["image"])
-  schema = dict.fromkeys(("name", *signature), tf.io.FixedLenFeature([], tf.string))
-  if views:
-    for key, shape in (("intrinsics", [4]), ("baseline", [])):
-      signature[key] = tf.TensorSpec(shape, tf.float32)
-      schema[key] = tf.io.FixedLenFeature(shape, tf.float32)
-
-  def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    top, left = tf.unstack(example["corner"])
-    contents = {}
-    for key in ("image", *pictures):
-      image = tf.ensure_shape(tf.io.decode_png(example[key], channels=3), (*frame, 3))
-      contents[key] = tf.slice(image, (top, left, 0), (*crop, 3))
-    label = tf.io.decode_png(example["label"], channels=1)[..., 0]
-    if crop != frame:
-      label = tf.slice(label, (top, left), crop)
-    contents["label"] = label
-    if views:
-      shift = tf.cast(tf.stack([0, 0, left, top]), tf.float32)
-      contents["intrinsics"] = example["intrinsics"] - shift
-      contents["baseline"] = example["baseline"]
-    if depth:
-      window = (top, left, *crop)
-      contents["inverse_depth"] = unpack_float32_tensor(example["inverse_depth"], frame, window)
-    return contents
-
-  @tf.function(
-    input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 2], tf.int32)]
-  )
-  def decode_batch(serialized: tf.Tensor, corners: tf.Tensor) -> dict[str, tf.Tensor]:
-    examples = tf.io.parse_example(serialized, schema)
-    names = examples.pop("name")
-    batch = tf.map_fn(
-      decode,
-      examples | {"corner": corners},
-      fn_output_signature=signature,
-      parallel_iterations=_PARALLEL_SAMPLES,
-    )
-    return batch | {"name": names}
-
-  return decode_batch
-
-
-def unpack_float32_tensor(packed: tf.Tensor, size: tuple[int, int], window=None) -> tf.Tensor:
-  """`preprocess.unpack_float32` in TensorFlow, float32 H W.
+def decode_crops(
+  serialized: Sequence[bytes],
+  corners: Sequence[tuple[int, int]],
+  crop: tuple[int, int],
+  *,
+  views: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+  """Image, label, inverse depth and views of examples, cut to the crop (height, width).
 
   Args:
-    packed: string scalar.
-    size: (height, width) of what was packed.
-    window: (top, left, height, width) to cut out; None for all.
+    serialized: examples, as records hold them.
+    corners: (top, left) of each one's crop.
+    crop: height and width.
+    views: that the records hold; with any, the camera is among the contents.
   """
-  planes = tf.io.decode_raw(tf.io.decode_compressed(packed, "ZLIB"), tf.uint8)
-  planes = tf.reshape(planes, (4, *size))
-  if window is not None:
-    top, left, height, width = window
-    planes = tf.slice(planes, (0, top, left), (4, height, width))
-  return tf.bitcast(tf.transpose(planes, (1, 2, 0)), tf.float32)
-
-
-def _to_numpy(batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-  """The tensors' memory as arrays, without copies."""
-  return {key: np.asarray(memoryview(value)) for key, value in batch.items() if key != "name"}
+  examples = [parse(example) for example in serialized]
+  windows = [(*corner, *crop) for corner in corners]
+  batch = {
+    key: unpack_all([example[key] for example in examples], windows)
+    for key in ("image", "label", "inverse_depth", *(f"{view}_image" for view in views))
+  }
+  batch["label"] = batch["label"][..., 0]
+  if views:
+    shift = np.array([(0, 0, left, top) for top, left in corners], np.float32)
+    camera = {
+      key: np.stack([np.frombuffer(example[key], "<f4") for example in examples])
+      for key in ("intrinsics", "baseline")
+    }
+    batch["intrinsics"], batch["baseline"] = camera["intrinsics"] - shift, camera["baseline"][:, 0]
+  return batch
 
 
 def _in_order(make: Callable[[int], Any], steps: Iterable[int], threads: int) -> Iterator[Any]:
@@ -333,7 +268,7 @@ def _in_order(make: Callable[[int], Any], steps: Iterable[int], threads: int) ->
   steps = iter(steps)
   waiting = collections.deque()
   while True:
-    for step in itertools.islice(steps, threads + _READY_BATCHES - len(waiting)):
+    for step in itertools.islice(steps, threads + READY_BATCHES - len(waiting)):
       waiting.append(executor.submit(make_on_host, step))
     if not waiting:
       return

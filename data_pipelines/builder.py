@@ -17,7 +17,7 @@ from tensorflow_datasets.core import example_parser, example_serializer
 from tqdm import tqdm
 
 from corda_jax.errors import UserError
-from data_pipelines.features import PackedFloat32
+from data_pipelines.features import PackedArray
 from data_pipelines.files import DataFiles
 from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame, fingerprint, missing_file
@@ -38,7 +38,7 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
   at the end, report included: what has the final name is whole.
   """
 
-  VERSION = tfds.core.Version("1.1.0")
+  VERSION = tfds.core.Version("2.0.0")  # of the records' contents
   DEPTH_KINDS: ClassVar[tuple[str, ...]]  # without "none"; the released one first
   TRAINING_SPLITS: ClassVar[tuple[str, ...]] = ("train",)  # that can be asked for
   NATIVE_LABEL_SPLITS: ClassVar[tuple[str, ...]] = ()  # whose labels keep their size
@@ -114,13 +114,13 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     label_shape = (None, None, 1) if self.NATIVE_LABEL_SPLITS else (height, width, 1)
 
     def image():
-      return tfds.features.Image(shape=(height, width, 3), encoding_format="png")
+      return PackedArray(shape=(height, width, 3), dtype=np.uint8)
 
     features = {
       "name": tfds.features.Text(),
       "image": image(),
-      "label": tfds.features.Image(shape=label_shape, encoding_format="png"),
-      "inverse_depth": PackedFloat32(shape=(height, width)),
+      "label": PackedArray(shape=label_shape, dtype=np.uint8),
+      "inverse_depth": PackedArray(shape=(height, width), dtype=np.float32),
       **{f"{view}_image": image() for view in config.views},
     }
     if config.views:

@@ -1,24 +1,31 @@
 """What TFDS needs to know of a record's contents besides what it has itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.preprocess import pack_float32, unpack_float32
+from data_pipelines.record_encodings import pack, unpack
 
 
-class PackedFloat32(tfds.features.FeatureConnector):
-  """Float32 H W stored by `preprocess.pack_float32`."""
+class PackedArray(tfds.features.FeatureConnector):
+  """An array stored by `record_encodings.pack`.
 
-  def __init__(self, *, shape: tuple[int, int]):
-    """Height and width."""
+  Args:
+    shape: of the array; None where it differs between examples.
+    dtype: uint8 or float32.
+  """
+
+  def __init__(self, *, shape: Sequence[int | None], dtype: np.dtype):
+    """See the class."""
     super().__init__()
     self._shape = tuple(shape)
+    self._dtype = np.dtype(dtype)
 
   def get_tensor_info(self) -> tfds.features.TensorInfo:
     """Of a decoded example."""
-    return tfds.features.TensorInfo(shape=self._shape, dtype=np.float32)
+    return tfds.features.TensorInfo(shape=self._shape, dtype=self._dtype)
 
   def get_serialized_info(self) -> tfds.features.TensorInfo:
     """Of what a record holds."""
@@ -26,23 +33,27 @@ class PackedFloat32(tfds.features.FeatureConnector):
 
   def encode_example(self, example_data: np.ndarray | bytes) -> bytes:
     """Packs an array; what is packed already passes."""
-    return example_data if isinstance(example_data, bytes) else pack_float32(example_data)
+    return example_data if isinstance(example_data, bytes) else pack(example_data)
 
   def decode_example_np(self, example_data: bytes) -> np.ndarray:
     """Unpacks in NumPy."""
-    return unpack_float32(example_data, self._shape)
+    return unpack(example_data)
 
   def decode_example(self, tfexample_data: Any) -> Any:
-    """Unpacks in TensorFlow."""
-    from data_pipelines.batches import unpack_float32_tensor  # loads TensorFlow
+    """Unpacks in NumPy, called by TensorFlow."""
+    import tensorflow as tf
 
-    return unpack_float32_tensor(tfexample_data, self._shape)
+    def decode(packed):  # bytes in a graph, an array of one object outside
+      return unpack(packed.item() if isinstance(packed, np.ndarray) else packed)
+
+    decoded = tf.numpy_function(decode, [tfexample_data], self._dtype, stateful=False)
+    return tf.ensure_shape(decoded, self._shape)
 
   def to_json_content(self) -> dict[str, Any]:
     """For the description that lies beside the records."""
-    return {"shape": list(self._shape)}
+    return {"shape": list(self._shape), "dtype": self._dtype.name}
 
   @classmethod
-  def from_json_content(cls, value: dict[str, Any]) -> "PackedFloat32":
+  def from_json_content(cls, value: dict[str, Any]) -> "PackedArray":
     """The inverse of `to_json_content`."""
-    return cls(shape=tuple(value["shape"]))
+    return cls(**value)

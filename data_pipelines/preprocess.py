@@ -6,8 +6,6 @@ fast and never load TensorFlow.
 """
 
 import dataclasses
-import io
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +24,7 @@ from data_pipelines.readers import (
   read_label_ids,
   read_rgb,
 )
-
-_COMPRESSION = 3  # zlib level of records: nearly as small as the default 6 and twice as fast
+from data_pipelines.record_encodings import pack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +76,9 @@ class PreparedFrame:
   """One frame, as its record holds it, and what the report counts.
 
   Attributes:
-    contents: of the record, all but its name. `image`, `label` and the images of views: PNG, 8-bit;
-      `inverse_depth`: see `pack_float32`; `intrinsics` and `baseline`: see `load_camera`.
+    contents: of the record, all but its name. `image`, images of views (uint8 H W 3), `label`
+      (uint8 H W 1) and `inverse_depth` (float32 H W), packed by `record_encodings.pack`;
+      `intrinsics` and `baseline`: see `load_camera`.
     label_pixels: pixels of each training id, at 0..255.
     depth_share: share of the pixels that have depth.
   """
@@ -102,11 +100,9 @@ def prepare_frame(frame: Frame, recipe: Recipe) -> PreparedFrame | BadFrameError
     views, camera = load_views(frame, recipe), load_camera(frame, recipe)
   except BadFrameError as error:
     return error
-  pictures = {"image": image, "label": label, **views}
-  contents = {key: to_png(picture) for key, picture in pictures.items()}
-  contents["inverse_depth"] = pack_float32(depth)
+  arrays = {"image": image, "label": label[..., np.newaxis], "inverse_depth": depth, **views}
   return PreparedFrame(
-    contents | camera,
+    {key: pack(array) for key, array in arrays.items()} | camera,
     label_pixels=Image.fromarray(label).histogram(),
     depth_share=np.count_nonzero(depth != inverse_depth.NO_DEPTH) / depth.size,
   )
@@ -275,28 +271,3 @@ def resize_nearest_center(
   values = resize_nearest_corner(values, label_size, label_size)
   resized = Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.NEAREST)
   return np.asarray(resized)
-
-
-def to_png(pixels: np.ndarray) -> bytes:
-  """A lossless PNG of uint8 H W or H W 3."""
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "png", compress_level=_COMPRESSION)
-  return buffer.getvalue()
-
-
-def pack_float32(values: np.ndarray) -> bytes:
-  """Float32 H W, compressed without loss.
-
-  zlib over four planes of H x W bytes, the lowest byte of every value first: apart, the high bytes
-  of neighbours are alike, and the whole is a third smaller and faster to read than zlib over the
-  values as they lie in memory.
-  """
-  height, width = values.shape
-  octets = np.ascontiguousarray(values, "<f4").view(np.uint8).reshape(height, width, 4)
-  return zlib.compress(np.ascontiguousarray(octets.transpose(2, 0, 1)), _COMPRESSION)
-
-
-def unpack_float32(packed: bytes, size: tuple[int, int]) -> np.ndarray:
-  """The inverse of `pack_float32` for values of (height, width)."""
-  planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(4, *size)
-  return np.ascontiguousarray(planes.transpose(1, 2, 0)).view("<f4")[..., 0]

@@ -9,7 +9,7 @@ from data_pipelines import builder as builder_module
 
 
 def partial(records: Path) -> Path:
-  return records / "gta5/24x16_disparity/partial.1.1.0"
+  return records / "gta5/24x16_disparity/partial.2.0.0"
 
 
 def finished(records: Path) -> dict[str, tuple[int, int]]:

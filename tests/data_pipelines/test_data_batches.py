@@ -6,11 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tensorflow_datasets.core.utils import shard_utils
 from tiny_trees import dataset_config, pixels, save, write_cityscapes, write_gta5
 
 from corda_jax.errors import UserError
-from data_pipelines.batches import evaluation_batches, num_examples, train_batches
+from data_pipelines.batches import (
+  READY_BATCHES,
+  evaluation_batches,
+  num_examples,
+  train_batches,
+)
 from data_pipelines.prepare import prepare
+from data_pipelines.records import Records
 
 FRAME = (16, 24)
 CROP = (9, 14)
@@ -166,6 +173,76 @@ def test_threads_change_nothing(config, threads):
   expected = take(config, 8)
   config.reader_threads = threads
   assert_equal(expected, take(config, 8))
+
+
+@pytest.mark.parametrize("start", [0, 3, 10**6])
+def test_resuming_reads_nothing_of_what_was_before(config, monkeypatch, start):
+  """The records that are read are those of the batches from there on, and of no other."""
+  reads = []
+  read = Records.read
+  monkeypatch.setattr(
+    Records, "read", lambda self, numbers: reads.append(len(numbers)) or read(self, numbers)
+  )
+  config.reader_threads = 1
+  batches = train_batches(config, seed=5, start_step=start)
+  for _ in range(3):
+    next(batches)
+  batches.close()
+  most = 3 + config.reader_threads + READY_BATCHES  # taken, and made ahead
+  assert 2 * 3 <= len(reads) <= 2 * most  # one of the source and one of the target a batch
+  assert set(reads) == {config.batch_size}
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_read_disjoint_parts_of_the_epoch(prepared, config, count):
+  """Over the steps of an epoch, all processes together read each record once."""
+  config.batch_size = 4
+  steps = SOURCE  # four epochs of seven records
+  height, width = CROP
+  read = [[] for _ in range(steps)]
+  for index in range(count):
+    batches = take(config, steps, process_index=index, process_count=count)
+    for step, batch in enumerate(batches):
+      assert batch["source_image"].shape == (4 // count, height, width, 3)
+      for sample in range(4 // count):
+        read[step].append(locate(batch, "source", sample, prepared[1]["source"])[0])
+  order = list(itertools.chain.from_iterable(read))
+  for epoch in range(4):
+    assert sorted(order[epoch * SOURCE : (epoch + 1) * SOURCE]) == list(range(SOURCE))
+
+
+def test_a_resumed_run_may_use_other_processes_and_threads(config):
+  expected = take(config, 6)
+  config.reader_threads = 3
+  parts = [take(config, 3, start_step=3, process_index=i, process_count=2) for i in range(2)]
+  together = [
+    {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
+    for step in range(3)
+  ]
+  assert_equal(expected[3:], together)
+
+
+def test_sets_of_other_sizes_count_their_own_epochs(prepared, config):
+  """Source of seven frames, target of five: batch 35 begins an epoch of both again."""
+  config.batch_size = 1
+  for domain, size in (("source", SOURCE), ("target", TARGET)):
+    records = [place[0] for place in places(config, prepared[1], domain, SOURCE * TARGET)]
+    for start in range(0, len(records), size):
+      assert sorted(records[start : start + size]) == list(range(size))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_shards_of_the_files_change_nothing(prepared, config, tmp_path, monkeypatch, shards):
+  """Records count through their files, however many TFDS writes."""
+  before = take(config, 5)
+  config.records_dir = str(tmp_path / "records")
+  monkeypatch.setattr(
+    shard_utils.ShardConfig, "get_number_shards", lambda self, *args, **kwargs: shards
+  )
+  for domain in ("source", "target"):
+    builder = prepare(config[domain], records_dir=config.records_dir, processes=1, progress=False)
+    assert len(builder.info.splits["train"].filepaths) == shards
+  assert_equal(before, take(config, 5))
 
 
 @pytest.mark.parametrize("count", [2, 4])

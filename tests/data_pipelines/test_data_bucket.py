@@ -26,7 +26,7 @@ def config(tmp_path):
 
 
 def remote_files(bucket):
-  folder = f"{bucket}/gta5/24x16_disparity/1.1.0"
+  folder = f"{bucket}/gta5/24x16_disparity/2.0.0"
   return {
     name: tf.io.gfile.GFile(f"{folder}/{name}", "rb").read() for name in tf.io.gfile.listdir(folder)
   }
@@ -102,10 +102,10 @@ def test_a_fetch_that_was_stopped_is_not_whole(tmp_path, bucket, config, monkeyp
     patch.setattr(tf.io.gfile, "copy", copy)
     with pytest.raises(KeyboardInterrupt):
       open_records(config, bucket, tmp_path / "there")
-  assert not list((tmp_path / "there").rglob("1.1.0"))
+  assert not list((tmp_path / "there").rglob("2.0.0"))
   builder = open_records(config, bucket, tmp_path / "there")
   assert len(examples(builder)) == 5
-  assert [path.name for path in builder.data_path.parent.iterdir()] == ["1.1.0"]
+  assert [path.name for path in builder.data_path.parent.iterdir()] == ["2.0.0"]
 
 
 def test_workers_cannot_share_a_bucket(tmp_path, bucket, config):

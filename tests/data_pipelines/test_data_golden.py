@@ -1,14 +1,25 @@
 """The prepared records against what the released loaders give for the same files."""
 
+import dataclasses
+import functools
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
-from tiny_trees import dataset_config
+import tensorflow as tf
+from ml_collections import ConfigDict
+from tiny_trees import dataset_config, save_png16
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess
+from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines.batches import decode_crops, evaluation_batches
 from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame
 from data_pipelines.prepare import BUILDERS, prepare
+from data_pipelines.records import Records
+from tests import golden
+from tests.golden import files
 
 # case → data set, root, depth kind, height, width
 CASES = {
@@ -20,60 +31,112 @@ CASES = {
 RELEASED_VOID = 250
 
 
+ENTRIES = [
+  (path, *entry)
+  for path in files("loaders")
+  for entry in sorted({tuple(key.split("/")[:2]) for key in np.load(path).files})
+]
+
+
+def ids(value):
+  return value.name if isinstance(value, Path) else value
+
+
 @pytest.fixture(scope="module")
-def golden(golden_dir):
-  with np.load(golden_dir / "loaders.npz") as file:
-    return dict(file)
+def prepared(tmp_path_factory):
+  """A function (folder of the reference values, kind) → builder of its data set's records."""
+
+  @functools.cache
+  def make(folder, kind):
+    dataset, root, depth, height, width = CASES[kind]
+    config = dataset_config(dataset, folder / "datasets" / root, depth, height, width)
+    records_dir = tmp_path_factory.mktemp(kind)
+    return prepare(config, records_dir=records_dir, processes=1, progress=False)
+
+  return make
 
 
-def released_label(golden, case):
-  label = golden[f"{case}/0/label"]
-  return np.where(label == RELEASED_VOID, labels.IGNORE, label)
+def reference(path, kind, index):
+  """Image, label (void as 255), inverse depth and corner (top, left) of an entry."""
+  with np.load(path) as file:
+    image, label, depth, (x, y) = (
+      file[f"{kind}/{index}/{key}"] for key in ("image", "label", "depth", "crop_xy")
+    )
+  return image, np.where(label == RELEASED_VOID, labels.IGNORE, label), depth, (int(y), int(x))
+
+
+def test_there_are_reference_values_beside_the_tests():
+  with np.load(Path(golden.__file__).parent / "loaders.npz") as file:
+    assert {key.split("/")[0] for key in file.files} == {*CASES, "cityscapes_val"}
+
+
+@pytest.mark.parametrize(
+  ("path", "kind", "index"), [e for e in ENTRIES if e[1] != "cityscapes_val"], ids=ids
+)
+def test_crops_equal_the_released_loaders(path, kind, index, prepared):
+  """All values are equal, the images' too, where Pillow resizes as it did for the reference."""
+  image, label, depth, corner = reference(path, kind, index)
+  builder = prepared(path.parent, kind)
+  records = Records(builder, "train").read([int(index)])
+  batch = decode_crops(records, [corner], image.shape[:2])
+  assert_same_image(batch["image"][0], image)
+  np.testing.assert_array_equal(batch["label"][0], label)
+  assert batch["inverse_depth"].dtype == np.float32
+  np.testing.assert_array_equal(batch["inverse_depth"][0], depth)
+
+  # The same through TFDS, by NumPy and by TensorFlow.
+  window = np.s_[corner[0] : corner[0] + image.shape[0], corner[1] : corner[1] + image.shape[1]]
+  example = builder.as_data_source("train")[int(index)]
+  deserialize = builder.info.features.deserialize_example
+  eager = deserialize(records[0])
+  (graph,) = tf.data.Dataset.from_tensors(records[0]).map(deserialize)
+  for key, value in batch.items():
+    for whole in (example[key], eager[key].numpy(), graph[key].numpy()):
+      np.testing.assert_array_equal(whole[window].reshape(value[0].shape), value[0])
+
+
+@pytest.mark.parametrize(
+  ("path", "kind", "index"), [e for e in ENTRIES if e[1] == "cityscapes_val"], ids=ids
+)
+def test_evaluated_frames_equal_the_released_loader(path, kind, index, prepared):
+  image, label, _, (top, left) = reference(path, kind, index)
+  builder = prepared(path.parent, "cityscapes_stereo")
+  data = ConfigDict(
+    {
+      "target": dataclasses.asdict(builder.builder_config) | {"dataset": "cityscapes"},
+      "records_dir": str(builder.data_path.parents[2]),
+      "evaluation_batch_size": 1,
+      "reader_threads": 1,
+    }
+  )
+  batch = next(itertools.islice(evaluation_batches(data), int(index), None))
+  window = np.s_[top : top + image.shape[0], left : left + image.shape[1]]
+  assert_same_image(batch["image"][0][window], image)
+  assert batch["label"].shape[1:] == (1024, 2048)
+  # The release scores at half size; nearest as Pillow takes it reads the odd rows and columns.
+  np.testing.assert_array_equal(batch["label"][0][1::2, 1::2][window], label)
 
 
 def assert_same_image(image, wanted):
-  """Equal but for the rounding of resizing filters, which Pillow's versions may do differently."""
+  """Equal but for the rounding of resizing filters, which Pillow's versions may do differently.
+
+  With Pillow 13 no pixel differs.
+  """
   difference = np.abs(image.astype(int) - wanted)
   assert difference.max() <= 1
   assert (difference > 0).mean() < 1e-3
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_records_equal_the_released_loaders(case, golden, golden_dir, tmp_path):
-  dataset, root, depth, height, width = CASES[case]
-  config = dataset_config(dataset, golden_dir / "datasets" / root, depth, height, width)
-  builder = prepare(config, records_dir=tmp_path, processes=1, progress=False)
-  (example,) = builder.as_data_source("train")
-
-  x, y = golden[f"{case}/0/crop_xy"]
-  window = np.s_[y : y + 512, x : x + 512]
-  assert_same_image(example["image"][window], golden[f"{case}/0/image"])
-  np.testing.assert_array_equal(example["label"][window][..., 0], released_label(golden, case))
-  assert example["inverse_depth"].dtype == np.float32
-  np.testing.assert_array_equal(example["inverse_depth"][window], golden[f"{case}/0/depth"])
-
-  if dataset == "cityscapes":
-    (example,) = builder.as_data_source("validation")
-    assert_same_image(example["image"], golden["cityscapes_val/0/image"])
-    assert example["label"].shape == (1024, 2048, 1)
-    # The release scores at half size; nearest as Pillow takes it reads the odd rows and columns.
-    np.testing.assert_array_equal(
-      example["label"][1::2, 1::2, 0], released_label(golden, "cityscapes_val")
-    )
-    np.testing.assert_array_equal(example["inverse_depth"], 1)
-
-
-def test_original_synthia_labels_give_the_same(golden, golden_dir, tmp_path):
-  from tiny_trees import save_png16
-
-  root = golden_dir / "datasets" / "RAND_CITYSCAPES"
-  ids = preprocess.read_label_ids(str(root / "synthia_mapped_to_cityscapes/0000000.png"))
+def test_original_synthia_labels_give_the_same(tmp_path):
+  folder = Path(golden.__file__).parent
+  root = folder / "datasets" / "RAND_CITYSCAPES"
+  ids = readers.read_label_ids(str(root / "synthia_mapped_to_cityscapes/0000000.png"))
   instances = np.arange(ids.size, dtype=np.uint16).reshape(ids.shape)
   save_png16(tmp_path / "a.png", np.stack([ids, instances, instances], -1))
   frame = Frame("0", str(root / "RGB/0000000.png"), str(tmp_path / "a.png"), None)
   config = FrameConfig(root="", height=720, width=1280, depth="none")
   recipe = BUILDERS["synthia"].recipe(config, "train")
   _, label, depth = preprocess.load_frame(frame, recipe)
-  x, y = golden["synthia/0/crop_xy"]
-  np.testing.assert_array_equal(label[y : y + 512, x : x + 512], released_label(golden, "synthia"))
+  _, wanted, _, (y, x) = reference(folder / "loaders.npz", "synthia", 0)
+  np.testing.assert_array_equal(label[y : y + 512, x : x + 512], wanted)
   np.testing.assert_array_equal(depth, np.full((720, 1280), inverse_depth.NO_DEPTH))

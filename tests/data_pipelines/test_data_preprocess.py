@@ -1,5 +1,3 @@
-import io
-
 import numpy as np
 import pytest
 import scipy.io
@@ -58,27 +56,6 @@ def test_nearest_center_goes_through_the_size_of_the_label():
   # Straight from 4 to 2 the centres lie on 1 and 3; through 6 on the 1st and 4th of 0 0 1 2 2 3.
   through = preprocess.resize_nearest_center(array, (6, 6), (2, 2))
   np.testing.assert_array_equal(through, array[np.ix_([0, 2], [0, 2])])
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (7, 11), (64, 3)])
-def test_packing_is_exact(shape):
-  array = values(*shape)
-  array[0, 0] = np.nextafter(np.float32(1), np.float32(2))
-  packed = preprocess.pack_float32(array)
-  unpacked = preprocess.unpack_float32(packed, shape)
-  assert unpacked.dtype == np.float32
-  np.testing.assert_array_equal(unpacked, array)
-
-
-def test_packing_of_no_depth_is_small():
-  assert len(preprocess.pack_float32(np.ones((512, 1024), np.float32))) < 10_000
-
-
-def test_png_is_exact():
-  frame = pixels(1)
-  for array in (frame.rgb, frame.train_ids):
-    with Image.open(io.BytesIO(preprocess.to_png(array))) as image:
-      np.testing.assert_array_equal(np.asarray(image), array)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])

@@ -76,7 +76,7 @@ def test_a_killed_preparation_goes_on_to_the_same_records(tmp_path, processes):
   for name, state in before.items():  # the shard's file, renamed and not written anew
     stat = files[int(name.removeprefix("train-"))].stat()
     assert (stat.st_ino, stat.st_mtime_ns) == state
-  assert [path.name for path in Path(resumed.data_path).parent.iterdir()] == ["1.1.0"]
+  assert [path.name for path in Path(resumed.data_path).parent.iterdir()] == ["2.0.0"]
   assert resumed.report.bad[0]["file"] == str(root / "disparity/00002.png")
   assert record_files(resumed) == record_files(run(config, tmp_path / "whole", **options))
 

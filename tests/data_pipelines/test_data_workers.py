@@ -85,7 +85,7 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
   root = write_gta5(tmp_path / "files")
   records = tmp_path / "records"
   records.mkdir()
-  writing = records / "gta5/24x16_disparity/incomplete.OTHER_1.1.0"  # of the first
+  writing = records / "gta5/24x16_disparity/incomplete.OTHER_2.0.0"  # of the first
   writing.mkdir(parents=True)
   with open(records / ".gta5-24x16_disparity.lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -101,4 +101,4 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
   out, err = process.communicate(timeout=60)
   assert process.returncode == 0, err
   assert "train: 3 of 3 frames kept" in out
-  assert [path.name for path in writing.parent.iterdir()] == ["1.1.0"]
+  assert [path.name for path in writing.parent.iterdir()] == ["2.0.0"]

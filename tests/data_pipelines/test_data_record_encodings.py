@@ -1,0 +1,146 @@
+import concurrent.futures
+import struct
+
+import numpy as np
+import pyarrow
+import pytest
+
+from data_pipelines import record_encodings
+from data_pipelines.record_encodings import pack, packed_shape, unpack, unpack_all
+
+# Below, at and above the size of a tile, and of several tiles.
+SHAPES = [(1, 1), (7, 11, 3), (64, 128, 1), (65, 2), (64, 129), (128, 256, 3), (150, 300, 3)]
+
+
+def values(shape, dtype, seed=0):
+  octets = np.random.RandomState(seed).randint(0, 256, (*shape, dtype().itemsize))
+  return octets.astype(np.uint8).view(dtype)[..., 0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_exact(shape, dtype):
+  array = values(shape, dtype)  # any bits: among float32 also NaN, infinite and denormal ones
+  unpacked = unpack(pack(array))
+  assert unpacked.dtype == dtype
+  assert unpacked.shape == packed_shape(pack(array)) == shape
+  assert unpacked.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+  "window",
+  [
+    (0, 0, 150, 300),
+    (0, 0, 1, 1),
+    (63, 127, 2, 2),
+    (64, 128, 64, 128),
+    (70, 299, 80, 1),
+    (149, 100, 1, 190),
+  ],
+)
+@pytest.mark.parametrize("axes", [2, 3])
+def test_window(window, dtype, axes):
+  array = values((150, 300, 3)[:axes], dtype)
+  top, left, height, width = window
+  wanted = np.ascontiguousarray(array[top : top + height, left : left + width])
+  assert unpack(pack(array), window).tobytes() == wanted.tobytes()
+  out = np.full(wanted.shape, 7, dtype)
+  assert unpack(pack(array), window, out) is out
+  assert out.tobytes() == wanted.tobytes()
+
+
+def test_stack():
+  arrays = [values((70, 140, 3), np.uint8, seed) for seed in (1, 2)]
+  packed = [pack(array) for array in arrays]
+  np.testing.assert_array_equal(unpack_all(packed, [None, None]), arrays)
+  stacked = unpack_all(packed, [(1, 2, 65, 9), (5, 131, 65, 9)])
+  np.testing.assert_array_equal(stacked, [arrays[0][1:66, 2:11], arrays[1][5:70, 131:]])
+  with pytest.raises(ValueError, match="out is"):
+    unpack_all([packed[0], pack(arrays[1][1:])], [None, None])
+
+
+def test_views_are_packed_as_what_they_show():
+  array = values((70, 12, 3), np.uint8)
+  np.testing.assert_array_equal(unpack(pack(array[::2, ::-1])), array[::2, ::-1])
+  whole = array[..., 0].T
+  np.testing.assert_array_equal(unpack(pack(whole)), whole)
+
+
+def test_the_layout_on_disk():
+  """Records outlive the program that wrote them: read here by the description alone."""
+  array = values((70, 200), np.float32)
+  packed = pack(array)
+  size, axes, height, width, *frames = struct.unpack_from("<8I", packed)
+  assert (size, axes, height, width) == (4, 2, 70, 200)
+  assert len(packed) == 4 * 8 + sum(frames)
+  start = 4 * 8 + frames[0]
+  frame = pyarrow.Codec("zstd").decompress(packed[start : start + frames[1]], 4 * 64 * 128)
+  planes = np.cumsum(np.frombuffer(frame, np.uint8).reshape(4, 64, 128), axis=1, dtype=np.uint8)
+  decoded = np.ascontiguousarray(planes.transpose(1, 2, 0)).view(np.float32)[..., 0]
+  assert decoded[:, : 200 - 128].tobytes() == array[:64, 128:].tobytes()
+  assert not decoded[:, 200 - 128 :].any()
+
+
+def test_a_crop_decodes_only_its_tiles(monkeypatch):
+  decoded = []
+
+  class Codec:
+    def decompress(self, frames, size):
+      decoded.append(size)
+      return pyarrow.Codec("zstd").decompress(frames, size)
+
+  monkeypatch.setattr(record_encodings, "_CODEC", Codec())
+  packed = pack(values((300, 400), np.uint8))
+  for window, tiles in (
+    ((64, 128, 64, 128), 1),
+    ((64, 127, 65, 129), 4),
+    ((250, 390, 50, 10), 2),
+    ((0, 0, 300, 400), 20),
+  ):
+    unpack(packed, window)
+    assert decoded.pop() == tiles * 64 * 128
+
+
+def test_threads_do_not_share_what_they_decode_into():
+  arrays = [values((100, 200, 3), np.uint8, seed) for seed in range(4)]
+  packed = [pack(array) for array in arrays]
+  with concurrent.futures.ThreadPoolExecutor(4) as executor:
+    unpacked = list(executor.map(unpack, packed * 50))
+  for array, result in zip(arrays * 50, unpacked, strict=True):
+    np.testing.assert_array_equal(result, array)
+
+
+def test_what_is_smooth_gets_small():
+  assert len(pack(np.ones((512, 1024), np.float32))) < 3000
+  rows, columns = np.mgrid[:512, :1024]
+  assert len(pack((rows + columns).astype(np.uint8))) < 10_000
+
+
+@pytest.mark.parametrize(
+  "array",
+  [
+    np.zeros((2, 3), np.int8),
+    np.zeros((2, 3), np.float64),
+    np.zeros((2, 3), ">f4"),
+    np.zeros(3, np.uint8),
+    np.zeros((0, 3), np.uint8),
+  ],
+)
+def test_other_arrays_are_refused(array):
+  with pytest.raises(ValueError, match="wanted uint8 or float32 of H W or H W C"):
+    pack(array)
+
+
+@pytest.mark.parametrize("window", [(-1, 0, 2, 2), (0, -1, 2, 2), (1, 0, 4, 2), (0, 2, 2, 4)])
+def test_windows_outside_are_refused(window):
+  with pytest.raises(ValueError, match="is not inside"):
+    unpack(pack(values((4, 5), np.uint8)), window)
+
+
+@pytest.mark.parametrize(
+  "out", [np.empty((4, 4), np.uint8), np.empty((4, 5), np.int8), np.empty((5, 4), np.uint8).T]
+)
+def test_other_places_to_write_are_refused(out):
+  with pytest.raises(ValueError, match="out is"):
+    unpack(pack(values((4, 5), np.uint8)), out=out)
