@@ -9,8 +9,9 @@ from PIL import Image
 from corda_jax import labels
 from corda_jax.errors import UserError
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.builder import FrameConfig, FramesBuilder
+from data_pipelines.builder import FramesBuilder
 from data_pipelines.files import DataFiles
+from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame, Place, pair_frames
 
 LABEL_IDS = frozenset((*range(34), 255))  # 255: licence plates, -1 in the tables

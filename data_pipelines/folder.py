@@ -6,9 +6,10 @@ from typing import Any
 
 from corda_jax.errors import UserError
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.builder import FrameConfig, FramesBuilder
+from data_pipelines.builder import FramesBuilder
 from data_pipelines.files import DataFiles
 from data_pipelines.folder_files import FILTERS, METRIC_PNG, NAME, FolderFiles
+from data_pipelines.frame_config import FrameConfig, check_config
 from data_pipelines.frames import VIEWS, Frame
 
 # Kind of depth files → how they are read; metres are encoded and resized alike.
@@ -48,7 +49,7 @@ class Folder(FramesBuilder):
   @classmethod
   def make_config(cls, dataset_config: Any, **values: Any) -> FolderConfig:
     """See the base class."""
-    cls.check(FrameConfig(**values))  # what follows builds on depth and views
+    check_config(FrameConfig(**values), cls)  # what follows builds on depth and views
     folder = FolderFiles.from_config(
       dataset_config.folder, depth=values["depth"], views=values.get("views", ())
     )

@@ -26,6 +26,7 @@ from data_pipelines import bucket
 from data_pipelines.builder import FramesBuilder
 from data_pipelines.cityscapes import Cityscapes
 from data_pipelines.folder import Folder
+from data_pipelines.frame_config import check_config
 from data_pipelines.frames import fingerprint
 from data_pipelines.gta5 import Gta5
 from data_pipelines.synthia import Synthia
@@ -159,7 +160,7 @@ def _make_builder(dataset_config: Any, records_dir: str, **options: Any) -> Fram
     **optional,
     **options,
   )
-  BUILDERS[dataset].check(config)
+  check_config(config, BUILDERS[dataset])
   BUILDERS[dataset].recipe(config, "train")  # a class that the data set lacks is told at once
   with _quiet():
     return BUILDERS[dataset](config=config, data_dir=os.path.abspath(records_dir))

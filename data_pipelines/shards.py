@@ -89,6 +89,7 @@ class ShardFolder:
     """
     self.path = Path(path)
     self._parameters = parameters
+    self._digests: dict[str, str] = {}  # of shards, by name: a look at every file takes its time
 
   def records(self, shard: Shard) -> Path:
     """The file of a shard's records."""
@@ -146,9 +147,13 @@ class ShardFolder:
       unfinished.unlink(missing_ok=True)
 
   def _made_from(self, shard: Shard) -> str:
+    if shard.name in self._digests:
+      return self._digests[shard.name]
     files = [[file_size(location) for location in frame.files()] for frame in shard.frames]
     names = [frame.name for frame in shard.frames]
-    return hashlib.sha256(repr((self._parameters, names, files)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((self._parameters, names, files)).encode()).hexdigest()
+    self._digests[shard.name] = digest
+    return digest
 
   @contextlib.contextmanager
   def _telling_trouble(self) -> Iterator[None]:

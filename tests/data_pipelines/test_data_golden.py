@@ -6,7 +6,7 @@ from tiny_trees import dataset_config
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess
-from data_pipelines.builder import FrameConfig
+from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame
 from data_pipelines.prepare import BUILDERS, prepare
 

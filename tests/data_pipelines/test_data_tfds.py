@@ -15,9 +15,9 @@ from tiny_trees import (
 )
 
 from configs.default import get_folder_config
-from data_pipelines.builder import FrameConfig
 from data_pipelines.cityscapes import Cityscapes
 from data_pipelines.folder import Folder
+from data_pipelines.frame_config import FrameConfig
 from data_pipelines.gta5 import Gta5
 from data_pipelines.synthia import Synthia
 
