@@ -285,3 +285,28 @@ def test_missing_and_misshapen_files(root, tmp_path):
   Path(root / f"train/images/{NAMES[0]}_photo.png").unlink()
   with pytest.raises(UserError, match=r"_photo\.png: file is missing"):
     run(config(root), tmp_path / "records")
+
+
+@pytest.mark.parametrize(
+  ("depth", "low", "high", "interpolated"),
+  [("inverse_png16", 0, 2560, True), ("metres_npy", 4.0, 8.0, False)],
+)
+def test_depth_of_another_size(root, tmp_path, depth, low, high, interpolated):
+  """A network's inverse depth is interpolated, measured depth is not."""
+  for name in NAMES:
+    values = np.array([[low, high]] * 2)
+    save(root / f"depth/{name}.png", values.astype(np.uint16))
+    np.save(root / f"depth/{name}.npy", values)
+  pattern = "depth/{name}." + ("png" if interpolated else "npy")
+  first, *_ = examples(run(config(root, depth, train__depth=pattern), tmp_path / "records"))
+  assert (len(np.unique(first["inverse_depth"])) > 2) == interpolated
+  ends = sorted([1, 11] if interpolated else [655.36 / 4.01, 655.36 / 8.01])
+  found = [first["inverse_depth"].min(), first["inverse_depth"].max()]
+  np.testing.assert_allclose(found, ends, rtol=1e-6)
+
+
+def test_a_name_is_not_empty(tmp_path):
+  for name in ("f_.png", "f_1.png", "f.png"):
+    save(tmp_path / "mine" / name, pixels(0).rgb)
+  dataset = config(tmp_path / "mine", train__images="f_{name}.png", train__labels="")
+  assert [x["name"].decode() for x in examples(run(dataset, tmp_path / "records"))] == ["1"]
