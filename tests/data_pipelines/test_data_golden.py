@@ -106,7 +106,7 @@ def test_evaluated_frames_equal_the_released_loader(path, kind, index, prepared)
       "target": dataclasses.asdict(builder.builder_config) | {"dataset": "cityscapes"},
       "records_dir": str(builder.data_path.parents[2]),
       "cache_dir": "",
-      "classes": {},
+      "classes": {"names": (), "colors": ()},
       "evaluation_batch_size": 1,
       "reader_threads": 1,
     }
