@@ -231,20 +231,25 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(verbosity)
 
 
-def main(arguments: list[str] | None = None) -> int:
-  """The command; returns its exit code."""
-  options = _parser().parse_args(arguments)
+def prepare_as_asked(options: argparse.Namespace, *, progress: bool = True) -> FramesBuilder:
+  """`prepare` with the options of the command."""
+  return prepare(
+    options,
+    records_dir=options.records_dir,
+    cache_dir=options.cache_dir,
+    progress=progress,
+    bad_frames=options.bad_frames,
+    processes=options.processes,
+    shard_frames=options.shard_frames,
+    worker=options.worker,
+    workers=options.workers,
+  )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Prepares as asked and prints the report; returns the exit code."""
   try:
-    builder = prepare(
-      options,
-      records_dir=options.records_dir,
-      cache_dir=options.cache_dir,
-      bad_frames=options.bad_frames,
-      processes=options.processes,
-      shard_frames=options.shard_frames,
-      worker=options.worker,
-      workers=options.workers,
-    )
+    builder = prepare_as_asked(options)
     if not builder.is_prepared():
       missing = len(builder.missing_shards())
       print(f"worker {options.worker} is done; {missing} shards of other workers are missing")
@@ -261,7 +266,13 @@ def main(arguments: list[str] | None = None) -> int:
   return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(arguments: list[str] | None = None) -> int:
+  """The command; returns its exit code."""
+  return run(make_parser().parse_args(arguments))
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The options of the command."""
   parser = argparse.ArgumentParser(
     prog="python -m data_pipelines.prepare",
     description="Prepare a data set into records; a folder of your own: docs/your_data.md.",
