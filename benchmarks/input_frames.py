@@ -4,6 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.files import DataFiles
+from data_pipelines.frame_config import FrameConfig
+from data_pipelines.frames import Frame
 from data_pipelines.prepare import BUILDERS
 from data_pipelines.street_world.write import write_cityscapes, write_gta5, write_synthia
 
@@ -38,6 +41,13 @@ KINDS = {
 }
 
 
+def find_frames(kind: Kind, root: str) -> dict[str, list[Frame]]:
+  """Split → frames of a data set of some kind."""
+  height, width = kind.size
+  config = FrameConfig(root=root, height=height, width=width, depth=kind.depth)
+  return BUILDERS[kind.dataset].find_frames(DataFiles(root), config)
+
+
 def make_frames(kind: Kind, workdir: Path, rendered: int, frames: int) -> Path:
   """Renders and repeats the frames that are missing.
 
@@ -60,7 +70,7 @@ def make_frames(kind: Kind, workdir: Path, rendered: int, frames: int) -> Path:
     write = {"gta5": write_gta5, "synthia": write_synthia}[kind.dataset]
     original = write(folder, frames=rendered, **shape)
   root = workdir / f"{kind.dataset}_{rendered}_{frames}"
-  for split, found in BUILDERS[kind.dataset].find_frames(str(original), kind.depth).items():
+  for split, found in find_frames(kind, str(original)).items():
     for number in range(frames if split == "train" else len(found)):
       frame = found[number % len(found)]
       for path in map(Path, frame.files()):

@@ -24,12 +24,12 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.input_frames import KINDS, Kind, make_frames
+from benchmarks.input_frames import KINDS, Kind, find_frames, make_frames
 from benchmarks.released_loaders import Stopwatch, load_source, load_target
 from configs.default import get_config
 from corda_jax.errors import UserError
 from data_pipelines.batches import READY_BATCHES, train_batches
-from data_pipelines.prepare import BUILDERS, open_records, prepare
+from data_pipelines.prepare import open_records, prepare
 from data_pipelines.record_encodings import unpack_all
 from data_pipelines.records import Records, parse
 
@@ -112,7 +112,7 @@ def data_config(source: ConfigDict, target: ConfigDict, records_dir: str) -> Con
 
 def time_kind(kind: Kind, data: ConfigDict, seconds: float) -> Result:
   """Times both sides on the frames of a kind."""
-  frames = BUILDERS[kind.dataset].find_frames(data.source.root, kind.depth)["train"]
+  frames = find_frames(kind, data.source.root)["train"]
   files = np.mean([sum(map(os.path.getsize, frame.files())) for frame in frames]) / 1e6
   released = time_released(kind, frames, (data.crop_height, data.crop_width), seconds)
   record, ours = time_ours(data, seconds)

@@ -91,6 +91,17 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     """Whether the records are there; the report is among what appears with them."""
     return (self.data_path / REPORT_FILE).exists()
 
+  def check_records(self) -> None:
+    """Raises UserError unless every record file is there and as long as it was made."""
+    for name, size in self.report.bytes.items():
+      path = os.path.join(os.fspath(self.data_path), name)
+      found = os.path.getsize(path) if os.path.exists(path) else None
+      if found != size:
+        told = "is missing" if found is None else f"has {found} bytes, not {size}"
+        raise UserError(
+          f"the record file {path!r} {told}: delete its folder, and prepare the data set again"
+        )
+
   def frames(self) -> dict[str, list[Frame]]:
     """Split → its frames, at the configured root.
 
@@ -248,6 +259,7 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
         os.link(self.shards.records(shard), target)  # takes no room, and loses none if killed
       except OSError:  # a file system without links
         os.replace(self.shards.records(shard), target)
+      report.bytes[os.path.basename(target)] = os.path.getsize(target)
     return tfds.core.splits.SplitInfo(
       name=split,
       shard_lengths=[part.kept for _, part in kept],

@@ -183,8 +183,10 @@ def file_size(location: str) -> int | None:
 
 def _split(location: str) -> tuple[str | None, str]:
   location = os.fspath(location)
-  archive, inside, member = location.partition(_ENDING + _INSIDE)
-  return (archive + _ENDING, member) if inside else (None, location)
+  archive, inside, member = location.partition(_INSIDE)
+  if inside and archive.lower().endswith(_ENDING):
+    return archive, member
+  return None, location
 
 
 def _archive(path: str) -> zipfile.ZipFile:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from typing import Any
 
 from corda_jax.errors import UserError
@@ -32,7 +33,9 @@ class FolderConfig(FrameConfig):
 
   def variant(self) -> tuple:
     """See the base class."""
-    return (*super().variant(), self.folder)
+    # Folders that are laid out alike are told apart by their own names.
+    name = os.path.basename(os.path.normpath(self.root))
+    return (*super().variant(), self.folder, name)
 
 
 class Folder(FramesBuilder):
@@ -58,9 +61,17 @@ class Folder(FramesBuilder):
   @classmethod
   def find_frames(cls, files: DataFiles, config: FolderConfig) -> dict[str, list[Frame]]:
     """See the base class."""
-    return {
+    splits = {
       split: _frames(files, split, patterns) for split, patterns in config.folder.patterns.items()
     }
+    images = [{frame.image for frame in frames} for frames in splits.values()]
+    shared = set.intersection(*images) if len(images) > 1 else set()
+    if shared:
+      raise UserError(
+        f"{min(shared)!r} and {len(shared) - 1} more are matched by the patterns of both folder."
+        f"{' and folder.'.join(splits)}: a name may run over folders; make one of them narrower"
+      )
+    return splits
 
   @classmethod
   def recipe(cls, config: FolderConfig, split: str) -> preprocess.Recipe:
@@ -101,18 +112,19 @@ def _frames(files: DataFiles, split: str, patterns: dict[str, str]) -> list[Fram
 
 
 def _depth_recipe(depth: str, metres_per_unit: float | None) -> preprocess.DepthRecipe | None:
+  """Resized by nearest: what has no depth must not blend with what has."""
   if depth == "none":
     return None
   if depth == "inverse_png16":
     return preprocess.DepthRecipe(
       read=readers.read_depth_png,
       encode=inverse_depth.from_disparity,
-      resize=preprocess.resize_bilinear,
+      resize=preprocess.resize_nearest_center,
       any_size=True,
     )
   return preprocess.DepthRecipe(
     read=_METRIC_READERS[depth],
     encode=functools.partial(inverse_depth.from_measured, metres_per_unit=metres_per_unit or 1.0),
-    resize=preprocess.resize_nearest_center,  # what has no depth must not blend with what has
+    resize=preprocess.resize_nearest_center,
     any_size=True,
   )

@@ -1,6 +1,7 @@
 """The `folder` part of a data set's configuration, read and checked."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class FolderFiles:
         told = " or ".join(repr(choice) for choice in choices)
         raise UserError(f"folder.{field} is {config[field]!r}, wanted {told}")
     metric = depth == METRIC_PNG
-    if metric and not config["metres_per_unit"] > 0:
+    if metric and not 0 < config["metres_per_unit"] < math.inf:
       raise UserError(f"folder.metres_per_unit is {config['metres_per_unit']}, wanted more than 0")
     camera = _camera(config["camera"], views) if views else None
     patterns = {}
@@ -104,6 +105,10 @@ class FolderFiles:
 def _patterns(
   config: Any, split: str, depth: str, views: Sequence[str], camera_files: bool
 ) -> dict[str, str]:
+  if views and not camera_files and config["camera"]:
+    raise UserError(
+      f"folder.{split}.camera and folder.camera.intrinsics are both set: leave one of them empty"
+    )
   needed = ["image"] + ["label"] * (split == "validation") + list(views)
   if views and camera_files:
     needed.append("camera")
@@ -125,7 +130,7 @@ def _patterns(
         f"{field} is {pattern!r}, wanted {NAME} in it once, where the frames' names stand"
       )
     if pattern:
-      patterns[kind] = pattern
+      patterns[kind] = pattern.removeprefix("./")
   return patterns
 
 
@@ -133,12 +138,13 @@ def _camera(config: Any, views: Sequence[str]) -> Camera | None:
   if not config["intrinsics"]:
     return None
   numbers = tuple(config["intrinsics"])
-  if len(numbers) != 4 or min(numbers[:2]) <= 0:
+  real = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+  if len(numbers) != 4 or not real or min(numbers[:2]) <= 0:
     raise UserError(
       f"folder.camera.intrinsics is {numbers}, wanted (fx, fy, cx, cy) in pixels, or () where "
       "every frame has a file of them"
     )
-  if "right" in views and not config["baseline"] > 0:
+  if "right" in views and not 0 < config["baseline"] < math.inf:
     raise UserError(
       f"folder.camera.baseline is {config['baseline']}, but views hold 'right', wanted the metres "
       "between the cameras"
@@ -150,7 +156,8 @@ def _label_classes(pairs: Any) -> dict[int, str]:
   mapping: dict[int, str] = {}
   for pair in pairs:
     number, name = pair if isinstance(pair, list | tuple) and len(pair) == 2 else (None, None)
-    if not (isinstance(number, int) and 0 <= number <= 255 and isinstance(name, str)):
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not (whole and 0 <= number <= 255 and isinstance(name, str)):
       raise UserError(f"folder.label_classes holds {pair!r}, wanted (label id 0..255, class name)")
     if number in mapping:
       raise UserError(f"folder.label_classes maps {number} more than once: map each id once")

@@ -101,7 +101,13 @@ def _prepare(dataset_config: Any, records_dir: str, **options: Any) -> FramesBui
       if not builder.is_prepared():
         _write(builder)
         return builder
+  builder.check_records()
   _check_same_files(builder)
+  if builder.report.bad and builder.builder_config.bad_frames == "stop":
+    raise UserError(
+      f"the records in {os.fspath(builder.data_path)!r} lack {len(builder.report.bad)} bad frames: "
+      'use them with data.bad_frames="skip", or mend the files and delete the records'
+    )
   return builder
 
 
@@ -129,6 +135,7 @@ def open_records(
       f"no records of {builder.name} {builder.builder_config.name} in {records_dir!r}: prepare "
       "them first with python -m data_pipelines.prepare"
     )
+  builder.check_records()
   return builder
 
 

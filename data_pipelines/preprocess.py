@@ -6,6 +6,7 @@ fast and never load TensorFlow.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -134,7 +135,7 @@ def load_frame(frame: Frame, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np
     raise BadFrameError(frame.depth, f"depth is {_by(values.shape)} but its image is {_by(shape)}")
   camera = {}
   if recipe.depth.needs_camera:
-    calibration: Camera = decode(read_camera, frame.camera)
+    calibration: Camera = decode(functools.partial(read_camera, stereo=True), frame.camera)
     camera = {"focal": calibration.focal[0], "baseline": calibration.baseline}
   depth = recipe.depth.resize(recipe.depth.encode(values, **camera), shape, recipe.size)
   return image, label, depth
@@ -194,7 +195,8 @@ def load_camera(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
   """
   camera = recipe.camera
   if frame.camera is not None:
-    camera = decode(read_camera, frame.camera)
+    read = functools.partial(read_camera, stereo=frame.right is not None)
+    camera = decode(read, frame.camera)
   if camera is None:
     return {}
   size = decode(_image_size, frame.image)

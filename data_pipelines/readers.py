@@ -58,6 +58,9 @@ def decode(read: Callable[[str], Any], path: str) -> Any:
 def read_rgb(path: str) -> Image.Image:
   """An image as 8-bit RGB."""
   with open_file(path) as file, Image.open(file) as image:
+    if image.mode.startswith(("I", "F")):
+      # Pillow would cut its values off at 255.
+      raise BadFrameError(path, f"is a picture of mode {image.mode}, wanted 8 bits a channel")
     return image.convert("RGB")
 
 
@@ -107,15 +110,16 @@ def read_depth_mat(path: str) -> np.ndarray:
 
 
 def read_depth_npy(path: str) -> np.ndarray:
-  """An array of NumPy, H W; floats or integers.
+  """An array of NumPy, H W; real numbers.
 
   Raises:
     BadFrameError: it has other axes or is not numbers.
   """
   with open_file(path) as file:
     depth = np.load(file, allow_pickle=False)
-  if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.number):
-    raise BadFrameError(path, f"depth is {depth.dtype}{depth.shape}, wanted numbers H W")
+  real = np.issubdtype(depth.dtype, np.floating) or np.issubdtype(depth.dtype, np.integer)
+  if depth.ndim != 2 or not real:
+    raise BadFrameError(path, f"depth is {depth.dtype}{depth.shape}, wanted real numbers H W")
   return depth
 
 
@@ -131,8 +135,12 @@ def read_first_channel(path: str) -> tuple[np.ndarray, int]:
     if image.format != "PNG":
       raise BadFrameError(path, f"is {image.format}, wanted PNG")
     mode = image.mode
-    if mode in ("1", "L", "P"):
+    if mode in ("1", "P"):
       return np.asarray(image), 8
+    if mode == "L":
+      # Pillow spreads grey values of 2 and 4 bits over 0..255.
+      bits = _png_contents(path)[2]
+      return np.asarray(image) // (255 // (2**bits - 1)), 8
     if mode.startswith("I"):  # one 16-bit channel
       return np.asarray(image).astype(np.uint16), 16
   width, height, bits, color, interlace, data = _png_contents(path)
@@ -195,8 +203,12 @@ class Camera:
     return np.array([*focal, *center], np.float32)
 
 
-def read_camera(path: str) -> Camera:
+def read_camera(path: str, *, stereo: bool) -> Camera:
   """A calibration file of Cityscapes.
+
+  Args:
+    path: of the file.
+    stereo: whether the baseline is needed; without it is 0 where the file has none.
 
   Raises:
     BadFrameError: a number is missing, or no camera has it.
@@ -205,11 +217,12 @@ def read_camera(path: str) -> Camera:
     values = json.load(file)
   try:
     inside = [float(values["intrinsic"][key]) for key in ("fx", "fy", "u0", "v0")]
-    baseline = float(values["extrinsic"]["baseline"])
+    baseline = float(values["extrinsic"]["baseline"]) if stereo else 0.0
   except (KeyError, TypeError, ValueError) as error:
-    raise BadFrameError(
-      path, "lacks one of the numbers intrinsic fx, fy, u0, v0, extrinsic baseline"
-    ) from error
-  if not all(map(math.isfinite, (*inside, baseline))) or min(*inside[:2], baseline) <= 0:
-    raise BadFrameError(path, "focal lengths and baseline must be positive")
+    wanted = "intrinsic fx, fy, u0, v0" + ", extrinsic baseline" * stereo
+    raise BadFrameError(path, f"lacks one of the numbers {wanted}") from error
+  if not all(map(math.isfinite, (*inside, baseline))) or min(inside[:2]) <= 0:
+    raise BadFrameError(path, "focal lengths must be positive, and all numbers finite")
+  if stereo and baseline <= 0:
+    raise BadFrameError(path, "the baseline must be positive")
   return Camera(tuple(inside[:2]), tuple(inside[2:]), baseline)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from array_record.python import array_record_data_source
 
+from corda_jax.errors import UserError
 from data_pipelines.builder import FramesBuilder
 
 _LENGTH_DELIMITED = 2  # wire type of protocol buffers
@@ -15,6 +16,7 @@ class Records:
 
   def __init__(self, builder: FramesBuilder, *splits: str):
     """Opens them."""
+    self._folder = os.fspath(builder.data_path)
     self._source = array_record_data_source.ArrayRecordDataSource(
       [os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths],
       reader_options={"max_parallelism": "0"},
@@ -28,7 +30,13 @@ class Records:
     """Serialized examples."""
     # One by one in this thread: to read them together starts threads anew for every call, which
     # costs three times the reading. Readers of batches are several already.
-    return [self._source[number] for number in numbers]
+    try:
+      return [self._source[number] for number in numbers]
+    except RuntimeError as error:  # its text may be empty
+      raise UserError(
+        f"a record file in {self._folder!r} is damaged ({error or 'no reason told'}): delete that "
+        "folder, and prepare the data set again"
+      ) from error
 
 
 def parse(serialized: bytes) -> dict[str, memoryview]:

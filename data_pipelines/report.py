@@ -20,6 +20,7 @@ class Report:
     label_share: split → training id → share of the pixels.
     depth_share: split → mean share of a frame's pixels that have depth.
     fingerprint: of the files, see `frames.fingerprint`.
+    bytes: name of a record file → its size.
   """
 
   expected: dict[str, int]
@@ -30,6 +31,7 @@ class Report:
   notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
   label_share: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
   depth_share: dict[str, float] = dataclasses.field(default_factory=dict)
+  bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
   def add(self, split: str, parts: Iterable[Part]) -> None:
     """Adds a split by the parts of its shards."""

@@ -8,7 +8,6 @@ import pytest
 from benchmarks import input_frames, input_pipeline, released_loaders
 from benchmarks.released_loaders import Stopwatch, load_source, load_target
 from corda_jax.errors import UserError
-from data_pipelines.prepare import BUILDERS
 from tests.golden import files
 
 ROOTS = {"gta5": "gta", "synthia": "RAND_CITYSCAPES", "cityscapes": "CityScapes"}
@@ -28,7 +27,7 @@ def test_the_restatement_gives_what_the_released_loaders_give(path, name, index)
       file[f"{name}/{index}/{key}"] for key in ("image", "label", "depth", "crop_xy")
     )
   root = str(path.parent / "datasets" / ROOTS[kind.dataset])
-  frame = BUILDERS[kind.dataset].find_frames(root, kind.depth)["train"][int(index)]
+  frame = input_frames.find_frames(kind, root)["train"][int(index)]
   load, argument = (load_source, kind.dataset) if kind.is_source else (load_target, kind.depth)
   crop, watch = image.shape[:2], Stopwatch()
   given = load(frame, argument, size=kind.size, crop=crop, corner=(int(y), int(x)), watch=watch)

@@ -144,6 +144,9 @@ def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
 def test_a_run_refuses_another_configuration(tmp_path):
   check_config(tmp_path, tiny.get_config().to_dict())  # nothing there yet
   record_config(tmp_path, tiny.get_config().to_dict())
+  changed = tiny.get_config(**{"optimizer.momentum": 0.5}).to_dict()
+  check_config(tmp_path, changed)  # nothing was made with the first one
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   free = {"log_every": 7, "evaluation.classes": "synthia_13", "data.source.root": "elsewhere"}
   check_config(tmp_path, tiny.get_config(**free).to_dict())
   changed = tiny.get_config(**{"optimizer.momentum": 0.5, "data.batch_size": 8}).to_dict()
