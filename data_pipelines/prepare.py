@@ -90,16 +90,16 @@ def _prepare(dataset_config: Any, records_dir: str, **options: Any) -> FramesBui
   builder = _make_builder(dataset_config, records_dir, **options)
   if not builder.is_prepared():
     frames = builder.frames()  # a root that cannot be used is told before anything is written
-    share = builder.builder_config.workers > 1
-    with _lock(builder, shared=share) as lock:
+    if builder.builder_config.workers > 1:
+      with _lock(builder, shared=True):
+        if not builder.is_prepared():
+          builder.write_shards(frames)
+      if not builder.is_prepared() and builder.missing_shards():
+        return builder  # others are not done yet; the last of them makes the whole
+    with _lock(builder, shared=False):
       builder = _make_builder(dataset_config, records_dir, **options)
       if not builder.is_prepared():
-        if share:
-          builder.write_shards(frames)
-          if not _try_lock(lock) or builder.missing_shards():
-            return builder  # others are not done yet; the last of them makes the whole
-        if not builder.is_prepared():
-          _write(builder)
+        _write(builder)
         return builder
   _check_same_files(builder)
   return builder
@@ -194,10 +194,10 @@ def _check_same_files(builder: FramesBuilder) -> None:
 
 
 @contextlib.contextmanager
-def _lock(builder: FramesBuilder, *, shared: bool) -> Iterator[Any]:
+def _lock(builder: FramesBuilder, *, shared: bool) -> Iterator[None]:
   """Holds off other processes that would write the same records; ends with the process.
 
-  Shared, it holds off only those that want it for themselves. Yields what `_try_lock` takes.
+  Shared, it holds off only those that want it for themselves.
   """
   folder = Path(builder.data_path.parent.parent.parent)
   path = folder / f".{builder.name}-{builder.builder_config.name}.lock"
@@ -216,16 +216,7 @@ def _lock(builder: FramesBuilder, *, shared: bool) -> Iterator[Any]:
     except BlockingIOError:
       logging.warning("another process prepares %s; waiting for it", builder.name)
       fcntl.flock(file, kind)
-    yield file
-
-
-def _try_lock(file: Any) -> bool:
-  """Makes a shared lock one's own, unless others have it too."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
-  return True
+    yield
 
 
 @contextlib.contextmanager

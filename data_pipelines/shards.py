@@ -101,7 +101,7 @@ class ShardFolder:
       contents = json.loads((self.path / (shard.name + _PART)).read_text())
     except FileNotFoundError:
       return None
-    if contents.pop("made_from") != self._made_from(shard):
+    if contents.pop("made_from") != self._made_from(shard) or not self.records(shard).exists():
       return None
     return Part(**contents)
 

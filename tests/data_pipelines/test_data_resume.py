@@ -13,6 +13,7 @@ from stopping import finished, frames_made, interrupted, partial
 from tiny_trees import command, dataset_config, examples, record_files, run, save, write_gta5
 
 from corda_jax.errors import UserError
+from data_pipelines import shards
 from data_pipelines.prepare import open_records
 
 REPOSITORY = Path(__file__).parents[2]
@@ -161,13 +162,29 @@ def test_the_bar_shows_what_was_there(tmp_path, monkeypatch, capfd):
   assert "| 10/10 [" in shown
 
 
-def test_a_shard_whose_records_were_lost_is_not_whole(tmp_path, monkeypatch):
-  """Killed between a shard's two names: the records are new, what is said of them is gone."""
+@pytest.mark.parametrize("lost", ["json", "array_record"])
+def test_a_shard_that_lost_one_of_its_files_is_not_whole(tmp_path, monkeypatch, lost):
   config = dataset_config("gta5", write_gta5(tmp_path / "files", 4), "disparity")
   interrupted(monkeypatch, config, tmp_path / "records", 3, shard_frames=2)
-  (partial(tmp_path / "records") / "train-00000.json").unlink()
+  (partial(tmp_path / "records") / f"train-00000.{lost}").unlink()
   _, made = frames_made(monkeypatch, config, tmp_path / "records", shard_frames=2)
   assert len(made) == 4
+
+
+def test_what_is_said_of_other_records_goes_before_them(tmp_path, monkeypatch):
+  """Files change, a shard is half replaced, and the files change back."""
+  root = write_gta5(tmp_path / "files", 4)
+  config = dataset_config("gta5", root, "disparity")
+  interrupted(monkeypatch, config, tmp_path / "records", 3, shard_frames=2)
+  before = (root / "images/00000.png").read_bytes()
+  save(root / "images/00000.png", np.zeros((18, 31, 3), np.uint8))
+  with monkeypatch.context() as patch:
+    patch.setattr(shards.json, "dumps", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(config, tmp_path / "records", shard_frames=2)
+  (root / "images/00000.png").write_bytes(before)
+  builder = run(config, tmp_path / "records", shard_frames=2)
+  assert record_files(builder) == record_files(run(config, tmp_path / "whole", shard_frames=2))
 
 
 def test_the_report_lies_beside_the_records(tmp_path):

@@ -9,6 +9,7 @@ from stopping import frames_made
 from tiny_trees import command, dataset_config, record_files, run, write_gta5
 
 from corda_jax.errors import UserError
+from data_pipelines import prepare as prepare_module
 from data_pipelines.prepare import main, open_records
 
 REPOSITORY = Path(__file__).parents[2]
@@ -66,14 +67,29 @@ class TestWorkers:
     assert run(config, tmp_path / "records", shard_frames=2).is_prepared()
 
   def test_a_worker_still_at_work_is_not_waited_for(self, tmp_path, config):
-    for worker in (0, 1):
-      run(config, tmp_path / "records", shard_frames=2, worker=worker, workers=3)
-    with open(tmp_path / "records/.gta5-24x16_disparity.lock") as lock:
+    (tmp_path / "records").mkdir()
+    with open(tmp_path / "records/.gta5-24x16_disparity.lock", "w") as lock:
       fcntl.flock(lock, fcntl.LOCK_SH)  # as another does
-      builder = run(config, tmp_path / "records", shard_frames=2, worker=2, workers=3)
-      assert not builder.is_prepared()
-      assert builder.missing_shards() == []
-    assert run(config, tmp_path / "records", shard_frames=2, worker=2, workers=3).is_prepared()
+      for worker in (0, 1):
+        builder = run(config, tmp_path / "records", shard_frames=2, worker=worker, workers=3)
+        assert not builder.is_prepared()
+      assert builder.missing_shards() == ["train-00002", "train-00005"]
+
+  def test_shards_that_appear_meanwhile(self, tmp_path, config, monkeypatch):
+    """Two workers that finish at once both see all shards: both end with the whole."""
+    run(config, tmp_path / "records", shard_frames=2, worker=0, workers=2)
+    real = prepare_module.FramesBuilder.missing_shards
+
+    def missing_shards(builder):
+      missing = real(builder)
+      if builder.builder_config.worker:  # the other one goes first
+        run(config, tmp_path / "records", shard_frames=2, worker=0, workers=2)
+      return missing
+
+    monkeypatch.setattr(prepare_module.FramesBuilder, "missing_shards", missing_shards)
+    builder = run(config, tmp_path / "records", shard_frames=2, worker=1, workers=2)
+    assert builder.is_prepared()
+    assert builder.report.kept == {"train": 11}
 
   @pytest.mark.parametrize(("worker", "workers"), [(3, 3), (-1, 3), (0, 0)])
   def test_wrong_numbers(self, tmp_path, config, worker, workers):
