@@ -154,7 +154,7 @@ def load_target(
     label = np.array(label).astype(np.int64)
     depth = np.array(Image.fromarray(depth).resize(crop[::-1], Image.Resampling.NEAREST))
     assert (classes == np.unique(label)).all()
-    assert (np.unique(label[label != _VOID]) < labels.NUM_CLASSES).all()
+    assert (np.unique(label[label != _VOID]) < len(labels.CITYSCAPES)).all()
     return (
       image.transpose(2, 0, 1).astype(np.float32),
       label,

@@ -112,14 +112,14 @@ def _frames(files: DataFiles, split: str, patterns: dict[str, str]) -> list[Fram
 
 
 def _depth_recipe(depth: str, metres_per_unit: float | None) -> preprocess.DepthRecipe | None:
-  """Resized by nearest: what has no depth must not blend with what has."""
+  """A network's inverse depth is interpolated, measured metres are not."""
   if depth == "none":
     return None
   if depth == "inverse_png16":
     return preprocess.DepthRecipe(
       read=readers.read_depth_png,
       encode=inverse_depth.from_disparity,
-      resize=preprocess.resize_nearest_center,
+      resize=preprocess.resize_bilinear_with_holes,
       any_size=True,
     )
   return preprocess.DepthRecipe(

@@ -240,6 +240,16 @@ def resize_bilinear(
   return _interpolate(_interpolate(values.T, size[1]).T, size[0])
 
 
+def resize_bilinear_with_holes(
+  values: np.ndarray, label_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+  """Bilinear where all neighbours have depth, else nearest: depth does not blend with no depth."""
+  known = (values != inverse_depth.NO_DEPTH).astype(np.float32)
+  whole = resize_bilinear(known, label_size, size) == 1
+  blended = resize_bilinear(values, label_size, size)
+  return np.where(whole, blended, resize_nearest_center(values, label_size, size))
+
+
 def _interpolate(values: np.ndarray, length: int) -> np.ndarray:
   """Linear interpolation of float32 values along the first axis."""
   last = values.shape[0] - 1

@@ -1,6 +1,7 @@
 """A data set of one's own: patterns, labels, depth, views, and what is told about mistakes."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -280,7 +281,7 @@ def test_missing_and_misshapen_files(root, tmp_path):
   with pytest.raises(UserError, match=rf"depth/{NAMES[2]}.npy: file is missing"):
     run(config(root, "metres_npy", **depth), tmp_path / "records")
   np.save(root / f"depth/{NAMES[2]}.npy", np.zeros((2, 3, 1)))
-  with pytest.raises(UserError, match=r"depth is float64\(2, 3, 1\), wanted numbers H W"):
+  with pytest.raises(UserError, match=r"depth is float64\(2, 3, 1\), wanted real numbers H W"):
     run(config(root, "metres_npy", **depth), tmp_path / "records")
   Path(root / f"train/images/{NAMES[0]}_photo.png").unlink()
   with pytest.raises(UserError, match=r"_photo\.png: file is missing"):
@@ -289,7 +290,7 @@ def test_missing_and_misshapen_files(root, tmp_path):
 
 @pytest.mark.parametrize(
   ("depth", "low", "high", "interpolated"),
-  [("inverse_png16", 0, 2560, True), ("metres_npy", 4.0, 8.0, False)],
+  [("inverse_png16", 256, 2560, True), ("metres_npy", 4.0, 8.0, False)],
 )
 def test_depth_of_another_size(root, tmp_path, depth, low, high, interpolated):
   """A network's inverse depth is interpolated, measured depth is not."""
@@ -300,9 +301,32 @@ def test_depth_of_another_size(root, tmp_path, depth, low, high, interpolated):
   pattern = "depth/{name}." + ("png" if interpolated else "npy")
   first, *_ = examples(run(config(root, depth, train__depth=pattern), tmp_path / "records"))
   assert (len(np.unique(first["inverse_depth"])) > 2) == interpolated
-  ends = sorted([1, 11] if interpolated else [655.36 / 4.01, 655.36 / 8.01])
+  ends = sorted([2, 11] if interpolated else [655.36 / 4.01, 655.36 / 8.01])
   found = [first["inverse_depth"].min(), first["inverse_depth"].max()]
   np.testing.assert_allclose(found, ends, rtol=1e-6)
+
+
+def test_holes_in_inverse_depth_do_not_blend(root, tmp_path):
+  for name in NAMES:
+    save(root / f"depth/{name}.png", np.array([[0, 2560]] * 2, np.uint16))
+  dataset = config(root, "inverse_png16", train__depth="depth/{name}.png")
+  first, *_ = examples(run(dataset, tmp_path / "records"))
+  assert set(np.unique(first["inverse_depth"])) == {1, 11}
+
+
+def test_frames_of_both_splits_are_refused(root, tmp_path):
+  dataset = config(root)
+  dataset.folder.validation.images = dataset.folder.train.images
+  dataset.folder.validation.labels = dataset.folder.train.labels
+  with pytest.raises(UserError, match=r"matched by the patterns of both folder\.train and folder"):
+    run(dataset, tmp_path / "records")
+
+
+def test_folders_of_other_names_have_other_records(root, tmp_path):
+  first = run(config(root), tmp_path / "records")
+  shutil.copytree(root, tmp_path / "other")
+  second = run(config(tmp_path / "other"), tmp_path / "records")
+  assert first.data_path != second.data_path
 
 
 def test_a_name_is_not_empty(tmp_path):

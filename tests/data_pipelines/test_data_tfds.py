@@ -1,5 +1,6 @@
 """TFDS's own tests of a builder, for each of ours."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -111,10 +112,10 @@ class FolderTest(_BuilderTest):
   @classmethod
   def make_config(cls, **values):
     folder = get_folder_config()
-    for split in ("train", "validation"):
-      folder[split].images = folder[split].next = "images/{name}.png"
-      folder[split].labels = "labels/{name}.png"
-      folder[split].depth = "disparity/{name}.png"
+    for split, digit in (("train", 0), ("validation", 1)):
+      folder[split].images = folder[split].next = f"images/{digit}{{name}}.png"
+      folder[split].labels = f"labels/{digit}{{name}}.png"
+      folder[split].depth = f"disparity/{digit}{{name}}.png"
     folder.other_labels = "ignore"
     folder.camera.intrinsics = (20.0, 20.0, 15.0, 8.5)
     return Folder.make_config(ConfigDict({"folder": folder}), **values)
@@ -122,3 +123,6 @@ class FolderTest(_BuilderTest):
   @classmethod
   def write(cls, root):
     write_gta5(root, 3)
+    for kind in ("images", "labels", "disparity"):  # 00000 … train, 10000 … validation
+      for path in sorted((root / kind).iterdir()):
+        shutil.copy(path, path.with_name("1" + path.name[1:]))

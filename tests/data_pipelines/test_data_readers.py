@@ -1,0 +1,110 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_trees import dataset_config, write_gta5
+
+from corda_jax.errors import UserError
+from data_pipelines import readers
+from data_pipelines.files import DataFiles, open_file
+from data_pipelines.prepare import open_records, prepare
+from data_pipelines.records import Records
+
+
+def grey_png(values, bits):
+  """A PNG of one grey channel of 1, 2, 4 or 8 bits, which Pillow does not write."""
+
+  def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+  height, width = values.shape
+  flat = ((values[..., None] >> np.arange(bits - 1, -1, -1)) & 1).reshape(height, -1)
+  rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in flat)
+  header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+  parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+  return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_labels_of_few_bits_are_read_as_they_are(tmp_path, random, bits):
+  ids = random.randint(0, 2**bits, (5, 8))
+  (tmp_path / "a.png").write_bytes(grey_png(ids, bits))
+  np.testing.assert_array_equal(readers.read_label_ids(str(tmp_path / "a.png")), ids)
+
+
+def test_images_of_16_bits_are_refused(tmp_path):
+  Image.fromarray(np.full((4, 5), 30_000, np.uint16)).save(tmp_path / "a.png")
+  with pytest.raises(readers.BadFrameError, match="picture of mode I;16, wanted 8 bits a channel"):
+    readers.read_rgb(str(tmp_path / "a.png"))
+
+
+def test_complex_depth_is_refused(tmp_path):
+  np.save(tmp_path / "a.npy", np.ones((2, 3), complex))
+  with pytest.raises(readers.BadFrameError, match="wanted real numbers"):
+    readers.read_depth_npy(str(tmp_path / "a.npy"))
+
+
+def test_a_camera_needs_a_baseline_for_stereo_alone(tmp_path):
+  path = tmp_path / "camera.json"
+  path.write_text('{"intrinsic": {"fx": 10, "fy": 11, "u0": 4, "v0": 3}}')
+  assert readers.read_camera(str(path), stereo=False).baseline == 0
+  with pytest.raises(readers.BadFrameError, match="extrinsic baseline"):
+    readers.read_camera(str(path), stereo=True)
+
+
+def test_archives_in_capitals(tmp_path):
+  import zipfile
+
+  with zipfile.ZipFile(tmp_path / "A.ZIP", "w") as archive:
+    archive.writestr("images/1.png", b"content")
+  (location,) = DataFiles(str(tmp_path)).list("images", ".png").values()
+  assert isinstance(open_file(location), io.BytesIO)
+  assert open_file(location).read() == b"content"
+
+
+@pytest.fixture
+def prepared(tmp_path):
+  root = write_gta5(tmp_path / "files", frames=3)
+  dataset = dataset_config("gta5", root, "disparity", 16, 24)
+  records_dir = str(tmp_path / "records")
+  return dataset, records_dir, prepare(dataset, records_dir=records_dir, progress=False)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_record_files_that_are_not_whole_are_told(prepared, harm):
+  dataset, records_dir, builder = prepared
+  (path,) = builder.data_path.glob("*.array_record*")
+  if harm == "cut":
+    path.write_bytes(path.read_bytes()[:-100])
+  else:
+    path.unlink()
+  for use in (
+    lambda: open_records(dataset, records_dir),
+    lambda: prepare(dataset, records_dir=records_dir),
+  ):
+    with pytest.raises(UserError, match=r"the record file .* (is missing|has \d+ bytes, not \d+)"):
+      use()
+
+
+def test_damaged_records_are_told(prepared):
+  *_, builder = prepared
+  (path,) = builder.data_path.glob("*.array_record*")
+  content = np.frombuffer(path.read_bytes(), np.uint8).copy()
+  content[64 : len(content) // 2] ^= 85
+  path.write_bytes(content.tobytes())
+  with pytest.raises(UserError, match=r"a record file in .* is damaged"):
+    Records(builder, "train").read([0, 1, 2])
+
+
+def test_records_without_bad_frames_are_not_those_that_skipped_them(tmp_path):
+  root = write_gta5(tmp_path / "files", frames=3)
+  (root / "labels" / "00001.png").unlink()
+  dataset = dataset_config("gta5", root, "disparity", 16, 24)
+  options = {"records_dir": str(tmp_path / "records"), "progress": False}
+  prepare(dataset, bad_frames="skip", **options)
+  prepare(dataset, bad_frames="skip", **options)
+  with pytest.raises(UserError, match="lack 1 bad frames"):
+    prepare(dataset, **options)
