@@ -1,5 +1,6 @@
 """Records of splits: read by number, and parsed."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
@@ -17,22 +18,32 @@ class Records:
   def __init__(self, builder: FramesBuilder, *splits: str):
     """Opens them."""
     self._folder = os.fspath(builder.data_path)
-    self._source = array_record_data_source.ArrayRecordDataSource(
-      [os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths],
-      reader_options={"max_parallelism": "0"},
-    )
+    with self._told():
+      self._source = array_record_data_source.ArrayRecordDataSource(
+        [os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths],
+        reader_options={"max_parallelism": "0"},
+      )
 
   def __len__(self) -> int:
     """Their number."""
     return len(self._source)
 
   def read(self, numbers: Sequence[int]) -> list[bytes]:
-    """Serialized examples."""
+    """Serialized examples.
+
+    Raises:
+      UserError: a file is damaged.
+    """
     # One by one in this thread: to read them together starts threads anew for every call, which
     # costs three times the reading. Readers of batches are several already.
-    try:
+    with self._told():
       return [self._source[number] for number in numbers]
-    except RuntimeError as error:  # its text may be empty
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    try:
+      yield
+    except RuntimeError as error:  # whose text may be empty
       raise UserError(
         f"a record file in {self._folder!r} is damaged ({error or 'no reason told'}): delete that "
         "folder, and prepare the data set again"
