@@ -7,7 +7,9 @@ from tiny_trees import pixels, save, save_png16
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame
+from data_pipelines.prepare import BUILDERS
 from data_pipelines.preprocess import DepthRecipe, Recipe
 from data_pipelines.readers import BadFrameError
 
@@ -219,3 +221,18 @@ def test_bad_matrix(frame, tmp_path, contents, reason):
   changed = Frame(frame.name, frame.image, frame.label, path)
   with pytest.raises(BadFrameError, match=reason):
     preprocess.load_frame(changed, recipe(depth=depth))
+
+
+@pytest.mark.parametrize(
+  ("dataset", "known", "unknown"),
+  [
+    ("cityscapes", (0, 33, 255), (34, 254)),
+    ("gta5", (0, 34, 255), (35, 254)),
+    ("synthia", (0, 22), (23, 255)),
+  ],
+)
+def test_the_label_ids_that_each_data_set_has(dataset, known, unknown):
+  config = FrameConfig(root="", height=1, width=1, depth="none")
+  ids = BUILDERS[dataset].recipe(config, "train").label_ids
+  assert ids >= set(known)
+  assert not ids & set(unknown)
