@@ -52,7 +52,7 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **arguments)
     # While TFDS prepares, data_path is a folder of its own.
     partial = self.data_path.with_name(f"partial.{self.version}")
-    self.shards = ShardFolder(os.fspath(partial), f"{self.name} {self.builder_config.name}")
+    self.shards = ShardFolder(os.fspath(partial))
 
   @classmethod
   def make_config(cls, dataset_config: Any, **values: Any) -> FrameConfig:

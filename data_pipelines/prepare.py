@@ -75,8 +75,10 @@ def prepare(
   remote = _remote(builder, records_dir)
   if remote is not None:
     if builder.builder_config.workers > 1:
-      raise UserError(f"several workers cannot share {records_dir!r}: set records_dir to a folder "
-                      "that all of them see, and copy it when it is whole")  # fmt: skip
+      raise UserError(
+        f"several workers cannot share {records_dir!r}: set records_dir to a folder that all of "
+        "them see, and copy it when it is whole"
+      )
     with _lock(builder, shared=False):
       bucket.fetch(remote, Path(builder.data_path))
   builder = _prepare(dataset_config, local, progress=progress, **options)
@@ -184,9 +186,6 @@ def _write(builder: FramesBuilder) -> None:
       download_dir=downloads,
       download_config=tfds.download.DownloadConfig(try_download_gcs=False),
     )
-  log = logging.warning if builder.report.bad else logging.info
-  for line in builder.report.lines():
-    log("%s %s", builder.name, line)
 
 
 def _check_same_files(builder: FramesBuilder) -> None:

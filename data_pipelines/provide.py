@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
-from data_pipelines.builder import FramesBuilder
+from data_pipelines.builder import REPORT_FILE, FramesBuilder
 from data_pipelines.prepare import prepare
 from data_pipelines.street_world import write
 
@@ -38,6 +40,13 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
       processes=data_config.prepare_processes,
       shard_frames=data_config.shard_frames,
     )
+    if builder.report.bad:  # at the start of every run that trains or scores without them
+      logging.warning(
+        "%s: the records lack %d bad frames, listed in %s",
+        builder.name,
+        len(builder.report.bad),
+        builder.data_path / REPORT_FILE,
+      )
     builders.append(builder)
   return builders
 

@@ -2,8 +2,8 @@
 
 A split's frames are cut into shards of a fixed number, in the order of the frames. Each is written
 under a temporary name and gets its own when it is whole; beside it a JSON file, written after it,
-says what the shard was made from and what was found. A shard that was made from the same files with
-the same parameters is never made again, whoever made it.
+says what the shard was made from and what was found. A shard that was made from the same files is
+never made again, whoever made it. The folder belongs to one set of parameters: its path names them.
 """
 
 import contextlib
@@ -80,15 +80,13 @@ def cut(splits: dict[str, list[Frame]], size: int) -> list[Shard]:
 class ShardFolder:
   """The folder that shards are prepared in."""
 
-  def __init__(self, path: Path, parameters: str):
+  def __init__(self, path: Path):
     """Need not exist.
 
     Args:
       path: of the folder.
-      parameters: a text that differs where other records would come from the same files.
     """
     self.path = Path(path)
-    self._parameters = parameters
     self._digests: dict[str, str] = {}  # of shards, by name: a look at every file takes its time
 
   def records(self, shard: Shard) -> Path:
@@ -151,7 +149,7 @@ class ShardFolder:
       return self._digests[shard.name]
     files = [[file_size(location) for location in frame.files()] for frame in shard.frames]
     names = [frame.name for frame in shard.frames]
-    digest = hashlib.sha256(repr((self._parameters, names, files)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((names, files)).encode()).hexdigest()
     self._digests[shard.name] = digest
     return digest
 
