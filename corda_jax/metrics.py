@@ -1,4 +1,4 @@
-"""Scores of semantic segmentation."""
+"""Scores of semantic segmentation, and errors of depth."""
 
 from collections.abc import Sequence
 
@@ -59,3 +59,34 @@ def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> flo
     iou = iou[list(classes)]
   iou = iou[~np.isnan(iou)]
   return float(iou.mean()) if iou.size else float("nan")
+
+
+DEPTH_ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3")
+
+
+def depth_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+  """The seven errors by which depth networks are compared (Eigen et al., NeurIPS 2014).
+
+  Args:
+    truth: metres, any shape, all above 0.
+    prediction: metres, of the same shape, all above 0.
+
+  Returns:
+    Means over all values: "abs_rel" |p - t| / t, "sq_rel" (p - t)^2 / t (metres), "rmse" (metres),
+    "rmse_log" (of natural logarithms), and the shares "delta_k" of values with
+    max(p / t, t / p) < 1.25^k. NaN where there are no values.
+  """
+  if truth.shape != prediction.shape:
+    raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
+  if not truth.size:
+    return dict.fromkeys(DEPTH_ERRORS, float("nan"))
+  truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+  difference, ratio = prediction - truth, np.maximum(truth / prediction, prediction / truth)
+  values = (
+    np.mean(np.abs(difference) / truth),
+    np.mean(difference**2 / truth),
+    np.sqrt(np.mean(difference**2)),
+    np.sqrt(np.mean(np.log(prediction / truth) ** 2)),
+    *(np.mean(ratio < 1.25**k) for k in (1, 2, 3)),
+  )
+  return dict(zip(DEPTH_ERRORS, map(float, values), strict=True))

@@ -13,7 +13,7 @@ import pytest
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import find_state_dicts
 from corda_jax.models.torch_write import write_torch_file
-from tests.golden import files, folder, parts
+from tests.golden import depth_parts, files, folder, parts
 from tests.golden.released_run import STORED, ReleasedRun, relative
 
 
@@ -27,10 +27,10 @@ def by_name(path):
 
 
 def test_there_are_reference_values():
-  kinds = {kind: len(files(kind)) for kind in ("corda", "losses", "augment")}
+  kinds = {kind: len(files(kind)) for kind in ("corda", "losses", "augment", "monodepth")}
   assert any(kinds.values()), f"none in {folder()}"
   if folder() == Path(__file__).parent / "golden":
-    assert kinds == {"corda": 2, "losses": 1, "augment": 1}
+    assert kinds == {"corda": 2, "losses": 1, "augment": 1, "monodepth": 1}
 
 
 @pytest.mark.parametrize("path", files("losses"), ids=by_name)
@@ -41,6 +41,11 @@ def test_losses_scores_and_upsampling(float64, path):
 @pytest.mark.parametrize("path", files("augment"), ids=by_name)
 def test_augmentation(float64, path):
   assert_met(parts.augment_file(path))
+
+
+@pytest.mark.parametrize("path", files("monodepth"), ids=by_name)
+def test_self_supervised_depth(float64, path):
+  assert_met(depth_parts.monodepth_file(path))
 
 
 @pytest.mark.long

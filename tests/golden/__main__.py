@@ -12,8 +12,10 @@ from pathlib import Path
 
 import jax
 
-from tests.golden import files, folder, parts
+from tests.golden import depth_parts, files, folder, parts
 from tests.golden.released_run import ReleasedRun
+
+_KINDS = ("losses", "augment", "monodepth", "corda")
 
 
 def main() -> None:
@@ -26,12 +28,12 @@ def main() -> None:
   options = parser.parse_args()
   if options.folder:
     os.environ["CORDA_GOLDEN_DIR"] = os.fspath(options.folder)
-  found = [path.name for kind in ("losses", "augment", "corda") for path in files(kind)]
+  found = [path.name for kind in _KINDS for path in files(kind)]
   unknown = sorted(set(options.files) - set(found))
   if unknown or not found:
     parser.error(
       f"{folder()} does not hold {', '.join(unknown) or 'any reference values'}, wanted "
-      f"{', '.join(found) or 'losses*.npz, augment*.npz or corda*.npz'}"
+      f"{', '.join(found or [f'{kind}*.npz' for kind in _KINDS])}"
     )
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_enable_x64", True)
@@ -40,6 +42,7 @@ def main() -> None:
   missed = 0
   runs = [(path, "float64", parts.losses_file) for path in files("losses")]
   runs += [(path, "float64", parts.augment_file) for path in files("augment")]
+  runs += [(path, "float64", depth_parts.monodepth_file) for path in files("monodepth")]
   runs += [(path, "float64", lambda p: ReleasedRun(p).measures()) for path in files("corda")]
   runs += [
     (path, "float32", lambda p: ReleasedRun(p, "float32").outputs()) for path in files("corda")

@@ -1,0 +1,1 @@
+"""Self-supervised depth: cameras, view synthesis, photometric losses, and the training step."""

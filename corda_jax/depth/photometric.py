@@ -1,0 +1,200 @@
+"""Photometric losses: how well a depth explains one view of a scene by others.
+
+Source: Monodepth2 (Godard et al., ICCV 2019, arXiv 1806.01260). Images are 0..1.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from corda_jax.depth.camera import disparity_to_depth, synthesize_view
+from corda_jax.resize import resize_centered
+
+_SSIM_SHARE = 0.85
+_C1, _C2 = 0.01**2, 0.03**2
+_SMALL = 1e-7  # as released
+
+
+def ssim_loss(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Structural dissimilarity of 3x3 windows: clip((1 - SSIM) / 2, 0, 1), borders reflected.
+
+  Args:
+    x: [B, H, W, C].
+    y: [B, H, W, C].
+
+  Returns:
+    [B, H, W, C].
+  """
+  mean_x, mean_y = _window_mean(x), _window_mean(y)
+  variance_x = _window_mean(x * x) - mean_x * mean_x
+  variance_y = _window_mean(y * y) - mean_y * mean_y
+  covariance = _window_mean(x * y) - mean_x * mean_y
+  numerator = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
+  denominator = (mean_x**2 + mean_y**2 + _C1) * (variance_x + variance_y + _C2)
+  return jnp.clip((1 - numerator / denominator) / 2, 0, 1)
+
+
+def _window_mean(x: jax.Array) -> jax.Array:
+  """Means of 3x3 windows, as sums of shifted arrays: the compiler fuses them into one loop."""
+  for axis in (1, 2):
+    size = x.shape[axis]
+    x = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], mode="reflect")
+    x = sum(jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(3))
+  return x / 9
+
+
+def reprojection_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+  """0.85 SSIM loss + 0.15 absolute difference, means over the channels.
+
+  Args:
+    prediction: [B, H, W, C], the target as made from another view.
+    target: [B, H, W, C].
+
+  Returns:
+    [B, H, W], 0..1.
+  """
+  difference = jnp.abs(target - prediction).mean(-1)
+  return _SSIM_SHARE * ssim_loss(prediction, target).mean(-1) + (1 - _SSIM_SHARE) * difference
+
+
+def smoothness(disparity: jax.Array, image: jax.Array) -> jax.Array:
+  """Mean gradient of a disparity, damped where the image has edges.
+
+  Args:
+    disparity: [B, H, W].
+    image: [B, H, W, C].
+
+  Returns:
+    A scalar: over x and over y, the mean of |d disparity| exp(-mean_c |d image|), added.
+  """
+  total = jnp.zeros((), disparity.dtype)
+  for axis in (1, 2):
+    edges = jnp.abs(jnp.diff(image, axis=axis)).mean(-1)
+    total += (jnp.abs(jnp.diff(disparity, axis=axis)) * jnp.exp(-edges)).mean()
+  return total
+
+
+def normalized(disparity: jax.Array) -> jax.Array:
+  """Disparities [B, H, W] over their mean in each image: smoothness must not reward shrinking."""
+  return disparity / (disparity.mean((1, 2), keepdims=True) + _SMALL)
+
+
+class Views(NamedTuple):
+  """An image, the views that explain it, and how they were taken.
+
+  Attributes:
+    target: [B, H, W, C], the image whose depth is wanted, 0..1.
+    sources: [N, B, H, W, C], other views.
+    transforms: [N, B, 4, 4], from the target's camera to each view's.
+    intrinsics: [B, 4], of all.
+  """
+
+  target: jax.Array
+  sources: jax.Array
+  transforms: jax.Array
+  intrinsics: jax.Array
+
+
+def identity_error(views: Views, key: jax.Array | None) -> jax.Array:
+  """Error of each view as it is, not warped; least where nothing moves between the views.
+
+  Args:
+    views: N of them.
+    key: of noise of 1e-5 that breaks ties; None for no noise.
+
+  Returns:
+    [B, H, W], the minimum over the views.
+  """
+  error = jax.vmap(reprojection_error, (0, None))(views.sources, views.target)
+  if key is not None:
+    error += 1e-5 * jax.random.normal(key, error.shape, error.dtype)
+  return error.min(0)
+
+
+def reprojection_minimum(
+  depth: jax.Array, views: Views, *, over_views: str = "minimum"
+) -> tuple[jax.Array, jax.Array]:
+  """Error of the view that explains each pixel best, given its depth.
+
+  The minimum passes over views in which the pixel is hidden or outside.
+
+  Args:
+    depth: [B, H, W].
+    views: N of them.
+    over_views: "minimum", as published, or "mean", as before it.
+
+  Returns:
+    Error [B, H, W]; the views as the target's camera should see them, [N, B, H, W, C].
+  """
+  if over_views not in ("minimum", "mean"):
+    raise ValueError(f"over_views is {over_views!r}, wanted 'minimum' or 'mean'")
+  warped = jax.vmap(synthesize_view, (0, None, None, 0))(
+    views.sources, depth, views.intrinsics, views.transforms
+  )
+  errors = jax.vmap(reprojection_error, (0, None))(warped, views.target)
+  return (errors.min(0) if over_views == "minimum" else errors.mean(0)), warped
+
+
+def photometric_loss(
+  disparities: Sequence[jax.Array],
+  views: Views,
+  config: Mapping[str, Any],
+  *,
+  pyramid: Sequence[jax.Array] | None = None,
+  key: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, Any]]:
+  """The loss of a depth network: its disparities of several scales, all judged at full size.
+
+  Args:
+    disparities: of scale s, [B, H / 2^s, W / 2^s, 1], 0..1.
+    views: the image and the views that explain it.
+    config: `min_depth`, `max_depth` (in the unit of the transforms), `smoothness_weight`,
+      `automask` (leave out pixels that a view explains better unwarped: those that move with the
+      camera, and what has no texture), `over_views` of `reprojection_minimum`.
+    pyramid: the image at every scale, for the smoothness; None: made by means of 2x2 pixels.
+    key: of the noise of `identity_error`.
+
+  Returns:
+    The mean over the scales; and "losses" [S] of each scale, and of the finest "depth" [B, H, W],
+    "automask" bool[B, H, W] (True: counts) and "warped" [N, B, H, W, C]; "automasks"
+    bool[S, B, H, W] and "depths" [S, B, H, W] of all.
+  """
+  size = views.target.shape[1:3]
+  pyramid = pyramid or image_pyramid(views.target, len(disparities))
+  still = identity_error(views, key) if config["automask"] else None
+  losses, automasks, depths, warped = [], [], [], None
+  for scale, (disparity, image) in enumerate(zip(disparities, pyramid, strict=True)):
+    full = disparity if scale == 0 else resize_centered(disparity, size)
+    depth = disparity_to_depth(
+      full[..., 0], min_depth=config["min_depth"], max_depth=config["max_depth"]
+    )
+    error, made = reprojection_minimum(depth, views, over_views=config["over_views"])
+    automask = jnp.ones(error.shape, bool) if still is None else error < still
+    if still is not None:
+      error = jnp.where(automask, error, still)
+    weight = config["smoothness_weight"] / 2**scale
+    losses.append(error.mean() + weight * smoothness(normalized(disparity[..., 0]), image))
+    automasks.append(automask)
+    depths.append(depth)
+    warped = made if warped is None else warped
+  losses = jnp.stack(losses)
+  return losses.mean(), {
+    "losses": losses,
+    "depth": depths[0],
+    "automask": automasks[0],
+    "warped": warped,
+    "automasks": jnp.stack(automasks),
+    "depths": jnp.stack(depths),
+  }
+
+
+def image_pyramid(image: jax.Array, scales: int) -> list[jax.Array]:
+  """An image [B, H, W, C] and its halves, each pixel the mean of 2x2; H, W multiples of 2^(S-1)."""
+  images = [image]
+  for _ in range(scales - 1):
+    batch, height, width, channels = images[-1].shape
+    blocks = images[-1].reshape(batch, height // 2, 2, width // 2, 2, channels)
+    images.append(blocks.mean((2, 4)))
+  return images
