@@ -1,7 +1,7 @@
 """The live line of a training run, and the averages behind its curves."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -18,10 +18,19 @@ class Progress:
     first: steps made before.
     total: steps of the whole run.
     images_per_step: for the rate.
+    shown: (words, metric, format) of what the line shows.
   """
 
-  def __init__(self, first: int, total: int, images_per_step: int):
+  def __init__(
+    self,
+    first: int,
+    total: int,
+    images_per_step: int,
+    *,
+    shown: Sequence[tuple[str, str, str]] = (("loss", "total", ".3f"),),
+  ):
     """Starts the line."""
+    self._shown = shown
     self._bar = tqdm(
       total=total, initial=first, desc="train", unit="step", mininterval=0.5, dynamic_ncols=True
     )
@@ -52,7 +61,7 @@ class Progress:
       elapsed = time.monotonic() - self._since
       means["images_per_second"] = self._images_per_step * self._steps / elapsed
       self._since, self._steps = time.monotonic(), 0
-    self._bar.set_postfix_str(_summary(means))
+    self._bar.set_postfix_str(_summary(means, self._shown))
     return means
 
   def message(self, text: str) -> None:
@@ -65,10 +74,8 @@ class Progress:
     self._bar.close()
 
 
-def _summary(means: Mapping[str, float]) -> str:
-  parts = [f"loss {means['total']:.3f}", f"source CE {means['ce_src']:.3f}"]
-  if "ce_mix" in means:
-    parts += [f"mixed CE {means['ce_mix']:.3f}", f"confident {means['confident_fraction']:.0%}"]
+def _summary(means: Mapping[str, float], shown: Sequence[tuple[str, str, str]]) -> str:
+  parts = [f"{words} {means[name]:{form}}" for words, name, form in shown if name in means]
   if "images_per_second" in means:
     parts.append(f"{means['images_per_second']:.0f} images/s")
   return ", ".join(parts)

@@ -152,7 +152,7 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
     )
   write_torch_file(workdir / _KEPT, weights.kept)
   checkpoints = Checkpoints(workdir)
-  checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}), miou=None)
+  checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}), score=None)
   checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
 

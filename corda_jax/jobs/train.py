@@ -1,4 +1,4 @@
-"""Trains a network, evaluating and saving on the way; resumes where it was stopped."""
+"""Trains the adaptation: its step, its evaluation and its curves, in the common loop."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,14 +10,18 @@ import numpy as np
 from corda_jax.adaptation.step import make_step
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.progress import Progress
+from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, run_training
+from corda_jax.jobs.loop import compile_step as compile_any_step
 from corda_jax.jobs.scores import format_scores
 from corda_jax.jobs.torch_checkpoints import initial_state
-from corda_jax.training.checkpoint import Checkpoints, write_json
-from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState
 
-HostBatch = Mapping[str, np.ndarray]
+_SHOWN = (
+  ("loss", "total", ".3f"),
+  ("source CE", "ce_src", ".3f"),
+  ("mixed CE", "ce_mix", ".3f"),
+  ("confident", "confident_fraction", ".0%"),
+)
 
 
 def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -30,13 +34,7 @@ def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict
     config.method,
     len(experiment.classes),
   )
-  everywhere, split = replicated(experiment.mesh), batch_sharded(experiment.mesh)
-  return jax.jit(
-    step,
-    in_shardings=(everywhere, split, everywhere),
-    out_shardings=(everywhere, everywhere),
-    donate_argnums=0,
-  )
+  return compile_any_step(step, experiment.mesh)
 
 
 def step_inputs(batch: HostBatch) -> dict[str, np.ndarray]:
@@ -71,55 +69,28 @@ def train(
   Returns:
     The last state, and the results that `results.json` holds.
   """
-  config = experiment.config
-  checkpoints = Checkpoints(workdir, keep_best=config.keep_best)
   evaluator = Evaluator(experiment)
-  state, first = _initial_or_restored(experiment, checkpoints)
-  step_function = compile_step(experiment)
-  key = jax.device_put(jax.random.key(config.seed), replicated(experiment.mesh))
 
-  def evaluate(step):
-    result = {"step": step, **evaluator.score(state, evaluation_batches())}
+  def evaluate(state):
+    result = evaluator.score(state, evaluation_batches())
     iou = {f"iou/{name}": value for name, value in result["iou"].items() if value is not None}
-    write_scalars(step, {"target/miou": result["miou"], **iou})
-    return result
+    return Evaluation(
+      result=result,
+      score=result["miou"],
+      curves={"target/miou": result["miou"], **iou},
+      line=f"target mIoU {result['miou']:.1f} %",
+      table=format_scores(result),
+    )
 
-  def due(step, period):
-    return step % period == 0 or step == config.num_steps
-
-  result = None
-  batches = train_batches(first) if first < config.num_steps else iter(())
-  progress = Progress(first, config.num_steps, 2 * config.data.batch_size)
-  try:
-    for done in range(first + 1, config.num_steps + 1):
-      batch = put_batch(experiment.mesh, step_inputs(next(batches)))
-      state, metrics = step_function(state, batch, key)
-      progress.update(metrics)
-      if due(done, config.log_every):
-        write_scalars(done, {f"train/{k}": v for k, v in progress.report().items()})
-      if due(done, config.evaluate_every):
-        result = evaluate(done)
-        progress.message(f"step {done}: target mIoU {result['miou']:.1f} %")
-      if due(done, config.checkpoint_every):
-        evaluated = result is not None and result["step"] == done
-        checkpoints.save(done, state, miou=result["miou"] if evaluated else None)
-  finally:
-    progress.close()
-    checkpoints.close()
-  if result is None:
-    print(f"The run in {workdir} is complete at step {first}.")
-    result = evaluate(first)
-  print(format_scores(result))
-  if jax.process_index() == 0:
-    write_json(Path(workdir) / "results.json", result)
-  return state, result
-
-
-def _initial_or_restored(
-  experiment: Experiment, checkpoints: Checkpoints
-) -> tuple[TrainState, int]:
-  latest = checkpoints.latest_step()
-  if latest is None:
-    return initial_state(experiment), 0
-  print(f"Resuming from the checkpoint of step {latest}.")
-  return checkpoints.restore(latest, experiment.state_shapes()), latest
+  job = TrainingJob(
+    config=experiment.config,
+    mesh=experiment.mesh,
+    initial_state=lambda: initial_state(experiment),
+    state_shapes=experiment.state_shapes,
+    step=compile_step(experiment),
+    inputs=step_inputs,
+    evaluate=evaluate,
+    images_per_step=2 * experiment.config.data.batch_size,
+    shown=_SHOWN,
+  )
+  return run_training(job, workdir, train_batches=train_batches, write_scalars=write_scalars)

@@ -1,4 +1,4 @@
-"""Checkpoints: the newest and the best by target mIoU, written atomically in the background."""
+"""Checkpoints: the newest and the best by score, written atomically in the background."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ class Checkpoints:
 
   Args:
     workdir: folder of the run.
-    keep_best: how many checkpoints are kept for their mIoU, beside the newest.
+    keep_best: how many checkpoints are kept for their score, beside the newest.
   """
 
   def __init__(self, workdir: Path, *, keep_best: int = 1):
@@ -46,7 +46,7 @@ class Checkpoints:
     if keep_best:
       policies.append(
         BestN(
-          get_metric_fn=lambda metrics: metrics["miou"],
+          get_metric_fn=lambda metrics: metrics["score"],
           n=keep_best,
           keep_checkpoints_without_metrics=False,
         )
@@ -55,14 +55,20 @@ class Checkpoints:
       (Path(workdir) / "checkpoints").absolute(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies),
-        best_fn=lambda metrics: metrics["miou"],
+        best_fn=lambda metrics: metrics["score"],
         cleanup_tmp_directories=True,  # what a killed run left half-written
       ),
     )
 
-  def save(self, step: int, state: Any, *, miou: float | None) -> None:
-    """Starts writing `state`; a checkpoint appears under its name when it is whole."""
-    metrics = None if miou is None else {"miou": miou}
+  def save(self, step: int, state: Any, *, score: float | None) -> None:
+    """Starts writing `state`; a checkpoint appears under its name when it is whole.
+
+    Args:
+      step: its number.
+      state: any pytree of arrays.
+      score: larger is better; None where the state was not evaluated.
+    """
+    metrics = None if score is None else {"score": score}
     with self._told(), _no_warnings() if metrics is None else contextlib.nullcontext():
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
@@ -71,7 +77,7 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """Step of the whole checkpoint with the best mIoU, or None."""
+    """Step of the whole checkpoint with the best score, or None."""
     return self._manager.best_step()
 
   def restore(self, step: int, like: Any) -> Any:

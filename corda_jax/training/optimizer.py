@@ -95,6 +95,28 @@ def build_optimizer(
   raise UserError(f"optimizer.name is {config.name!r}, wanted 'sgd' or 'adamw'")
 
 
+def build_depth_optimizer(config: Any) -> optax.GradientTransformation:
+  """Adam for the depth and pose networks, with a learning rate that falls in steps.
+
+  Args:
+    config: the `optimizer` part of a configuration of the depth stage: `learning_rate`,
+      `depth_encoder_learning_rate_factor`, `decay_at` (steps), `decay_factor`, `beta1`, `beta2`.
+  """
+  schedule = optax.piecewise_constant_schedule(
+    config.learning_rate, {int(step): config.decay_factor for step in config.decay_at}
+  )
+
+  def group(path):
+    encoder = path_name(path).startswith("depth/encoder/")
+    return ParameterGroup(config.depth_encoder_learning_rate_factor if encoder else 1.0, 1)
+
+  return optax.chain(
+    optax.scale_by_adam(b1=config.beta1, b2=config.beta2),
+    _scale_groups(group),
+    optax.scale_by_learning_rate(schedule),
+  )
+
+
 def _scale_groups(group: Callable[[Any], ParameterGroup]) -> optax.GradientTransformation:
   def scale(updates, _):
     return jax.tree_util.tree_map_with_path(

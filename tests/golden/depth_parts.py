@@ -55,9 +55,7 @@ def _photometric(z) -> Iterator[Measure]:
   pyramid = [_wide(z[f"photo/image_0_scale{s}"]) for s in range(scales)]
 
   def loss(disparities, poses):
-    transforms = [
-      camera.pose_matrix(*poses[frame], invert=int(frame) < 0) for frame in frames[:-1]
-    ]
+    transforms = [camera.pose_matrix(*poses[frame], invert=int(frame) < 0) for frame in frames[:-1]]
     transforms = jnp.stack([*transforms, jnp.asarray(z["photo/stereo_T"])])
     views = photometric.Views(target, sources, transforms, intrinsics)
     return photometric.photometric_loss(disparities, views, CONFIG, pyramid=pyramid)
@@ -72,9 +70,7 @@ def _photometric(z) -> Iterator[Measure]:
   )(disparities, poses)
   yield _measure("photo/loss", value, z["photo/loss"])
   for scale in range(scales):
-    yield _measure(
-      f"photo/loss_scale{scale}", maps["losses"][scale], z[f"photo/loss_scale{scale}"]
-    )
+    yield _measure(f"photo/loss_scale{scale}", maps["losses"][scale], z[f"photo/loss_scale{scale}"])
     name = f"photo/automask_scale{scale}"
     differing = int((np.asarray(maps["automasks"][scale]) != z[name].astype(bool)).sum())
     yield Measure(name, differing, EQUAL, z[name].size)

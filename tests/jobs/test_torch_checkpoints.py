@@ -165,7 +165,7 @@ def test_the_count_of_steps_goes_out(tmp_path):
   run = experiment()
   state = run.initial_state()
   checkpoints = Checkpoints(tmp_path)
-  checkpoints.save(5, state.replace(step=state.step + 5), miou=None)
+  checkpoints.save(5, state.replace(step=state.step + 5), score=None)
   checkpoints.close()
   tree = read_torch_file(export_torch(run, tmp_path))
   assert tree["iteration"] == 5

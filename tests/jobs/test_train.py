@@ -129,7 +129,7 @@ def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
   checkpoints = Checkpoints(tmp_path, keep_best=1)
   state = experiment.initial_state()
   for step, miou in ((1, 10.0), (2, 30.0), (3, 20.0), (4, None), (5, 15.0)):
-    checkpoints.save(step, state, miou=miou)
+    checkpoints.save(step, state, score=miou)
   checkpoints.close()
   kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
   assert kept == [2, 5]
@@ -167,7 +167,7 @@ def test_checkpoints_that_cannot_be_written_are_told(experiment, tmp_path, monke
 
   monkeypatch.setattr(checkpoints._manager, "save", full)
   with pytest.raises(UserError, match=r"cannot be written .*No space left on device"):
-    checkpoints.save(1, experiment.initial_state(), miou=None)
+    checkpoints.save(1, experiment.initial_state(), score=None)
   checkpoints.close()
 
 

@@ -1,0 +1,288 @@
+"""One training step of the depth and pose networks.
+
+Source: Monodepth2 (Godard et al., ICCV 2019). Everything is pure; what is random is drawn by `draw`
+from the key and the step's number, and used by `descend`, so that tests can give the draws.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from corda_jax.adaptation import strong_augmentation
+from corda_jax.depth.camera import pose_matrix, stereo_matrix
+from corda_jax.depth.photometric import Views, photometric_loss
+from corda_jax.models.build import Normalization
+from corda_jax.models.layers import accumulation_dtype
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+# Views before and after the image in time: their pose is predicted.
+TEMPORAL = ("previous", "next")
+
+
+@struct.dataclass
+class DepthState:
+  """State of one depth run; a pytree of arrays.
+
+  Attributes:
+    step: int32 scalar, updates made so far.
+    params: of the networks, by "depth" and, with video, "pose".
+    batch_stats: their running statistics, likewise.
+    optimizer_state: of the optax transformation.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  optimizer_state: Any
+
+
+class DepthModels(NamedTuple):
+  """The networks of a depth run.
+
+  Attributes:
+    depth: image → disparities.
+    pose: two images → motion; None without video.
+  """
+
+  depth: nn.Module
+  pose: nn.Module | None
+
+
+def temporal_views(views: tuple[str, ...]) -> tuple[str, ...]:
+  """Those of the views that are neighbours in time."""
+  return tuple(view for view in views if view in TEMPORAL)
+
+
+def create_depth_state(
+  models: DepthModels, optimizer: optax.GradientTransformation, key: jax.Array, size: int
+) -> DepthState:
+  """Fresh state.
+
+  Args:
+    models: the networks.
+    optimizer: their optimiser.
+    key: of their weights.
+    size: side of the images that initialise them, in pixels: a multiple of the networks' strides.
+  """
+  depth_key, pose_key = jax.random.split(key)
+  image = jnp.zeros((1, size, size, 3), jnp.float32)
+  variables = {"depth": models.depth.init(depth_key, image, train=True)}
+  if models.pose is not None:
+    variables["pose"] = models.pose.init(pose_key, image, image, train=True)
+  params = {name: value["params"] for name, value in variables.items()}
+  return DepthState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats={name: value["batch_stats"] for name, value in variables.items()},
+    optimizer_state=optimizer.init(params),
+  )
+
+
+def draw(key: jax.Array, batch: int, config: Any) -> dict[str, Any]:
+  """Draws everything that is random in a step.
+
+  Args:
+    key: PRNG key of this step.
+    batch: number of images.
+    config: the `depth` part of a configuration.
+
+  Returns:
+    "flip", "use_jitter" bool[B]; "jitter" as of `draw_jitter`; "noise", a key.
+  """
+  keys = jax.random.split(key, 4)
+  jitter = strong_augmentation.draw_jitter(keys[2], batch, strength=config.jitter_strength)
+  # As released: the hue turns half as far as the other three change.
+  jitter["hue"] = jitter["hue"] / 2
+  return {
+    "flip": jax.random.bernoulli(keys[0], config.flip_probability, (batch,)),
+    "use_jitter": jax.random.bernoulli(keys[1], config.jitter_probability, (batch,)),
+    "jitter": jitter,
+    "noise": keys[3],
+  }
+
+
+def flip_views(batch: Batch, flip: jax.Array, names: tuple[str, ...]) -> dict[str, jax.Array]:
+  """Mirrors images left to right, and their cameras with them.
+
+  Args:
+    batch: images [B, H, W, 3], by `names`; "intrinsics" [B, 4]; "baseline" [B].
+    flip: bool[B].
+    names: of the images.
+
+  Returns:
+    The same; a mirrored pair's right view is on its left, so its baseline is negative.
+  """
+  flipped = dict(batch)
+  for name in names:
+    image = batch[name]
+    flipped[name] = jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)
+  fx, fy, cx, cy = (batch["intrinsics"][:, i] for i in range(4))
+  mirrored = batch[names[0]].shape[2] - 1 - cx
+  flipped["intrinsics"] = jnp.stack([fx, fy, jnp.where(flip, mirrored, cx), cy], 1)
+  flipped["baseline"] = jnp.where(flip, -batch["baseline"], batch["baseline"])
+  return flipped
+
+
+def view_transforms(
+  poses: Mapping[str, tuple[jax.Array, jax.Array]],
+  views: tuple[str, ...],
+  baseline: jax.Array,
+  metres_per_unit: float,
+) -> jax.Array:
+  """From the image's camera to that of each view.
+
+  Args:
+    poses: axis-angles and translations [B, 3] of the temporal views, by name; in time order.
+    views: all of them.
+    baseline: [B], metres.
+    metres_per_unit: of the translations' and the transforms' unit.
+
+  Returns:
+    [N, B, 4, 4], in the order of `views`.
+  """
+  return jnp.stack(
+    [
+      stereo_matrix(baseline / metres_per_unit)
+      if view == "right"
+      else pose_matrix(*poses[view], invert=view == "previous")
+      for view in views
+    ]
+  )
+
+
+def predict_poses(
+  apply: Callable[..., Any], images: Mapping[str, jax.Array], views: tuple[str, ...]
+) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Any]:
+  """Motions between an image and its temporal views, in one pass of the pose network.
+
+  Args:
+    apply: (first, second) → ((axis-angles, translations), updated statistics).
+    images: network inputs [B, H, W, 3]: "image", and "VIEW_image" of each view.
+    views: any.
+
+  Returns:
+    View → its axis-angles and translations [B, 3], from the earlier frame to the later; and the
+    updated statistics, None without temporal views.
+  """
+  temporal = temporal_views(views)
+  if not temporal:
+    return {}, None
+  image = images["image"]
+  pairs = [
+    (images["previous_image"], image) if view == "previous" else (image, images["next_image"])
+    for view in temporal
+  ]
+  first, second = (jnp.concatenate(part) for part in zip(*pairs, strict=True))
+  (axis_angle, translation), updated = apply(first, second)
+  parts = (jnp.split(x, len(temporal)) for x in (axis_angle, translation))
+  return dict(zip(temporal, zip(*parts, strict=True), strict=True)), updated
+
+
+def make_step(
+  models: DepthModels,
+  optimizer: optax.GradientTransformation,
+  normalization: Normalization,
+  config: Any,
+  views: tuple[str, ...],
+) -> Callable[[DepthState, Batch, jax.Array], tuple[DepthState, Metrics]]:
+  """Builds the pure function of one step.
+
+  Args:
+    models: the networks.
+    optimizer: of their parameters.
+    normalization: from uint8 images to network input.
+    config: the `depth` part of a configuration.
+    views: that explain an image: any of "right", "previous", "next".
+
+  Returns:
+    step(state, batch, key) → (state, metrics). `batch` holds "image" and, of each view,
+    "VIEW_image" uint8 RGB [B, H, W, 3], "intrinsics" float32[B, 4] in pixels and "baseline"
+    float32[B] in metres. Metrics are scalars.
+  """
+
+  def step(state, batch, key):
+    draws = draw(jax.random.fold_in(key, state.step), len(batch["image"]), config)
+    state, metrics, _ = descend(
+      state, batch, draws, models, optimizer, normalization, config, views
+    )
+    return state, metrics
+
+  return step
+
+
+def descend(
+  state: DepthState,
+  batch: Batch,
+  draws: Mapping[str, Any],
+  models: DepthModels,
+  optimizer: optax.GradientTransformation,
+  normalization: Normalization,
+  config: Any,
+  views: tuple[str, ...],
+) -> tuple[DepthState, Metrics, dict[str, Any]]:
+  """The arithmetic of a step, random choices given.
+
+  Returns:
+    The next state, scalar metrics, and the maps of `photometric_loss`.
+  """
+  names = ("image", *(f"{view}_image" for view in views))
+  wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
+  batch = {name: jnp.asarray(value) for name, value in batch.items()}
+  batch = flip_views(batch, draws["flip"], names)
+  # The networks see jittered colours, the loss the true ones.
+  colors = {name: batch[name].astype(wide) / 255 for name in names}
+  seen = ("image", *(f"{view}_image" for view in temporal_views(views)))
+  inputs = {name: _network_input(colors[name], draws, normalization) for name in seen}
+
+  def loss_function(params):
+    def apply(name, *x):
+      variables = {"params": params[name], "batch_stats": state.batch_stats[name]}
+      network = getattr(models, name)
+      outputs, updated = network.apply(variables, *x, train=True, mutable=["batch_stats"])
+      return outputs, updated["batch_stats"]
+
+    disparities, depth_stats = apply("depth", inputs["image"])
+    poses, pose_stats = predict_poses(lambda *x: apply("pose", *x), inputs, views)
+    transforms = view_transforms(poses, views, batch["baseline"], config.metres_per_unit)
+    sources = jnp.stack([colors[name] for name in names[1:]])
+    scene = Views(colors["image"], sources, transforms, batch["intrinsics"])
+    loss, maps = photometric_loss(disparities, scene, config, key=draws["noise"])
+    stats = {"depth": depth_stats, "pose": pose_stats}
+    maps |= {"poses": poses, "batch_stats": {name: stats[name] for name in params}}
+    return loss, maps
+
+  (loss, maps), gradients = jax.value_and_grad(loss_function, has_aux=True)(state.params)
+  updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+  metrics = {
+    "total": loss,
+    "counted_share": maps["automask"].mean(dtype=wide),
+    "mean_depth": maps["depth"].mean(),
+    "gradient_norm": optax.tree.norm(gradients),
+  }
+  for view, (_, translation) in maps["poses"].items():
+    metrics[f"{view}_distance"] = jnp.sqrt(jnp.square(translation).sum(-1)).mean()
+  state = state.replace(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    batch_stats=maps["batch_stats"],
+    optimizer_state=optimizer_state,
+  )
+  return state, metrics, maps
+
+
+def _network_input(
+  unit: jax.Array, draws: Mapping[str, Any], normalization: Normalization
+) -> jax.Array:
+  """Images 0..1 as network input, jittered where that was drawn; all views of a sample alike."""
+  jittered = strong_augmentation.color_jitter(unit, draws["jitter"], brightness_mode="multiply")
+  unit = jnp.where(draws["use_jitter"][:, None, None, None], jittered, unit)
+  if normalization.bgr:
+    unit = unit[..., ::-1]
+  return normalization.from_unit_range(unit)
