@@ -82,9 +82,11 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.head_init = "normal_0.01"  # of what predicts: logits and depths begin near zero
   model.encoder = ml_collections.ConfigDict(
     {
-      "stage_sizes": (3, 4, 23, 3),  # bottlenecks a stage: ResNet-101
+      "stage_sizes": (3, 4, 23, 3),  # blocks a stage: ResNet-101
+      "block": "bottleneck",  # or "basic": two 3x3, as in ResNet-18 and ResNet-34
+      "stride_on": "conv1",  # a bottleneck's strided convolution; torchvision: "conv2"
       "width": 64,  # channels of the first stage's 3x3 convolutions
-      "expansion": 4,
+      "expansion": 4,  # channels out of a bottleneck, times its width; 1 with basic blocks
       "stem_kernel": 7,
       "stem_stride": 2,
       "stem_pool": True,

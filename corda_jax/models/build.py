@@ -11,6 +11,7 @@ from flax import linen as nn
 from corda_jax.errors import UserError
 from corda_jax.models.corda import Corda
 from corda_jax.models.deeplab import DeepLab
+from corda_jax.models.monodepth import DepthNetwork, PoseNetwork
 from corda_jax.models.resnet import ResNet
 
 _INITIALIZERS = {
@@ -36,14 +37,9 @@ def build_model(config: Any, num_classes: int) -> nn.Module:
   Raises:
     UserError: a name in it is unknown.
   """
-  types = {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
-  encoder = ResNet(
-    kernel_init=_initializer(config, "kernel_init"),
-    **{name: _frozen(value) for name, value in config.encoder.items()},
-    **types,
-  )
+  types = _types(config)
   common = {
-    "encoder": encoder,
+    "encoder": _encoder(config, config.encoder),
     "num_classes": num_classes,
     "classifier_dilations": tuple(config.classifier_dilations),
     "head_init": _initializer(config, "head_init"),
@@ -61,6 +57,41 @@ def build_model(config: Any, num_classes: int) -> nn.Module:
       **common,
     )
   raise UserError(f"model.name is {config.name!r}, wanted 'corda' or 'deeplab'")
+
+
+def build_depth_networks(config: Any) -> tuple[DepthNetwork, PoseNetwork]:
+  """Builds the networks of self-supervised depth.
+
+  `kernel_init` is that of the encoders. The decoders' kernels start as released, with PyTorch's
+  default.
+
+  Args:
+    config: `dtype`, `param_dtype`, `kernel_init`, `encoder` and `pose_encoder` (fields of
+      `ResNet`), `decoder_widths`, `pose_decoder_width`.
+
+  Raises:
+    UserError: a name in it is unknown.
+  """
+  types = _types(config)
+  depth = DepthNetwork(
+    _encoder(config, config.encoder), widths=tuple(config.decoder_widths), **types
+  )
+  pose = PoseNetwork(
+    _encoder(config, config.pose_encoder), decoder_width=config.pose_decoder_width, **types
+  )
+  return depth, pose
+
+
+def _types(config: Any) -> dict[str, Any]:
+  return {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
+
+
+def _encoder(config: Any, fields: Mapping[str, Any]) -> ResNet:
+  return ResNet(
+    kernel_init=_initializer(config, "kernel_init"),
+    **{name: _frozen(value) for name, value in fields.items()},
+    **_types(config),
+  )
 
 
 def _frozen(value: Any) -> Any:

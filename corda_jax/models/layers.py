@@ -14,6 +14,11 @@ def accumulation_dtype(dtype: Dtype) -> Dtype:
   return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
+# Of the kernels of a convolution in PyTorch that nobody initialised: uniform within
+# 1 / sqrt(fan-in). Their biases are drawn from the same range there, and are zero here.
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
 class Convolution(nn.Module):
   """A square convolution with PyTorch's symmetric padding, dilation (kernel_size - 1) / 2.
 
@@ -26,6 +31,8 @@ class Convolution(nn.Module):
     stride: step in pixels.
     dilation: distance of the kernel's taps in pixels.
     use_bias: whether a bias is added.
+    reflect: whether the image is continued by its mirror image, edge pixels not repeated, and not
+      by zeros.
     dtype: of the computation; None: that of the input.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernel, [kernel_size, kernel_size, in, out].
@@ -36,6 +43,7 @@ class Convolution(nn.Module):
   stride: int = 1
   dilation: int = 1
   use_bias: bool = False
+  reflect: bool = False
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -53,6 +61,9 @@ class Convolution(nn.Module):
       y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
     else:
       padding = self.dilation * (size - 1) // 2
+      if self.reflect:
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "reflect")
+        padding = 0
       y = jax.lax.conv_general_dilated(
         x,
         kernel,

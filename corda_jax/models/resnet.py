@@ -1,6 +1,6 @@
 """Residual encoders, dilated or not (He et al., CVPR 2016; dilation as in DeepLab v2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,16 @@ from corda_jax.models.layers import BatchNorm, Convolution, Dtype
 
 
 class Bottleneck(nn.Module):
-  """1x1 → 3x3 → 1x1 with a shortcut; the stride sits on the first 1x1, as in DeepLab v2.
+  """1x1 → 3x3 → 1x1 with a shortcut.
 
   Attributes:
     width: channels of the 3x3.
     features: channels out.
-    stride: of the first 1x1 and of the projection.
+    stride: of one convolution and of the projection.
     dilation: of the 3x3.
     project: whether the shortcut is a 1x1 convolution with normalisation.
+    stride_on: the convolution with the stride: "conv1", the first 1x1, as in DeepLab v2, or
+      "conv2", the 3x3, as in torchvision.
     trainable_affine: whether the scales and biases of the normalisations are trained.
     dtype: of the computation.
     param_dtype: of the parameters.
@@ -26,6 +28,47 @@ class Bottleneck(nn.Module):
   """
 
   width: int
+  features: int
+  stride: int = 1
+  dilation: int = 1
+  project: bool = False
+  stride_on: str = "conv1"
+  trainable_affine: bool = True
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
+    convolution, normalize = _parts(self, train)
+    first, second = (self.stride, 1) if self.stride_on == "conv1" else (1, self.stride)
+    y = convolution(self.width, "conv1", stride=first)(x)
+    y = nn.relu(normalize(y, "norm1"))
+    y = convolution(self.width, "conv2", kernel_size=3, stride=second, dilation=self.dilation)(y)
+    y = nn.relu(normalize(y, "norm2"))
+    y = convolution(self.features, "conv3")(y)
+    y = normalize(y, "norm3")
+    if self.project:
+      x = convolution(self.features, "projection_conv", stride=self.stride)(x)
+      x = normalize(x, "projection_norm")
+    return nn.relu(x + y)
+
+
+class BasicBlock(nn.Module):
+  """3x3 → 3x3 with a shortcut, as in ResNet-18 and ResNet-34.
+
+  Attributes:
+    features: channels out.
+    stride: of the first 3x3 and of the projection.
+    dilation: of both 3x3.
+    project: whether the shortcut is a 1x1 convolution with normalisation.
+    trainable_affine: whether the scales and biases of the normalisations are trained.
+    dtype: of the computation.
+    param_dtype: of the parameters.
+    kernel_init: initialiser of the kernels.
+  """
+
   features: int
   stride: int = 1
   dilation: int = 1
@@ -38,36 +81,46 @@ class Bottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
-    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-
-    def convolution(features, name, **kwargs):
-      return Convolution(features, name=name, kernel_init=self.kernel_init, **types, **kwargs)
-
-    def normalize(y, name):
-      return BatchNorm(name=name, trainable=self.trainable_affine, **types)(y, train=train)
-
-    y = convolution(self.width, "conv1", stride=self.stride)(x)
+    convolution, normalize = _parts(self, train)
+    size = {"kernel_size": 3, "dilation": self.dilation}
+    y = convolution(self.features, "conv1", stride=self.stride, **size)(x)
     y = nn.relu(normalize(y, "norm1"))
-    y = convolution(self.width, "conv2", kernel_size=3, dilation=self.dilation)(y)
-    y = nn.relu(normalize(y, "norm2"))
-    y = convolution(self.features, "conv3")(y)
-    y = normalize(y, "norm3")
+    y = convolution(self.features, "conv2", **size)(y)
+    y = normalize(y, "norm2")
     if self.project:
       x = convolution(self.features, "projection_conv", stride=self.stride)(x)
       x = normalize(x, "projection_norm")
     return nn.relu(x + y)
 
 
+def _parts(block: Bottleneck | BasicBlock, train: bool) -> tuple[Callable, Callable]:
+  """What makes a convolution of a block, and what normalises its output."""
+  types = {"dtype": block.dtype, "param_dtype": block.param_dtype}
+
+  def convolution(features, name, **kwargs):
+    return Convolution(features, name=name, kernel_init=block.kernel_init, **types, **kwargs)
+
+  def normalize(y, name):
+    return BatchNorm(name=name, trainable=block.trainable_affine, **types)(y, train=train)
+
+  return convolution, normalize
+
+
 class ResNet(nn.Module):
-  """A residual encoder of bottlenecks.
+  """A residual encoder.
 
   The defaults are the released encoder, ResNet-101 at output stride 8, but for `kernel_init`: the
-  release draws N(0, 0.01) and then loads pretrained weights.
+  release draws N(0, 0.01) and then loads pretrained weights. Torchvision's networks have strides
+  (1, 2, 2, 2), no dilation, `stride_on` "conv2" and `stem_pool_ceil` False; ResNet-18 has basic
+  blocks, (2, 2, 2, 2) of them, and expansion 1.
 
   Attributes:
     stage_sizes: blocks a stage.
+    block: "bottleneck", or "basic", as in ResNet-18 and ResNet-34.
+    stride_on: a bottleneck's convolution with the stride: "conv1", the first 1x1, as in DeepLab v2,
+      or "conv2", the 3x3, as in torchvision. Basic blocks have it on the first 3x3.
     width: channels of the 3x3 convolutions of the first stage; doubles with each stage.
-    expansion: channels out of a bottleneck, as a multiple of its width.
+    expansion: channels out of a bottleneck, as a multiple of its width; 1 with basic blocks.
     stem_kernel: side of the first convolution's kernel, odd.
     stem_stride: its stride.
     stem_pool: whether a 3x3 max pooling of stride 2 follows it.
@@ -83,6 +136,8 @@ class ResNet(nn.Module):
   """
 
   stage_sizes: Sequence[int] = (3, 4, 23, 3)
+  block: str = "bottleneck"
+  stride_on: str = "conv1"
   width: int = 64
   expansion: int = 4
   stem_kernel: int = 7
@@ -96,14 +151,34 @@ class ResNet(nn.Module):
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
-  @nn.compact
+  @property
+  def level_strides(self) -> tuple[int, ...]:
+    """Stride of each of `features`, in pixels of the image."""
+    strides = [self.stem_stride]
+    for stage, stride in enumerate(self.strides):
+      pooled = 2 if stage == 0 and self.stem_pool else 1
+      strides.append(strides[-1] * pooled * stride)
+    return tuple(strides)
+
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps normalised images [B, H, W, 3] to features [B, h, w, C] at the output stride."""
-    if not len(self.stage_sizes) == len(self.strides) == len(self.dilations):
-      raise UserError(
-        "model.encoder: stage_sizes, strides and dilations want one entry a stage, got "
-        f"{self.stage_sizes}, {self.strides}, {self.dilations}"
-      )
+    return self.features(x, train=train)[-1]
+
+  @nn.compact
+  def features(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+    """Features of all levels, of which `level_strides` tells the strides.
+
+    Args:
+      x: [B, H, W, C] normalised images; any number of channels.
+      train: whether to normalise by the statistics of the batch, and to update the running ones.
+
+    Returns:
+      What leaves the stem, before its pooling, and then each stage: [B, h, w, C].
+
+    Raises:
+      UserError: the attributes do not go together.
+    """
+    self._check()
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     x = Convolution(
       self.width,
@@ -115,24 +190,50 @@ class ResNet(nn.Module):
     )(x)
     x = BatchNorm(trainable=self.trainable_affine, name="stem_norm", **types)(x, train=train)
     x = nn.relu(x)
+    levels = [x]
     if self.stem_pool:
       x = max_pool(x, ceil=self.stem_pool_ceil)
     stages = zip(self.stage_sizes, self.strides, self.dilations, strict=True)
     for stage, (blocks, stride, dilation) in enumerate(stages):
-      width = self.width * 2**stage
-      for block in range(blocks):
-        x = Bottleneck(
-          width,
-          width * self.expansion,
-          stride=stride if block == 0 else 1,
-          dilation=dilation,
-          project=block == 0,
-          trainable_affine=self.trainable_affine,
-          kernel_init=self.kernel_init,
-          name=f"stage{stage + 1}_block{block}",
-          **types,
-        )(x, train=train)
-    return x
+      for index in range(blocks):
+        x = self._block(stage, index, x.shape[-1], stride if index == 0 else 1, dilation)(
+          x, train=train
+        )
+      levels.append(x)
+    return levels
+
+  def _block(
+    self, stage: int, index: int, channels: int, stride: int, dilation: int
+  ) -> Bottleneck | BasicBlock:
+    width = self.width * 2**stage
+    features = width * self.expansion
+    options = {
+      "stride": stride,
+      "dilation": dilation,
+      "project": stride != 1 or channels != features,
+      "trainable_affine": self.trainable_affine,
+      "dtype": self.dtype,
+      "param_dtype": self.param_dtype,
+      "kernel_init": self.kernel_init,
+      "name": f"stage{stage + 1}_block{index}",
+    }
+    if self.block == "basic":
+      return BasicBlock(features, **options)
+    return Bottleneck(width, features, stride_on=self.stride_on, **options)
+
+  def _check(self) -> None:
+    if not len(self.stage_sizes) == len(self.strides) == len(self.dilations):
+      raise UserError(
+        "an encoder's stage_sizes, strides and dilations want one entry a stage, got "
+        f"{self.stage_sizes}, {self.strides}, {self.dilations}"
+      )
+    for field, known in (("block", ("bottleneck", "basic")), ("stride_on", ("conv1", "conv2"))):
+      if (value := getattr(self, field)) not in known:
+        raise UserError(f"an encoder's {field} is {value!r}, wanted '{known[0]}' or '{known[1]}'")
+    if self.block == "basic" and self.expansion != 1:
+      raise UserError(
+        f"an encoder's expansion is {self.expansion}, and basic blocks have none: set it to 1"
+      )
 
 
 def max_pool(x: jax.Array, *, ceil: bool) -> jax.Array:

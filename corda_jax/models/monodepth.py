@@ -1,0 +1,245 @@
+"""Monodepth2's networks: disparity of one frame, and the motion between two.
+
+Godard et al., "Digging Into Self-Supervised Monocular Depth Estimation", ICCV 2019 (arXiv
+1806.01260). Disparity here is the sigmoid output, 0..1, of which `depth/` makes a depth.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from corda_jax.errors import UserError
+from corda_jax.models.layers import Convolution, Dtype, accumulation_dtype, torch_uniform
+from corda_jax.models.resnet import ResNet
+
+_MOTION_SCALE = 0.01  # of what the pose decoder predicts: frames of a video are close together
+
+
+class DepthDecoder(nn.Module):
+  """From features of all levels to disparities at the finest scales.
+
+  From the coarsest level on: 3x3 convolution, twice the size, the features of that size beside it,
+  3x3 convolution; each with ELU. All convolutions continue the image by its mirror image.
+
+  Attributes:
+    widths: channels at the strides 1, 2, 4, …; as many as there are levels, more are not used.
+    num_scales: disparities, at the strides 1, 2, 4, ….
+    dtype: of the computation; heads and sigmoid are never below float32.
+    param_dtype: of the parameters.
+    kernel_init: initialiser of the kernels.
+  """
+
+  widths: Sequence[int] = (16, 32, 64, 128, 256)
+  num_scales: int = 4
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = torch_uniform
+
+  @nn.compact
+  def __call__(self, features: Sequence[jax.Array]) -> list[jax.Array]:
+    """Predicts disparities.
+
+    Args:
+      features: [B, H / 2, W / 2, C], [B, H / 4, W / 4, C'], …, each half the size of the last.
+
+    Returns:
+      [B, H / 2**s, W / 2**s, 1] for the scales s = 0, 1, …; 0..1, at least float32.
+
+    Raises:
+      UserError: the number of levels does not go with `widths` and `num_scales`.
+    """
+    levels = len(features)
+    if not self.num_scales <= levels <= len(self.widths):
+      raise UserError(
+        f"the depth decoder has {self.num_scales} scales and the widths {tuple(self.widths)}, "
+        f"wanted an encoder of {self.num_scales} to {len(self.widths)} levels (the stem and each "
+        f"stage), got {levels}"
+      )
+
+    def convolution(width, name, dtype):
+      return Convolution(
+        width,
+        kernel_size=3,
+        use_bias=True,
+        reflect=True,
+        dtype=dtype,
+        param_dtype=self.param_dtype,
+        kernel_init=self.kernel_init,
+        name=name,
+      )
+
+    disparities = {}
+    x = features[-1]
+    for scale in reversed(range(levels)):
+      width = self.widths[scale]
+      x = nn.elu(convolution(width, f"upconv{scale}_0", self.dtype)(x))
+      x = _twice(x)
+      if scale > 0:
+        x = jnp.concatenate([x, features[scale - 1].astype(x.dtype)], axis=-1)
+      x = nn.elu(convolution(width, f"upconv{scale}_1", self.dtype)(x))
+      if scale < self.num_scales:
+        head = convolution(1, f"head{scale}", accumulation_dtype(x.dtype))
+        disparities[scale] = nn.sigmoid(head(x))
+    return [disparities[scale] for scale in range(self.num_scales)]
+
+
+def _twice(x: jax.Array) -> jax.Array:
+  """Nearest-neighbour upsampling of [B, H, W, C] to [B, 2 H, 2 W, C]."""
+  batch, height, width, channels = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+  return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+class DepthNetwork(nn.Module):
+  """Disparities of a frame.
+
+  Attributes:
+    encoder: whose levels halve the size, each that of the one before.
+    widths: of the decoder, see there.
+    num_scales: of the decoder.
+    dtype: of the decoder's computation.
+    param_dtype: of its parameters.
+    decoder_init: initialiser of its kernels.
+  """
+
+  encoder: ResNet
+  widths: Sequence[int] = (16, 32, 64, 128, 256)
+  num_scales: int = 4
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  decoder_init: nn.initializers.Initializer = torch_uniform
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+    """Predicts disparities.
+
+    Args:
+      x: [B, H, W, 3] normalised images; H and W are multiples of the encoder's total stride.
+      train: whether to normalise by the statistics of the batch, and to update the running ones.
+
+    Returns:
+      [B, H / 2**s, W / 2**s, 1] for the scales s = 0, 1, …; 0..1, at least float32.
+
+    Raises:
+      UserError: the size of the images or the strides of the encoder do not fit.
+    """
+    self._check(*x.shape[1:3])
+    features = self.encoder.features(x, train=train)
+    decoder = DepthDecoder(
+      self.widths,
+      self.num_scales,
+      self.dtype,
+      self.param_dtype,
+      self.decoder_init,
+      name="decoder",
+    )
+    return decoder(features)
+
+  def _check(self, height: int, width: int) -> None:
+    strides = self.encoder.level_strides
+    halving = tuple(2 ** (level + 1) for level in range(len(strides)))
+    if strides != halving:
+      raise UserError(
+        f"the encoder's levels have the strides {strides}, and the depth decoder wants {halving}: "
+        "set stem_stride, stem_pool and strides of model.encoder"
+      )
+    if self.encoder.stem_pool and self.encoder.stem_pool_ceil:
+      raise UserError(
+        "model.encoder.stem_pool_ceil is True, and the depth decoder wants levels of exactly half "
+        "the size: set it to False"
+      )
+    if height % strides[-1] or width % strides[-1]:
+      raise UserError(
+        f"images of {height}x{width} pixels do not fit the depth network, wanted height and width "
+        f"to be multiples of {strides[-1]}"
+      )
+
+
+class PoseDecoder(nn.Module):
+  """From the coarsest features of a pair of frames to motions.
+
+  Attributes:
+    width: channels of the hidden convolutions.
+    frames: motions predicted. The released network predicts two and uses the first.
+    dtype: of the computation; the last convolution and the mean are never below float32.
+    param_dtype: of the parameters.
+    kernel_init: initialiser of the kernels.
+  """
+
+  width: int = 256
+  frames: int = 2
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = torch_uniform
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Maps features [B, h, w, C] to axis-angle (radians) and translation, [B, frames, 3] each.
+
+    A translation has the unit of the depths that it is learned with. Both are at least float32.
+    """
+
+    def convolution(features, kernel_size, name, dtype):
+      return Convolution(
+        features,
+        kernel_size,
+        use_bias=True,
+        dtype=dtype,
+        param_dtype=self.param_dtype,
+        kernel_init=self.kernel_init,
+        name=name,
+      )
+
+    for name, kernel_size in (("squeeze", 1), ("pose0", 3), ("pose1", 3)):
+      x = nn.relu(convolution(self.width, kernel_size, name, self.dtype)(x))
+    x = convolution(6 * self.frames, 1, "pose2", accumulation_dtype(x.dtype))(x)
+    motion = _MOTION_SCALE * x.mean((1, 2)).reshape(-1, self.frames, 6)
+    return motion[..., :3], motion[..., 3:]
+
+
+class PoseNetwork(nn.Module):
+  """The motion between two frames of a video.
+
+  Attributes:
+    encoder: sees both frames, six channels.
+    decoder_width: channels of the decoder.
+    frames: motions that the decoder predicts; the first is used.
+    dtype: of the decoder's computation.
+    param_dtype: of its parameters.
+    decoder_init: initialiser of its kernels.
+  """
+
+  encoder: ResNet
+  decoder_width: int = 256
+  frames: int = 2
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  decoder_init: nn.initializers.Initializer = torch_uniform
+
+  @nn.compact
+  def __call__(
+    self, first: jax.Array, second: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """Predicts the motion.
+
+    Args:
+      first: [B, H, W, 3] normalised images, the earlier ones.
+      second: [B, H, W, 3] normalised images, the later ones.
+      train: whether to normalise by the statistics of the batch, and to update the running ones.
+
+    Returns:
+      Axis-angle [B, 3] in radians, and translation [B, 3] in the unit of the depths.
+    """
+    features = self.encoder(jnp.concatenate([first, second], axis=-1), train=train)
+    decoder = PoseDecoder(
+      self.decoder_width,
+      self.frames,
+      self.dtype,
+      self.param_dtype,
+      self.decoder_init,
+      name="decoder",
+    )
+    axis_angle, translation = decoder(features)
+    return axis_angle[:, 0], translation[:, 0]
