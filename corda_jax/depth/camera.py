@@ -1,8 +1,8 @@
-"""Pinhole cameras: depth to points, points to pixels of another view, and that view's colours there.
+"""Pinhole cameras: from depth to points, to pixels of another view, and to its colours there.
 
-Camera axes: x right, y down, z forward. Intrinsics are (fx, fy, cx, cy) in pixels, and the centre of
-the first pixel is at (0, 0). A transform is a 4x4 matrix that takes points in the axes of the camera
-whose depth is known to those of the view that is sampled. Lengths have any one unit.
+Camera axes: x right, y down, z forward. Intrinsics are (fx, fy, cx, cy) in pixels; the centre of
+the first pixel is at (0, 0). A transform is a 4x4 matrix that takes points in the axes of the
+camera whose depth is known to those of the view that is sampled. Lengths have any one unit.
 """
 
 import jax

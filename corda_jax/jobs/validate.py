@@ -1,6 +1,7 @@
 """Finds mistakes in a configuration before anything is rendered, prepared or trained."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -58,9 +59,34 @@ _ONE_OF = {
   "model.param_dtype": _FLOATS,
 }
 
+_DEPTH_RANGES = {
+  "optimizer.learning_rate": (0, None),
+  "optimizer.depth_encoder_learning_rate_factor": (0, None),
+  "optimizer.decay_factor": (0, 1),
+  "optimizer.beta1": (0, 1),
+  "optimizer.beta2": (0, 1),
+  "depth.smoothness_weight": (0, None),
+  "depth.flip_probability": (0, 1),
+  "depth.jitter_probability": (0, 1),
+  "depth.jitter_strength": (0, 1),
+}
 
-def validate(config: Any) -> None:
-  """Raises UserError where a value of `config` cannot work, alone or with others."""
+_DEPTH_ONE_OF = {
+  "evaluation.checkpoint": ("latest", "best"),
+  "evaluation.median_scaling": ("always", "never", "video"),
+  "label_depth.encoding": ("sigmoid", "metric"),
+  "depth.over_views": ("minimum", "mean"),
+  "model.dtype": _FLOATS,
+  "model.param_dtype": _FLOATS,
+}
+
+
+def _validate_values(
+  config: Any,
+  ranges: Mapping[str, tuple[float, float | None]],
+  one_of: Mapping[str, Sequence[str]],
+) -> None:
+  """Checks values that are right or wrong by themselves."""
 
   def value(name):
     node = config
@@ -71,22 +97,37 @@ def validate(config: Any) -> None:
   for name, least in _AT_LEAST.items():
     if value(name) < least:
       raise UserError(f"{name} is {value(name)}, wanted {least} or more")
-  for name, (least, largest) in _RANGES.items():
+  for name, (least, largest) in ranges.items():
     # Written so that NaN is refused, too.
     if not (value(name) >= least and (largest is None or value(name) <= largest)):
       wanted = f"{least} or more" if largest is None else f"{least} to {largest}"
       raise UserError(f"{name} is {value(name)}, wanted {wanted}")
-  for name, choices in _ONE_OF.items():
+  for name, choices in one_of.items():
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  wide = "float64" in (config.model.dtype, config.model.param_dtype)
+  if wide and jnp.result_type(float) != jnp.float64:
+    raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
+
+
+def _validate_crop(data: Any, domain: str) -> None:
+  frame = (data[domain].height, data[domain].width)
+  if not (1 <= data.crop_height <= frame[0] and 1 <= data.crop_width <= frame[1]):
+    raise UserError(
+      f"the crop is {data.crop_width}x{data.crop_height} but {domain} frames are "
+      f"{frame[1]}x{frame[0]} (width x height): set data.crop_width and data.crop_height to at "
+      "most that"
+    )
+
+
+def validate(config: Any) -> None:
+  """Raises UserError where a value of `config` cannot work, alone or with others."""
+  _validate_values(config, _RANGES, _ONE_OF)
   _validate_classes(config)
   scales = config.evaluation.scales
   if not scales or not all(isinstance(x, int | float) and 0 < x < math.inf for x in scales):
     raise UserError(f"evaluation.scales is {scales}, wanted factors above 0, such as (1.0,)")
-  wide = "float64" in (config.model.dtype, config.model.param_dtype)
-  if wide and jnp.result_type(float) != jnp.float64:
-    raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
   method = config.method
   sigma = tuple(method.strong_augmentation.blur_sigma)
   if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1]):
@@ -100,13 +141,7 @@ def validate(config: Any) -> None:
     )
   data = config.data
   for domain in ("source", "target"):
-    frame = (data[domain].height, data[domain].width)
-    if not (1 <= data.crop_height <= frame[0] and 1 <= data.crop_width <= frame[1]):
-      raise UserError(
-        f"the crop is {data.crop_width}x{data.crop_height} but {domain} frames are "
-        f"{frame[1]}x{frame[0]} (width x height): set data.crop_width and data.crop_height to at "
-        "most that"
-      )
+    _validate_crop(data, domain)
   if data.source.dataset == "folder" and not data.source.folder.train.labels:
     raise UserError(
       "data.source.folder.train.labels is '', but the source's labels are what training learns from"
@@ -135,4 +170,24 @@ def _validate_classes(config: Any) -> None:
     raise UserError(
       f"evaluation.classes is {config.evaluation.classes!r}, wanted {wanted}; "
       "evaluation.class_sets adds others"
+    )
+
+
+def validate_depth(config: Any) -> None:
+  """Raises UserError where a value of a configuration of the depth stage cannot work."""
+  _validate_values(config, _DEPTH_RANGES, _DEPTH_ONE_OF)
+  _validate_crop(config.data, "target")
+  for part in (config.depth, config.evaluation):
+    if not 0 < part.min_depth < part.max_depth < math.inf:
+      name = "depth" if part is config.depth else "evaluation"
+      raise UserError(
+        f"{name}.min_depth and {name}.max_depth are {part.min_depth} and {part.max_depth}, wanted "
+        "0 < min_depth < max_depth"
+      )
+  if not 0 < config.depth.metres_per_unit < math.inf:
+    raise UserError(f"depth.metres_per_unit is {config.depth.metres_per_unit}, wanted above 0")
+  if not config.data.target.views:
+    raise UserError(
+      "data.target.views is empty, and depth is learned from other views of a frame: set "
+      "('right',), ('previous', 'next') or all three"
     )

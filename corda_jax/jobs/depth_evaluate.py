@@ -1,0 +1,276 @@
+"""Measures depth networks: errors where the truth is known, and pictures of what they do."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corda_jax.depth.camera import disparity_to_depth
+from corda_jax.depth.floors import best_floors
+from corda_jax.depth.inverse_depth import to_metres
+from corda_jax.depth.photometric import Views, photometric_loss, reprojection_error
+from corda_jax.depth.step import DepthState, predict_poses, temporal_views, view_transforms
+from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.depth_scores import format_depth_scores
+from corda_jax.jobs.evaluate import find_checkpoint
+from corda_jax.losses import NO_DEPTH
+from corda_jax.metrics import depth_errors
+from corda_jax.models.layers import accumulation_dtype
+from corda_jax.training.checkpoint import Checkpoints, write_json
+from corda_jax.training.sharding import batch_sharded, put_batch, replicated
+
+Batches = Callable[[], Iterable[Mapping[str, Any]]]
+
+
+def predict_disparity(experiment: DepthExperiment, variables: Any, images: jax.Array) -> jax.Array:
+  """The finest disparities of frames of any size.
+
+  Args:
+    experiment: networks and configuration.
+    variables: of the depth network.
+    images: uint8 RGB [B, H, W, 3].
+
+  Returns:
+    [B, H, W], 0..1. Frames whose size the network cannot take are continued by their border.
+  """
+  height, width = images.shape[1:3]
+  below, right = (-size % experiment.stride for size in (height, width))
+  wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
+  x = experiment.normalization.normalize(images, wide)
+  x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
+  return experiment.models.depth.apply(variables, x, train=False)[0][:, :height, :width, 0]
+
+
+class DepthEvaluator:
+  """Evaluates states of one experiment.
+
+  Args:
+    experiment: networks, mesh and configuration.
+  """
+
+  def __init__(self, experiment: DepthExperiment):
+    """Prepares the compiled functions."""
+    self._experiment = experiment
+    self._floors: dict[str, Any] | None = None
+    everywhere, split = replicated(experiment.mesh), batch_sharded(experiment.mesh)
+    # Everything comes back to every process: they all measure all frames.
+    self._predict = jax.jit(self._depth, in_shardings=(everywhere, split), out_shardings=everywhere)
+    self._explain = jax.jit(
+      self._photometric, in_shardings=(everywhere, split), out_shardings=everywhere
+    )
+
+  @property
+  def has_truth(self) -> bool:
+    """Whether the data set has depth to compare with."""
+    return self._experiment.config.data.target.depth != "none"
+
+  def _depth(self, variables, batch):
+    config = self._experiment.config.depth
+    disparity = predict_disparity(self._experiment, variables["depth"], batch["image"])
+    depth = disparity_to_depth(disparity, min_depth=config.min_depth, max_depth=config.max_depth)
+    kept = ("inverse_depth", "valid")
+    return {"depth": depth * config.metres_per_unit} | {name: batch[name] for name in kept}
+
+  def _photometric(self, variables, batch):
+    """Loss and maps of frames whose size is cut to what the networks take."""
+    experiment = self._experiment
+    views, stride = experiment.views, experiment.stride
+    height, width = (size // stride * stride for size in batch["image"].shape[1:3])
+    wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
+    names = ("image", *(f"{view}_image" for view in views))
+    images = {name: batch[name][:, :height, :width] for name in names}
+    seen = ("image", *(f"{view}_image" for view in temporal_views(views)))
+    inputs = {name: experiment.normalization.normalize(images[name], wide) for name in seen}
+    disparities = experiment.models.depth.apply(variables["depth"], inputs["image"], train=False)
+    poses, _ = predict_poses(
+      lambda *x: (experiment.models.pose.apply(variables["pose"], *x, train=False), None),
+      inputs,
+      views,
+    )
+    config = experiment.config.depth
+    transforms = view_transforms(poses, views, batch["baseline"], config.metres_per_unit)
+    colors = {name: image.astype(wide) / 255 for name, image in images.items()}
+    sources = jnp.stack([colors[name] for name in names[1:]])
+    scene = Views(colors["image"], sources, transforms, batch["intrinsics"])
+    loss, maps = photometric_loss(disparities, scene, config)
+    errors = jax.vmap(reprojection_error, (0, None))(maps["warped"], colors["image"])
+    return {
+      "loss": loss,
+      "image": images["image"],
+      "disparity": disparities[0][..., 0],
+      "automask": maps["automask"],
+      # Views come first; pictures want frames first.
+      "warped": maps["warped"].swapaxes(0, 1),
+      "sources": sources.swapaxes(0, 1),
+      "errors": errors.swapaxes(0, 1),
+    }
+
+  def _variables(self, state: DepthState) -> dict[str, Any]:
+    return {
+      name: {"params": state.params[name], "batch_stats": state.batch_stats[name]}
+      for name in state.params
+    }
+
+  def _put(self, batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, jax.Array]:
+    return put_batch(self._experiment.mesh, {name: batch[name] for name in names})
+
+  def _truth(self, inverse_depth: np.ndarray) -> np.ndarray:
+    """Metres, float64; NaN where unknown or out of the range that is measured."""
+    config = self._experiment.config.evaluation
+    metres = to_metres(np.asarray(inverse_depth, np.float64))
+    known = (
+      (inverse_depth != NO_DEPTH) & (metres >= config.min_depth) & (metres <= config.max_depth)
+    )
+    return np.where(known, metres, np.nan)
+
+  def _frames(
+    self, variables: Any, batches: Iterable[Mapping[str, Any]]
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Predicted depth and truth of each frame, metres."""
+    for batch in batches:
+      made = self._predict(variables, self._put(batch, ("image", "inverse_depth", "valid")))
+      made = jax.device_get(made)
+      for depth, inverse, valid in zip(
+        made["depth"], made["inverse_depth"], made["valid"], strict=True
+      ):
+        if valid:
+          yield np.asarray(depth, np.float64), self._truth(inverse)
+
+  def score(self, state: DepthState, batches: Batches) -> dict[str, Any]:
+    """Errors over all frames that have depth, or the photometric loss where there is no truth.
+
+    Args:
+      state: of the experiment.
+      batches: → host batches, once through, with "image", "valid" and, with truth,
+        "inverse_depth" [B, H, W], else the views and their camera.
+
+    Returns:
+      With truth: the means over frames of `metrics.depth_errors`, "frames", "median_scaling"
+      (whether), "scale" and "scale_spread" (median over frames of truth / prediction, and standard
+      deviation over it), and "floors" ("constant", "rows"), the errors of each. Without:
+      "photometric_loss" and "frames".
+    """
+    variables = self._variables(state)
+    if not self.has_truth:
+      return self._photometric_score(variables, batches())
+    config = self._experiment.config.evaluation
+    video = "right" not in self._experiment.views
+    scaling = config.median_scaling == "always" or (config.median_scaling == "video" and video)
+    errors, ratios = [], []
+    for depth, truth in self._frames(variables, batches()):
+      known = ~np.isnan(truth)
+      if not known.any():
+        continue
+      depth, truth = depth[known], truth[known]
+      ratios.append(np.median(truth) / np.median(depth))
+      depth = depth * ratios[-1] if scaling else depth
+      errors.append(depth_errors(truth, np.clip(depth, config.min_depth, config.max_depth)))
+    if self._floors is None:
+      self._floors = self._measure_floors(batches)
+    return {
+      **_means(errors),
+      "frames": len(errors),
+      "median_scaling": scaling,
+      "scale": float(np.median(ratios)) if ratios else float("nan"),
+      "scale_spread": float(np.std(ratios) / np.median(ratios)) if ratios else float("nan"),
+      "floors": self._floors,
+    }
+
+  def _photometric_score(self, variables, batches):
+    # The last batch may repeat a frame; a loss is measured by it, not a score of a table.
+    names = ("image", *(f"{view}_image" for view in self._experiment.views))
+    losses, frames = [], 0
+    for batch in batches:
+      made = self._explain(variables, self._put(batch, (*names, "intrinsics", "baseline")))
+      losses.append(float(made["loss"]))
+      frames += int(np.sum(batch["valid"]))
+    return {"photometric_loss": float(np.mean(losses)), "frames": frames}
+
+  def _measure_floors(self, batches: Batches) -> dict[str, dict[str, float]]:
+    config = self._experiment.config.evaluation
+
+    def truths():
+      for batch in batches():
+        for inverse, valid in zip(batch["inverse_depth"], batch["valid"], strict=True):
+          if valid:
+            yield self._truth(inverse)
+
+    rows = self._experiment.config.data.target.height
+    floors = best_floors(truths(), rows, config.min_depth, config.max_depth)
+    errors = {name: [] for name in floors}
+    for truth in truths():
+      known = ~np.isnan(truth)
+      for name, floor in floors.items():
+        if known.any():
+          errors[name].append(
+            depth_errors(truth[known], np.broadcast_to(floor, truth.shape)[known])
+          )
+    return {name: _means(values) for name, values in errors.items()}
+
+  def pictures(self, state: DepthState, batches: Batches, count: int) -> dict[str, np.ndarray]:
+    """What the networks make of the first frames, at most `count` of them.
+
+    Returns:
+      By frame, at the size that the networks take: "image" uint8 RGB, "disparity", "automask"; by
+      frame and view, "sources" and "warped" RGB 0..1, "errors"; with truth, "truth" metres.
+    """
+    variables = self._variables(state)
+    names = ("image", *(f"{view}_image" for view in self._experiment.views))
+    size = self._experiment.config.data.evaluation_batch_size
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in itertools.islice(batches(), -(-count // size)):
+      made = self._explain(variables, self._put(batch, (*names, "intrinsics", "baseline")))
+      made = {name: np.asarray(value) for name, value in made.items() if name != "loss"}
+      if self.has_truth:
+        height, width = made["image"].shape[1:3]
+        made["truth"] = self._truth(np.asarray(batch["inverse_depth"]))[:, :height, :width]
+      for name, value in made.items():
+        parts.setdefault(name, []).append(value[: len(batch["valid"])][np.asarray(batch["valid"])])
+    return {name: np.concatenate(values)[:count] for name, values in parts.items()}
+
+
+def _means(errors: list[dict[str, float]]) -> dict[str, float]:
+  names = errors[0] if errors else depth_errors(np.zeros(0), np.zeros(0))
+  return {name: float(np.mean([e[name] for e in errors] or [np.nan])) for name in names}
+
+
+def restore_depth_state(experiment: DepthExperiment, workdir: Path) -> DepthState:
+  """The state of the checkpoint that `evaluation.checkpoint` names.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  step = find_checkpoint(workdir, experiment.config.evaluation.checkpoint)
+  checkpoints = Checkpoints(workdir)
+  try:
+    return checkpoints.restore(step, experiment.state_shapes())
+  finally:
+    checkpoints.close()
+
+
+def evaluate_depth(
+  experiment: DepthExperiment, workdir: Path, batches: Batches
+) -> tuple[DepthState, dict[str, Any]]:
+  """Scores a checkpoint of the run in `workdir`, and writes `evaluation.json` there.
+
+  Args:
+    experiment: networks, mesh and configuration.
+    workdir: folder of the run.
+    batches: of `DepthEvaluator.score`.
+
+  Returns:
+    The state of the checkpoint, and the results.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  state = restore_depth_state(experiment, workdir)
+  result = {"step": int(state.step), **DepthEvaluator(experiment).score(state, batches)}
+  print(format_depth_scores(result))
+  if jax.process_index() == 0:
+    write_json(Path(workdir) / "evaluation.json", result)
+  return state, result

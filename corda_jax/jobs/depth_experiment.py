@@ -1,0 +1,81 @@
+"""What every job of the depth stage builds from a configuration."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from corda_jax.depth.step import (
+  DepthModels,
+  DepthState,
+  create_depth_state,
+  temporal_views,
+)
+from corda_jax.jobs.validate import validate_depth
+from corda_jax.models.build import Normalization, build_depth_networks
+from corda_jax.training.optimizer import build_depth_optimizer
+from corda_jax.training.sharding import make_mesh, replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthExperiment:
+  """Networks, optimiser and mesh of a run of the depth stage.
+
+  Attributes:
+    config: the whole configuration.
+    views: that explain an image: any of "right", "previous", "next".
+    models: the networks.
+    normalization: from uint8 images to network input.
+    optimizer: the optax transformation.
+    mesh: devices, along the batch axis.
+  """
+
+  config: Any
+  views: tuple[str, ...]
+  models: DepthModels
+  normalization: Normalization
+  optimizer: optax.GradientTransformation
+  mesh: Mesh
+
+  @classmethod
+  def from_config(cls, config: Any, mesh: Mesh | None = None) -> "DepthExperiment":
+    """Builds everything; on all devices unless a mesh is given.
+
+    Raises:
+      UserError: a value of the configuration cannot work.
+    """
+    validate_depth(config)
+    views = tuple(config.data.target.views)
+    depth, pose = build_depth_networks(config.model)
+    return cls(
+      config=config,
+      views=views,
+      models=DepthModels(depth, pose if temporal_views(views) else None),
+      normalization=Normalization.from_config(config.model.normalization),
+      optimizer=build_depth_optimizer(config.optimizer),
+      mesh=mesh or make_mesh(),
+    )
+
+  @property
+  def stride(self) -> int:
+    """What heights and widths of images must be multiples of, pixels."""
+    return self.models.depth.encoder.level_strides[-1]
+
+  def _create_state(self) -> DepthState:
+    key = jax.random.key(self.config.seed)
+    size = 2 * self.stride  # reflection needs two pixels at the coarsest level
+    return create_depth_state(self.models, self.optimizer, key, size)
+
+  def initial_state(self) -> DepthState:
+    """Fresh state, on every device."""
+    return jax.jit(self._create_state, out_shardings=replicated(self.mesh))()
+
+  def state_shapes(self) -> DepthState:
+    """Shapes, dtypes and shardings of the state, without computing it."""
+    sharding = replicated(self.mesh)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      jax.eval_shape(self._create_state),
+    )

@@ -1,0 +1,81 @@
+"""Trains the depth and pose networks, evaluating and saving on the way."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corda_jax.depth.step import DepthState, make_step
+from corda_jax.jobs.depth_evaluate import Batches, DepthEvaluator
+from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.depth_scores import format_depth_scores
+from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, compile_step, run_training
+from corda_jax.metrics import DEPTH_ERRORS
+
+_SHOWN = (
+  ("loss", "total", ".4f"),
+  ("counted", "counted_share", ".0%"),
+  ("mean depth", "mean_depth", ".2f"),
+)
+
+
+def depth_step_inputs(batch: HostBatch, views: tuple[str, ...]) -> dict[str, np.ndarray]:
+  """The arrays of a host batch that a step reads, without the name of the data set."""
+  names = ("image", *(f"{view}_image" for view in views), "intrinsics", "baseline")
+  return {name: batch[f"target_{name}"] for name in names}
+
+
+def train_depth(
+  experiment: DepthExperiment,
+  workdir: Path,
+  *,
+  train_batches: Callable[[int], Iterator[HostBatch]],
+  evaluation_batches: Batches,
+  write_scalars: Callable[[int, Mapping[str, float]], None],
+) -> tuple[DepthState, dict[str, Any]]:
+  """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
+
+  Args:
+    experiment: networks, optimiser, mesh and configuration.
+    workdir: existing folder for checkpoints and `results.json`.
+    train_batches: first step → host batches for that step and all after it.
+    evaluation_batches: → host batches of the validation set, once through.
+    write_scalars: (step, name → value) for curves.
+
+  Returns:
+    The last state, and the results that `results.json` holds.
+  """
+  evaluator = DepthEvaluator(experiment)
+
+  def evaluate(state):
+    result = evaluator.score(state, evaluation_batches)
+    if "photometric_loss" in result:
+      loss = result["photometric_loss"]
+      curves, score = {"depth/photometric_loss": loss}, -loss
+      line = f"photometric loss {loss:.4f}"
+    else:
+      curves = {f"depth/{name}": result[name] for name in DEPTH_ERRORS}
+      score, floor = -result["abs_rel"], result["floors"]["rows"]["abs_rel"]
+      line = f"abs rel {result['abs_rel']:.3f} (best constant a row: {floor:.3f})"
+    return Evaluation(result, score, curves, line, format_depth_scores(result))
+
+  step = make_step(
+    experiment.models,
+    experiment.optimizer,
+    experiment.normalization,
+    experiment.config.depth,
+    experiment.views,
+  )
+  job = TrainingJob(
+    config=experiment.config,
+    mesh=experiment.mesh,
+    initial_state=experiment.initial_state,
+    state_shapes=experiment.state_shapes,
+    step=compile_step(step, experiment.mesh),
+    inputs=lambda batch: depth_step_inputs(batch, experiment.views),
+    evaluate=evaluate,
+    images_per_step=experiment.config.data.batch_size,
+    shown=_SHOWN,
+  )
+  return run_training(job, workdir, train_batches=train_batches, write_scalars=write_scalars)
