@@ -28,7 +28,8 @@ from benchmarks.input_frames import KINDS, Kind, find_frames, make_frames
 from benchmarks.released_loaders import Stopwatch, load_source, load_target
 from configs.default import get_config
 from corda_jax.errors import UserError
-from data_pipelines.batches import READY_BATCHES, train_batches
+from data_pipelines.batch_threads import READY_BATCHES
+from data_pipelines.batches import train_batches
 from data_pipelines.prepare import open_records, prepare
 from data_pipelines.record_encodings import unpack_all
 from data_pipelines.records import Records, parse

@@ -8,11 +8,8 @@ k, and the number of processes and of threads changes nothing. Source and target
 own epochs.
 """
 
-import collections
-import concurrent.futures
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +17,15 @@ import tensorflow as tf
 
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
+from data_pipelines.batch_threads import in_order
 from data_pipelines.builder import FramesBuilder
+from data_pipelines.decoding import decode_crops, decode_frames, frame_name
 from data_pipelines.prepare import open_records
-from data_pipelines.record_encodings import packed_shape, unpack_all
+from data_pipelines.record_encodings import packed_shape
 from data_pipelines.records import Records, parse
 
-READY_BATCHES = 4  # made ahead of the training step, besides those that are being made
+DOMAINS = ("source", "target")  # the place of a domain is part of what its order is drawn from
+CONTENTS = ("image", "label", "inverse_depth", "views")  # of evaluation batches
 
 
 def train_batches(
@@ -35,6 +35,7 @@ def train_batches(
   start_step: int = 0,
   process_index: int = 0,
   process_count: int = 1,
+  domains: Sequence[str] = DOMAINS,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields this process's part of the batches `start_step`, `start_step` + 1, … without end.
 
@@ -55,98 +56,121 @@ def train_batches(
     start_step: number of the first batch.
     process_index: of this process, 0 … process_count - 1.
     process_count: of processes that share each batch.
+    domains: which of "source" and "target" are opened and yielded. A domain's samples are the same
+      with and without the other.
 
   Raises:
+    ValueError: there is no such domain.
     UserError: there are no records, a crop is larger than the frames, or the batch cannot be
       shared evenly.
   """
+  _check_known(domains, DOMAINS, "domains")
   size = _share(data_config.batch_size, "data.batch_size", process_index, process_count)
   crop = (data_config.crop_height, data_config.crop_width)
-  builders = {}
-  for domain, dataset_config in (("source", data_config.source), ("target", data_config.target)):
-    builders[domain] = _open(data_config, domain)
-    frame = (dataset_config.height, dataset_config.width)
+  training = {}
+  for domain in domains:
+    builder = _open(data_config, domain)
+    frame = (data_config[domain].height, data_config[domain].width)
     if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
       raise UserError(
         f"the crop is {crop[1]}x{crop[0]} but {domain} frames are {frame[1]}x{frame[0]} (width x "
         "height): set data.crop_width and data.crop_height to at most that"
       )
-  domains = {
-    domain: _Training(
+    training[domain] = _Training(
       builder,
-      seed=(seed, number),
+      seed=(seed, DOMAINS.index(domain)),
       crop=crop,
       first=process_index * size,
       batch=(size, data_config.batch_size),
     )
-    for number, (domain, builder) in enumerate(builders.items())
-  }
 
   def make(step: int) -> dict[str, np.ndarray]:
     return {
       f"{domain}_{key}": value
-      for domain, training in domains.items()
-      for key, value in training.batch(step).items()
+      for domain, batches in training.items()
+      for key, value in batches.batch(step).items()
     }
 
-  return _in_order(make, itertools.count(start_step), data_config.reader_threads)
+  return in_order(make, itertools.count(start_step), data_config.reader_threads)
 
 
 def evaluation_batches(
   data_config: Any,
   *,
+  domain: str = "target",
   split: str = "validation",
+  contents: Sequence[str] = ("image", "label"),
+  wanted: Callable[[str], bool] | None = None,
   process_index: int = 0,
   process_count: int = 1,
   limit: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Yields whole target frames in a fixed order, each frame once over all processes.
+  """Yields whole frames in a fixed order, each frame once over all processes.
 
-  With b = evaluation_batch_size / process_count, and frames of H x W pixels:
-    `image`: uint8 (b, H, W, 3), RGB.
-    `label`: uint8 (b, H', W'), training ids; in validation of the file's own size.
+  With b = evaluation_batch_size / process_count, and frames of H x W pixels, by `contents`:
+    "image": `image`, uint8 (b, H, W, 3), RGB.
+    "label": `label`, uint8 (b, H', W'), training ids; in validation of the file's own size.
+    "inverse_depth": `inverse_depth`, float32 (b, H, W), 1 where there is no depth.
+    "views": of each of the records' views `VIEW_image`, uint8 (b, H, W, 3), and `intrinsics`,
+      float32 (b, 4), and `baseline`, float32 (b,), as `train_batches` has them, of whole frames.
+  And always:
     `name`: str (b,).
     `valid`: bool (b,), False where the last batch is filled up by a repeated frame.
-  Every process gets the same number of batches. Inverse depth stays packed in the records: no score
-  needs it, and it would cost more than the label.
+  What is not asked for stays packed in the records. Every process gets the same number of batches.
 
   Args:
     data_config: as `get_data_config` of the default configuration makes it; prepared.
-    split: "validation" or "train".
+    domain: "source" or "target".
+    split: one of the records' splits.
+    contents: what is decoded.
+    wanted: which names are wanted; None for all. The other frames are neither decoded nor yielded,
+      and batches are full without them, in the same order. Every process asks it for the names of
+      all processes, before this returns, and it must say the same in each of them: an answer that
+      depends on files may only change after all processes have their first batch. To ask, all
+      records are read once.
     process_index: of this process, 0 … process_count - 1.
     process_count: of processes that share each batch.
-    limit: number of frames to stop after; None for all.
+    limit: the frames after so many first ones of the split are left out; None for none.
 
   Raises:
-    UserError: there are no records or no such split, the batch cannot be shared evenly, or the
-      labels of a batch differ in size.
+    ValueError: there are no such contents or domain.
+    UserError: there are no records, no such split or no views, the batch cannot be shared evenly,
+      or the labels of a batch differ in size.
   """
+  _check_known(contents, CONTENTS, "contents")
   total = data_config.evaluation_batch_size
   size = _share(total, "data.evaluation_batch_size", process_index, process_count)
-  builder = _open(data_config, "target")
-  examples = num_examples(data_config, domain="target", split=split)
-  if limit is not None:
-    examples = min(examples, limit)
-
+  examples = num_examples(data_config, domain=domain, split=split)
+  builder = _open(data_config, domain)
+  views = builder.builder_config.views
+  if "views" in contents and not views:
+    raise UserError(
+      f"the records of {builder.name} hold no views, but they are needed here: set data.{domain}"
+      ".views"
+    )
   records = Records(builder, split)
+  numbers = np.arange(examples if limit is None else min(examples, limit))
+  if wanted is not None:
+    names = in_order(
+      lambda number: frame_name(parse(*records.read([number]))),
+      numbers.tolist(),
+      data_config.reader_threads,
+    )
+    numbers = numbers[np.fromiter(map(wanted, names), bool, len(numbers))]
 
   def make(step: int) -> dict[str, np.ndarray]:
-    samples = step * total + process_index * size + np.arange(size)
-    serialized = records.read(np.minimum(samples, examples - 1).tolist())
+    places = step * total + process_index * size + np.arange(size)
+    last = len(numbers) - 1
+    serialized = records.read(numbers[np.minimum(places, last)].tolist())
     parsed = [parse(example) for example in serialized]
-    if len({packed_shape(example["label"]) for example in parsed}) > 1:
+    if "label" in contents and len({packed_shape(example["label"]) for example in parsed}) > 1:
       raise UserError(
         f"labels of {builder.name} {split} differ in size: set data.evaluation_batch_size to "
         f"{process_count}, one frame a process"
       )
-    return {
-      "image": unpack_all([example["image"] for example in parsed], [None] * size),
-      "label": unpack_all([example["label"] for example in parsed], [None] * size)[..., 0],
-      "name": np.array([str(example["name"], "utf-8") for example in parsed]),
-      "valid": samples < examples,
-    }
+    return decode_frames(parsed, contents, views=views) | {"valid": places <= last}
 
-  return _in_order(make, range(-(-examples // total)), data_config.reader_threads)
+  return in_order(make, range(-(-len(numbers) // total)), data_config.reader_threads)
 
 
 def num_examples(data_config: Any, *, domain: str, split: str) -> int:
@@ -155,11 +179,13 @@ def num_examples(data_config: Any, *, domain: str, split: str) -> int:
   Args:
     data_config: as `get_data_config` of the default configuration makes it; prepared.
     domain: "source" or "target".
-    split: "train" or "validation".
+    split: one of the records' splits.
 
   Raises:
+    ValueError: there is no such domain.
     UserError: there are no records, or no such split.
   """
+  _check_known((domain,), DOMAINS, "domain")
   builder = _open(data_config, domain)
   if split not in builder.info.splits:
     wanted = ", ".join(sorted(builder.info.splits))
@@ -219,62 +245,6 @@ class _Training:
     return tuple(int(b) * int(n) >> 64 for b, n in zip(bits, self._corners, strict=True))
 
 
-def decode_crops(
-  serialized: Sequence[bytes],
-  corners: Sequence[tuple[int, int]],
-  crop: tuple[int, int],
-  *,
-  views: Sequence[str] = (),
-) -> dict[str, np.ndarray]:
-  """Image, label, inverse depth and views of examples, cut to the crop (height, width).
-
-  Args:
-    serialized: examples, as records hold them.
-    corners: (top, left) of each one's crop.
-    crop: height and width.
-    views: that the records hold; with any, the camera is among the contents.
-  """
-  examples = [parse(example) for example in serialized]
-  windows = [(*corner, *crop) for corner in corners]
-  batch = {
-    key: unpack_all([example[key] for example in examples], windows)
-    for key in ("image", "label", "inverse_depth", *(f"{view}_image" for view in views))
-  }
-  batch["label"] = batch["label"][..., 0]
-  if views:
-    shift = np.array([(0, 0, left, top) for top, left in corners], np.float32)
-    camera = {
-      key: np.stack([np.frombuffer(example[key], "<f4") for example in examples])
-      for key in ("intrinsics", "baseline")
-    }
-    batch["intrinsics"], batch["baseline"] = camera["intrinsics"] - shift, camera["baseline"][:, 0]
-  return batch
-
-
-def _in_order(make: Callable[[int], Any], steps: Iterable[int], threads: int) -> Iterator[Any]:
-  """Yields `make(step)` in the order of the steps, made ahead by several threads.
-
-  tf.data would run Python's part of it, the reading, in threads of its own: those are stopped
-  dead when the interpreter ends, and tf.data then waits for them for ever.
-  """
-  threads = threads or len(os.sched_getaffinity(0))
-  _keep_off_accelerators()
-
-  def make_on_host(step: int) -> Any:
-    with tf.device("CPU:0"):
-      return make(step)
-
-  executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="batches")
-  steps = iter(steps)
-  waiting = collections.deque()
-  while True:
-    for step in itertools.islice(steps, threads + READY_BATCHES - len(waiting)):
-      waiting.append(executor.submit(make_on_host, step))
-    if not waiting:
-      return
-    yield waiting.popleft().result()
-
-
 def _share(total: int, name: str, process_index: int, process_count: int) -> int:
   if total < 1 or total % process_count:
     raise UserError(
@@ -285,10 +255,7 @@ def _share(total: int, name: str, process_index: int, process_count: int) -> int
   return total // process_count
 
 
-def _keep_off_accelerators() -> None:
-  """Leaves the accelerators' memory to JAX."""
-  for kind in ("GPU", "TPU"):
-    try:
-      tf.config.set_visible_devices([], kind)
-    except RuntimeError:  # TensorFlow has started them already; too late to hide them
-      return
+def _check_known(given: Sequence[str], wanted: Sequence[str], name: str) -> None:
+  unknown = [value for value in given if value not in wanted]
+  if unknown:
+    raise ValueError(f"{name} is {unknown[0]!r}, wanted of {', '.join(wanted)}")

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from tiny_trees import dataset_config, pixels, save, write_cityscapes, write_gta5
 
 from corda_jax.errors import UserError
+from data_pipelines.batch_threads import READY_BATCHES
 from data_pipelines.batches import (
-  READY_BATCHES,
   evaluation_batches,
   num_examples,
   train_batches,

@@ -13,7 +13,8 @@ from tiny_trees import dataset_config, save_png16
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.batches import decode_crops, evaluation_batches
+from data_pipelines.batches import evaluation_batches
+from data_pipelines.decoding import decode_crops
 from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame
 from data_pipelines.prepare import BUILDERS, prepare
