@@ -36,6 +36,7 @@ def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collectio
 def get_config() -> ml_collections.ConfigDict:
   """The released GTA5 → Cityscapes recipe (ResNet-101, 250,000 steps of 2 + 2 crops)."""
   config = ml_collections.ConfigDict()
+  config.task = "adaptation"  # "depth": see depth.py
   config.seed = 0
   config.num_steps = 250_000
   # A .pth file that a fresh run starts from (docs/weights.md); "": random weights.

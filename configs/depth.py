@@ -77,8 +77,8 @@ def get_depth_config() -> ml_collections.ConfigDict:
   depth = ml_collections.ConfigDict()
   depth.min_depth = 0.1  # units; of the network's outputs 1 and 0
   depth.max_depth = 100.0
-  # What a unit is. Published: the baseline is 0.1; Cityscapes' has 0.22 m. Video has no scale of its
-  # own: --mode=evaluate tells the factor by which the truth differs.
+  # What a unit is. Published: the baseline is 0.1; Cityscapes' has 0.22 m. Video has no scale of
+  # its own: --mode=evaluate tells the factor by which the truth differs.
   depth.metres_per_unit = 2.2
   depth.smoothness_weight = 1e-3
   depth.automask = True  # leave out what moves with the camera, and what has no texture

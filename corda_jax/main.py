@@ -21,7 +21,9 @@ from clu import metric_writers
 from ml_collections import config_flags
 from PIL import Image
 
+from corda_jax import main_depth
 from corda_jax.errors import UserError
+from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_initial_weights
@@ -35,7 +37,12 @@ from data_pipelines.provide import provide
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, curves, results.")
-_MODES = ["prepare", "train", "evaluate", "import_torch", "export_torch"]
+_MODES = ["prepare", "train", "evaluate", "label_depth", "import_torch", "export_torch"]
+# What the two tasks of configurations can do.
+_TASK_MODES = {
+  "adaptation": ("prepare", "train", "evaluate", "import_torch", "export_torch"),
+  "depth": ("prepare", "train", "evaluate", "label_depth"),
+}
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "The job.")
 
 
@@ -45,11 +52,22 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   Raises:
     UserError: the configuration, the data or the folder will not do.
   """
-  experiment = Experiment.from_config(config)
+  task = config.get("task", "adaptation")
+  if mode not in _TASK_MODES.get(task, ()):
+    raise UserError(
+      f"--mode={mode} does not go with a configuration of task {task!r}, wanted "
+      + "; ".join(f"{', '.join(modes)} ({task!r})" for task, modes in _TASK_MODES.items())
+    )
+  if task == "depth" and mode != "prepare":
+    main_depth.run(config, workdir, mode, _check_writable)
+    return
   if mode == "prepare":
-    for domain, builder in zip(("source", "target"), provide(config.data), strict=True):
+    (DepthExperiment if task == "depth" else Experiment).from_config(config)
+    domains = ("target",) if task == "depth" else ("source", "target")
+    for domain, builder in zip(domains, provide(config.data, domains), strict=True):
       print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
     return
+  experiment = Experiment.from_config(config)
   if mode in ("import_torch", "export_torch"):
     _convert_weights(experiment, workdir, mode)
     return

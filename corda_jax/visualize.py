@@ -1,8 +1,9 @@
 """Pictures of labels, depth and difficulty."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +36,36 @@ def contact_sheet(
     path: of the PNG; written whole or not at all.
     classes: of the labels.
   """
+  colors = [tuple(np.array(color) / 255) for color in classes.colors]
+  legend = [*zip(classes.names, colors, strict=True), ("ignored", "black")]
+  _write_sheet(_rows(pictures, classes), title, path, legend)
+
+
+def depth_sheet(
+  pictures: Mapping[str, np.ndarray], views: Sequence[str], title: str, path: Path
+) -> None:
+  """Writes a PNG with one column a frame: depth, and how well it explains the other views.
+
+  Args:
+    pictures: of `DepthEvaluator.pictures`.
+    views: their names, in the order of the pictures' second axis.
+    title: shown at the top.
+    path: of the PNG; written whole or not at all.
+  """
+  _write_sheet(_depth_rows(pictures, views), title, path, ())
+
+
+def _write_sheet(
+  rows: Sequence[tuple[str, np.ndarray]],
+  title: str,
+  path: Path,
+  legend: Sequence[tuple[str, Any]],
+) -> None:
+  """Rows of RGB pictures [N, H, W, 3] with their names, and a legend of (name, colour)."""
   from matplotlib.figure import Figure
   from matplotlib.patches import Patch
 
-  rows = _rows(pictures, classes)
-  frames, height, width = pictures["image"].shape[:3]
+  frames, height, width = rows[0][1].shape[:3]
   cell = 2.6  # inches
   figure = Figure(
     figsize=(cell * frames + 1.4, cell * height / width * len(rows) + 1.1),
@@ -54,15 +80,14 @@ def contact_sheet(
       axis.set_xticks([])
       axis.set_yticks([])
   figure.suptitle("\n".join(textwrap.wrap(title, 40 * frames)), fontsize=12)
-  colors = [tuple(np.array(color) / 255) for color in classes.colors]
-  entries = [*zip(classes.names, colors, strict=True), ("ignored", "black")]
-  figure.legend(
-    handles=[Patch(color=color, label=name) for name, color in entries],
-    loc="outside lower center",
-    ncols=min(10, 3 * frames),
-    fontsize=8,
-    frameon=False,
-  )
+  if legend:
+    figure.legend(
+      handles=[Patch(color=color, label=name) for name, color in legend],
+      loc="outside lower center",
+      ncols=min(10, 3 * frames),
+      fontsize=8,
+      frameon=False,
+    )
   partial = path.with_name(path.name + ".partial")
   figure.savefig(partial, format="png")
   partial.replace(path)
@@ -87,3 +112,33 @@ def _rows(pictures: Mapping[str, np.ndarray], classes: ClassList) -> list[tuple[
     name = "difficulty\n(bright: the two\ndepth heads differ\nby the depth itself)"
     rows.append((name, colorize(pictures["difficulty"], 0, 1, "viridis")))
   return rows
+
+
+def _depth_rows(
+  pictures: Mapping[str, np.ndarray], views: Sequence[str]
+) -> list[tuple[str, np.ndarray]]:
+  """Name and RGB pictures [N, H, W, 3] of each row of a depth sheet."""
+  rows = [("image", pictures["image"])]
+  if "truth" in pictures:
+    nearness = 1 / pictures["truth"]
+    rows.append(("truth\n(bright: near,\nblack: unknown)", _colorize_nearness(nearness)))
+  rows.append(("disparity\n(bright: near)", _colorize_nearness(pictures["disparity"])))
+  automask = pictures["automask"][..., None] * np.uint8(255)
+  rows.append(("automask\n(white: counts)", np.repeat(automask, 3, axis=-1)))
+  for number, view in enumerate(views):
+    for kind, words in (("sources", "view"), ("warped", "made from it")):
+      colors = np.rint(255 * np.clip(pictures[kind][:, number], 0, 1)).astype(np.uint8)
+      rows.append((f"{view} {words}" if kind == "sources" else words, colors))
+    errors = colorize(pictures["errors"][:, number], 0, 0.5, "magma")
+    rows.append(("error\n(bright: large)", errors))
+  return rows
+
+
+def _colorize_nearness(values: np.ndarray) -> np.ndarray:
+  """Logarithmic, from the 1st to the 99th percentile; NaN is black."""
+  logarithms = np.log(np.maximum(values, 1e-6))
+  known = ~np.isnan(logarithms)
+  if not known.any():
+    return np.zeros((*values.shape, 3), np.uint8)
+  low, high = np.percentile(logarithms[known], (1, 99))
+  return colorize(np.where(known, logarithms, low), low, high, "inferno") * known[..., None]

@@ -13,6 +13,7 @@ from corda_jax.depth.step import (
   create_depth_state,
   temporal_views,
 )
+from corda_jax.errors import UserError
 from corda_jax.jobs.validate import validate_depth
 from corda_jax.models.build import Normalization, build_depth_networks
 from corda_jax.training.optimizer import build_depth_optimizer
@@ -49,6 +50,12 @@ class DepthExperiment:
     validate_depth(config)
     views = tuple(config.data.target.views)
     depth, pose = build_depth_networks(config.model)
+    stride = depth.encoder.level_strides[-1]
+    if config.data.crop_height % stride or config.data.crop_width % stride:
+      raise UserError(
+        f"the crop is {config.data.crop_width}x{config.data.crop_height}, and the network wants "
+        f"multiples of {stride}: set data.crop_width and data.crop_height to such"
+      )
     return cls(
       config=config,
       views=views,
