@@ -25,6 +25,7 @@ RELEASED = {
   "data.target.height": 512,
   "data.target.width": 1024,
   "model.encoder.stage_sizes": (3, 4, 23, 3),
+  "model.encoder.block": "bottleneck",
   "model.encoder.dilations": (1, 1, 2, 4),
   "model.encoder.strides": (1, 2, 1, 1),
   "model.encoder.trainable_affine": False,
@@ -101,6 +102,7 @@ OWN = {
 # The release's side of every other switch between it and the publication.
 RELEASED |= {
   "model.encoder.stem_pool_ceil": True,
+  "model.encoder.stride_on": "conv1",
   "method.mixed_mean_over": "all",
   "method.mix_ignored": True,
   "method.confident_fraction_over": "batch",

@@ -51,7 +51,7 @@ def find_state_dicts(tree: Any) -> StateDicts:
   else:
     names = [key for key in tree if isinstance(key, str)]
     raise UserError(
-      f"the file holds no tensors but {_some(map(repr, names)) or 'nothing'}, wanted "
+      f"the file holds no tensors but {listed(map(repr, names)) or 'nothing'}, wanted "
       "'model', 'state_dict' or the tensors themselves"
     )
   iteration = tree.get("iteration")
@@ -93,18 +93,19 @@ def match(
   wanted: Mapping[str, Any],
   *,
   network: str,
-  classifier_dilations: tuple[int, ...],
+  classifier_dilations: tuple[int, ...] = (),
 ) -> tuple[dict[str, Any], Report]:
   """Picks the tensors that fit a network by name and shape.
 
   Torchvision's networks fit by name, yet they were trained on RGB divided by 255 with another mean
-  and deviation, and stride on the 3x3 convolution of a bottleneck, not on the 1x1 before it.
+  and deviation, with the stride on the 3x3 convolution of a bottleneck, and with the stem's pooling
+  rounded down. An encoder can be configured so; DeepLab's is not.
 
   Args:
     tensors: name → tensor in PyTorch's layout.
     wanted: {"params": …, "batch_stats": …} of arrays or shapes.
-    network: "corda" or "deeplab".
-    classifier_dilations: of the network; for the report.
+    network: "corda", "deeplab", "depth" or "pose".
+    classifier_dilations: of the network, where it has some; for the report.
 
   Returns:
     Variables, nested as `wanted`, in its dtypes, without those that are missing; and the report.
@@ -134,14 +135,21 @@ def match(
     array = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
     node[leaf] = array.astype(like[leaf].dtype)
   report.missing.extend(name for name in shapes if name not in tensors or name in report.left)
-  if not any(re.fullmatch(r"conv1\.weight|layer\d\..+\.conv\d\.weight", x) for x in report.loaded):
-    encoder_first = sorted(report.left, key=lambda name: not re.match(r"conv1|layer\d", name))
+  if not any(_is_encoder_kernel(name) for name in report.loaded):
+    prefix = "encoder." if network in ("depth", "pose") else ""
+    encoder_first = sorted(
+      report.left, key=lambda n: not re.match(r"(encoder\.)?(conv1|layer\d)", n)
+    )
     left = [f"{name} ({report.left[name]})" for name in encoder_first]
     raise UserError(
-      f"no convolution of the encoder is in it: it holds {_some(left)}, wanted names such as "
-      "conv1.weight and layer1.0.conv1.weight with the shapes of model.encoder"
+      f"no convolution of the encoder is in it: it holds {listed(left)}, wanted names such as "
+      f"{prefix}conv1.weight and {prefix}layer1.0.conv1.weight with the shapes of model.encoder"
     )
   return variables, report
+
+
+def _is_encoder_kernel(name: str) -> bool:
+  return bool(re.fullmatch(r"(encoder\.)?(conv1\.weight|layer\d\..+\.conv\d\.weight)", name))
 
 
 def _torch_shape(wanted: Mapping[str, Any], name: str, network: str) -> tuple[int, ...]:
@@ -165,7 +173,7 @@ def _why_left(
     branch = re.search(r"\.conv2d_list\.\d+\.", name)
     if branch and name.replace(branch[0], ".conv2d_list.0.") in shapes:
       return f"{_UNUSED_BRANCH} {dilations}"
-    if name.startswith("fc."):
+    if re.match(r"(encoder\.)?fc\.", name):
       return "classifier of ImageNet"
     if name.startswith("layer5."):
       return "classifier of a plain DeepLab, which this network is not"
@@ -182,7 +190,8 @@ def unused_branches(report: Report) -> list[str]:
   return [name for name, reason in report.left.items() if reason.startswith(_UNUSED_BRANCH)]
 
 
-def _some(items: Iterable[str], count: int = 3) -> str:
+def listed(items: Iterable[str], count: int = 3) -> str:
+  """The first `count` items and how many more there are, fit for a terminal."""
   # Names come from files of strangers: no line feeds or escape sequences reach the terminal.
   items = [(item if item.isprintable() else repr(item))[:120] for item in items]
   rest = f" and {len(items) - count} more" if len(items) > count else ""
@@ -203,7 +212,7 @@ def format_report(report: Report, kind: str) -> str:
     reasons.setdefault(reason, []).append(name)
   common = sorted(reasons.items(), key=lambda item: -len(item[1]))
   for reason, names in common[:_REASONS]:
-    lines.append(f"  left {len(names)}: {reason}: {_some(names)}")
+    lines.append(f"  left {len(names)}: {reason}: {listed(names)}")
   if rest := sum(len(names) for _, names in common[_REASONS:]):
     lines.append(f"  left {rest} more for other reasons")
   modules: dict[str, int] = {}
@@ -216,6 +225,7 @@ def format_report(report: Report, kind: str) -> str:
   if "fc.weight" in report.left:
     lines.append(
       "  note: torchvision's networks saw RGB with mean (123.675, 116.28, 103.53) and deviation "
-      "(58.395, 57.12, 57.375): set model.normalization; their stride is on other convolutions"
+      "(58.395, 57.12, 57.375): set model.normalization, and as they have it "
+      "model.encoder.stride_on='conv2' and model.encoder.stem_pool_ceil=False"
     )
   return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 A PyTorch state dict of CorDA names its tensors after the release's modules and stores convolutions
 as (out, in, height, width); here they have other names, and are (height, width, in, out). Residual
-encoders have the same names in DACS, in DeepLab's initialisations and in torchvision.
+encoders have the same names in DACS, in DeepLab's initialisations and in torchvision, and with
+"encoder." before them in Monodepth2.
 """
 
 import re
@@ -25,6 +26,16 @@ _DECODER, _HEADS, _CORRELATION = (
   "initial_task_prediction_heads.conv_out.{head}",
   "multi_modal_distillation.self_attention.{listener}.{speaker}",
 )
+_PREFIXED_ENCODER = tuple((f"encoder.{theirs}", ours) for theirs, ours in _ENCODER)
+# The release counts its convolutions from the coarsest of five levels on, two a level, and the
+# heads after them.
+_DEPTH_DECODER = (
+  *((f"decoder.{k}.conv.conv", f"decoder/upconv{4 - k // 2}_{k % 2}") for k in range(10)),
+  *((f"decoder.{10 + scale}.conv", f"decoder/head{scale}") for scale in range(4)),
+)
+_POSE_DECODER = tuple(
+  (f"net.{k}", f"decoder/{ours}") for k, ours in enumerate(("squeeze", "pose0", "pose1", "pose2"))
+)
 _MODULES = {
   "corda": (
     *_ENCODER,
@@ -38,6 +49,8 @@ _MODULES = {
     ("heads.{head}", "final_{head}"),
   ),
   "deeplab": (*_ENCODER, ("layer5", "final_S")),
+  "depth": (*_PREFIXED_ENCODER, *_DEPTH_DECODER),
+  "pose": (*_PREFIXED_ENCODER, *_POSE_DECODER),
 }
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _LEAVES = {"weight": "kernel", "bias": "bias"}
@@ -60,7 +73,8 @@ def variable_path(name: str, *, network: str = "corda") -> tuple[str, str]:
 
   Args:
     name: as in the state dict, such as "layer1.0.bn1.running_mean".
-    network: "corda", or "deeplab", whose classifier is the release's "layer5".
+    network: "corda"; "deeplab", whose classifier is the release's "layer5"; or Monodepth2's "depth"
+      or "pose", an encoder and a decoder of which it makes one file each.
 
   Returns:
     Collection, "params" or "batch_stats", and slash-separated path in it. A classifier's branches
@@ -130,7 +144,7 @@ def state_dict_from_variables(
   Args:
     variables: {"params": …, "batch_stats": …} of the network.
     steps: training steps made: what `num_batches_tracked` holds.
-    network: "corda" or "deeplab".
+    network: "corda", "deeplab", "depth" or "pose".
 
   Returns:
     float32 tensors in PyTorch's layout, and int64 counts. The released classifiers have four

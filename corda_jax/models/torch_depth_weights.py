@@ -1,0 +1,126 @@
+"""Pretrained weights of the networks of self-supervised depth.
+
+They come from torchvision's ImageNet networks, which have an encoder alone, or from Monodepth2,
+which writes encoder and decoder into two files of a folder.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corda_jax.errors import UserError
+from corda_jax.models.torch_files import read_torch_file
+from corda_jax.models.torch_matching import (
+  Report,
+  Tensors,
+  find_state_dicts,
+  format_report,
+  listed,
+  match,
+)
+from corda_jax.models.torch_weights import tensor_names
+
+# Of a folder that Monodepth2 wrote.
+_FILES = {"depth": ("encoder.pth", "depth.pth"), "pose": ("pose_encoder.pth", "pose.pth")}
+_STEM = "encoder.conv1.weight"
+
+
+def read_depth_weights(
+  path: str | os.PathLike[str], wanted: Mapping[str, Any], network: str
+) -> tuple[dict[str, Any], str]:
+  """Reads pretrained weights.
+
+  Args:
+    path: a file of torchvision or of Monodepth2, or a folder of Monodepth2 with encoder and
+      decoder.
+    wanted: {"params": …, "batch_stats": …} of the network; arrays or shapes.
+    network: "depth" or "pose".
+
+  Returns:
+    Variables, nested as `wanted`, in its dtypes, without those that are missing; and what was
+    loaded, what was left and why, in lines for the console.
+
+  Raises:
+    UserError: a file is missing or cannot be read, or it is of another encoder.
+  """
+  path = Path(path)
+  files = [path / name for name in _FILES[network]] if path.is_dir() else [path]
+  if path.is_dir() and (absent := [file.name for file in files if not file.exists()]):
+    raise UserError(
+      f"{path} holds no {' and no '.join(absent)}: name a folder with both files of Monodepth2, "
+      f"{' and '.join(_FILES[network])}, or one .pth file"
+    )
+  tensors: Tensors = {}
+  for file in files:
+    tree = read_torch_file(file)
+    try:
+      tensors |= find_state_dicts(tree).student
+    except UserError as error:
+      raise UserError(f"{file} does not fit the {network} network: {error}") from error
+  try:
+    variables, report = fit_depth_weights(tensors, wanted, network)
+  except UserError as error:
+    raise UserError(f"{path} does not fit the {network} network: {error}") from error
+  return variables, f"Weights of {path}\n{format_report(report, f'{network} network')}"
+
+
+def fit_depth_weights(
+  tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], network: str
+) -> tuple[dict[str, Any], Report]:
+  """Picks the tensors that fit a network, as `match` does, and wants a whole encoder.
+
+  Torchvision's names are taken as Monodepth2's, "encoder." before them. Where the first convolution
+  sees two frames and that of the file one, its kernel is repeated for both and divided by two, as
+  released: of equal frames it makes what it made of one.
+
+  Args:
+    tensors: name → tensor in PyTorch's layout.
+    wanted: {"params": …, "batch_stats": …} of arrays or shapes.
+    network: "depth" or "pose".
+
+  Returns:
+    Variables, nested as `wanted`, in its dtypes, without those that are missing; and the report,
+    with Monodepth2's names.
+
+  Raises:
+    UserError: the file is of another encoder, or lacks some of it; or a tensor that fits holds NaN
+      or infinity.
+  """
+  tensors = {
+    re.sub(r"^(?=(conv1|bn1|layer\d+|fc)\.)", "encoder.", n): x for n, x in tensors.items()
+  }
+  stem = tensors.get(_STEM)
+  if network == "pose" and stem is not None and stem.ndim == 4:
+    channels = wanted["params"]["encoder"]["stem_conv"]["kernel"].shape[2]
+    if channels == 2 * stem.shape[1]:
+      tensors[_STEM] = np.tile((stem / 2).astype(stem.dtype), (1, 2, 1, 1))
+  try:
+    names = tensor_names(wanted, network=network)
+  except KeyError as error:
+    raise UserError(
+      f"no file has a place for {error}: Monodepth2's depth decoder has at most five levels and "
+      "four scales"
+    ) from error
+  variables, report = match(tensors, wanted, network=network)
+  # Networks of torchvision share names and shapes: ResNet-34 holds all that ResNet-18 wants. A
+  # whole stage more is no other network, but one of which fewer levels are used.
+  stages = {_stage(name) for name in names} - {None}
+  misfits = {name: report.left.get(name, "not in the file") for name in report.missing}
+  misfits = {name: why for name, why in misfits.items() if name.startswith("encoder.")}
+  misfits |= {name: why for name, why in report.left.items() if _stage(name) in stages}
+  if misfits:
+    told = listed([f"{name} ({why})" for name, why in misfits.items()], 1)
+    raise UserError(
+      f"it is of another encoder than the configuration's: {told}; set stage_sizes, block, width "
+      "and expansion of the encoder for the file, or name a file for them"
+    )
+  return variables, report
+
+
+def _stage(name: str) -> str | None:
+  found = re.match(r"encoder\.layer\d+\.", name)
+  return found and found[0]
