@@ -45,7 +45,7 @@ def find_frames(kind: Kind, root: str) -> dict[str, list[Frame]]:
   """Split → frames of a data set of some kind."""
   height, width = kind.size
   config = FrameConfig(root=root, height=height, width=width, depth=kind.depth)
-  return BUILDERS[kind.dataset].find_frames(DataFiles(root), config)
+  return BUILDERS[kind.dataset].find_frames(DataFiles(root), config).splits
 
 
 def make_frames(kind: Kind, workdir: Path, rendered: int, frames: int) -> Path:

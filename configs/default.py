@@ -182,8 +182,9 @@ def get_folder_config() -> ml_collections.ConfigDict:
       {
         "images": "",  # "train/images/{name}.jpg"; "" in validation: the set is not evaluated on
         "labels": "",  # PNG of one channel; a target needs them in validation only
-        "depth": "",  # of the kind that `depth` names; validation needs none
-        # Of `views`, and the calibration that they need: JSON as Cityscapes has it.
+        "depth": "",  # of the kind that `depth` names, below `depth_root`; validation needs none
+        # Of `views`, and the calibration that they need: JSON as Cityscapes has it. previous, next:
+        # "" where `images` are the frames of videos, numbered by the end of their names.
         "right": "",
         "previous": "",
         "next": "",
@@ -218,9 +219,11 @@ def get_data_config() -> ml_collections.ConfigDict:
   )
   # dataset: "gta5", "synthia", "cityscapes" or "folder", your own files (docs/your_data.md).
   # height, width: working resolution in pixels.
-  # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator"; cityscapes:
-  # "stereo", "mono" or "official" (the data set's own disparity); folder: "inverse_png16" (16-bit,
-  # Y = x / 256 + 1), "metres_png16", "metres_npy" or "metres_mat"; "none" for any.
+  # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator" or
+  # "disparity"; cityscapes: "stereo", "mono" or "official" (the data set's own disparity); folder:
+  # "inverse_png16" (16-bit, Y = x / 256 + 1), "metres_png16", "metres_npy" or "metres_mat"; "none"
+  # for any.
+  # depth_root: folder below which the depth files lie as they would below `root`; "": they do.
   # splits: to train on; cityscapes also has "train_extra", without labels.
   # views: images that records hold beside the frame's own; cityscapes, folder: "right", "previous",
   # "next".
@@ -233,6 +236,7 @@ def get_data_config() -> ml_collections.ConfigDict:
       "height": 720,
       "width": 1280,
       "depth": "disparity",
+      "depth_root": "",
       "splits": ("train",),
       "views": (),
       "neighbour_offset": 1,
@@ -246,6 +250,7 @@ def get_data_config() -> ml_collections.ConfigDict:
       "height": 512,
       "width": 1024,
       "depth": "stereo",
+      "depth_root": "",
       "splits": ("train",),
       "views": (),
       "neighbour_offset": 1,

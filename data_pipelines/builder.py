@@ -20,7 +20,7 @@ from corda_jax.errors import UserError
 from data_pipelines.features import PackedArray
 from data_pipelines.files import DataFiles
 from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import Frame, fingerprint, missing_file
+from data_pipelines.frames import NAME, FoundFrames, Frame, fingerprint, missing_file
 from data_pipelines.parallel import ordered_map
 from data_pipelines.preprocess import PreparedFrame, Recipe, prepare_item
 from data_pipelines.readers import BadFrameError
@@ -40,6 +40,7 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
 
   VERSION = tfds.core.Version("2.0.0")  # of the records' contents
   DEPTH_KINDS: ClassVar[tuple[str, ...]]  # without "none"; the released one first
+  NETWORK_DEPTH: ClassVar[str]  # the one of them that a depth network's files are read as
   TRAINING_SPLITS: ClassVar[tuple[str, ...]] = ("train",)  # that can be asked for
   NATIVE_LABEL_SPLITS: ClassVar[tuple[str, ...]] = ()  # whose labels keep their size
   VIEWS: ClassVar[tuple[str, ...]] = ()  # that can be asked for
@@ -66,8 +67,10 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
 
   @classmethod
   @abc.abstractmethod
-  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
-    """Split → its frames, of the splits that the configuration asks for.
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
+    """The frames of the splits that the configuration asks for.
+
+    Depth files lie in the tree `depth_tree` of the configuration.
 
     Raises:
       UserError: the files are laid out in another way.
@@ -81,6 +84,29 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     Raises:
       UserError: the data set lacks a class of the list.
     """
+
+  @classmethod
+  @abc.abstractmethod
+  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
+    """Split → pattern, below the depth root, of the files of the kind `NETWORK_DEPTH`."""
+
+  @classmethod
+  def network_depth_file(cls, dataset_config: Any, split: str, name: str) -> str:
+    """Path below the depth root of a frame's file of the kind `NETWORK_DEPTH`.
+
+    Args:
+      dataset_config: the part of a configuration that describes the data set.
+      split: of the records.
+      name: of the frame, as its record has it.
+
+    Raises:
+      ValueError: the data set has no such split.
+      UserError: the frame is not named as the data set's are.
+    """
+    patterns = cls.network_depth_patterns(dataset_config)
+    if split not in patterns:
+      raise ValueError(f"split is {split!r}, wanted one of {', '.join(patterns)}")
+    return patterns[split].replace(NAME, name)
 
   @property
   def report(self) -> Report:
@@ -108,11 +134,14 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     Raises:
       UserError: the root is missing or laid out in another way, or a split has no frame.
     """
-    splits = self.find_frames(DataFiles(self.builder_config.root), self.builder_config)
-    for split, frames in splits.items():
+    return self._found().splits
+
+  def _found(self) -> FoundFrames:
+    found = self.find_frames(DataFiles(self.builder_config.root), self.builder_config)
+    for split, frames in found.splits.items():
       if not frames:
         raise UserError(f"{self.builder_config.root!r} holds no frame of {self.name} {split}")
-    return splits
+    return found
 
   def missing_shards(self) -> list[str]:
     """Names of the shards that are not prepared yet."""
@@ -224,12 +253,14 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
 
   def _download_and_prepare(self, dl_manager, download_config) -> None:
     """Prepares what is missing, then makes TFDS's files of the shards."""
-    config, splits = self.builder_config, self.frames()
+    config, found = self.builder_config, self._found()
+    splits = found.splits
     self.write_shards(splits)
     report = Report(
       expected={split: self.EXPECTED[split] for split in splits if split in self.EXPECTED},
       found={split: len(frames) for split, frames in splits.items()},
       fingerprint=fingerprint(splits),
+      ends=found.ends,
     )
     infos = []
     for split, frames in splits.items():

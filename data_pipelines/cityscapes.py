@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -10,14 +10,15 @@ from corda_jax import labels
 from corda_jax.errors import UserError
 from data_pipelines import inverse_depth, preprocess, readers
 from data_pipelines.builder import FramesBuilder
-from data_pipelines.files import DataFiles
+from data_pipelines.files import DataFiles, depth_tree
 from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import Frame, Place, pair_frames
+from data_pipelines.frames import NAME, FoundFrames, Frame, Place, pair_frames
 
 LABEL_IDS = frozenset((*range(34), 255))  # 255: licence plates, -1 in the tables
 _FOLDERS = {"train": "train", "train_extra": "train_extra", "validation": "val"}
 _IMAGE = "_leftImg8bit.png"
 _LABEL = "_gtFine_labelIds.png"
+_NAME = re.compile(r"(?P<clip>(?P<city>.+)_\d{6}_)(?P<number>\d{6})")
 _SEQUENCE = "leftImg8bit_sequence"
 
 # Depth kind → folder and suffix of its files.
@@ -61,33 +62,52 @@ class Cityscapes(FramesBuilder):
   """
 
   DEPTH_KINDS = ("mono", "stereo", "official")
+  NETWORK_DEPTH = "mono"
   TRAINING_SPLITS = ("train", "train_extra")
   NATIVE_LABEL_SPLITS = ("validation",)
   VIEWS = ("right", "previous", "next")
   EXPECTED: ClassVar = {"train": 2_975, "train_extra": 19_998, "validation": 500}
 
   @classmethod
-  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
     """See the base class."""
     splits = {}
+    depth_files = files if config.depth == "none" else depth_tree(files, config.depth_root)
     for split in (*config.splits, "validation"):
       folder = _FOLDERS[split]
       places = {
-        "image": Place(_find(files, "leftImg8bit", "leftImg8bit_trainvaltest", folder), _IMAGE),
+        "image": _place(files, "leftImg8bit", "leftImg8bit_trainvaltest", folder, _IMAGE),
         "label": None,
-        "depth": _depth_place(files, config.depth, split),
+        "depth": _depth_place(depth_files, config.depth, split),
       }
       if split != "train_extra":
-        places["label"] = Place(_find(files, "gtFine", "gtFine_trainvaltest", folder), _LABEL)
+        places["label"] = _place(files, "gtFine", "gtFine_trainvaltest", folder, _LABEL)
       if "right" in config.views:
         right = files.find_folder(f"rightImg8bit/{folder}")
-        places["right"] = Place(right, "_rightImg8bit.png")
+        places["right"] = Place(files, right, "_rightImg8bit.png")
       if config.views or (config.depth == "official" and places["depth"]):
-        places["camera"] = Place(files.find_folder(f"camera/{folder}"), "_camera.json")
-      splits[split] = _with_neighbours(
-        files, pair_frames(files, cities=True, **places), config, folder
+        camera = files.find_folder(f"camera/{folder}")
+        places["camera"] = Place(files, camera, "_camera.json")
+      frames = pair_frames(cities=True, **places)
+      splits[split] = _with_neighbours(files, frames, config, folder)
+    return FoundFrames(splits)
+
+  @classmethod
+  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
+    """See the base class; {name} holds the city's folder too."""
+    del dataset_config
+    kind, suffix = _DEPTH_FILES[cls.NETWORK_DEPTH]
+    return {split: f"{kind}/{folder}/{NAME}{suffix}" for split, folder in _FOLDERS.items()}
+
+  @classmethod
+  def network_depth_file(cls, dataset_config: Any, split: str, name: str) -> str:
+    """See the base class."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+      raise UserError(
+        f"{name!r} is not named CITY_SSSSSS_FFFFFF, so the folder of its depth file is not known"
       )
-    return splits
+    return super().network_depth_file(dataset_config, split, f"{match['city']}/{name}")
 
   @classmethod
   def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
@@ -102,15 +122,16 @@ class Cityscapes(FramesBuilder):
     )
 
 
-def _find(files: DataFiles, kind: str, released: str, folder: str) -> str:
-  return files.find_folder(f"{kind}/{folder}", f"{released}/{kind}/{folder}")
+def _place(files: DataFiles, kind: str, released: str, folder: str, suffix: str) -> Place:
+  found = files.find_folder(f"{kind}/{folder}", f"{released}/{kind}/{folder}")
+  return Place(files, found, suffix)
 
 
 def _depth_place(files: DataFiles, depth: str, split: str) -> Place | None:
   if depth == "none":
     return None
   kind, suffix = _DEPTH_FILES[depth]
-  place = Place(f"{kind}/{_FOLDERS[split]}", suffix)
+  place = Place(files, f"{kind}/{_FOLDERS[split]}", suffix)
   if split != "validation":
     files.find_folder(place.folder)
   elif not files.list(place.folder, suffix, cities=True):
@@ -130,13 +151,13 @@ def _with_neighbours(
   found = files.list(sequence, _IMAGE, cities=True)
 
   def location(frame: Frame, offset: int) -> str:
-    match = re.fullmatch(r"((.+)_\d{6}_)(\d{6})", frame.name)
+    match = _NAME.fullmatch(frame.name)
     if match is None:
       raise UserError(
         f"{frame.image!r} is not named CITY_SSSSSS_FFFFFF{_IMAGE}, so its neighbours in time "
         "cannot be found: set views without previous and next"
       )
-    name = f"{match[2]}/{match[1]}{int(match[3]) + offset:06d}"
+    name = f"{match['city']}/{match['clip']}{int(match['number']) + offset:06d}"
     return found.get(name, files.default(sequence, name + _IMAGE))
 
   return [

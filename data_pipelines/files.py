@@ -157,6 +157,26 @@ class DataFiles:
     return os.path.join(self.root, folder, name)
 
 
+def depth_tree(files: DataFiles, depth_root: str) -> DataFiles:
+  """The tree that a data set's depth files lie in.
+
+  Args:
+    files: of the data set.
+    depth_root: folder of the depth files, if they lie apart, or "".
+
+  Raises:
+    UserError: there is no such folder.
+  """
+  if not depth_root:
+    return files
+  if not os.path.isdir(depth_root):
+    raise UserError(
+      f"no depth files at {depth_root!r}: there is no such folder; set depth_root to where they "
+      "are, or to '' if they lie below root"
+    )
+  return DataFiles(depth_root)
+
+
 def open_file(location: str) -> BinaryIO:
   """Opens a file, or a member of an archive, to be read.
 

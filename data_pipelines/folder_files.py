@@ -10,10 +10,9 @@ from PIL import Image
 
 from corda_jax.errors import UserError
 from corda_jax.labels import IGNORE, ClassList
-from data_pipelines.frames import VIEWS
+from data_pipelines.frames import NAME, VIEWS
 from data_pipelines.readers import Camera
 
-NAME = "{name}"  # in a pattern, where the frames' names stand
 SPLITS = ("train", "validation")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 METRIC_PNG = "metres_png16"
@@ -21,6 +20,7 @@ METRIC_PNG = "metres_png16"
 # Attribute of `Frame` → the field that holds its pattern.
 _FIELDS = {"image": "images", "label": "labels", "depth": "depth", "camera": "camera"}
 _FIELDS |= {view: view for view in VIEWS}
+NEIGHBOURS = ("previous", "next")  # views that may be images of other frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,8 @@ class FolderFiles:
     for split in SPLITS:
       if split == "train" or config[split]["images"]:
         patterns[split] = _patterns(config[split], split, depth, views, camera is None)
+    if depth != "none" and not any("depth" in kinds for kinds in patterns.values()):
+      raise no_pattern("train", "depth", f"depth is {depth!r}")
     return cls(
       patterns=patterns,
       label_classes=_label_classes(config["label_classes"]),
@@ -102,6 +104,31 @@ class FolderFiles:
     return table
 
 
+def check_supervision(config: Any, *, depth: str) -> None:
+  """Checks that there is what a network is trained on and scored by, beside images.
+
+  Args:
+    config: the `folder` part of a data set's configuration.
+    depth: kind of the depth files, or "none".
+
+  Raises:
+    UserError: validation has no labels, or training no depth.
+  """
+  if config["validation"]["images"] and not config["validation"]["labels"]:
+    raise no_pattern("validation", "label")
+  if depth != "none" and not config["train"]["depth"]:
+    raise no_pattern("train", "depth", f"depth is {depth!r}")
+
+
+def no_pattern(split: str, kind: str, why: str = "") -> UserError:
+  """The error of a pattern that is empty and needed."""
+  field = _FIELDS[kind]
+  return UserError(
+    f"folder.{split}.{field} is ''{', but ' if why else ''}{why}, wanted a pattern such as "
+    f"'{split}/{field}/{NAME}.png'"
+  )
+
+
 def _patterns(
   config: Any, split: str, depth: str, views: Sequence[str], camera_files: bool
 ) -> dict[str, str]:
@@ -109,25 +136,20 @@ def _patterns(
     raise UserError(
       f"folder.{split}.camera and folder.camera.intrinsics are both set: leave one of them empty"
     )
-  needed = ["image"] + ["label"] * (split == "validation") + list(views)
+  needed = ["image", *(view for view in views if view not in NEIGHBOURS)]
   if views and camera_files:
     needed.append("camera")
-  if depth != "none" and split == "train":
-    needed.append("depth")
-  optional = ["label"] + ["depth"] * (depth != "none")
+  optional = ["label", *(view for view in views if view in NEIGHBOURS)]
+  optional += ["depth"] * (depth != "none")
   patterns = {}
   for kind in dict.fromkeys((*needed, *optional)):
-    pattern, field = config[_FIELDS[kind]], f"folder.{split}.{_FIELDS[kind]}"
+    pattern = config[_FIELDS[kind]]
     if not pattern and kind in needed:
-      reasons = {"depth": f"depth is {depth!r}", "camera": f"views are {tuple(views)}"}
-      why = reasons.get(kind, f"views are {tuple(views)}" if kind in views else "")
-      raise UserError(
-        f"{field} is ''{', but ' if why else ''}{why}, wanted a pattern such as "
-        f"'{split}/{_FIELDS[kind]}/{NAME}.png'"
-      )
+      raise no_pattern(split, kind, "" if kind == "image" else f"views are {tuple(views)}")
     if pattern and pattern.count(NAME) != 1:
       raise UserError(
-        f"{field} is {pattern!r}, wanted {NAME} in it once, where the frames' names stand"
+        f"folder.{split}.{_FIELDS[kind]} is {pattern!r}, wanted {NAME} in it once, where the "
+        "frames' names stand"
       )
     if pattern:
       patterns[kind] = pattern.removeprefix("./")

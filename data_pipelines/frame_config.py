@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -22,6 +23,7 @@ class FrameConfig(tfds.core.BuilderConfig):
     height: working resolution, pixels.
     width: working resolution, pixels.
     depth: which files hold the inverse depth, or "none".
+    depth_root: folder of the depth files, laid out as below the root; "" is the root itself.
     classes: what the labels of the records tell apart.
     splits: to train on.
     views: images that records hold beside the frame's own: "right", "previous", "next".
@@ -38,6 +40,7 @@ class FrameConfig(tfds.core.BuilderConfig):
   height: int
   width: int
   depth: str
+  depth_root: str = ""
   classes: ClassList = CITYSCAPES
   splits: tuple[str, ...] = ("train",)
   views: tuple[str, ...] = ()
@@ -64,7 +67,10 @@ class FrameConfig(tfds.core.BuilderConfig):
 
   def variant(self) -> tuple:
     """What else decides the records' contents, and is too long for a name."""
-    return () if self.classes.names == CITYSCAPES.names else (self.classes.names,)
+    parts = () if self.classes.names == CITYSCAPES.names else (self.classes.names,)
+    if self.depth_root and self.depth != "none":
+      parts += (("depth_root", os.path.normpath(self.depth_root)),)
+    return parts
 
 
 def check_config(config: FrameConfig, builder: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from data_pipelines.files import DataFiles, file_size
 
+NAME = "{name}"  # in a pattern of paths, where the frames' names stand
 VIEWS = ("right", "previous", "next")  # images of a frame beside its own
 
 
@@ -45,20 +46,35 @@ class Frame:
 
 
 @dataclasses.dataclass(frozen=True)
+class FoundFrames:
+  """Frames of a data set.
+
+  Attributes:
+    splits: split → its frames.
+    ends: split → number of frames that are left out since the previous or next one is missing, of
+      data sets whose clips have ends.
+  """
+
+  splits: dict[str, list[Frame]]
+  ends: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
   """Where the files of one kind lie.
 
   Attributes:
-    folder: below the root.
+    files: the tree that holds them.
+    folder: below its root.
     suffix: what their names end in; before it stands what pairs them.
   """
 
+  files: DataFiles
   folder: str
   suffix: str
 
 
 def pair_frames(
-  files: DataFiles,
   *,
   image: Place,
   label: Place | None,
@@ -68,7 +84,6 @@ def pair_frames(
   """Frames of every name that has an image or a label, in the order of their names.
 
   Args:
-    files: of the data set.
     image: of the images.
     label: of the labels; None gives frames without.
     cities: whether files lie one folder deeper, by city.
@@ -77,12 +92,13 @@ def pair_frames(
   places = {"image": image, "label": label, **others}
   places = {kind: place for kind, place in places.items() if place is not None}
   found = {
-    kind: files.list(place.folder, place.suffix, cities=cities) for kind, place in places.items()
+    kind: place.files.list(place.folder, place.suffix, cities=cities)
+    for kind, place in places.items()
   }
 
   def location(kind: str, name: str) -> str:
-    default = files.default(places[kind].folder, name + places[kind].suffix)
-    return found[kind].get(name, default)
+    place = places[kind]
+    return found[kind].get(name, place.files.default(place.folder, name + place.suffix))
 
   return [
     Frame(name=os.path.basename(name), **{kind: location(kind, name) for kind in places})

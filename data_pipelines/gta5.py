@@ -1,15 +1,15 @@
 """GTA5: 24,966 frames of a game, of about 1914x1052 pixels, with the labels of Cityscapes."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
 from data_pipelines.builder import FramesBuilder
-from data_pipelines.files import DataFiles
+from data_pipelines.files import DataFiles, depth_tree
 from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import Frame, Place, pair_frames
+from data_pipelines.frames import NAME, FoundFrames, Place, pair_frames
 
 # Those of Cityscapes; the game's table gives licence plates an id of their own, 34.
 LABEL_IDS = frozenset((*range(35), 255))
@@ -19,15 +19,26 @@ class Gta5(FramesBuilder):
   """`images/00001.png`, `labels/00001.png`, `disparity/00001.png`."""
 
   DEPTH_KINDS = ("disparity",)
+  NETWORK_DEPTH = "disparity"
   EXPECTED: ClassVar = {"train": 24_966}
 
   @classmethod
-  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
     """See the base class."""
-    images = Place(files.find_folder("images"), ".png")
-    label_ids = Place(files.find_folder("labels"), ".png")
-    depth = None if config.depth == "none" else Place(files.find_folder("disparity"), ".png")
-    return {"train": pair_frames(files, image=images, label=label_ids, depth=depth)}
+
+    def place(files: DataFiles, folder: str) -> Place:
+      return Place(files, files.find_folder(folder), ".png")
+
+    images, label_ids, depth = place(files, "images"), place(files, "labels"), None
+    if config.depth != "none":
+      depth = place(depth_tree(files, config.depth_root), "disparity")
+    return FoundFrames({"train": pair_frames(image=images, label=label_ids, depth=depth)})
+
+  @classmethod
+  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
+    """See the base class."""
+    del dataset_config
+    return {"train": f"disparity/{NAME}.png"}
 
   @classmethod
   def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:

@@ -58,8 +58,9 @@ def prepare(
   the builder returned is not prepared.
 
   Args:
-    dataset_config: with `dataset`, `root`, `height`, `width` and `depth`, and if wanted `splits`,
-      `views` and `neighbour_offset`. The root may be missing where the records are there.
+    dataset_config: with `dataset`, `root`, `height`, `width` and `depth`, and if wanted
+      `depth_root`, `splits`, `views` and `neighbour_offset`. The roots may be missing where the
+      records are there.
     records_dir: folder of all records, or one in a bucket, gs://….
     cache_dir: where those of a bucket are prepared and kept.
     progress: whether to show a progress bar.
@@ -158,8 +159,11 @@ def _make_builder(dataset_config: Any, records_dir: str, **options: Any) -> Fram
     for key in ("splits", "views")
     if hasattr(dataset_config, key)
   }
-  if hasattr(dataset_config, "neighbour_offset"):
-    optional["neighbour_offset"] = dataset_config.neighbour_offset
+  optional |= {
+    key: getattr(dataset_config, key)
+    for key in ("neighbour_offset", "depth_root")
+    if hasattr(dataset_config, key)
+  }
   config = BUILDERS[dataset].make_config(
     dataset_config,
     root=os.fspath(dataset_config.root),
@@ -189,13 +193,15 @@ def _write(builder: FramesBuilder) -> None:
 
 
 def _check_same_files(builder: FramesBuilder) -> None:
-  """Raises UserError where the root exists and holds other files than the records were made of."""
-  if not os.path.isdir(builder.builder_config.root):
+  """Raises UserError where the roots exist and hold other files than the records were made of."""
+  config = builder.builder_config
+  roots = [config.root] + [config.depth_root] * bool(config.depth_root and config.depth != "none")
+  if not all(map(os.path.isdir, roots)):
     return
   if fingerprint(builder.frames()) != builder.report.fingerprint:
     raise UserError(
       f"the records in {os.fspath(builder.data_path)!r} were prepared from other files than are "
-      f"in {builder.builder_config.root!r} now: delete them, or set another records_dir"
+      f"in {' and '.join(map(repr, roots))} now: delete them, or set another records_dir"
     )
 
 
@@ -291,6 +297,9 @@ def make_parser() -> argparse.ArgumentParser:
     f"{name}: {', '.join(cls.DEPTH_KINDS)}" for name, cls in BUILDERS.items() if name != "folder"
   )
   parser.add_argument("--depth", required=True, help=f"{kinds}; any: none")
+  parser.add_argument(
+    "--depth_root", default="", help="folder of the depth files, if they lie apart from the root"
+  )
   parser.add_argument("--records_dir", required=True, help="folder of all records, or gs://…")
   parser.add_argument(
     "--cache_dir", default=bucket.DEFAULT_CACHE, help="local folder for records of a bucket"

@@ -8,16 +8,24 @@ from absl import logging
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines.builder import REPORT_FILE, FramesBuilder
+from data_pipelines.folder_files import check_supervision
 from data_pipelines.prepare import prepare
 from data_pipelines.street_world import write
 
 
-def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> list[FramesBuilder]:
+def provide(
+  data_config: Any,
+  domains: Sequence[str] = ("source", "target"),
+  *,
+  self_supervised: bool = False,
+) -> list[FramesBuilder]:
   """Prepares the data sets of a configuration, with a progress bar for what takes long.
 
   Args:
     data_config: the `data` part of a configuration.
     domains: which of "source" and "target" are needed.
+    self_supervised: whether views are all that is learnt from; validation may then lack labels, and
+      training depth.
 
   Returns:
     The builder of each domain's records.
@@ -26,6 +34,10 @@ def provide(data_config: Any, domains: Sequence[str] = ("source", "target")) -> 
     UserError: a value is not one of those wanted, files are missing, laid out in another way or
       broken.
   """
+  for domain in domains:  # before the first of them is prepared for hours
+    dataset_config = data_config[domain]
+    if dataset_config.dataset == "folder" and not self_supervised:
+      check_supervision(dataset_config.folder, depth=dataset_config.depth)
   builders = []
   for domain in domains:
     dataset_config = data_config[domain]

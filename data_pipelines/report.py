@@ -19,6 +19,7 @@ class Report:
     notes: the same of frames that are kept, though something about them is unusual.
     label_share: split → training id → share of the pixels.
     depth_share: split → mean share of a frame's pixels that have depth.
+    ends: split → frames at the ends of clips, which lack a neighbour and are not among those found.
     fingerprint: of the files, see `frames.fingerprint`.
     bytes: name of a record file → its size.
   """
@@ -26,6 +27,7 @@ class Report:
   expected: dict[str, int]
   found: dict[str, int]
   fingerprint: str
+  ends: dict[str, int] = dataclasses.field(default_factory=dict)
   kept: dict[str, int] = dataclasses.field(default_factory=dict)
   bad: list[dict[str, str]] = dataclasses.field(default_factory=list)
   notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
@@ -54,6 +56,8 @@ class Report:
       line = f"{split}: {self.kept.get(split, 0)} of {found} frames kept"
       if self.expected.get(split, found) != found:
         line += f", {self.expected[split]} expected"
+      if self.ends.get(split):
+        line += f", {self.ends[split]} more at the ends of clips left out"
       ignored = self.label_share[split].get(str(labels.IGNORE), 0.0)
       lines.append(
         f"{line}; of the pixels {self.depth_share[split]:.1%} have depth, {1 - ignored:.1%} a class"

@@ -1,43 +1,69 @@
 """SYNTHIA-RAND-CITYSCAPES: 9,400 rendered frames of 1280x760 pixels."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
 from data_pipelines.builder import FramesBuilder
-from data_pipelines.files import DataFiles
+from data_pipelines.files import DataFiles, depth_tree
 from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import Frame, Place, pair_frames
+from data_pipelines.frames import NAME, FoundFrames, Place, pair_frames
 
 LABEL_IDS = frozenset(range(23))
 _NESTED = "RAND_CITYSCAPES"  # the archive's own folder, if the root holds it
 
 
+_DEPTH_FOLDERS = {"simulator": "Depth/Depth", "disparity": "disparity"}
+_DEPTH_RECIPES = {
+  "simulator": preprocess.DepthRecipe(
+    read=readers.read_depth_png,
+    encode=inverse_depth.from_centimetres,
+    resize=preprocess.resize_nearest_corner,
+    any_size=False,
+  ),
+  "disparity": preprocess.DepthRecipe(  # of a depth network, as that of GTA5
+    read=readers.read_depth_png,
+    encode=inverse_depth.from_disparity,
+    resize=preprocess.resize_bilinear,
+    any_size=True,
+  ),
+  "none": None,
+}
+
+
 class Synthia(FramesBuilder):
-  """`RGB/0000000.png`, labels, `Depth/Depth/0000000.png`.
+  """`RGB/0000000.png`, labels, `Depth/Depth/0000000.png` or `disparity/0000000.png`.
 
   Labels are `synthia_mapped_to_cityscapes/0000000.png`, 8-bit, or else the original
   `GT/LABELS/0000000.png`, 16-bit with the class in the first channel; both hold SYNTHIA's ids. All
   may lie in a folder `RAND_CITYSCAPES`.
   """
 
-  DEPTH_KINDS = ("simulator",)
+  DEPTH_KINDS = ("simulator", "disparity")
+  NETWORK_DEPTH = "disparity"
   EXPECTED: ClassVar = {"train": 9_400}
 
   @classmethod
-  def find_frames(cls, files: DataFiles, config: FrameConfig) -> dict[str, list[Frame]]:
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
     """See the base class."""
 
-    def place(*candidates: str) -> Place:
+    def place(files: DataFiles, *candidates: str) -> Place:
       nested = (f"{_NESTED}/{candidate}" for candidate in candidates)
-      return Place(files.find_folder(*candidates, *nested), ".png")
+      return Place(files, files.find_folder(*candidates, *nested), ".png")
 
-    images = place("RGB")
-    label_ids = place("synthia_mapped_to_cityscapes", "GT/LABELS")
-    depth = None if config.depth == "none" else place("Depth/Depth")
-    return {"train": pair_frames(files, image=images, label=label_ids, depth=depth)}
+    images, depth = place(files, "RGB"), None
+    label_ids = place(files, "synthia_mapped_to_cityscapes", "GT/LABELS")
+    if config.depth != "none":
+      depth = place(depth_tree(files, config.depth_root), _DEPTH_FOLDERS[config.depth])
+    return FoundFrames({"train": pair_frames(image=images, label=label_ids, depth=depth)})
+
+  @classmethod
+  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
+    """See the base class."""
+    del dataset_config
+    return {"train": f"disparity/{NAME}.png"}
 
   @classmethod
   def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
@@ -48,10 +74,5 @@ class Synthia(FramesBuilder):
       label_table=labels.label_table(labels.SYNTHIA_IDS, config.classes, "SYNTHIA"),
       label_ids=LABEL_IDS,
       resize_label=True,
-      depth=preprocess.DepthRecipe(
-        read=readers.read_depth_png,
-        encode=inverse_depth.from_centimetres,
-        resize=preprocess.resize_nearest_corner,
-        any_size=False,
-      ),
+      depth=_DEPTH_RECIPES[config.depth],
     )

@@ -25,6 +25,8 @@ _FREE_FIELDS = (
   "data.records_dir",
   "data.source.root",
   "data.target.root",
+  "data.source.depth_root",
+  "data.target.depth_root",
   "data.prepare_processes",
   "data.reader_threads",
   "data.evaluation_batch_size",

@@ -217,8 +217,7 @@ def test_records_depend_on_what_the_configuration_says_of_the_files(root, tmp_pa
     ("metres_npy", {}, "folder.train.depth is '', but depth is 'metres_npy', wanted"),
     ("disparity", {}, "depth of folder is 'disparity', wanted one of inverse_png16, metres_png16"),
     ("metres_png16", {"metres_per_unit": 0.0}, "metres_per_unit is 0.0, wanted more than 0"),
-    ("none", {"validation__images": "{name}"}, "folder.validation.labels is '', wanted a pattern"),
-    ("none", {"views": ("next",)}, r"folder.train.next is '', but views are \('next',\)"),
+    ("none", {"views": ("right",)}, r"folder.train.right is '', but views are \('right',\)"),
     ("none", {"views": ("left",)}, "views of folder is 'left', wanted one of right"),
     (
       "none",

@@ -1,0 +1,154 @@
+"""Writes the inverse depth of a depth network as files that the builders read.
+
+Beside the files lies a manifest that says which network they are of, so that those of two never
+mix, and a run that was stopped goes on where it was.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from corda_jax.errors import UserError
+from data_pipelines.files import DataFiles
+from data_pipelines.frames import NAME
+from data_pipelines.prepare import BUILDERS
+
+MANIFEST = "disparity/network_depth.json"  # below the folder that is written to
+
+
+class DepthFiles:
+  """The files of one network's inverse depth.
+
+  Several processes may write at once, each its own frames.
+  """
+
+  def __init__(self, dataset_config: Any, *, folder: str, meta: Mapping[str, Any]):
+    """Checks what is there; writes nothing yet.
+
+    Args:
+      dataset_config: the part of a configuration that describes the data set.
+      folder: where to write; "" is the data set's own root.
+      meta: what the files are of, as JSON has it; all that decides their contents.
+
+    Raises:
+      UserError: there are files of another network, or of unknown origin.
+    """
+    self.folder = os.fspath(folder or dataset_config.root)
+    self._apart = bool(folder)
+    self._config = dataset_config
+    self._builder = BUILDERS[dataset_config.dataset]
+    self._meta = json.loads(json.dumps(dict(meta)))  # tuples are lists in files
+    self._begun = self._check()
+
+  def missing(self, split: str, name: str) -> bool:
+    """Whether a frame's file is yet to be written.
+
+    Args:
+      split: of the records.
+      name: of the frame, as its record has it.
+    """
+    return not os.path.exists(self.path(split, name))
+
+  def path(self, split: str, name: str) -> str:
+    """Where a frame's file is, or will be."""
+    below = self._builder.network_depth_file(self._config, split, name)
+    return os.path.join(self.folder, below)
+
+  def write(self, split: str, name: str, values: np.ndarray) -> None:
+    """Writes a frame's file, whole or not at all; the manifest before the first.
+
+    Args:
+      split: of the records.
+      name: of the frame, as its record has it.
+      values: uint16 [H, W], x of the inverse depth Y = x / 256 + 1; 0 where there is none. Of any
+        size.
+
+    Raises:
+      ValueError: the values have another type or shape.
+      UserError: files of another network appeared, or the file cannot be written.
+    """
+    if values.dtype != np.uint16 or values.ndim != 2 or not values.size:
+      raise ValueError(f"values are {values.dtype}{values.shape}, wanted uint16 [H, W]")
+    if not self._begun:
+      if not self._check():
+        text = json.dumps(self._meta, indent=2) + "\n"
+        _replace(os.path.join(self.folder, MANIFEST), lambda file: file.write(text.encode()))
+      self._begun = True
+    image = Image.fromarray(values)
+    _replace(self.path(split, name), lambda file: image.save(file, format="PNG"))
+
+  def hint(self, domain: str = "target") -> str:
+    """Options with which the adaptation reads the files.
+
+    Args:
+      domain: as which the data set is used there, "source" or "target".
+    """
+    prefix, kind = f"--config.data.{domain}.", self._builder.NETWORK_DEPTH
+    options = [f"{prefix}depth={kind}"]
+    if self._apart or self._config.get("depth_root", ""):
+      options.append(f"{prefix}depth_root={self.folder if self._apart else ''}")
+    if self._config.dataset == "folder":
+      for split, pattern in self._builder.network_depth_patterns(self._config).items():
+        if pattern != self._config.folder[split].depth:
+          options.append(f"{prefix}folder.{split}.depth={pattern}")
+    return shlex.join(options)
+
+  def _check(self) -> bool:
+    """Whether the manifest is there; raises UserError where what is there must not be mixed."""
+    path = os.path.join(self.folder, MANIFEST)
+    try:
+      with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    except FileNotFoundError:
+      self._check_none()
+      return False
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f"{path!r} cannot be read ({error}): choose another folder, or delete the depth files there"
+      ) from error
+    found = found if isinstance(found, dict) else {}
+    differing = [
+      f"{key} ({found.get(key)!r} there, {self._meta.get(key)!r} now)"
+      for key in dict.fromkeys((*self._meta, *found))
+      if found.get(key) != self._meta.get(key)
+    ]
+    if differing:
+      raise UserError(
+        f"the depth files in {self.folder!r} are of another network, see {path!r}: "
+        f"{', '.join(differing)}; choose another folder, or delete these files"
+      )
+    return True
+
+  def _check_none(self) -> None:
+    """Raises UserError where there are depth files already."""
+    if not os.path.isdir(self.folder) and self._apart:
+      return
+    files = DataFiles(self.folder)
+    for pattern in self._builder.network_depth_patterns(self._config).values():
+      prefix, _, suffix = pattern.partition(NAME)
+      found = files.find(prefix, suffix)
+      if found:
+        raise UserError(
+          f"{self.folder!r} holds depth files already, such as {min(found.values())!r}, and no "
+          f"{MANIFEST} that says what they are of: choose another folder, or delete these files"
+        )
+
+
+def _replace(path: str, write: Any) -> None:
+  """Lets `write` fill a file of another name, and gives it its name when it is whole."""
+  folder, name = os.path.split(path)
+  partial = os.path.join(folder, f".{name}.{os.getpid()}.partial")  # hidden from the builders
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with open(partial, "wb") as file:
+      write(file)
+    os.replace(partial, path)
+  except OSError as error:
+    raise UserError(
+      f"{path!r} cannot be written ({error.strerror or error}): mend that, or choose another folder"
+    ) from error
