@@ -1,6 +1,7 @@
 """Wires the jobs of the depth stage to data, curves and pictures; the command is main.py's."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,23 @@ import numpy as np
 from clu import metric_writers
 from PIL import Image
 
-from corda_jax.jobs.depth_evaluate import DepthEvaluator, evaluate_depth
+from corda_jax.depth.camera import disparity_to_depth
+from corda_jax.jobs.depth_evaluate import DepthEvaluator, evaluate_depth, restore_depth_state
 from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_digest
 from corda_jax.jobs.evaluate import find_checkpoint
+from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
-from corda_jax.training.checkpoint import check_config, record_config
-from corda_jax.training.sharding import check_divisible
+from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
+from corda_jax.training.sharding import check_divisible, wait_for_all
 from corda_jax.visualize import depth_sheet
-from data_pipelines.batches import evaluation_batches, train_batches
+from data_pipelines.batches import evaluation_batches, num_examples, train_batches
+from data_pipelines.depth_files import DepthFiles
+from data_pipelines.inverse_depth import from_metres, from_sigmoid, to_disparity
 from data_pipelines.provide import provide
 
 # What a run keeps when it is evaluated or labels: what else differs changes no weight.
-_NETWORK = ("model.", "depth.")
+_NETWORK = ("model.", "depth.min_depth", "depth.max_depth")
 
 
 def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], None]) -> None:
@@ -51,6 +57,8 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   )
   if mode == "train":
     check_config(workdir, config.to_dict())
+    if not has_checkpoints(workdir):
+      read_initial_depth_weights(experiment)  # and so is a wrong file
     check_writable(workdir)
     provide(config.data, ("target",))
     record_config(workdir, config.to_dict())
@@ -58,6 +66,9 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     check_config(workdir, config.to_dict(), parts=_NETWORK)
     find_checkpoint(workdir, config.evaluation.checkpoint)
     provide(config.data, ("target",))
+  if mode == "label_depth":
+    _label(experiment, workdir, processes)
+    return
   if mode == "evaluate":
     state, result = evaluate_depth(experiment, workdir, validation)
     _write_pictures(experiment, workdir, state, result, validation)
@@ -80,6 +91,60 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     print(f"Results: {workdir / 'results.json'}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
   writer.close()
+
+
+def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]) -> None:
+  """Writes the depth files of a data set; goes on where it was stopped."""
+  config, target = experiment.config, experiment.config.data.target
+  options = config.label_depth
+  state = restore_depth_state(experiment, workdir)
+  meta = {
+    "run": workdir.absolute().name,
+    "step": int(state.step),
+    "weights": weights_digest(state),
+    "encoding": options.encoding,
+    "size": [target.height, target.width],
+  }
+  if options.encoding == "metric":
+    meta["metres_per_unit"] = config.depth.metres_per_unit
+  files = DepthFiles(target, folder=options.folder, meta=meta)
+
+  def encode(disparity):
+    if options.encoding == "sigmoid":
+      return from_sigmoid(disparity)
+    depth = disparity_to_depth(
+      disparity.astype(np.float64), min_depth=config.depth.min_depth,
+      max_depth=config.depth.max_depth,
+    )  # fmt: skip
+    return to_disparity(from_metres(depth * config.depth.metres_per_unit))
+
+  for split in options.splits:
+    total = num_examples(config.data, domain="target", split=split)
+    missing: set[str] = set()
+
+    def wanted(name, split=split, missing=missing):
+      absent = files.missing(split, name)
+      if absent:
+        missing.add(name)
+      return absent
+
+    batches = evaluation_batches(
+      config.data, split=split, contents=("image",), wanted=wanted, **processes
+    )
+    batches = itertools.chain([first], batches) if (first := next(batches, None)) else ()
+    wait_for_all(f"names of {split}")  # nothing is written before all processes have asked
+    mine = -(-len(missing) // processes["process_count"])
+    label_depth(
+      experiment,
+      state,
+      batches,
+      lambda name, disparity, split=split: files.write(split, name, encode(disparity)),
+      total=total - len(missing) + mine,
+      done=total - len(missing),
+      title=f"depth of {split}",
+    )
+  print(f"Depth files: {files.folder}")
+  print(f"The adaptation reads them with {files.hint()}")
 
 
 def _write_pictures(experiment, workdir, state, result, validation) -> Path | None:

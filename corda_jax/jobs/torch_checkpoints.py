@@ -100,8 +100,8 @@ def initial_state(experiment: Experiment) -> TrainState:
 def _filled(experiment: Experiment, student: Variables, teacher: Variables) -> TrainState:
   """Fresh state with other variables; the teacher has the student's where `teacher` has none."""
   state = experiment.initial_state()
-  student = _merged({"params": state.params, "batch_stats": state.batch_stats}, student)
-  teacher = _merged(student, teacher)
+  student = merged({"params": state.params, "batch_stats": state.batch_stats}, student)
+  teacher = merged(student, teacher)
 
   def copy(trees):
     # Training donates the student's buffers; neither the teacher nor the file's arrays share them.
@@ -116,11 +116,10 @@ def _filled(experiment: Experiment, student: Variables, teacher: Variables) -> T
   )
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
+  """Nested variables: those of `over`, and of `base` what it lacks."""
   return {
-    name: _merged(value, over.get(name, {}))
-    if isinstance(value, Mapping)
-    else over.get(name, value)
+    name: merged(value, over.get(name, {})) if isinstance(value, Mapping) else over.get(name, value)
     for name, value in base.items()
   }
 

@@ -10,6 +10,7 @@ from corda_jax.depth.step import DepthState, make_step
 from corda_jax.jobs.depth_evaluate import Batches, DepthEvaluator
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import format_depth_scores
+from corda_jax.jobs.depth_weights import initial_depth_state
 from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, compile_step, run_training
 from corda_jax.metrics import DEPTH_ERRORS
 
@@ -70,7 +71,7 @@ def train_depth(
   job = TrainingJob(
     config=experiment.config,
     mesh=experiment.mesh,
-    initial_state=experiment.initial_state,
+    initial_state=lambda: initial_depth_state(experiment),
     state_shapes=experiment.state_shapes,
     step=compile_step(step, experiment.mesh),
     inputs=lambda batch: depth_step_inputs(batch, experiment.views),

@@ -21,6 +21,7 @@ _FREE_FIELDS = (
   "checkpoint_every",
   "keep_best",
   "evaluation.",
+  "label_depth.",
   "data.classes.colors",
   "data.records_dir",
   "data.source.root",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from corda_jax.errors import UserError
@@ -46,3 +47,15 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
   return {
     name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()
   }
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+  """This process's part of an array whose first axis is split, in the order of `put_batch`."""
+  shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def wait_for_all(name: str) -> None:
+  """Returns when every process has come to the point of this name."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)

@@ -1,0 +1,57 @@
+"""What the networks of a depth run start from, and how they are told apart."""
+
+import zlib
+
+import jax
+import numpy as np
+
+from corda_jax.depth.step import DepthState
+from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.torch_checkpoints import merged
+from corda_jax.models.torch_depth_weights import read_depth_weights
+from corda_jax.training.sharding import replicated
+
+
+def read_initial_depth_weights(experiment: DepthExperiment) -> tuple[dict, str]:
+  """Reads the files that `config.initial_weights` names.
+
+  Returns:
+    Variables by network, those of "depth" and "pose" that have a file; and what was loaded.
+
+  Raises:
+    UserError: a file cannot be read, or fits nothing of the network.
+  """
+  shapes = experiment.state_shapes()
+  found, lines = {}, []
+  for network in shapes.params:
+    path = experiment.config.initial_weights[network]
+    if path:
+      wanted = {"params": shapes.params[network], "batch_stats": shapes.batch_stats[network]}
+      found[network], summary = read_depth_weights(path, wanted, network)
+      lines.append(summary)
+  return found, "\n".join(lines)
+
+
+def initial_depth_state(experiment: DepthExperiment) -> DepthState:
+  """Fresh state of a training run: from `config.initial_weights`, where set."""
+  found, summary = read_initial_depth_weights(experiment)
+  state = experiment.initial_state()
+  if not found:
+    return state
+  print(summary)
+  trees = {"params": state.params, "batch_stats": state.batch_stats}
+  over = {
+    kind: {network: variables.get(kind, {}) for network, variables in found.items()}
+    for kind in trees
+  }
+  # Training donates the state's buffers; the files' arrays do not share them.
+  trees = jax.device_put(merged(trees, over), replicated(experiment.mesh), may_alias=False)
+  return state.replace(**trees)
+
+
+def weights_digest(state: DepthState) -> str:
+  """A short text that differs where the depth network's weights differ."""
+  digest = 0
+  for leaf in jax.tree.leaves((state.params["depth"], state.batch_stats["depth"])):
+    digest = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), digest)
+  return f"{digest:08x}"
