@@ -51,11 +51,15 @@ class DepthDecoder(nn.Module):
       UserError: the number of levels does not go with `widths` and `num_scales`.
     """
     levels = len(features)
-    if not self.num_scales <= levels <= len(self.widths):
+    if levels < self.num_scales:
       raise UserError(
-        f"the depth decoder has {self.num_scales} scales and the widths {tuple(self.widths)}, "
-        f"wanted an encoder of {self.num_scales} to {len(self.widths)} levels (the stem and each "
-        f"stage), got {levels}"
+        f"the depth decoder predicts at {self.num_scales} scales and wants an encoder of at least "
+        f"{self.num_scales} levels (the stem and each stage), got {levels}"
+      )
+    if levels > len(self.widths):
+      raise UserError(
+        f"the depth decoder's widths are {tuple(self.widths)}, wanted one for each of the {levels} "
+        "levels of the encoder (the stem and each stage)"
       )
 
     def convolution(width, name, dtype):

@@ -140,9 +140,9 @@ def match(
     encoder_first = sorted(
       report.left, key=lambda n: not re.match(r"(encoder\.)?(conv1|layer\d)", n)
     )
-    left = [f"{name} ({report.left[name]})" for name in encoder_first]
+    held = [f"{name} ({report.left[name]})" for name in encoder_first] + report.loaded
     raise UserError(
-      f"no convolution of the encoder is in it: it holds {listed(left)}, wanted names such as "
+      f"no convolution of the encoder is in it: it holds {listed(held)}, wanted names such as "
       f"{prefix}conv1.weight and {prefix}layer1.0.conv1.weight with the shapes of model.encoder"
     )
   return variables, report
