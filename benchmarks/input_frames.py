@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.builders import BUILDERS
 from data_pipelines.files import DataFiles
 from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame
-from data_pipelines.prepare import BUILDERS
 from data_pipelines.street_world.write import write_cityscapes, write_gta5, write_synthia
 
 

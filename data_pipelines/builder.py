@@ -20,7 +20,8 @@ from corda_jax.errors import UserError
 from data_pipelines.features import PackedArray
 from data_pipelines.files import DataFiles
 from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import NAME, FoundFrames, Frame, fingerprint, missing_file
+from data_pipelines.frames import FoundFrames, Frame, fingerprint, missing_file
+from data_pipelines.network_depth import NetworkDepth
 from data_pipelines.parallel import ordered_map
 from data_pipelines.preprocess import PreparedFrame, Recipe, prepare_item
 from data_pipelines.readers import BadFrameError
@@ -30,7 +31,9 @@ from data_pipelines.shards import Part, Shard, ShardFolder, cut
 REPORT_FILE = "preparation.json"  # lies beside the records
 
 
-class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
+class FramesBuilder(
+  NetworkDepth, tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
+):
   """Base of the builders.
 
   Records keep the order of the frames' names. Shards are prepared in a folder `partial.VERSION`,
@@ -40,7 +43,6 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
 
   VERSION = tfds.core.Version("2.0.0")  # of the records' contents
   DEPTH_KINDS: ClassVar[tuple[str, ...]]  # without "none"; the released one first
-  NETWORK_DEPTH: ClassVar[str]  # the one of them that a depth network's files are read as
   TRAINING_SPLITS: ClassVar[tuple[str, ...]] = ("train",)  # that can be asked for
   NATIVE_LABEL_SPLITS: ClassVar[tuple[str, ...]] = ()  # whose labels keep their size
   VIEWS: ClassVar[tuple[str, ...]] = ()  # that can be asked for
@@ -84,29 +86,6 @@ class FramesBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrati
     Raises:
       UserError: the data set lacks a class of the list.
     """
-
-  @classmethod
-  @abc.abstractmethod
-  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """Split → pattern, below the depth root, of the files of the kind `NETWORK_DEPTH`."""
-
-  @classmethod
-  def network_depth_file(cls, dataset_config: Any, split: str, name: str) -> str:
-    """Path below the depth root of a frame's file of the kind `NETWORK_DEPTH`.
-
-    Args:
-      dataset_config: the part of a configuration that describes the data set.
-      split: of the records.
-      name: of the frame, as its record has it.
-
-    Raises:
-      ValueError: the data set has no such split.
-      UserError: the frame is not named as the data set's are.
-    """
-    patterns = cls.network_depth_patterns(dataset_config)
-    if split not in patterns:
-      raise ValueError(f"split is {split!r}, wanted one of {', '.join(patterns)}")
-    return patterns[split].replace(NAME, name)
 
   @property
   def report(self) -> Report:

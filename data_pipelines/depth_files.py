@@ -4,19 +4,21 @@ Beside the files lies a manifest that says which network they are of, so that th
 mix, and a run that was stopped goes on where it was.
 """
 
+import contextlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
-from typing import Any
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from corda_jax.errors import UserError
+from data_pipelines.builders import BUILDERS
 from data_pipelines.files import DataFiles
 from data_pipelines.frames import NAME
-from data_pipelines.prepare import BUILDERS
 
 MANIFEST = "disparity/network_depth.json"  # below the folder that is written to
 
@@ -90,7 +92,7 @@ class DepthFiles:
     """
     prefix, kind = f"--config.data.{domain}.", self._builder.NETWORK_DEPTH
     options = [f"{prefix}depth={kind}"]
-    if self._apart or self._config.get("depth_root", ""):
+    if self._apart or getattr(self._config, "depth_root", ""):
       options.append(f"{prefix}depth_root={self.folder if self._apart else ''}")
     if self._config.dataset == "folder":
       for split, pattern in self._builder.network_depth_patterns(self._config).items():
@@ -105,11 +107,19 @@ class DepthFiles:
       with open(path, encoding="utf-8") as file:
         found = json.load(file)
     except FileNotFoundError:
-      self._check_none()
-      return False
-    except (OSError, ValueError) as error:
+      existing = self._existing()
+      if existing is None:
+        return False
+      if os.path.exists(path):  # another process has begun meanwhile
+        return self._check()
       raise UserError(
-        f"{path!r} cannot be read ({error}): choose another folder, or delete the depth files there"
+        f"{self.folder!r} holds depth files already, such as {existing!r}, and no {MANIFEST} that "
+        "says what they are of: choose another folder, or delete these files"
+      ) from None
+    except (OSError, ValueError) as error:
+      reason = getattr(error, "strerror", error)
+      raise UserError(
+        f"{path!r} cannot be read ({reason}): choose another folder, or delete the files there"
       ) from error
     found = found if isinstance(found, dict) else {}
     differing = [
@@ -124,25 +134,23 @@ class DepthFiles:
       )
     return True
 
-  def _check_none(self) -> None:
-    """Raises UserError where there are depth files already."""
+  def _existing(self) -> str | None:
+    """Location of a depth file that is there, or None."""
     if not os.path.isdir(self.folder) and self._apart:
-      return
+      return None
     files = DataFiles(self.folder)
     for pattern in self._builder.network_depth_patterns(self._config).values():
       prefix, _, suffix = pattern.partition(NAME)
       found = files.find(prefix, suffix)
       if found:
-        raise UserError(
-          f"{self.folder!r} holds depth files already, such as {min(found.values())!r}, and no "
-          f"{MANIFEST} that says what they are of: choose another folder, or delete these files"
-        )
+        return min(found.values())
+    return None
 
 
-def _replace(path: str, write: Any) -> None:
+def _replace(path: str, write: Callable[[BinaryIO], Any]) -> None:
   """Lets `write` fill a file of another name, and gives it its name when it is whole."""
   folder, name = os.path.split(path)
-  partial = os.path.join(folder, f".{name}.{os.getpid()}.partial")  # hidden from the builders
+  partial = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")  # hidden from the builders
   try:
     os.makedirs(folder, exist_ok=True)
     with open(partial, "wb") as file:
@@ -152,3 +160,6 @@ def _replace(path: str, write: Any) -> None:
     raise UserError(
       f"{path!r} cannot be written ({error.strerror or error}): mend that, or choose another folder"
     ) from error
+  finally:
+    with contextlib.suppress(OSError):  # is there where writing stopped
+      os.remove(partial)

@@ -24,19 +24,8 @@ from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
 from data_pipelines import bucket
 from data_pipelines.builder import FramesBuilder
-from data_pipelines.cityscapes import Cityscapes
-from data_pipelines.folder import Folder
-from data_pipelines.frame_config import check_config
+from data_pipelines.builders import BUILDERS, make_builder, quiet
 from data_pipelines.frames import fingerprint
-from data_pipelines.gta5 import Gta5
-from data_pipelines.synthia import Synthia
-
-BUILDERS: dict[str, type[FramesBuilder]] = {
-  "gta5": Gta5,
-  "synthia": Synthia,
-  "cityscapes": Cityscapes,
-  "folder": Folder,
-}
 
 
 def prepare(
@@ -72,7 +61,7 @@ def prepare(
       a frame is bad, the records cannot be written, or were made from other files than the root's.
   """
   local = bucket.local_folder(records_dir, cache_dir)
-  builder = _make_builder(dataset_config, local, progress=progress, **options)
+  builder = make_builder(dataset_config, local, progress=progress, **options)
   remote = _remote(builder, records_dir)
   if remote is not None:
     if builder.builder_config.workers > 1:
@@ -90,7 +79,7 @@ def prepare(
 
 def _prepare(dataset_config: Any, records_dir: str, **options: Any) -> FramesBuilder:
   """`prepare` into a folder."""
-  builder = _make_builder(dataset_config, records_dir, **options)
+  builder = make_builder(dataset_config, records_dir, **options)
   if not builder.is_prepared():
     frames = builder.frames()  # a root that cannot be used is told before anything is written
     if builder.builder_config.workers > 1:
@@ -100,7 +89,7 @@ def _prepare(dataset_config: Any, records_dir: str, **options: Any) -> FramesBui
       if not builder.is_prepared() and builder.missing_shards():
         return builder  # others are not done yet; the last of them makes the whole
     with _lock(builder, shared=False):
-      builder = _make_builder(dataset_config, records_dir, **options)
+      builder = make_builder(dataset_config, records_dir, **options)
       if not builder.is_prepared():
         _write(builder)
         return builder
@@ -127,12 +116,12 @@ def open_records(
     UserError: they are not.
   """
   local = bucket.local_folder(records_dir, cache_dir)
-  builder = _make_builder(dataset_config, local, classes=classes)
+  builder = make_builder(dataset_config, local, classes=classes)
   remote = _remote(builder, records_dir)
   if remote is not None:
     with _lock(builder, shared=False):
       bucket.fetch(remote, Path(builder.data_path))
-    builder = _make_builder(dataset_config, local, classes=classes)
+    builder = make_builder(dataset_config, local, classes=classes)
   if not builder.is_prepared():
     raise UserError(
       f"no records of {builder.name} {builder.builder_config.name} in {records_dir!r}: prepare "
@@ -150,42 +139,13 @@ def _remote(builder: FramesBuilder, records_dir: str) -> str | None:
   return "/".join([records_dir.rstrip("/"), *path.parts[-3:]])
 
 
-def _make_builder(dataset_config: Any, records_dir: str, **options: Any) -> FramesBuilder:
-  dataset = dataset_config.dataset
-  if dataset not in BUILDERS:
-    raise UserError(f"dataset is {dataset!r}, wanted one of {', '.join(BUILDERS)}")
-  optional = {
-    key: tuple(getattr(dataset_config, key))
-    for key in ("splits", "views")
-    if hasattr(dataset_config, key)
-  }
-  optional |= {
-    key: getattr(dataset_config, key)
-    for key in ("neighbour_offset", "depth_root")
-    if hasattr(dataset_config, key)
-  }
-  config = BUILDERS[dataset].make_config(
-    dataset_config,
-    root=os.fspath(dataset_config.root),
-    height=dataset_config.height,
-    width=dataset_config.width,
-    depth=dataset_config.depth,
-    **optional,
-    **options,
-  )
-  check_config(config, BUILDERS[dataset])
-  BUILDERS[dataset].recipe(config, "train")  # a class that the data set lacks is told at once
-  with _quiet():
-    return BUILDERS[dataset](config=config, data_dir=os.path.abspath(records_dir))
-
-
 def _write(builder: FramesBuilder) -> None:
   # The lock is held, so what is being written belongs to a process that was killed.
   for stale in builder.data_path.parent.glob("incomplete.*"):
     shutil.rmtree(stale)
   builder.shards.clear_unfinished()
   # TFDS makes a folder for downloads, though there are none.
-  with _quiet(), tempfile.TemporaryDirectory() as downloads:
+  with quiet(), tempfile.TemporaryDirectory() as downloads:
     builder.download_and_prepare(
       download_dir=downloads,
       download_config=tfds.download.DownloadConfig(try_download_gcs=False),
@@ -229,18 +189,6 @@ def _lock(builder: FramesBuilder, *, shared: bool) -> Iterator[None]:
       logging.warning("another process prepares %s; waiting for it", builder.name)
       fcntl.flock(file, kind)
     yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Silences the progress bars and the log of TFDS, which name its own inner steps."""
-  tfds.disable_progress_bar()
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.set_verbosity(verbosity)
 
 
 def prepare_as_asked(options: argparse.Namespace, *, progress: bool = True) -> FramesBuilder:

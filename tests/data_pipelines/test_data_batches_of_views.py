@@ -15,7 +15,9 @@ from tiny_trees import (
   write_train_extra,
 )
 
+from data_pipelines import inverse_depth
 from data_pipelines.batches import evaluation_batches, train_batches
+from data_pipelines.street_world import write as street_world
 
 CROP = (9, 14)
 
@@ -90,3 +92,49 @@ def test_extra_frames_are_trained_on(tmp_path, files):
   batch = next(train_batches(config, seed=0))  # one epoch
   found = zip(batch["target_image"], batch["target_label"], strict=True)
   assert sorted((image.tobytes(), label.tobytes()) for image, label in found) == sorted(wanted)
+
+
+def test_views_and_true_depth_of_the_street_world(tmp_path):
+  """What a depth network is trained on and scored by, in both splits."""
+  height, width = 72, 144
+  root = street_world.write_cityscapes(
+    tmp_path / "world", train_frames=2, validation_frames=3, seed=5, height=height, width=width,
+    processes=1, progress=False,
+  )  # fmt: skip
+  views = ("right", "previous", "next")
+  target = dataset_config("cityscapes", root, "official", height, width, views=views)
+  builder = run(target, tmp_path / "records")
+  assert builder.report.kept == {"train": 2, "validation": 3}
+  config = ConfigDict(
+    {
+      "records_dir": str(tmp_path / "records"),
+      "classes": {"names": (), "colors": ()},
+      "cache_dir": "",
+      "target": target,
+      "crop_height": height,
+      "crop_width": width,
+      "batch_size": 2,
+      "evaluation_batch_size": 2,
+      "reader_threads": 1,
+    }
+  )
+  contents = ("image", "inverse_depth", "views")
+  for split in ("train", "validation"):
+    for batch in evaluation_batches(config, split=split, contents=contents):
+      assert batch["image"].shape == (2, height, width, 3)
+      known = batch["inverse_depth"] > 1
+      assert known.mean() > 0.5
+      # The right image, moved by the disparity that the true depth gives, shows what the left does.
+      metres = inverse_depth.to_metres(batch["inverse_depth"])
+      shift = (batch["intrinsics"][:, 0] * batch["baseline"])[:, None, None] / metres
+      column = np.arange(width) - shift
+      known &= (column >= 0) & (shift > 0.5)
+      column = np.clip(column.round().astype(int), 0, width - 1)
+      moved = np.take_along_axis(batch["right_image"], column[..., None], 2)
+      left, right = batch["image"].astype(float), batch["right_image"].astype(float)
+      error = np.abs(moved - left)[known].mean()
+      assert error < 0.6 * np.abs(right - left)[known].mean()
+      for view in ("previous", "next"):
+        assert (batch[f"{view}_image"] != batch["image"]).any()
+  batch = next(train_batches(config, seed=0, domains=("target",)))
+  assert batch["target_next_image"].shape == (2, height, width, 3)

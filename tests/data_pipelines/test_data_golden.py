@@ -14,10 +14,11 @@ from tiny_trees import dataset_config, save_png16
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
 from data_pipelines.batches import evaluation_batches
+from data_pipelines.builders import BUILDERS
 from data_pipelines.decoding import decode_crops
 from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame
-from data_pipelines.prepare import BUILDERS, prepare
+from data_pipelines.prepare import prepare
 from data_pipelines.records import Records
 from tests import golden
 from tests.golden import files

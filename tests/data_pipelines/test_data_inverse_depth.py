@@ -20,6 +20,18 @@ def test_to_disparity_clips_what_a_file_cannot_hold():
   )
 
 
+def test_sigmoid_outputs_become_files():
+  sigmoid = np.array([[0, 1, 0.5, 0.4999 / 65535, 0.5001 / 65535, 65534.6 / 65535]], np.float64)
+  values = inverse_depth.from_sigmoid(sigmoid)
+  assert values.dtype == np.uint16
+  np.testing.assert_array_equal(values, [[0, 65535, 32768, 0, 1, 65535]])
+  every = (ALL_VALUES / 65535).astype(np.float32)  # as a network has them
+  np.testing.assert_array_equal(inverse_depth.from_sigmoid(every), ALL_VALUES)
+  for bad in (-0.01, 1.01, np.nan):
+    with pytest.raises(ValueError, match=r"wanted numbers in 0\.\.1"):
+      inverse_depth.from_sigmoid(np.array([0.5, bad]))
+
+
 def test_centimetres_against_float64_and_invert():
   depth = inverse_depth.from_centimetres(ALL_VALUES)
   assert depth.dtype == np.float32

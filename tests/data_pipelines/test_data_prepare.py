@@ -22,8 +22,9 @@ from tiny_trees import (
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList, distinct_colors
 from data_pipelines import preprocess
+from data_pipelines.builders import BUILDERS
 from data_pipelines.frame_config import FrameConfig
-from data_pipelines.prepare import BUILDERS, main, open_records
+from data_pipelines.prepare import main, open_records
 
 
 def assert_records_equal_files(builder):

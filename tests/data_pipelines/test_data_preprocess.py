@@ -7,9 +7,9 @@ from tiny_trees import pixels, save, save_png16
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines.builders import BUILDERS
 from data_pipelines.frame_config import FrameConfig
 from data_pipelines.frames import Frame
-from data_pipelines.prepare import BUILDERS
 from data_pipelines.preprocess import DepthRecipe, Recipe
 from data_pipelines.readers import BadFrameError
 
