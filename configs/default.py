@@ -102,6 +102,24 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.depth = True  # depth decoder and depth heads
   model.correlation = True  # semantic and depth features refine each other
   model.classifier_dilations = (6, 12)  # published: (6, 12, 18, 24)
+  # The network that joins the step where depth is learned from video: ResNet-18.
+  model.pose_encoder = ml_collections.ConfigDict(
+    {
+      "stage_sizes": (2, 2, 2, 2),
+      "block": "basic",
+      "stride_on": "conv1",
+      "width": 64,
+      "expansion": 1,
+      "stem_kernel": 7,
+      "stem_stride": 2,
+      "stem_pool": True,
+      "stem_pool_ceil": False,
+      "strides": (1, 2, 2, 2),
+      "dilations": (1, 1, 1, 1),
+      "trainable_affine": True,
+    }
+  )
+  model.pose_decoder_width = 256
   model.normalization = ml_collections.ConfigDict(
     {
       "mean": (104.00698793, 116.66876762, 122.67891434),  # in the network's channel order
@@ -118,6 +136,22 @@ def get_method_config() -> ml_collections.ConfigDict:
   method.adapt = True  # False: supervised training on the source alone
   method.source_depth_loss_weight = 0.01
   method.mixed_depth_loss_weight = 0.001
+  # What the depth heads of a domain learn from: "files" (as released), "photometric" (the domain's
+  # `views`: right, previous, next), "both" or "none".
+  method.depth_supervision = ml_collections.ConfigDict({"source": "files", "target": "files"})
+  method.photometric = ml_collections.ConfigDict(
+    {
+      "source_weight": 1.0,  # of the loss on the source
+      "target_weight": 1.0,  # of that on the target, where the mixed image shows it
+      "smoothness_weight": 1e-3,
+      "automask": True,  # leave out what moves with the camera, and what has no texture
+      "over_views": "minimum",  # how the errors of several views are joined; or "mean"
+      # Of the pose network's translations, which begin near 0.01: small units learn slowly. Video
+      # only; the scale of stereo is that of its baseline.
+      "metres_per_unit": 5.0,
+      "pose_learning_rate": 1e-4,  # Adam
+    }
+  )
   # What the cross-entropy of the mixed image is averaged over: "all" pixels (released: ignored
   # ones count as zeros) or the "valid" ones.
   method.mixed_mean_over = "all"

@@ -95,36 +95,15 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.dtype = "float32"  # of the computation; parameters, statistics and losses stay wide
   model.param_dtype = "float32"
   model.kernel_init = "he_normal"  # of the encoders
-  common = {
-    "width": 64,
-    "stem_kernel": 7,
-    "stem_stride": 2,
-    "stem_pool": True,
-    "stem_pool_ceil": False,
-    "strides": (1, 2, 2, 2),
-    "dilations": (1, 1, 1, 1),
-    "trainable_affine": True,
-  }
-  model.encoder = ml_collections.ConfigDict(
-    {
-      "stage_sizes": (3, 4, 23, 3),
-      "block": "bottleneck",
-      "stride_on": "conv2",
-      "expansion": 4,
-      **common,
-    }
-  )
-  model.pose_encoder = ml_collections.ConfigDict(
-    {
-      "stage_sizes": (2, 2, 2, 2),
-      "block": "basic",
-      "stride_on": "conv1",
-      "expansion": 1,
-      **common,
-    }
-  )
+  released = default.get_model_config()
+  model.pose_encoder = released.pose_encoder
+  model.pose_decoder_width = released.pose_decoder_width
+  model.encoder = model.pose_encoder.copy_and_resolve_references()
+  model.encoder.stage_sizes = (3, 4, 23, 3)
+  model.encoder.block = "bottleneck"
+  model.encoder.stride_on = "conv2"
+  model.encoder.expansion = 4
   model.decoder_widths = (16, 32, 64, 128, 256)  # channels at strides 1, 2, 4, …
-  model.pose_decoder_width = 256
   model.normalization = ml_collections.ConfigDict(
     {
       "mean": (114.75, 114.75, 114.75),  # 0.45 of 255

@@ -13,7 +13,7 @@ import pytest
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import find_state_dicts
 from corda_jax.models.torch_write import write_torch_file
-from tests.golden import depth_parts, files, folder, parts
+from tests.golden import depth_networks, depth_parts, files, folder, parts
 from tests.golden.released_run import STORED, ReleasedRun, relative
 
 
@@ -46,6 +46,11 @@ def test_augmentation(float64, path):
 @pytest.mark.parametrize("path", files("monodepth"), ids=by_name)
 def test_self_supervised_depth(float64, path):
   assert_met(depth_parts.monodepth_file(path))
+
+
+@pytest.mark.parametrize("path", files("monodepth"), ids=by_name)
+def test_decoders_of_the_depth_stage(float64, path):
+  assert_met(depth_networks.decoders_file(path))
 
 
 @pytest.mark.long

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.adaptation import class_mix, pseudo_labels
-from corda_jax.losses import berhu, cross_entropy, weighted_cross_entropy
+from corda_jax.adaptation.joint_depth import judged_inverse_depth, uses_files
+from corda_jax.losses import NO_DEPTH, berhu, cross_entropy, weighted_cross_entropy
 
 # Outputs of the network by the losses' suffix; the depth heads trained on the target and on the
 # source.
@@ -15,24 +16,35 @@ _SEMANTIC_HEADS = {"": "S", "_initial": "initial_S"}
 _DEPTH_HEADS = {"": ("D", "D_src"), "_initial": ("initial_D", "initial_D_src")}
 
 
+def depth_heads(outputs: Mapping[str, jax.Array], domain: str) -> dict[str, jax.Array]:
+  """The heads that learn a domain's depth: suffix of their losses → prediction [B, H, W].
+
+  Args:
+    outputs: predictions [B, H, W, 1].
+    domain: "source" or "target".
+  """
+  place = ("target", "source").index(domain)
+  names = {suffix: heads[place] for suffix, heads in _DEPTH_HEADS.items()}
+  return {suffix: outputs[name][..., 0] for suffix, name in names.items() if name in outputs}
+
+
 def source_losses(
-  outputs: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]
+  outputs: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], config: Any
 ) -> dict[str, jax.Array]:
   """Supervised losses on the source: "ce_src", "berhu_src" and those of the initial predictions.
 
   Args:
     outputs: predictions at the label's size.
     batch: with "source_label" and "source_inverse_depth" [B, H, W].
+    config: the `method` part of a configuration.
   """
   losses = {}
   for suffix, head in _SEMANTIC_HEADS.items():
     if head in outputs:
       losses["ce_src" + suffix] = cross_entropy(outputs[head], batch["source_label"])
-  for suffix, (_, source_head) in _DEPTH_HEADS.items():
-    if source_head in outputs:
-      losses["berhu_src" + suffix] = berhu(
-        outputs[source_head][..., 0], batch["source_inverse_depth"]
-      )
+  if uses_files(config.depth_supervision.source):
+    for suffix, prediction in depth_heads(outputs, "source").items():
+      losses["berhu_src" + suffix] = berhu(prediction, batch["source_inverse_depth"])
   return losses
 
 
@@ -57,6 +69,11 @@ def mixed_weights(
   """
   depth_weight = None
   if config.depth_weight.enabled and "D" in student:
+    supervision = config.depth_supervision
+
+    def judged(outputs, domain, inverse_depth):
+      head = depth_heads(outputs, domain)[""]
+      return judged_inverse_depth(inverse_depth, head, supervision[domain])
 
     def discrepancy(outputs, inverse_depth):
       return pseudo_labels.depth_discrepancy_weight(
@@ -67,9 +84,11 @@ def mixed_weights(
       )
 
     if config.depth_weight.judge == "student":
-      depth_weight = discrepancy(student, mixed["inverse_depth"])
+      depth = mixed["inverse_depth"]
+      source, target = (judged(student, domain, depth) for domain in ("source", "target"))
+      depth_weight = discrepancy(student, class_mix.mix(mixed["mask"], source, target))
     else:  # the teacher saw the target alone: what is pasted over it has labels to be trusted
-      depth_weight = discrepancy(teacher, target_inverse_depth)
+      depth_weight = discrepancy(teacher, judged(teacher, "target", target_inverse_depth))
       depth_weight = jnp.where(mixed["mask"], jnp.ones((), depth_weight.dtype), depth_weight)
   weights = pseudo_labels.pixel_weights(
     mixed["mask"],
@@ -102,12 +121,22 @@ def mixed_losses(
       losses["ce_mix" + suffix] = weighted_cross_entropy(
         outputs[head], mixed["label"], weights, mean_over=config.mixed_mean_over
       )
-  for suffix, (target_head, source_head) in _DEPTH_HEADS.items():
-    if target_head in outputs:
-      prediction = class_mix.mix(
-        mixed["mask"], outputs[source_head][..., 0], outputs[target_head][..., 0]
-      )
-      losses["berhu_mix" + suffix] = berhu(prediction, mixed["inverse_depth"])
+  supervision = config.depth_supervision
+  if not (uses_files(supervision.source) or uses_files(supervision.target)):
+    return losses
+  depth = class_mix.mix(
+    mixed["mask"],
+    *(
+      mixed["inverse_depth"]
+      if uses_files(supervision[domain])
+      else jnp.full_like(mixed["inverse_depth"], NO_DEPTH)
+      for domain in ("source", "target")
+    ),
+  )
+  source_heads = depth_heads(outputs, "source")
+  for suffix, target_head in depth_heads(outputs, "target").items():
+    prediction = class_mix.mix(mixed["mask"], source_heads[suffix], target_head)
+    losses["berhu_mix" + suffix] = berhu(prediction, depth)
   return losses
 
 
@@ -123,5 +152,7 @@ def total_loss(losses: Mapping[str, jax.Array], config: Any) -> jax.Array:
     "ce_mix": 1.0,
     "berhu_src": config.source_depth_loss_weight,
     "berhu_mix": config.mixed_depth_loss_weight,
+    "photometric_src": config.photometric.source_weight,
+    "photometric_mix": config.photometric.target_weight,
   }
   return sum(factors[name.removesuffix("_initial")] * losses[name] for name in sorted(losses))

@@ -14,7 +14,9 @@ import optax
 from flax import linen as nn
 
 from corda_jax.adaptation import class_mix, pseudo_labels, strong_augmentation
+from corda_jax.adaptation.joint_depth import JointDepth, domain_losses, scenes
 from corda_jax.adaptation.objective import (
+  depth_heads,
   mixed_losses,
   mixed_weights,
   source_losses,
@@ -41,7 +43,8 @@ def draw(key: jax.Array, source_label: jax.Array, num_classes: int, config: Any)
 
   Returns:
     "mix_mask" bool[B, H, W] (True: source), "use_jitter" and "use_blur" bool[] or, decided for
-    each image, bool[B], "jitter" as of `draw_jitter`, "blur_sigma" float32[B].
+    each image, bool[B], "jitter" as of `draw_jitter`, "blur_sigma" float32[B], "noise", keys of the
+    photometric losses by domain.
   """
   keys = jax.random.split(key, 5)
   batch = source_label.shape[0]
@@ -61,6 +64,10 @@ def draw(key: jax.Array, source_label: jax.Array, num_classes: int, config: Any)
     "blur_sigma": strong_augmentation.draw_blur(
       keys[4], batch, sigma_range=tuple(augmentation.blur_sigma)
     ),
+    # Apart from the split above: what it gives must not depend on them.
+    "noise": {
+      domain: jax.random.fold_in(key, number) for number, domain in enumerate(("source", "target"))
+    },
   }
 
 
@@ -147,6 +154,7 @@ def make_step(
   normalization: Normalization,
   config: Any,
   num_classes: int,
+  joint: JointDepth | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the pure function of one step.
 
@@ -156,11 +164,12 @@ def make_step(
     normalization: from uint8 images to network input.
     config: the `method` part of a configuration.
     num_classes: semantic classes.
+    joint: the photometric part of the step, if a domain has such supervision.
 
   Returns:
     step(state, batch, key) → (state, metrics). `batch` holds "source_image", "target_image" uint8
     RGB [B, H, W, 3], "source_label" uint8 [B, H, W], "source_inverse_depth" and
-    "target_inverse_depth" float [B, H, W]. Metrics are scalars.
+    "target_inverse_depth" float [B, H, W], and what `scenes` reads. Metrics are scalars.
   """
 
   def step(state, batch, key):
@@ -169,8 +178,9 @@ def make_step(
     for domain in ("source", "target"):
       inputs[f"{domain}_image"] = normalization.normalize(batch[f"{domain}_image"], wide)
       inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
+    inputs["scenes"] = {} if joint is None else scenes(batch, joint, normalization, wide)
     draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
-    state, metrics, _ = adapt(state, inputs, draws, model, optimizer, normalization, config)
+    state, metrics, _ = adapt(state, inputs, draws, model, optimizer, normalization, config, joint)
     return state, metrics
 
   return step
@@ -184,6 +194,7 @@ def adapt(
   optimizer: optax.GradientTransformation,
   normalization: Normalization,
   config: Any,
+  joint: JointDepth | None = None,
 ) -> tuple[TrainState, Metrics, Maps]:
   """The arithmetic of a step: `inputs` with images as network input, random choices given.
 
@@ -191,20 +202,10 @@ def adapt(
     The next state, scalar metrics, and the maps of the mixed image: those of `mix_domains`,
     "pixel_weight" and, where there is one, "depth_weight" (empty without adaptation).
   """
-  size = inputs["source_label"].shape[1:]
-
-  def forward(params, batch_stats, x, *, by_batch=True):
-    variables = {"params": params, "batch_stats": batch_stats}
-    outputs, updated = model.apply(variables, x, train=by_batch, mutable=["batch_stats"])
-    wide = {k: v.astype(accumulation_dtype(v.dtype)) for k, v in outputs.items()}
-    return wide, updated["batch_stats"]
-
-  def upsample(outputs):
-    return {name: resize_aligned(x, size) for name, x in outputs.items()}
-
   teacher_outputs, teacher_stats, mixed = {}, state.teacher_batch_stats, {}
   if config.adapt:
-    teacher_outputs, teacher_stats = forward(
+    teacher_outputs, teacher_stats = _forward(
+      model,
       state.teacher_params,
       state.teacher_batch_stats,
       inputs["target_image"],
@@ -212,24 +213,25 @@ def adapt(
     )
     mixed = mix_domains(teacher_outputs, state.step, inputs, draws, normalization, config)
 
-  def loss_function(params):
-    outputs, stats = forward(params, state.batch_stats, inputs["source_image"])
-    losses, weighing = source_losses(upsample(outputs), inputs), {}
-    if mixed:
-      outputs, stats = forward(params, stats, mixed["image"])
-      outputs = upsample(outputs)
-      weights, depth_weight = mixed_weights(
-        outputs, upsample(teacher_outputs), mixed, inputs["target_inverse_depth"], config
-      )
-      losses |= mixed_losses(outputs, mixed, weights, config)
-      weighing = {"pixel_weight": weights, "depth_weight": depth_weight}
-    return total_loss(losses, config), (losses, stats, weighing)
+  def loss_function(params, pose_params):
+    return _losses(
+      params, pose_params, state, inputs, draws, mixed, teacher_outputs, model, normalization,
+      config, joint,
+    )  # fmt: skip
 
-  (total, (losses, stats, weighing)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
-    state.params
-  )
+  pose_params = None if state.pose is None else state.pose.params
+  (total, (losses, stats, pose, weighing)), (gradients, pose_gradients) = jax.value_and_grad(
+    loss_function, argnums=(0, 1), has_aux=True
+  )(state.params, pose_params)
   updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
   params = optax.apply_updates(state.params, updates)
+  if pose is not None:
+    moves, pose_optimizer_state = joint.pose_optimizer.update(
+      pose_gradients, pose.optimizer_state, pose.params
+    )
+    pose = pose.replace(
+      params=optax.apply_updates(pose.params, moves), optimizer_state=pose_optimizer_state
+    )
   metrics = {**losses, "total": total, "gradient_norm": optax.tree.norm(gradients)}
   if mixed:
     metrics["confident_fraction"] = mixed["confident_fraction"].mean()
@@ -246,5 +248,58 @@ def adapt(
     optimizer_state=optimizer_state,
     teacher_params=average(state.teacher_params, params),
     teacher_batch_stats=teacher_stats,
+    pose=pose,
   )
   return state, metrics, mixed | weighing
+
+
+def _forward(model, params, batch_stats, x, *, by_batch=True):
+  """Outputs of the network, at least float32, and its updated statistics."""
+  variables = {"params": params, "batch_stats": batch_stats}
+  outputs, updated = model.apply(variables, x, train=by_batch, mutable=["batch_stats"])
+  wide = {k: v.astype(accumulation_dtype(v.dtype)) for k, v in outputs.items()}
+  return wide, updated["batch_stats"]
+
+
+def _losses(
+  params, pose_params, state, inputs, draws, mixed, teacher_outputs, model, normalization, config,
+  joint,
+):  # fmt: skip
+  """The student's passes: total loss; all losses, statistics, pose state, and how pixels weigh."""
+
+  def upsample(outputs):
+    size = inputs["source_label"].shape[1:]
+    return {name: resize_aligned(x, size) for name, x in outputs.items()}
+
+  def photometric(domain, outputs, image, mask, pose):
+    # Other domains pass through with no loss.
+    return domain_losses(
+      domain,
+      depth_heads(outputs, domain),
+      inputs.get("scenes", {}).get(domain),
+      normalization.to_unit_range(image),
+      mask,
+      joint,
+      pose,
+      pose_params,
+      config.photometric,
+      draws["noise"][domain],
+    )
+
+  outputs, stats = _forward(model, params, state.batch_stats, inputs["source_image"])
+  outputs = upsample(outputs)
+  losses, weighing = source_losses(outputs, inputs, config), {}
+  found, pose = photometric("source", outputs, inputs["source_image"], None, state.pose)
+  losses |= {"photometric_src" + suffix: loss for suffix, loss in found.items()}
+  if mixed:
+    outputs, stats = _forward(model, params, stats, mixed["image"])
+    outputs = upsample(outputs)
+    weights, depth_weight = mixed_weights(
+      outputs, upsample(teacher_outputs), mixed, inputs["target_inverse_depth"], config
+    )
+    losses |= mixed_losses(outputs, mixed, weights, config)
+    # The target's depth is predicted where the mixed image shows the target.
+    found, pose = photometric("target", outputs, mixed["image"], ~mixed["mask"], pose)
+    losses |= {"photometric_mix" + suffix: loss for suffix, loss in found.items()}
+    weighing = {"pixel_weight": weights, "depth_weight": depth_weight}
+  return total_loss(losses, config), (losses, stats, pose, weighing)

@@ -59,26 +59,47 @@ def reprojection_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
   return _SSIM_SHARE * ssim_loss(prediction, target).mean(-1) + (1 - _SSIM_SHARE) * difference
 
 
-def smoothness(disparity: jax.Array, image: jax.Array) -> jax.Array:
+def smoothness(
+  disparity: jax.Array, image: jax.Array, weight: jax.Array | None = None
+) -> jax.Array:
   """Mean gradient of a disparity, damped where the image has edges.
 
   Args:
     disparity: [B, H, W].
     image: [B, H, W, C].
+    weight: [B, H, W], 0 where the disparity does not count, else 1; None: all counts.
 
   Returns:
-    A scalar: over x and over y, the mean of |d disparity| exp(-mean_c |d image|), added.
+    A scalar: over x and over y, the mean of |d disparity| exp(-mean_c |d image|), added. Of the
+    differences those count whose two pixels do.
   """
   total = jnp.zeros((), disparity.dtype)
   for axis in (1, 2):
     edges = jnp.abs(jnp.diff(image, axis=axis)).mean(-1)
-    total += (jnp.abs(jnp.diff(disparity, axis=axis)) * jnp.exp(-edges)).mean()
+    steps = jnp.abs(jnp.diff(disparity, axis=axis)) * jnp.exp(-edges)
+    if weight is None:
+      total += steps.mean()
+    else:
+      size = weight.shape[axis]
+      first, second = (jax.lax.slice_in_dim(weight, i, size - 1 + i, axis=axis) for i in (0, 1))
+      total += (steps * first * second).sum() / jnp.maximum((first * second).sum(), 1)
   return total
 
 
-def normalized(disparity: jax.Array) -> jax.Array:
-  """Disparities [B, H, W] over their mean in each image: smoothness must not reward shrinking."""
-  return disparity / (disparity.mean((1, 2), keepdims=True) + _SMALL)
+def normalized(disparity: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+  """Disparities [B, H, W] over their mean in each image: smoothness must not reward shrinking.
+
+  Args:
+    disparity: [B, H, W], at least 0.
+    weight: [B, H, W], 0 or 1: what the mean is over; None: all.
+  """
+  if weight is None:
+    mean = disparity.mean((1, 2), keepdims=True)
+  else:
+    count = jnp.maximum(weight.sum((1, 2), keepdims=True), 1)
+    mean = (disparity * weight).sum((1, 2), keepdims=True) / count
+    mean = jnp.where(mean > 0, mean, 1)  # an image none of whose pixels counts
+  return disparity / (mean + _SMALL)
 
 
 class Views(NamedTuple):

@@ -14,16 +14,13 @@ from flax import linen as nn
 from flax import struct
 
 from corda_jax.adaptation import strong_augmentation
-from corda_jax.depth.camera import pose_matrix, stereo_matrix
+from corda_jax.depth.motion import predict_poses, temporal_views, view_transforms
 from corda_jax.depth.photometric import Views, photometric_loss
 from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-# Views before and after the image in time: their pose is predicted.
-TEMPORAL = ("previous", "next")
 
 
 @struct.dataclass
@@ -53,11 +50,6 @@ class DepthModels(NamedTuple):
 
   depth: nn.Module
   pose: nn.Module | None
-
-
-def temporal_views(views: tuple[str, ...]) -> tuple[str, ...]:
-  """Those of the views that are neighbours in time."""
-  return tuple(view for view in views if view in TEMPORAL)
 
 
 def create_depth_state(
@@ -128,61 +120,6 @@ def flip_views(batch: Batch, flip: jax.Array, names: tuple[str, ...]) -> dict[st
   flipped["intrinsics"] = jnp.stack([fx, fy, jnp.where(flip, mirrored, cx), cy], 1)
   flipped["baseline"] = jnp.where(flip, -batch["baseline"], batch["baseline"])
   return flipped
-
-
-def view_transforms(
-  poses: Mapping[str, tuple[jax.Array, jax.Array]],
-  views: tuple[str, ...],
-  baseline: jax.Array,
-  metres_per_unit: float,
-) -> jax.Array:
-  """From the image's camera to that of each view.
-
-  Args:
-    poses: axis-angles and translations [B, 3] of the temporal views, by name; in time order.
-    views: all of them.
-    baseline: [B], metres.
-    metres_per_unit: of the translations' and the transforms' unit.
-
-  Returns:
-    [N, B, 4, 4], in the order of `views`.
-  """
-  return jnp.stack(
-    [
-      stereo_matrix(baseline / metres_per_unit)
-      if view == "right"
-      else pose_matrix(*poses[view], invert=view == "previous")
-      for view in views
-    ]
-  )
-
-
-def predict_poses(
-  apply: Callable[..., Any], images: Mapping[str, jax.Array], views: tuple[str, ...]
-) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Any]:
-  """Motions between an image and its temporal views, in one pass of the pose network.
-
-  Args:
-    apply: (first, second) → ((axis-angles, translations), updated statistics).
-    images: network inputs [B, H, W, 3]: "image", and "VIEW_image" of each view.
-    views: any.
-
-  Returns:
-    View → its axis-angles and translations [B, 3], from the earlier frame to the later; and the
-    updated statistics, None without temporal views.
-  """
-  temporal = temporal_views(views)
-  if not temporal:
-    return {}, None
-  image = images["image"]
-  pairs = [
-    (images["previous_image"], image) if view == "previous" else (image, images["next_image"])
-    for view in temporal
-  ]
-  first, second = (jnp.concatenate(part) for part in zip(*pairs, strict=True))
-  (axis_angle, translation), updated = apply(first, second)
-  parts = (jnp.split(x, len(temporal)) for x in (axis_angle, translation))
-  return dict(zip(temporal, zip(*parts, strict=True), strict=True)), updated
 
 
 def make_step(

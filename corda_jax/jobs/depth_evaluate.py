@@ -12,8 +12,9 @@ import numpy as np
 from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.depth.floors import best_floors
 from corda_jax.depth.inverse_depth import to_metres
+from corda_jax.depth.motion import predict_poses, temporal_views, view_transforms
 from corda_jax.depth.photometric import Views, photometric_loss, reprojection_error
-from corda_jax.depth.step import DepthState, predict_poses, temporal_views, view_transforms
+from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import format_depth_scores
 from corda_jax.jobs.evaluate import find_checkpoint

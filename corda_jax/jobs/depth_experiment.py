@@ -7,11 +7,11 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from corda_jax.depth.motion import temporal_views
 from corda_jax.depth.step import (
   DepthModels,
   DepthState,
   create_depth_state,
-  temporal_views,
 )
 from corda_jax.errors import UserError
 from corda_jax.jobs.validate import validate_depth

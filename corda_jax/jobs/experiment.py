@@ -8,12 +8,14 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from corda_jax.adaptation.joint_depth import JointDepth, uses_views
+from corda_jax.depth.motion import temporal_views
 from corda_jax.jobs.validate import validate
 from corda_jax.labels import ClassList
-from corda_jax.models.build import Normalization, build_model
+from corda_jax.models.build import Normalization, build_model, build_pose_network
 from corda_jax.training.optimizer import build_optimizer
 from corda_jax.training.sharding import make_mesh, replicated
-from corda_jax.training.state import TrainState, create_train_state
+from corda_jax.training.state import TrainState, create_pose_state, create_train_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Experiment:
     normalization: from uint8 images to network input.
     optimizer: the optax transformation.
     mesh: devices, along the batch axis.
+    joint: the photometric part of the step; None where depth heads learn from files alone.
   """
 
   config: Any
@@ -35,6 +38,7 @@ class Experiment:
   normalization: Normalization
   optimizer: optax.GradientTransformation
   mesh: Mesh
+  joint: JointDepth | None
 
   @classmethod
   def from_config(cls, config: Any, mesh: Mesh | None = None) -> "Experiment":
@@ -56,10 +60,18 @@ class Experiment:
         freeze_encoder_affine=not config.model.encoder.trainable_affine,
       ),
       mesh=mesh or make_mesh(),
+      joint=_joint_depth(config),
     )
 
   def _create_state(self) -> TrainState:
-    return create_train_state(self.model, self.optimizer, jax.random.key(self.config.seed))
+    key = jax.random.key(self.config.seed)
+    state = create_train_state(self.model, self.optimizer, key)
+    if self.joint is None or self.joint.pose is None:
+      return state
+    pose_key = jax.random.fold_in(key, 1)  # the other networks' weights do not depend on it
+    return state.replace(
+      pose=create_pose_state(self.joint.pose, self.joint.pose_optimizer, pose_key)
+    )
 
   def initial_state(self) -> TrainState:
     """Fresh state, on every device."""
@@ -72,3 +84,21 @@ class Experiment:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
       jax.eval_shape(self._create_state),
     )
+
+
+def _joint_depth(config: Any) -> JointDepth | None:
+  """The photometric part of the step, if a domain has such supervision."""
+  if not (config.model.name == "corda" and config.model.depth):
+    return None
+  supervision = config.method.depth_supervision
+  views = {
+    domain: tuple(config.data[domain].views)
+    for domain in ("source", "target")
+    if uses_views(supervision[domain])
+  }
+  if not views:
+    return None
+  if not any(map(temporal_views, views.values())):
+    return JointDepth(views, None, None)
+  optimizer = optax.adam(config.method.photometric.pose_learning_rate)
+  return JointDepth(views, build_pose_network(config.model), optimizer)

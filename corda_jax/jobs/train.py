@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from corda_jax.adaptation.joint_depth import JointDepth
 from corda_jax.adaptation.step import make_step
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
@@ -33,19 +34,23 @@ def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict
     experiment.normalization,
     config.method,
     len(experiment.classes),
+    experiment.joint,
   )
   return compile_any_step(step, experiment.mesh)
 
 
-def step_inputs(batch: HostBatch) -> dict[str, np.ndarray]:
+def step_inputs(batch: HostBatch, joint: JointDepth | None = None) -> dict[str, np.ndarray]:
   """The arrays of a host batch that a step reads."""
-  names = (
+  names = [
     "source_image",
     "source_label",
     "source_inverse_depth",
     "target_image",
     "target_inverse_depth",
-  )
+  ]
+  for domain, views in joint.views.items() if joint else ():
+    names += [f"{domain}_{view}_image" for view in views]
+    names += [f"{domain}_intrinsics", f"{domain}_baseline"]
   return {name: batch[name] for name in names}
 
 
@@ -88,7 +93,7 @@ def train(
     initial_state=lambda: initial_state(experiment),
     state_shapes=experiment.state_shapes,
     step=compile_step(experiment),
-    inputs=step_inputs,
+    inputs=lambda batch: step_inputs(batch, experiment.joint),
     evaluate=evaluate,
     images_per_step=2 * experiment.config.data.batch_size,
     shown=_SHOWN,

@@ -34,6 +34,10 @@ _RANGES = {
   "method.source_depth_loss_weight": (0, None),
   "method.mixed_depth_loss_weight": (0, None),
   "method.initial_pseudo_label_steps": (0, None),
+  "method.photometric.source_weight": (0, None),
+  "method.photometric.target_weight": (0, None),
+  "method.photometric.smoothness_weight": (0, None),
+  "method.photometric.pose_learning_rate": (0, None),
   "method.confidence_threshold": (0, 1),
   "method.teacher_decay": (0, 1),
   "method.depth_weight.floor": (0, 1),
@@ -42,11 +46,16 @@ _RANGES = {
   "method.strong_augmentation.blur_probability": (0, 1),
 }
 
+_SUPERVISION = ("files", "photometric", "both", "none")
+
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
   "evaluation.network": ("student", "teacher"),
   "evaluation.checkpoint": ("latest", "best"),
+  "method.depth_supervision.source": _SUPERVISION,
+  "method.depth_supervision.target": _SUPERVISION,
+  "method.photometric.over_views": ("minimum", "mean"),
   "method.mixed_mean_over": ("all", "valid"),
   "method.confident_fraction_over": ("batch", "image"),
   "method.teacher_normalization": ("batch", "running"),
@@ -151,12 +160,34 @@ def validate(config: Any) -> None:
       "data.target.folder.validation.images is '', but scores need frames with labels: name some, "
       "and their labels"
     )
-  depth = config.model.name == "corda" and config.model.depth
-  if depth and data.source.depth == data.target.depth == "none":
+  if config.model.name == "corda" and config.model.depth:
+    _validate_depth_supervision(config)
+
+
+def _validate_depth_supervision(config: Any) -> None:
+  """Checks that what the depth heads are to learn from is there."""
+  supervision, data = config.method.depth_supervision, config.data
+  if supervision.source == supervision.target == "none":
     raise UserError(
-      "data.source.depth and data.target.depth are 'none', but the network has depth heads: set "
-      "model.depth=False and model.correlation=False"
+      "method.depth_supervision is 'none' for source and target, but the network has depth heads: "
+      "set model.depth=False and model.correlation=False"
     )
+  for domain in ("source", "target"):
+    field = f"method.depth_supervision.{domain} is {supervision[domain]!r}"
+    if supervision[domain] in ("files", "both") and data[domain].depth == "none":
+      raise UserError(
+        f"{field}, but data.{domain}.depth is 'none': name a kind of depth files, or choose "
+        "'photometric' or 'none'; without any depth, set model.depth=False and "
+        "model.correlation=False"
+      )
+    if supervision[domain] in ("photometric", "both") and not data[domain].views:
+      raise UserError(
+        f"{field}, but data.{domain}.views is empty: set ('right',), ('previous', 'next') or all "
+        "three"
+      )
+  scale = config.method.photometric.metres_per_unit
+  if not 0 < scale < math.inf:
+    raise UserError(f"method.photometric.metres_per_unit is {scale}, wanted above 0")
 
 
 def _validate_classes(config: Any) -> None:

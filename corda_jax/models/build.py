@@ -76,10 +76,17 @@ def build_depth_networks(config: Any) -> tuple[DepthNetwork, PoseNetwork]:
   depth = DepthNetwork(
     _encoder(config, config.encoder), widths=tuple(config.decoder_widths), **types
   )
-  pose = PoseNetwork(
-    _encoder(config, config.pose_encoder), decoder_width=config.pose_decoder_width, **types
-  )
-  return depth, pose
+  return depth, build_pose_network(config)
+
+
+def build_pose_network(config: Any) -> PoseNetwork:
+  """Builds the pose network: `pose_encoder` and `pose_decoder_width` of `build_depth_networks`.
+
+  Raises:
+    UserError: a name in it is unknown.
+  """
+  encoder = _encoder(config, config.pose_encoder)
+  return PoseNetwork(encoder, decoder_width=config.pose_decoder_width, **_types(config))
 
 
 def _types(config: Any) -> dict[str, Any]:

@@ -10,6 +10,21 @@ from flax import struct
 
 
 @struct.dataclass
+class PoseState:
+  """State of the pose network that joins an adaptation run.
+
+  Attributes:
+    params: its parameters.
+    batch_stats: its running statistics.
+    optimizer_state: of its own optimiser.
+  """
+
+  params: Any
+  batch_stats: Any
+  optimizer_state: Any
+
+
+@struct.dataclass
 class TrainState:
   """State of one adaptation run; a pytree of arrays, nothing else.
 
@@ -20,6 +35,7 @@ class TrainState:
     optimizer_state: of the optax transformation.
     teacher_params: exponential moving average of `params`.
     teacher_batch_stats: running statistics of the teacher's own forward passes.
+    pose: the pose network; None where no depth is learned from video.
   """
 
   step: jax.Array
@@ -28,6 +44,7 @@ class TrainState:
   optimizer_state: Any
   teacher_params: Any
   teacher_batch_stats: Any
+  pose: PoseState | None = None
 
 
 def create_train_state(
@@ -52,6 +69,16 @@ def create_train_state(
     teacher_params=copy(params),
     teacher_batch_stats=copy(batch_stats),
   )
+
+
+def create_pose_state(
+  pose: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array
+) -> PoseState:
+  """Fresh state of a pose network."""
+  image = jnp.zeros((1, 64, 64, 3), jnp.float32)
+  variables = pose.init(key, image, image, train=True)
+  params = variables["params"]
+  return PoseState(params, variables["batch_stats"], optimizer.init(params))
 
 
 def update_teacher(teacher: Any, student: Any, step: jax.Array, maximum: float) -> Any:

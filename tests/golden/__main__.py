@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from tests.golden import depth_parts, files, folder, parts
+from tests.golden import depth_networks, depth_parts, files, folder, parts
 from tests.golden.released_run import ReleasedRun
 
 _KINDS = ("losses", "augment", "monodepth", "corda")
@@ -43,6 +43,7 @@ def main() -> None:
   runs = [(path, "float64", parts.losses_file) for path in files("losses")]
   runs += [(path, "float64", parts.augment_file) for path in files("augment")]
   runs += [(path, "float64", depth_parts.monodepth_file) for path in files("monodepth")]
+  runs += [(path, "float64", depth_networks.decoders_file) for path in files("monodepth")]
   runs += [(path, "float64", lambda p: ReleasedRun(p).measures()) for path in files("corda")]
   runs += [
     (path, "float32", lambda p: ReleasedRun(p, "float32").outputs()) for path in files("corda")

@@ -1,0 +1,222 @@
+"""Depth supervision inside the adaptation step: by files, by photometric consistency, or both.
+
+The depth heads predict inverse depth Y = 655.36 / metres, of which 1 means "no depth", and may
+predict anything, also below 1. The photometric loss needs a positive depth, so it reads
+1 + softplus(Y - 1), which is Y itself but for the farthest depths (at Y = 10, that is 65 m, the two
+differ by 0.0001), and at 1 as far as 655 m. With a stereo view the metres of its baseline give the
+scale. With neighbours in time the pose network's translations take whatever scale the heads have.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from corda_jax.depth.inverse_depth import to_metres
+from corda_jax.depth.motion import predict_poses, temporal_views, view_transforms
+from corda_jax.depth.photometric import (
+  Views,
+  identity_error,
+  normalized,
+  reprojection_minimum,
+  smoothness,
+)
+from corda_jax.losses import NO_DEPTH
+from corda_jax.models.build import Normalization
+from corda_jax.training.state import PoseState
+
+_NEAREST = 0.1  # metres; heads may predict less, where no photometric loss can follow them
+
+Maps = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class JointDepth:
+  """The photometric part of a step.
+
+  Attributes:
+    views: domain → views that explain its images; only domains with photometric supervision.
+    pose: motion between neighbours in time; None where no domain has such views.
+    pose_optimizer: of its parameters.
+  """
+
+  views: Mapping[str, tuple[str, ...]]
+  pose: nn.Module | None
+  pose_optimizer: optax.GradientTransformation | None
+
+
+def uses_files(supervision: str) -> bool:
+  """Whether a domain's depth files are a target of its depth heads."""
+  return supervision in ("files", "both")
+
+
+def uses_views(supervision: str) -> bool:
+  """Whether a domain's depth heads learn from other views."""
+  return supervision in ("photometric", "both")
+
+
+def positive(head: jax.Array) -> jax.Array:
+  """A head's prediction as inverse depth above 1; see the module."""
+  return NO_DEPTH + jax.nn.softplus(head - NO_DEPTH)
+
+
+def head_to_metres(head: jax.Array) -> jax.Array:
+  """Distance along the optical axis that a head predicts, 0.1 to 655.35 metres."""
+  return jnp.maximum(to_metres(positive(head)), _NEAREST)
+
+
+def scenes(
+  batch: Maps, joint: JointDepth, normalization: Normalization, dtype: Any
+) -> dict[str, dict[str, jax.Array]]:
+  """What the photometric loss reads of a host batch, by domain.
+
+  Args:
+    batch: with "DOMAIN_image", "DOMAIN_VIEW_image" uint8 RGB [B, H, W, 3], "DOMAIN_intrinsics"
+      [B, 4] and "DOMAIN_baseline" [B] of each domain of `joint`.
+    joint: which domains and views.
+    normalization: from uint8 images to the input of networks.
+    dtype: of the results.
+
+  Returns:
+    "image" and "VIEW_image" 0..1, "intrinsics", "baseline", and "input" and "VIEW_input" of the
+    pose network.
+  """
+  found = {}
+  for domain, views in joint.views.items():
+    names = ("image", *(f"{view}_image" for view in views))
+    scene = {name: batch[f"{domain}_{name}"].astype(dtype) / 255 for name in names}
+    scene |= {k: batch[f"{domain}_{k}"].astype(dtype) for k in ("intrinsics", "baseline")}
+    if temporal_views(views):
+      for name in ("image", *(f"{view}_image" for view in temporal_views(views))):
+        image = normalization.normalize(batch[f"{domain}_{name}"], dtype)
+        scene[name.replace("image", "input")] = image
+    found[domain] = scene
+  return found
+
+
+def domain_views(
+  scene: Maps,
+  views: tuple[str, ...],
+  joint: JointDepth,
+  pose: PoseState | None,
+  pose_params: Any,
+  config: Any,
+) -> tuple[Views, PoseState | None]:
+  """The views of one domain with their transforms, in metres.
+
+  Args:
+    scene: of `scenes`.
+    views: of the domain.
+    joint: with the pose network, if a view is a neighbour in time.
+    pose: its state.
+    pose_params: its parameters, which gradients go to.
+    config: the `method.photometric` part of a configuration.
+
+  Returns:
+    The views; the pose network's state with updated statistics.
+  """
+
+  def apply(first, second):
+    variables = {"params": pose_params, "batch_stats": pose.batch_stats}
+    motion, updated = joint.pose.apply(
+      variables, first, second, train=True, mutable=["batch_stats"]
+    )
+    return motion, updated["batch_stats"]
+
+  inputs = {name.replace("input", "image"): x for name, x in scene.items() if "input" in name}
+  poses, stats = predict_poses(apply, inputs, views)
+  scale = config.metres_per_unit
+  poses = {view: (angle, scale * translation) for view, (angle, translation) in poses.items()}
+  transforms = view_transforms(poses, views, scene["baseline"], metres_per_unit=1.0)
+  sources = jnp.stack([scene[f"{view}_image"] for view in views])
+  pose = pose if stats is None else pose.replace(batch_stats=stats)
+  return Views(scene["image"], sources, transforms, scene["intrinsics"]), pose
+
+
+def domain_losses(
+  domain: str,
+  heads: Maps,
+  scene: Maps | None,
+  image: jax.Array,
+  mask: jax.Array | None,
+  joint: JointDepth | None,
+  pose: PoseState | None,
+  pose_params: Any,
+  config: Any,
+  key: jax.Array,
+) -> tuple[dict[str, jax.Array], PoseState | None]:
+  """The photometric losses of one domain, if it has such supervision.
+
+  Args:
+    domain: "source" or "target".
+    heads: of `photometric_losses`.
+    scene: of `scenes`.
+    image: of `photometric_losses`.
+    mask: of `photometric_losses`.
+    joint: the photometric part of the step.
+    pose: state of the pose network.
+    pose_params: its parameters, which gradients go to.
+    config: the `method.photometric` part of a configuration.
+    key: of `photometric_losses`.
+
+  Returns:
+    Suffix → scalar; and the pose network's state with updated statistics.
+  """
+  if joint is None or domain not in joint.views:
+    return {}, pose
+  views, pose = domain_views(scene, joint.views[domain], joint, pose, pose_params, config)
+  return photometric_losses(heads, views, image, mask, config, key), pose
+
+
+def photometric_losses(
+  heads: Mapping[str, jax.Array],
+  views: Views,
+  image: jax.Array,
+  mask: jax.Array | None,
+  config: Any,
+  key: jax.Array,
+) -> dict[str, jax.Array]:
+  """Photometric loss and smoothness of depth heads.
+
+  Args:
+    heads: suffix of the loss → prediction [B, H, W], inverse depth.
+    views: of the images whose depth is predicted.
+    image: [B, H, W, C] as the heads' network saw it, 0..1: its edges damp the smoothness.
+    mask: bool[B, H, W], True where the prediction is of these images; None: everywhere.
+    config: the `method.photometric` part of a configuration.
+    key: of the noise that breaks ties of the automask.
+
+  Returns:
+    Suffix → scalar, the mean over the pixels of the mask; 0 without any.
+  """
+  weight = jnp.ones(views.target.shape[:3], bool) if mask is None else mask
+  weight = weight.astype(views.target.dtype)
+  still = identity_error(views, key) if config.automask else None
+  losses = {}
+  for suffix, head in heads.items():
+    error, _ = reprojection_minimum(head_to_metres(head), views, over_views=config.over_views)
+    if still is not None:
+      error = jnp.minimum(error, still)
+    data = (error * weight).sum() / jnp.maximum(weight.sum(), 1)
+    smooth = smoothness(normalized(positive(head), weight), image, weight)
+    losses[suffix] = data + config.smoothness_weight * smooth
+  return losses
+
+
+def judged_inverse_depth(inverse_depth: jax.Array, head: jax.Array, supervision: str) -> jax.Array:
+  """Y of the depth discrepancy |D_src - D| / Y: from files, else from the domain's own head.
+
+  Args:
+    inverse_depth: [B, H, W] of the files, 1 where unknown.
+    head: [B, H, W], the prediction of the head that learns the domain's depth.
+    supervision: of the domain. "none": no head learns it, so Y is unknown.
+  """
+  if uses_files(supervision):
+    return inverse_depth
+  if uses_views(supervision):
+    return jax.lax.stop_gradient(positive(head))
+  return jnp.full_like(inverse_depth, NO_DEPTH)

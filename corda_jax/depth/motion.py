@@ -1,0 +1,72 @@
+"""How the views of a frame were taken: their transforms, known from stereo, predicted in video."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from corda_jax.depth.camera import pose_matrix, stereo_matrix
+
+# Views before and after the image in time: their pose is predicted.
+TEMPORAL = ("previous", "next")
+
+
+def temporal_views(views: tuple[str, ...]) -> tuple[str, ...]:
+  """Those of the views that are neighbours in time."""
+  return tuple(view for view in views if view in TEMPORAL)
+
+
+def view_transforms(
+  poses: Mapping[str, tuple[jax.Array, jax.Array]],
+  views: tuple[str, ...],
+  baseline: jax.Array,
+  metres_per_unit: float,
+) -> jax.Array:
+  """From the image's camera to that of each view.
+
+  Args:
+    poses: axis-angles and translations [B, 3] of the temporal views, by name; in time order.
+    views: all of them.
+    baseline: [B], metres.
+    metres_per_unit: of the translations' and the transforms' unit.
+
+  Returns:
+    [N, B, 4, 4], in the order of `views`.
+  """
+  return jnp.stack(
+    [
+      stereo_matrix(baseline / metres_per_unit)
+      if view == "right"
+      else pose_matrix(*poses[view], invert=view == "previous")
+      for view in views
+    ]
+  )
+
+
+def predict_poses(
+  apply: Callable[..., Any], images: Mapping[str, jax.Array], views: tuple[str, ...]
+) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Any]:
+  """Motions between an image and its temporal views, in one pass of the pose network.
+
+  Args:
+    apply: (first, second) → ((axis-angles, translations), updated statistics).
+    images: network inputs [B, H, W, 3]: "image", and "VIEW_image" of each view.
+    views: any.
+
+  Returns:
+    View → its axis-angles and translations [B, 3], from the earlier frame to the later; and the
+    updated statistics, None without temporal views.
+  """
+  temporal = temporal_views(views)
+  if not temporal:
+    return {}, None
+  image = images["image"]
+  pairs = [
+    (images["previous_image"], image) if view == "previous" else (image, images["next_image"])
+    for view in temporal
+  ]
+  first, second = (jnp.concatenate(part) for part in zip(*pairs, strict=True))
+  (axis_angle, translation), updated = apply(first, second)
+  parts = (jnp.split(x, len(temporal)) for x in (axis_angle, translation))
+  return dict(zip(temporal, zip(*parts, strict=True), strict=True)), updated
