@@ -76,12 +76,13 @@ class Folder(FramesBuilder):
         f"{min(shared)!r} and {len(shared) - 1} more are matched by the patterns of both folder."
         f"{' and folder.'.join(splits)}: a name may run over folders; make one of them narrower"
       )
-    offsets = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
+    by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
     ends = {}
     for split, frames in splits.items():
-      missing = {*NEIGHBOURS} & {*config.views} - {*config.folder.patterns[split]}
+      missing = [view for view in NEIGHBOURS if view in config.views]
+      missing = [view for view in missing if view not in config.folder.patterns[split]]
       if missing:
-        splits[split] = _in_videos(frames, split, {view: offsets[view] for view in missing})
+        splits[split] = _in_videos(frames, split, {view: by[view] for view in missing})
         ends[split] = len(frames) - len(splits[split])
     return FoundFrames(splits, ends)
 

@@ -38,8 +38,8 @@ def to_disparity(inverse_depth: np.ndarray) -> np.ndarray:
 def from_sigmoid(sigmoid: np.ndarray) -> np.ndarray:
   """The uint16 values of a disparity file of a depth network's output: x = rint(65535 s).
 
-  As released: the files hold the raw sigmoid output, so Y = x / 256 + 1 is proportional to it but
-  for the 1, and has no metric scale.
+  As released: the files hold the raw sigmoid output, so Y = x / 256 + 1 is about 256 s + 1, of no
+  metric scale.
 
   Args:
     sigmoid: numbers of any shape, in 0..1.

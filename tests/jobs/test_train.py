@@ -148,6 +148,7 @@ def test_a_run_refuses_another_configuration(tmp_path):
   check_config(tmp_path, changed)  # nothing was made with the first one
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   free = {"log_every": 7, "evaluation.classes": "synthia_13", "data.source.root": "elsewhere"}
+  free |= {"data.source.depth_root": "there", "data.target.depth_root": "elsewhere"}
   check_config(tmp_path, tiny.get_config(**free).to_dict())
   changed = tiny.get_config(**{"optimizer.momentum": 0.5, "data.batch_size": 8}).to_dict()
   told = r"data.batch_size \(4 → 8\), optimizer.momentum \(0.9 → 0.5\)"
