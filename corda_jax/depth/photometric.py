@@ -27,22 +27,32 @@ def ssim_loss(x: jax.Array, y: jax.Array) -> jax.Array:
   Returns:
     [B, H, W, C].
   """
-  mean_x, mean_y = _window_mean(x), _window_mean(y)
-  variance_x = _window_mean(x * x) - mean_x * mean_x
-  variance_y = _window_mean(y * y) - mean_y * mean_y
-  covariance = _window_mean(x * y) - mean_x * mean_y
+  shape, channels = x.shape, x.shape[3]
+  # Columns and channels as one axis: loops over three channels alone would be short ones.
+  x, y = (z.reshape(*shape[:2], -1) for z in (x, y))
+
+  def mean(z):
+    return _three(_three(z, axis=1, step=1), axis=2, step=channels) / 9
+
+  mean_x, mean_y = mean(x), mean(y)
+  variance_x = mean(x * x) - mean_x * mean_x
+  variance_y = mean(y * y) - mean_y * mean_y
+  covariance = mean(x * y) - mean_x * mean_y
   numerator = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
   denominator = (mean_x**2 + mean_y**2 + _C1) * (variance_x + variance_y + _C2)
-  return jnp.clip((1 - numerator / denominator) / 2, 0, 1)
+  return jnp.clip((1 - numerator / denominator) / 2, 0, 1).reshape(shape)
 
 
-def _window_mean(x: jax.Array) -> jax.Array:
-  """Means of 3x3 windows, as sums of shifted arrays: the compiler fuses them into one loop."""
-  for axis in (1, 2):
-    size = x.shape[axis]
-    x = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], mode="reflect")
-    x = sum(jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(3))
-  return x / 9
+def _three(x: jax.Array, *, axis: int, step: int) -> jax.Array:
+  """Sums of each value and its neighbours, `step` before and behind it; borders reflected."""
+  size = x.shape[axis]
+
+  def part(array, start, length):
+    return jax.lax.slice_in_dim(array, start, start + length, axis=axis)
+
+  # What a reflection puts before the first value is the second one.
+  padded = jnp.concatenate([part(x, step, step), x, part(x, size - 2 * step, step)], axis)
+  return sum(part(padded, i * step, size) for i in range(3))
 
 
 def reprojection_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
