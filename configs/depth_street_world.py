@@ -7,12 +7,7 @@ python -m corda_jax.main --config=configs/depth_street_world.py:video --workdir=
 import ml_collections
 
 from configs import demo, depth
-
-_VIEWS = {
-  "stereo": ("right",),
-  "video": ("previous", "next"),
-  "both": ("right", "previous", "next"),
-}
+from configs.depth_cityscapes import VIEWS
 
 
 def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
@@ -24,8 +19,8 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   Raises:
     ValueError: there are no such views.
   """
-  if views not in _VIEWS:
-    raise ValueError(f"views {views!r} are unknown, wanted {', '.join(_VIEWS)}")
+  if views not in VIEWS:
+    raise ValueError(f"views {views!r} are unknown, wanted {', '.join(VIEWS)}")
   config = depth.get_config()
   config.num_steps = 4_000
   config.evaluate_every = 1_000
@@ -33,7 +28,7 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
 
   data = config.data = demo.get_config().data
   del data.source
-  data.target.views = _VIEWS[views]
+  data.target.views = VIEWS[views]
   data.target.depth = "official"  # the truth, also in validation
   data.batch_size = 4
 

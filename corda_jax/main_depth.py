@@ -18,7 +18,7 @@ from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_dig
 from corda_jax.jobs.evaluate import find_checkpoint
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
-from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
+from corda_jax.training.checkpoint import check_config, has_checkpoints, read_config, record_config
 from corda_jax.training.sharding import check_divisible, wait_for_all
 from corda_jax.visualize import depth_sheet
 from data_pipelines.batches import evaluation_batches, num_examples, train_batches
@@ -42,7 +42,11 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   Raises:
     UserError: the configuration, the data or the folder will not do.
   """
-  experiment = DepthExperiment.from_config(config)
+  trained = None
+  if mode == "label_depth":
+    find_checkpoint(workdir, config.evaluation.checkpoint)
+    trained = read_config(workdir)["data"]["target"]["views"]
+  experiment = DepthExperiment.from_config(config, views=trained)
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   experiment.state_shapes()  # networks that cannot be are told before data are prepared for hours

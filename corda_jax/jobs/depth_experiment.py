@@ -1,6 +1,7 @@
 """What every job of the depth stage builds from a configuration."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,14 +42,22 @@ class DepthExperiment:
   mesh: Mesh
 
   @classmethod
-  def from_config(cls, config: Any, mesh: Mesh | None = None) -> "DepthExperiment":
+  def from_config(
+    cls, config: Any, mesh: Mesh | None = None, *, views: Sequence[str] | None = None
+  ) -> "DepthExperiment":
     """Builds everything; on all devices unless a mesh is given.
+
+    Args:
+      config: the whole configuration.
+      mesh: devices.
+      views: that the networks were trained on; None: those of the configuration's data set, which
+        may be another one when a trained network labels it.
 
     Raises:
       UserError: a value of the configuration cannot work.
     """
-    validate_depth(config)
-    views = tuple(config.data.target.views)
+    views = tuple(config.data.target.views if views is None else views)
+    validate_depth(config, views)
     depth, pose = build_depth_networks(config.model)
     stride = depth.encoder.level_strides[-1]
     if config.data.crop_height % stride or config.data.crop_width % stride:

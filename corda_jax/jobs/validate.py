@@ -204,8 +204,13 @@ def _validate_classes(config: Any) -> None:
     )
 
 
-def validate_depth(config: Any) -> None:
-  """Raises UserError where a value of a configuration of the depth stage cannot work."""
+def validate_depth(config: Any, views: Sequence[str]) -> None:
+  """Raises UserError where a value of a configuration of the depth stage cannot work.
+
+  Args:
+    config: the configuration.
+    views: that the networks are trained on.
+  """
   _validate_values(config, _DEPTH_RANGES, _DEPTH_ONE_OF)
   _validate_crop(config.data, "target")
   for part in (config.depth, config.evaluation):
@@ -217,7 +222,7 @@ def validate_depth(config: Any) -> None:
       )
   if not 0 < config.depth.metres_per_unit < math.inf:
     raise UserError(f"depth.metres_per_unit is {config.depth.metres_per_unit}, wanted above 0")
-  if not config.data.target.views:
+  if not views:
     raise UserError(
       "data.target.views is empty, and depth is learned from other views of a frame: set "
       "('right',), ('previous', 'next') or all three"

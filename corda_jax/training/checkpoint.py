@@ -183,6 +183,19 @@ def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
     write_json(Path(workdir) / "config.json", config)
 
 
+def read_config(workdir: Path) -> dict[str, Any]:
+  """The configuration of the run in `workdir`, as `record_config` wrote it; tuples are lists.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  path = Path(workdir) / "config.json"
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read ({error}): name the folder of a run") from error
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
   """Writes `value` to `path` whole or not at all."""
   partial = path.with_name(path.name + ".partial")
