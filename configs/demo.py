@@ -43,6 +43,17 @@ def get_config() -> ml_collections.ConfigDict:
   model.task_width = 16
   model.classifier_dilations = (1, 3)
   model.normalization.std = (60.0, 60.0, 60.0)
+  model.pose_encoder.update(  # used where depth is learned from video in the adaptation step
+    {
+      "stage_sizes": (1, 1, 1),
+      "width": 24,
+      "stem_kernel": 5,
+      "stem_pool": False,
+      "strides": (2, 2, 2),
+      "dilations": (1, 1, 1),
+    }
+  )
+  model.pose_decoder_width = 32
 
   method = config.method
   method.initial_pseudo_label_steps = 0
@@ -50,6 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
   method.mixed_depth_loss_weight = 0.01
   method.teacher_decay = 0.99  # a short run wants a teacher that follows faster
 
+  method.photometric.pose_learning_rate = 3e-4
   optimizer = config.optimizer
   optimizer.name = "adamw"  # learns more in so few steps than SGD does
   optimizer.learning_rate = 0.003

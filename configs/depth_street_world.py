@@ -26,26 +26,27 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   config.evaluate_every = 1_000
   config.checkpoint_every = 1_000
 
-  data = config.data = demo.get_config().data
+  small = demo.get_config()
+  data = config.data = small.data
   del data.source
   data.target.views = VIEWS[views]
   data.target.depth = "official"  # the truth, also in validation
+  # Whole frames, as published: a network that always sees nearly the same crop learns where its
+  # borders are, and errs on frames of another size.
+  data.target.height, data.target.width = 64, 128
+  data.crop_height, data.crop_width = 64, 128
   data.batch_size = 4
 
   model = config.model
-  for encoder in (model.encoder, model.pose_encoder):
-    encoder.stage_sizes = (1, 1, 1)
-    encoder.block = "basic"
-    encoder.stride_on = "conv1"
-    encoder.expansion = 1
-    encoder.width = 24
-    encoder.stem_kernel = 5
-    encoder.stem_pool = False
-    encoder.strides = (2, 2, 2)
-    encoder.dilations = (1, 1, 1)
+  model.pose_encoder = small.model.pose_encoder
+  model.pose_decoder_width = small.model.pose_decoder_width
+  model.encoder = small.model.pose_encoder.copy_and_resolve_references()
   model.encoder.stage_sizes = (1, 2, 2)
   model.decoder_widths = (8, 16, 32, 64)
-  model.pose_decoder_width = 32
+
+  # Nothing is nearer than the 2.2 m of one unit: at 0.1 units the small images would begin with
+  # disparities of half their width.
+  config.depth.min_depth = 1.0
 
   optimizer = config.optimizer
   optimizer.learning_rate = 1e-3

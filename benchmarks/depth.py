@@ -1,0 +1,136 @@
+"""What is self-supervised depth worth? Trains depth networks on the street world, then adapts.
+
+    python -m benchmarks.depth
+
+First the errors of depth networks trained on stereo, on video and on both, beside two floors; then
+the target's mIoU after adaptation with the true depth, with files of each of these networks, with
+the depth heads' own photometric training, and without any depth. Started again, it goes on where
+it was stopped; runs that are done are not repeated.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from configs import demo, depth_street_world
+from corda_jax.errors import UserError
+from corda_jax.main import run
+from corda_jax.metrics import DEPTH_ERRORS
+from corda_jax.training.checkpoint import check_config
+
+VIEWS = ("stereo", "video", "both")
+_FLOORS = {"constant": "best constant", "rows": "best constant a row"}
+
+# What the adaptation changes in configs/demo.py. FILES stands for the folder of a network's files.
+_JOINT = {"method.depth_supervision.target": "photometric", "data.target.depth": "none"}
+METHODS = {
+  "true depth": {},
+  **{
+    f"files, {views}": {"data.target.depth": "mono", "data.target.depth_root": views}
+    for views in VIEWS
+  },
+  "joint, stereo": {"data.target.views": ("right",), **_JOINT},
+  "joint, video": {"data.target.views": ("previous", "next"), **_JOINT},
+  "no target depth": {"method.depth_supervision.target": "none", "data.target.depth": "none"},
+  "no depth (DACS)": {"model.depth": False, "model.correlation": False},
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs what is missing and prints the tables."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--seeds", type=int, default=3, help="adaptation runs of each method")
+  parser.add_argument("--workdir", type=Path, default=Path("runs/depth"), help="of all runs")
+  parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+  parser.add_argument("--depth_steps", type=int, default=None, help="default: the configuration's")
+  parser.add_argument("--steps", type=int, default=None, help="of adaptation; default: the demo's")
+  options = parser.parse_args(arguments)
+  if options.seeds < 0:
+    raise UserError(f"--seeds is {options.seeds}, wanted 0 or more")
+  # Runs of one method share their compiled step.
+  jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
+  started = time.monotonic()
+  networks = {views: _depth_network(views, options) for views in VIEWS}
+  print(f"\n{depth_table(networks)}\n", flush=True)
+  results: dict[str, list[dict[str, Any]]] = {method: [] for method in options.methods}
+  for seed in range(options.seeds):  # seed by seed: a table that is cut short is still fair
+    for method in options.methods:
+      results[method].append(_adaptation(method, seed, options))
+      print(f"{method}, seed {seed}: target mIoU {results[method][-1]['miou']:.1f} %", flush=True)
+  if options.seeds:
+    print(f"\n{adaptation_table(results)}")
+  print(f"\n{time.monotonic() - started:.0f} s on {os.cpu_count()} cores")
+
+
+def _depth_network(views: str, options: argparse.Namespace) -> dict[str, Any]:
+  """Trains a depth network and writes its files; its results."""
+  config = depth_street_world.get_config(views)
+  config.num_steps = options.depth_steps or config.num_steps
+  workdir = options.workdir / views
+  result = _run(config, workdir)
+  label = config.copy_and_resolve_references()
+  label.label_depth.folder = str(options.workdir / "files" / views)
+  label.label_depth.encoding = "metric"
+  if views == "video":  # which has no scale of its own: that of the truth's median
+    label.depth.metres_per_unit *= result["scale"]
+  run(label, workdir, "label_depth")
+  return result
+
+
+def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+  config = demo.get_config()
+  config.update_from_flattened_dict(METHODS[method])
+  if config.data.target.depth_root:
+    folder = options.workdir / "files" / config.data.target.depth_root
+    config.data.target.depth_root = str(folder)
+  config.seed = seed
+  config.num_steps = options.steps or config.num_steps
+  # One evaluation and one checkpoint, at the end.
+  config.evaluate_every = config.checkpoint_every = config.num_steps
+  name = method.replace(", ", "_").replace(" ", "_")
+  return _run(config, options.workdir / f"{name}_{seed}")
+
+
+def _run(config: Any, workdir: Path) -> dict[str, Any]:
+  """Results of one run: from its file if it is done, else after training."""
+  check_config(workdir, config.to_dict())  # results of another configuration must not slip in
+  results = workdir / "results.json"
+  if not results.exists():
+    run(config, workdir, "train")
+  return json.loads(results.read_text())
+
+
+def depth_table(networks: dict[str, dict[str, Any]]) -> str:
+  """Errors of the networks and of the floors, as Markdown."""
+  lines = [f"| | {' | '.join(DEPTH_ERRORS)} |", "|---" * (len(DEPTH_ERRORS) + 1) + "|"]
+  rows = dict(networks)
+  floors = next(iter(networks.values()))["floors"]
+  rows |= {words: floors[name] for name, words in _FLOORS.items()}
+  for name, errors in rows.items():
+    lines.append(f"| {name} | {' | '.join(f'{errors[e]:.3f}' for e in DEPTH_ERRORS)} |")
+  return "\n".join(lines)
+
+
+def adaptation_table(results: dict[str, list[dict[str, Any]]]) -> str:
+  """Mean and spread of mIoU by method, as Markdown."""
+  lines = ["| target depth from | mIoU, mean ± spread | seeds |", "|---|---|---|"]
+  for method, runs in results.items():
+    values = [run["miou"] for run in runs]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    seeds = ", ".join(f"{value:.1f}" for value in values)
+    lines.append(f"| {method} | {statistics.mean(values):.1f}{spread} | {seeds} |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"error: {error}")
