@@ -144,7 +144,10 @@ def get_method_config() -> ml_collections.ConfigDict:
       "source_weight": 1.0,  # of the loss on the source
       "target_weight": 1.0,  # of that on the target, where the mixed image shows it
       "smoothness_weight": 1e-3,
-      "automask": True,  # leave out what moves with the camera, and what has no texture
+      # Views that may explain a pixel better unwarped, which then does not count (what moves with
+      # the camera, what has no texture): "all", those that are "temporal", or "none".
+      "automask": "all",
+      "ignored_bottom": 0.0,  # share of the rows, from below, that the own car's hood takes
       "over_views": "minimum",  # how the errors of several views are joined; or "mean"
       # Of the pose network's translations, which begin near 0.01: small units learn slowly. Video
       # only; the scale of stereo is that of its baseline.

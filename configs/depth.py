@@ -81,7 +81,10 @@ def get_depth_config() -> ml_collections.ConfigDict:
   # its own: --mode=evaluate tells the factor by which the truth differs.
   depth.metres_per_unit = 2.2
   depth.smoothness_weight = 1e-3
-  depth.automask = True  # leave out what moves with the camera, and what has no texture
+  # Views that may explain a pixel better unwarped, which then does not count (what moves with the
+  # camera, what has no texture): "all", as published, those that are "temporal", or "none".
+  depth.automask = "all"
+  depth.ignored_bottom = 0.0  # share of the rows, from below, that the own car's hood takes
   depth.over_views = "minimum"  # how the errors of several views are joined; or "mean"
   depth.flip_probability = 0.5
   depth.jitter_probability = 0.5

@@ -17,9 +17,10 @@ import optax
 from flax import linen as nn
 
 from corda_jax.depth.inverse_depth import to_metres
-from corda_jax.depth.motion import predict_poses, temporal_views, view_transforms
+from corda_jax.depth.motion import are_temporal, predict_poses, temporal_views, view_transforms
 from corda_jax.depth.photometric import (
   Views,
+  counted_rows,
   identity_error,
   normalized,
   reprojection_minimum,
@@ -134,7 +135,7 @@ def domain_views(
   transforms = view_transforms(poses, views, scene["baseline"], metres_per_unit=1.0)
   sources = jnp.stack([scene[f"{view}_image"] for view in views])
   pose = pose if stats is None else pose.replace(batch_stats=stats)
-  return Views(scene["image"], sources, transforms, scene["intrinsics"]), pose
+  return Views(scene["image"], sources, transforms, scene["intrinsics"], are_temporal(views)), pose
 
 
 def domain_losses(
@@ -193,16 +194,17 @@ def photometric_losses(
   Returns:
     Suffix → scalar, the mean over the pixels of the mask; 0 without any.
   """
-  weight = jnp.ones(views.target.shape[:3], bool) if mask is None else mask
-  weight = weight.astype(views.target.dtype)
-  still = identity_error(views, key) if config.automask else None
+  weight = counted_rows(views.target.shape[:3], config.ignored_bottom, views.target.dtype)
+  seen = jnp.ones_like(weight) if mask is None else mask.astype(weight.dtype)
+  weight *= seen
+  still = identity_error(views, config.automask, key)
   losses = {}
   for suffix, head in heads.items():
     error, _ = reprojection_minimum(head_to_metres(head), views, over_views=config.over_views)
     if still is not None:
       error = jnp.minimum(error, still)
     data = (error * weight).sum() / jnp.maximum(weight.sum(), 1)
-    smooth = smoothness(normalized(positive(head), weight), image, weight)
+    smooth = smoothness(normalized(positive(head), seen), image, seen)
     losses[suffix] = data + config.smoothness_weight * smooth
   return losses
 

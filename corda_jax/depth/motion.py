@@ -17,6 +17,11 @@ def temporal_views(views: tuple[str, ...]) -> tuple[str, ...]:
   return tuple(view for view in views if view in TEMPORAL)
 
 
+def are_temporal(views: tuple[str, ...]) -> tuple[bool, ...]:
+  """Of each view, whether it is a neighbour in time."""
+  return tuple(view in TEMPORAL for view in views)
+
+
 def view_transforms(
   poses: Mapping[str, tuple[jax.Array, jax.Array]],
   views: tuple[str, ...],

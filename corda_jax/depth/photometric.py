@@ -120,25 +120,35 @@ class Views(NamedTuple):
     sources: [N, B, H, W, C], other views.
     transforms: [N, B, 4, 4], from the target's camera to each view's.
     intrinsics: [B, 4], of all.
+    temporal: of each view, whether it is of another time; static.
   """
 
   target: jax.Array
   sources: jax.Array
   transforms: jax.Array
   intrinsics: jax.Array
+  temporal: tuple[bool, ...]
 
 
-def identity_error(views: Views, key: jax.Array | None) -> jax.Array:
+def identity_error(views: Views, which: str, key: jax.Array | None) -> jax.Array | None:
   """Error of each view as it is, not warped; least where nothing moves between the views.
 
   Args:
     views: N of them.
+    which: of them are compared: "all", as published, those that are "temporal", or "none".
     key: of noise of 1e-5 that breaks ties; None for no noise.
 
   Returns:
-    [B, H, W], the minimum over the views.
+    [B, H, W], the minimum over these views; None without any.
   """
-  error = jax.vmap(reprojection_error, (0, None))(views.sources, views.target)
+  if which not in ("all", "temporal", "none"):
+    raise ValueError(f"automask is {which!r}, wanted 'all', 'temporal' or 'none'")
+  number = len(views.sources)
+  chosen = {"all": [True] * number, "temporal": views.temporal, "none": [False] * number}[which]
+  if not any(chosen):
+    return None
+  sources = jnp.stack([source for source, kept in zip(views.sources, chosen, strict=True) if kept])
+  error = jax.vmap(reprojection_error, (0, None))(sources, views.target)
   if key is not None:
     error += 1e-5 * jax.random.normal(key, error.shape, error.dtype)
   return error.min(0)
@@ -168,6 +178,18 @@ def reprojection_minimum(
   return (errors.min(0) if over_views == "minimum" else errors.mean(0)), warped
 
 
+def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> jax.Array:
+  """Weights [B, H, W] of pixels: 0 in the share `ignored_bottom` of rows from below, else 1.
+
+  Args:
+    shape: (B, H, W).
+    ignored_bottom: 0..1.
+    dtype: of the weights.
+  """
+  last = shape[1] - round(ignored_bottom * shape[1])
+  return jnp.broadcast_to((jnp.arange(shape[1]) < last).astype(dtype)[:, None], shape)
+
+
 def photometric_loss(
   disparities: Sequence[jax.Array],
   views: Views,
@@ -181,9 +203,10 @@ def photometric_loss(
   Args:
     disparities: of scale s, [B, H / 2^s, W / 2^s, 1], 0..1.
     views: the image and the views that explain it.
-    config: `min_depth`, `max_depth` (in the unit of the transforms), `smoothness_weight`,
-      `automask` (leave out pixels that a view explains better unwarped: those that move with the
-      camera, and what has no texture), `over_views` of `reprojection_minimum`.
+    config: `min_depth`, `max_depth` (in the unit of the transforms), `smoothness_weight`;
+      `automask` (views that may explain a pixel better unwarped, which then does not count: what
+      moves with the camera, and what has no texture) of `identity_error`; `over_views` of
+      `reprojection_minimum`; `ignored_bottom` of `counted_rows`.
     pyramid: the image at every scale, for the smoothness; None: made by means of 2x2 pixels.
     key: of the noise of `identity_error`.
 
@@ -194,7 +217,8 @@ def photometric_loss(
   """
   size = views.target.shape[1:3]
   pyramid = pyramid or image_pyramid(views.target, len(disparities))
-  still = identity_error(views, key) if config["automask"] else None
+  still = identity_error(views, config["automask"], key)
+  weight = counted_rows(views.target.shape[:3], config["ignored_bottom"], views.target.dtype)
   losses, automasks, depths, warped = [], [], [], None
   for scale, (disparity, image) in enumerate(zip(disparities, pyramid, strict=True)):
     full = disparity if scale == 0 else resize_centered(disparity, size)
@@ -205,9 +229,10 @@ def photometric_loss(
     automask = jnp.ones(error.shape, bool) if still is None else error < still
     if still is not None:
       error = jnp.where(automask, error, still)
-    weight = config["smoothness_weight"] / 2**scale
-    losses.append(error.mean() + weight * smoothness(normalized(disparity[..., 0]), image))
-    automasks.append(automask)
+    smooth = config["smoothness_weight"] / 2**scale
+    error = (error * weight).sum() / weight.sum()
+    losses.append(error + smooth * smoothness(normalized(disparity[..., 0]), image))
+    automasks.append(automask & (weight > 0))
     depths.append(depth)
     warped = made if warped is None else warped
   losses = jnp.stack(losses)

@@ -12,7 +12,7 @@ import numpy as np
 from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.depth.floors import best_floors
 from corda_jax.depth.inverse_depth import to_metres
-from corda_jax.depth.motion import predict_poses, temporal_views, view_transforms
+from corda_jax.depth.motion import are_temporal, predict_poses, temporal_views, view_transforms
 from corda_jax.depth.photometric import Views, photometric_loss, reprojection_error
 from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_experiment import DepthExperiment
@@ -96,7 +96,7 @@ class DepthEvaluator:
     transforms = view_transforms(poses, views, batch["baseline"], config.metres_per_unit)
     colors = {name: image.astype(wide) / 255 for name, image in images.items()}
     sources = jnp.stack([colors[name] for name in names[1:]])
-    scene = Views(colors["image"], sources, transforms, batch["intrinsics"])
+    scene = Views(colors["image"], sources, transforms, batch["intrinsics"], are_temporal(views))
     loss, maps = photometric_loss(disparities, scene, config)
     errors = jax.vmap(reprojection_error, (0, None))(maps["warped"], colors["image"])
     return {

@@ -38,6 +38,7 @@ _RANGES = {
   "method.photometric.target_weight": (0, None),
   "method.photometric.smoothness_weight": (0, None),
   "method.photometric.pose_learning_rate": (0, None),
+  "method.photometric.ignored_bottom": (0, 0.9),
   "method.confidence_threshold": (0, 1),
   "method.teacher_decay": (0, 1),
   "method.depth_weight.floor": (0, 1),
@@ -55,6 +56,7 @@ _ONE_OF = {
   "evaluation.checkpoint": ("latest", "best"),
   "method.depth_supervision.source": _SUPERVISION,
   "method.depth_supervision.target": _SUPERVISION,
+  "method.photometric.automask": ("all", "temporal", "none"),
   "method.photometric.over_views": ("minimum", "mean"),
   "method.mixed_mean_over": ("all", "valid"),
   "method.confident_fraction_over": ("batch", "image"),
@@ -76,6 +78,7 @@ _DEPTH_RANGES = {
   "optimizer.beta2": (0, 1),
   "depth.smoothness_weight": (0, None),
   "depth.flip_probability": (0, 1),
+  "depth.ignored_bottom": (0, 0.9),
   "depth.jitter_probability": (0, 1),
   "depth.jitter_strength": (0, 1),
 }
@@ -85,6 +88,7 @@ _DEPTH_ONE_OF = {
   "evaluation.median_scaling": ("always", "never", "video"),
   "label_depth.encoding": ("sigmoid", "metric"),
   "depth.over_views": ("minimum", "mean"),
+  "depth.automask": ("all", "temporal", "none"),
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
 }

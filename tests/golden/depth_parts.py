@@ -18,7 +18,8 @@ CONFIG = {
   "min_depth": 0.1,
   "max_depth": 100.0,
   "smoothness_weight": 1e-3,
-  "automask": True,
+  "automask": "all",
+  "ignored_bottom": 0.0,
   "over_views": "minimum",
 }
 
@@ -57,7 +58,7 @@ def _photometric(z) -> Iterator[Measure]:
   def loss(disparities, poses):
     transforms = [camera.pose_matrix(*poses[frame], invert=int(frame) < 0) for frame in frames[:-1]]
     transforms = jnp.stack([*transforms, jnp.asarray(z["photo/stereo_T"])])
-    views = photometric.Views(target, sources, transforms, intrinsics)
+    views = photometric.Views(target, sources, transforms, intrinsics, (True, True, False))
     return photometric.photometric_loss(disparities, views, CONFIG, pyramid=pyramid)
 
   disparities = [_wide(z[f"photo/disparity_scale{s}"]) for s in range(scales)]
