@@ -176,7 +176,7 @@ def descend(
   # The networks see jittered colours, the loss the true ones.
   colors = {name: batch[name].astype(wide) / 255 for name in names}
   seen = ("image", *(f"{view}_image" for view in temporal_views(views)))
-  inputs = {name: _network_input(colors[name], draws, normalization) for name in seen}
+  inputs = {name: jittered_input(colors[name], draws, normalization) for name in seen}
 
   def loss_function(params):
     def apply(name, *x):
@@ -214,10 +214,16 @@ def descend(
   return state, metrics, maps
 
 
-def _network_input(
+def jittered_input(
   unit: jax.Array, draws: Mapping[str, Any], normalization: Normalization
 ) -> jax.Array:
-  """Images 0..1 as network input, jittered where that was drawn; all views of a sample alike."""
+  """Images as network input, jittered where that was drawn; all views of a sample alike.
+
+  Args:
+    unit: [B, H, W, 3], RGB 0..1.
+    draws: of `draw`.
+    normalization: from colours to network input.
+  """
   jittered = strong_augmentation.color_jitter(unit, draws["jitter"], brightness_mode="multiply")
   unit = jnp.where(draws["use_jitter"][:, None, None, None], jittered, unit)
   if normalization.bgr:

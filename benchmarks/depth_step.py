@@ -1,0 +1,166 @@
+"""Where does a step of the depth stage spend its time?
+
+    python -m benchmarks.depth_step
+    python -m benchmarks.depth_step --config depth_cityscapes --batch 1 --repeats 3
+
+Times the whole step and each of its parts alone, with gradients where the step takes them, on
+batches in memory. The parts do not add up to the step exactly: alone, a part cannot share work with
+others, and the compiler cannot join it to them.
+"""
+
+import argparse
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corda_jax.depth import camera, photometric
+from corda_jax.depth.motion import are_temporal, temporal_views
+from corda_jax.depth.step import draw, jittered_input, make_step
+from corda_jax.jobs.depth_experiment import DepthExperiment
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--config", default="depth_street_world", help="of configs/")
+  parser.add_argument("--views", default="both", help="stereo, video or both")
+  parser.add_argument("--batch", type=int, default=None, help="default: the configuration's")
+  parser.add_argument("--repeats", type=int, default=20, help="the fastest of so many is shown")
+  options = parser.parse_args(arguments)
+  config = importlib.import_module(f"configs.{options.config}").get_config(options.views)
+  config.data.batch_size = options.batch or config.data.batch_size
+  experiment = DepthExperiment.from_config(config)
+  parts = measure(experiment, options.repeats)
+  print(report(experiment, parts))
+
+
+def measure(experiment: DepthExperiment, repeats: int) -> dict[str, float]:
+  """Part → milliseconds, the fastest of `repeats`."""
+  functions = _parts(experiment)
+  for function, arguments in functions.values():
+    jax.block_until_ready(function(*arguments))  # compiles
+  times = {name: [] for name in functions}
+  for _ in range(repeats):  # in turn: what else the machine does meets all alike
+    for name, (function, arguments) in functions.items():
+      started = time.perf_counter()
+      jax.block_until_ready(function(*arguments))
+      times[name].append(1e3 * (time.perf_counter() - started))
+  return {name: min(values) for name, values in times.items()}
+
+
+def _parts(experiment: DepthExperiment) -> dict[str, tuple[Callable[..., Any], tuple]]:
+  config, views, models = experiment.config, experiment.views, experiment.models
+  shape = (config.data.batch_size, config.data.crop_height, config.data.crop_width)
+  random = np.random.RandomState(0)
+  batch = {
+    name: jnp.asarray(random.randint(0, 256, (*shape, 3)), jnp.uint8)
+    for name in ("image", *(f"{view}_image" for view in views))
+  }
+  camera_of = (1.1 * shape[2], 1.1 * shape[2], shape[2] / 2, shape[1] / 2)
+  batch["intrinsics"] = jnp.tile(jnp.array(camera_of, jnp.float32), (shape[0], 1))
+  batch["baseline"] = jnp.full(shape[0], 0.2, jnp.float32)
+  state, key = experiment.initial_state(), jax.random.key(0)
+  step = make_step(models, experiment.optimizer, experiment.normalization, config.depth, views)
+
+  def variables(params, name):
+    return {"params": params, "batch_stats": state.batch_stats[name]}
+
+  def depth(params, x):
+    apply = models.depth.apply
+    outputs, _ = apply(variables(params, "depth"), x, train=True, mutable=["batch_stats"])
+    return sum((y * y).sum() for y in outputs)
+
+  def encode(params, x):
+    features, _ = models.depth.apply(
+      variables(params, "depth"),
+      x,
+      train=True,
+      mutable=["batch_stats"],
+      method=lambda network, x, train: network.encoder.features(x, train=train),
+    )
+    return sum((y * y).sum() for y in features)
+
+  def pose(params, first, second):
+    motion, _ = models.pose.apply(
+      variables(params, "pose"), first, second, train=True, mutable=["batch_stats"]
+    )
+    return sum((y * y).sum() for y in motion)
+
+  def uniform(*size):
+    return jnp.asarray(random.uniform(0.1, 0.9, size), jnp.float32)
+
+  x, target = uniform(*shape, 3), uniform(*shape, 3)
+  sources = uniform(len(views), *shape, 3)
+  transforms = jnp.stack([camera.stereo_matrix(batch["baseline"])] * len(views))
+  scene = photometric.Views(target, sources, transforms, batch["intrinsics"], are_temporal(views))
+  disparities = [uniform(shape[0], shape[1] >> s, shape[2] >> s, 1) for s in range(4)]
+  depths = 10 * uniform(4, *shape)
+  warped = uniform(4, len(views), *shape, 3)
+  cotangent = uniform(4, len(views), *shape, 3)
+
+  def warp(depths):
+    made = jax.vmap(
+      lambda depth: jax.vmap(camera.synthesize_view, (0, None, None, 0))(
+        sources, depth, scene.intrinsics, transforms
+      )
+    )(depths)
+    return (made * cotangent).sum()
+
+  def dissimilarity(warped):
+    losses = jax.vmap(jax.vmap(photometric.ssim_loss, (0, None)), (0, None))(warped, target)
+    return (losses * cotangent).sum()
+
+  def loss(disparities):
+    return photometric.photometric_loss(disparities, scene, config.depth, key=key)[0]
+
+  def jitter(key, x):
+    draws = draw(key, shape[0], config.depth)
+    images = 1 + len(temporal_views(views))
+    return [jittered_input(x, draws, experiment.normalization) for _ in range(images)]
+
+  functions = {
+    "the whole step": (jax.jit(step), (state, batch, key)),
+    "depth network": (jax.jit(jax.grad(depth)), (state.params["depth"], x)),
+    "its encoder": (jax.jit(jax.grad(encode)), (state.params["depth"], x)),
+    "photometric loss": (jax.jit(jax.grad(loss)), (disparities,)),
+    "its warps": (jax.jit(jax.grad(warp)), (depths,)),
+    "its SSIM": (jax.jit(jax.grad(dissimilarity)), (warped,)),
+    "colour jitter": (jax.jit(jitter), (key, x)),
+  }
+  if models.pose is not None:
+    pairs = (jnp.concatenate([x] * len(temporal_views(views))),) * 2
+    functions["pose network"] = (jax.jit(jax.grad(pose)), (state.params["pose"], *pairs))
+  return functions
+
+
+def report(experiment: DepthExperiment, parts: dict[str, float]) -> str:
+  """The times and their shares of the step, as Markdown."""
+  data, whole = experiment.config.data, parts["the whole step"]
+  device = jax.devices()[0]
+  lines = [
+    f"{device.device_kind} ({device.platform}), batch {data.batch_size}, "
+    f"{data.crop_width}x{data.crop_height}, views {', '.join(experiment.views)}, "
+    f"{data.batch_size / whole * 1e3:.1f} frames/s",
+    "",
+    "| part | ms | share of the step |",
+    "|---|---|---|",
+  ]
+  parts = parts | {"its decoder": parts["depth network"] - parts["its encoder"]}
+  order = (
+    "the whole step", "depth network", "its encoder", "its decoder", "pose network",
+    "photometric loss", "its warps", "its SSIM", "colour jitter",
+  )  # fmt: skip
+  for name in order:
+    if name in parts:
+      indent = "… " if name.startswith("its") else ""
+      lines.append(f"| {indent}{name} | {parts[name]:.1f} | {parts[name] / whole:.0%} |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  main()
