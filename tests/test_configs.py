@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.depth_cityscapes import VIEWS
+from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
 
 CONFIGS = sorted(
@@ -103,6 +105,8 @@ OWN = {
 RELEASED |= {
   "model.encoder.stem_pool_ceil": True,
   "model.encoder.stride_on": "conv1",
+  "method.depth_supervision.source": "files",
+  "method.depth_supervision.target": "files",
   "method.mixed_mean_over": "all",
   "method.mix_ignored": True,
   "method.confident_fraction_over": "batch",
@@ -121,6 +125,72 @@ PUBLISHED = {
   "optimizer.encoder_updates_per_step.residual": 1,
   "optimizer.encoder_updates_per_step.projection": 1,
 }
+
+# Monodepth2 as published, with the settings of the sibling work that made such files.
+DEPTH = {
+  "task": "depth",
+  "num_steps": 350_000,
+  "data.batch_size": 4,
+  "data.crop_height": 512,
+  "data.crop_width": 512,
+  "model.encoder.stage_sizes": (3, 4, 23, 3),
+  "model.encoder.block": "bottleneck",
+  "model.encoder.stride_on": "conv2",
+  "model.encoder.expansion": 4,
+  "model.encoder.trainable_affine": True,
+  "model.pose_encoder.stage_sizes": (2, 2, 2, 2),
+  "model.pose_encoder.block": "basic",
+  "model.pose_encoder.expansion": 1,
+  "model.pose_decoder_width": 256,
+  "model.decoder_widths": (16, 32, 64, 128, 256),
+  "model.normalization.mean": (0.45 * 255,) * 3,
+  "model.normalization.std": (0.225 * 255,) * 3,
+  "model.normalization.bgr": False,
+  "depth.min_depth": 0.1,
+  "depth.max_depth": 100.0,
+  "depth.smoothness_weight": 1e-3,
+  "depth.automask": True,
+  "depth.over_views": "minimum",
+  "depth.flip_probability": 0.5,
+  "depth.jitter_probability": 0.5,
+  "depth.jitter_strength": 0.2,
+  "optimizer.learning_rate": 1e-4,
+  "optimizer.decay_factor": 0.1,
+  "optimizer.beta1": 0.9,
+  "optimizer.beta2": 0.999,
+  "label_depth.encoding": "sigmoid",
+}
+for encoder in ("encoder", "pose_encoder"):
+  DEPTH |= {
+    f"model.{encoder}.width": 64,
+    f"model.{encoder}.stem_kernel": 7,
+    f"model.{encoder}.stem_stride": 2,
+    f"model.{encoder}.stem_pool": True,
+    f"model.{encoder}.stem_pool_ceil": False,
+    f"model.{encoder}.strides": (1, 2, 2, 2),
+    f"model.{encoder}.dilations": (1, 1, 1, 1),
+  }
+
+OWN_DEPTH = {
+  "depth": {"data.target.dataset": "cityscapes", "data.target.views": ("right",)},
+  "depth_cityscapes": {
+    "data.target.dataset": "cityscapes",
+    "data.target.height": 512,
+    "data.target.width": 1024,
+    "data.target.views": ("right",),
+    "data.target.depth": "official",
+  },
+  "depth_gta_video": {
+    "data.target.dataset": "folder",
+    "data.target.views": ("previous", "next"),
+    "data.target.depth": "none",
+  },
+}
+
+
+def build(config):
+  kind = DepthExperiment if config.get("task") == "depth" else Experiment
+  return kind.from_config(config)
 
 
 def assert_holds(config, values):
@@ -171,6 +241,36 @@ def test_the_table_of_switches_names_every_one_with_its_default():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_can_be_built(name):
   module = importlib.import_module(f"configs.{name}")
-  experiment = Experiment.from_config(module.get_config())
-  assert experiment.state_shapes().params
+  assert build(module.get_config()).state_shapes().params
   assert module.__doc__
+
+
+@pytest.mark.parametrize("name", OWN_DEPTH)
+def test_recipes_of_depth_hold_the_published_numbers(name):
+  config = get_config(name)
+  assert_holds(config, DEPTH | OWN_DEPTH[name])
+  rate = config.optimizer.learning_rate * config.optimizer.depth_encoder_learning_rate_factor
+  assert rate == pytest.approx(1e-5)
+  # As published, it falls after 15 of 20 epochs.
+  assert config.optimizer.decay_at == (config.num_steps * 15 // 20,)
+  if config.data.target.dataset == "cityscapes":
+    # As published, a unit is ten baselines: 0.22 m in Cityscapes.
+    assert config.depth.metres_per_unit == pytest.approx(0.22 / 0.1)
+
+
+@pytest.mark.parametrize("name", ["depth_cityscapes", "depth_street_world"])
+def test_a_preset_names_what_depth_is_learned_from(name):
+  networks = {}
+  for preset, views in VIEWS.items():
+    experiment = build(get_config(name, preset))
+    assert experiment.views == tuple(experiment.config.data.target.views) == views
+    networks[preset] = set(experiment.state_shapes().params)
+  assert networks == {"stereo": {"depth"}, "video": {"depth", "pose"}, "both": {"depth", "pose"}}
+  assert get_config(name).to_dict() == get_config(name, "stereo").to_dict()
+  with pytest.raises(ValueError, match="views 'mono' are unknown, wanted stereo, video, both"):
+    get_config(name, "mono")
+
+
+@pytest.mark.parametrize("name", ["depth_cityscapes", "depth_gta_video", "depth_street_world"])
+def test_recipes_of_depth_tell_their_command(name):
+  assert f"--config=configs/{name}.py" in importlib.import_module(f"configs.{name}").__doc__

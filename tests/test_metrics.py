@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from corda_jax import labels, metrics
 
@@ -26,3 +27,47 @@ def test_absent_classes_leave_the_mean_and_subsets_keep_the_counts():
     metrics.mean_iou(confusion, labels.CITYSCAPES.class_sets({})["synthia_16"]), 6 / 8
   )
   assert np.isnan(metrics.mean_iou(np.zeros((19, 19))))
+
+
+def test_errors_of_depth_by_hand():
+  truth, prediction = np.array([[2.0, 4.0], [10.0, 10.0]]), np.array([[2.0, 5.0], [8.0, 25.0]])
+  errors = metrics.depth_errors(truth, prediction)
+  assert tuple(errors) == metrics.DEPTH_ERRORS
+  logarithms = np.log([1, 5 / 4, 8 / 10, 25 / 10])
+  expected = {
+    "abs_rel": (0 + 1 / 4 + 2 / 10 + 15 / 10) / 4,
+    "sq_rel": (0 + 1 / 4 + 4 / 10 + 225 / 10) / 4,
+    "rmse": np.sqrt((0 + 1 + 4 + 225) / 4),
+    "rmse_log": np.sqrt(np.mean(logarithms**2)),
+    # 5 / 4 and 10 / 8 are not less than 1.25; 2.5 is more than 1.25^3.
+    "delta_1": 1 / 4,
+    "delta_2": 3 / 4,
+    "delta_3": 3 / 4,
+  }
+  for name, value in expected.items():
+    np.testing.assert_allclose(errors[name], value, rtol=1e-14, err_msg=name)
+    assert type(errors[name]) is float  # for results.json
+  # Over all values at once: the shape does not matter.
+  assert metrics.depth_errors(truth.ravel(), prediction.ravel()) == errors
+
+
+def test_errors_of_a_perfect_depth_are_zero():
+  errors = metrics.depth_errors(np.float32([3.0, 70.0]), np.float32([3.0, 70.0]))
+  assert list(errors.values()) == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_errors_are_taken_in_float64():
+  truth = np.full(3, 16777216, np.float32)
+  errors = metrics.depth_errors(truth, np.full(3, 16777218, np.float32))
+  assert errors["sq_rel"] == 4 / 16777216
+
+
+def test_errors_of_no_depth_are_no_numbers():
+  errors = metrics.depth_errors(np.zeros((0, 3)), np.zeros((0, 3)))
+  assert tuple(errors) == metrics.DEPTH_ERRORS
+  assert all(np.isnan(list(errors.values())))
+
+
+def test_depths_of_two_shapes_are_refused():
+  with pytest.raises(ValueError, match=r"truth \(2, 3\) and prediction \(3, 2\) differ in shape"):
+    metrics.depth_errors(np.ones((2, 3)), np.ones((3, 2)))
