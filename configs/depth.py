@@ -56,7 +56,8 @@ def get_config() -> ml_collections.ConfigDict:
       # "video", where no stereo view tells the scale.
       "median_scaling": "video",
       "checkpoint": "latest",  # or "best"; for --mode=evaluate and --mode=label_depth
-      "max_frames": 0,  # frames of the validation set that are used; 0: all
+      "split": "validation",  # or "train", where there is no other
+      "max_frames": 0,  # frames of it that are used; 0: all
       "pictures": 4,  # frames shown in the contact sheet
     }
   )

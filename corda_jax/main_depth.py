@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,13 @@ from clu import metric_writers
 from PIL import Image
 
 from corda_jax.depth.camera import disparity_to_depth
-from corda_jax.jobs.depth_evaluate import DepthEvaluator, evaluate_depth, restore_depth_state
+from corda_jax.depth.step import DepthState
+from corda_jax.jobs.depth_evaluate import (
+  Batches,
+  DepthEvaluator,
+  evaluate_depth,
+  restore_depth_state,
+)
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_digest
 from corda_jax.jobs.evaluate import find_checkpoint
@@ -55,6 +61,7 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   validation = functools.partial(
     evaluation_batches,
     config.data,
+    split=config.evaluation.split,
     contents=contents,
     limit=config.evaluation.max_frames or None,
     **processes,
@@ -75,12 +82,21 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     return
   if mode == "evaluate":
     state, result = evaluate_depth(experiment, workdir, validation)
-    _write_pictures(experiment, workdir, state, result, validation)
+    sheet = _Pictures(experiment, workdir, validation).write(state, result)
+    if sheet is not None:
+      print(f"Pictures: {sheet}")
     return
   writer = metric_writers.create_default_writer(
     str(workdir / "tensorboard"), just_logging=jax.process_index() > 0
   )
-  state, result = train_depth(
+  pictures = _Pictures(experiment, workdir, validation)
+
+  def show(state, result):
+    sheet = pictures.write(state, result)
+    if sheet is not None:
+      writer.write_images(result["step"], {"depth": np.asarray(Image.open(sheet))[None, ..., :3]})
+
+  train_depth(
     experiment,
     workdir,
     train_batches=lambda step: train_batches(
@@ -88,11 +104,11 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     ),
     evaluation_batches=validation,
     write_scalars=writer.write_scalars,
+    show=show,
   )
-  sheet = _write_pictures(experiment, workdir, state, result, validation)
-  if sheet is not None:
-    writer.write_images(result["step"], {"depth": np.asarray(Image.open(sheet))[None, ..., :3]})
+  if jax.process_index() == 0:
     print(f"Results: {workdir / 'results.json'}")
+    print(f"Pictures: {workdir / 'pictures'}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
   writer.close()
 
@@ -151,25 +167,33 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
   print(f"The adaptation reads them with {files.hint()}")
 
 
-def _write_pictures(experiment, workdir, state, result, validation) -> Path | None:
-  """Writes the contact sheet of a result; its path, or None where another process writes it."""
-  count = experiment.config.evaluation.pictures
-  if count < 1:
-    return None
-  pictures = DepthEvaluator(experiment).pictures(state, validation, count)
-  if jax.process_index() > 0:
-    return None
-  sheet = workdir / "pictures" / f"depth_step_{result['step']:06d}.png"
-  sheet.parent.mkdir(exist_ok=True)
-  score = (
-    f"abs rel {result['abs_rel']:.3f}"
-    if "abs_rel" in result
-    else f"photometric loss {result['photometric_loss']:.4f}"
-  )
-  title = (
-    f"{workdir.name}: frames of the validation set, depth from {' and '.join(experiment.views)} "
-    f"after {result['step']} steps, {score}"
-  )
-  depth_sheet(pictures, experiment.views, title, sheet)
-  print(f"Pictures: {sheet}")
-  return sheet
+class _Pictures:
+  """Writes the contact sheets of a run; compiles once."""
+
+  def __init__(self, experiment: DepthExperiment, workdir: Path, batches: Batches):
+    self._experiment, self._workdir, self._batches = experiment, workdir, batches
+    self._evaluator = DepthEvaluator(experiment)
+
+  def write(self, state: DepthState, result: Mapping[str, Any]) -> Path | None:
+    """The sheet of a result; None where there is none, or another process writes it."""
+    count = self._experiment.config.evaluation.pictures
+    if count < 1:
+      return None
+    pictures = self._evaluator.pictures(state, self._batches, count)
+    if jax.process_index() > 0:
+      return None
+    sheet = self._workdir / "pictures" / f"depth_step_{result['step']:06d}.png"
+    sheet.parent.mkdir(exist_ok=True)
+    score = (
+      f"abs rel {result['abs_rel']:.3f}"
+      if "abs_rel" in result
+      else f"photometric loss {result['photometric_loss']:.4f}"
+    )
+    views = self._experiment.views
+    title = (
+      f"{self._workdir.name}: frames of {self._experiment.config.evaluation.split}, depth from "
+      f"{', '.join(views)} after "
+      f"{result['step']} steps, {score}"
+    )
+    depth_sheet(pictures, views, title, sheet)
+    return sheet

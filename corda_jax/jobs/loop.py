@@ -81,6 +81,7 @@ def run_training(
   *,
   train_batches: Callable[[int], Iterator[HostBatch]],
   write_scalars: Callable[[int, Mapping[str, float]], None],
+  show: Callable[[Any, dict[str, Any]], None] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
   """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -89,6 +90,7 @@ def run_training(
     workdir: existing folder for checkpoints and `results.json`.
     train_batches: first step → host batches for that step and all after it.
     write_scalars: (step, name → value) for curves.
+    show: (state, result) → pictures of it, after each evaluation.
 
   Returns:
     The last state, and the results that `results.json` holds.
@@ -101,7 +103,10 @@ def run_training(
   def evaluate(step):
     evaluation = job.evaluate(state)
     write_scalars(step, evaluation.curves)
-    return dataclasses.replace(evaluation, result={"step": step, **evaluation.result})
+    evaluation = dataclasses.replace(evaluation, result={"step": step, **evaluation.result})
+    if show is not None:
+      show(state, evaluation.result)
+    return evaluation
 
   def due(step, period):
     return step % period == 0 or step == config.num_steps

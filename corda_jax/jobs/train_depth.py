@@ -34,6 +34,7 @@ def train_depth(
   train_batches: Callable[[int], Iterator[HostBatch]],
   evaluation_batches: Batches,
   write_scalars: Callable[[int, Mapping[str, float]], None],
+  show: Callable[[DepthState, dict[str, Any]], None] | None = None,
 ) -> tuple[DepthState, dict[str, Any]]:
   """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -43,6 +44,7 @@ def train_depth(
     train_batches: first step → host batches for that step and all after it.
     evaluation_batches: → host batches of the validation set, once through.
     write_scalars: (step, name → value) for curves.
+    show: (state, result) → pictures of it, after each evaluation.
 
   Returns:
     The last state, and the results that `results.json` holds.
@@ -79,4 +81,6 @@ def train_depth(
     images_per_step=experiment.config.data.batch_size,
     shown=_SHOWN,
   )
-  return run_training(job, workdir, train_batches=train_batches, write_scalars=write_scalars)
+  return run_training(
+    job, workdir, train_batches=train_batches, write_scalars=write_scalars, show=show
+  )

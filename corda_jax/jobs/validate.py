@@ -85,6 +85,7 @@ _DEPTH_RANGES = {
 
 _DEPTH_ONE_OF = {
   "evaluation.checkpoint": ("latest", "best"),
+  "evaluation.split": ("validation", "train"),
   "evaluation.median_scaling": ("always", "never", "video"),
   "label_depth.encoding": ("sigmoid", "metric"),
   "depth.over_views": ("minimum", "mean"),
