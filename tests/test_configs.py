@@ -149,7 +149,7 @@ DEPTH = {
   "depth.min_depth": 0.1,
   "depth.max_depth": 100.0,
   "depth.smoothness_weight": 1e-3,
-  "depth.automask": True,
+  "depth.automask": "all",
   "depth.over_views": "minimum",
   "depth.flip_probability": 0.5,
   "depth.jitter_probability": 0.5,

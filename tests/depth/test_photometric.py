@@ -12,7 +12,8 @@ CONFIG = {
   "min_depth": 0.1,
   "max_depth": 100.0,
   "smoothness_weight": 1e-3,
-  "automask": False,
+  "automask": "none",
+  "ignored_bottom": 0.0,
   "over_views": "minimum",
 }
 
@@ -111,7 +112,7 @@ def scene(random, height=12, width=20, true=(4, 2)):
   transforms = stereo_matrix(jnp.array([0.5, 1.0]))[:, None]
   intrinsics = jnp.array([[16.0, 16, 9, 5]])
   sources = jnp.asarray(np.stack(views)[:, None])
-  return Views(jnp.asarray(target[None]), sources, transforms, intrinsics)
+  return Views(jnp.asarray(target[None]), sources, transforms, intrinsics, (False, True))
 
 
 def disparity_of(depth, shape):
@@ -171,7 +172,7 @@ def test_what_moves_with_the_camera_does_not_count(float64, random):
   views = scene(random)
   sources = jnp.where((jnp.arange(20) >= 10)[:, None], views.target[None], views.sources)
   views = views._replace(sources=sources)
-  config = CONFIG | {"automask": True, "smoothness_weight": 0.0}
+  config = CONFIG | {"automask": "all", "smoothness_weight": 0.0}
 
   def loss(disparity):
     return photometric.photometric_loss([disparity], views, config, key=jax.random.key(0))
@@ -188,18 +189,18 @@ def test_what_moves_with_the_camera_does_not_count(float64, random):
   assert (gradient[automask] != 0).mean() > 0.5  # the texture is of blocks of 2x2
   # The value is the least of warped and unwarped errors, with noise that breaks ties.
   noise = 1e-5 * np.asarray(jax.random.normal(jax.random.key(0), (2, 1, 12, 20)))
-  arrays = [np.asarray(x) for x in views]
+  arrays = [np.asarray(x) for x in views[:4]]
   error = reference.data_error(np.asarray(maps["depth"]), *arrays, noise)
   np.testing.assert_allclose(value, error.mean(), rtol=1e-5)
   # Without the mask, that half wants to be infinitely far.
-  value, _ = photometric.photometric_loss([disparity + 0.001], views, config | {"automask": False})
+  value, _ = photometric.photometric_loss([disparity + 0.001], views, config | {"automask": "none"})
   assert value > 1.2 * error.mean()
 
 
 def test_noise_breaks_ties_and_no_more(float64, random):
   views = scene(random)
   still = views._replace(sources=jnp.broadcast_to(views.target, views.sources.shape))
-  np.testing.assert_allclose(photometric.identity_error(still, None), 0, atol=1e-12)
+  np.testing.assert_allclose(photometric.identity_error(still, "all", None), 0, atol=1e-12)
   noise = photometric.identity_error(still, jax.random.key(1))
   expected = 1e-5 * np.asarray(jax.random.normal(jax.random.key(1), (2, 1, 12, 20))).min(0)
   np.testing.assert_allclose(noise, expected, atol=1e-12)
@@ -221,7 +222,7 @@ def test_all_scales_are_judged_at_full_size(float64, random):
     full = jax.image.resize(disparity, (1, 12, 20, 1), "linear")[..., 0]
     depth = 1 / (0.01 + 9.99 * full)
     np.testing.assert_allclose(maps["depths"][scale], depth, rtol=1e-10)
-    arrays = [np.asarray(x) for x in views]
+    arrays = [np.asarray(x) for x in views[:4]]
     data = reference.data_error(np.asarray(depth), *arrays).mean()
     scaled = np.asarray(disparity[..., 0] / (disparity.mean() + 1e-7))
     smooth = reference.smoothness(scaled, np.asarray(pyramid[scale]), np.ones(scaled.shape))
@@ -244,3 +245,36 @@ def test_a_pyramid_of_means(float64, random):
     for y, x in np.ndindex(8 // side, 12 // side):
       block = image[:, y * side : (y + 1) * side, x * side : (x + 1) * side]
       np.testing.assert_allclose(pyramid[scale][:, y, x], block.mean((1, 2)), rtol=1e-12)
+
+
+def test_views_of_the_automask(float64, random):
+  """Only those of another time are compared unwarped, or none, or all."""
+  views = scene(random)
+  still = [np.asarray(photometric.reprojection_error(x, views.target)) for x in views.sources]
+  for which, expected in (("all", np.minimum(*still)), ("temporal", still[1])):
+    np.testing.assert_array_equal(photometric.identity_error(views, which, None), expected)
+  assert photometric.identity_error(views, "none", None) is None
+  stereo = views._replace(temporal=(False, False))
+  assert photometric.identity_error(stereo, "temporal", None) is None
+  with pytest.raises(ValueError, match="automask is 'some', wanted"):
+    photometric.identity_error(views, "some", None)
+
+
+def test_the_own_cars_hood_does_not_count(float64, random):
+  views = scene(random)
+  config = CONFIG | {"ignored_bottom": 0.25, "smoothness_weight": 0.0}
+
+  def loss(disparity, target):
+    changed = views._replace(target=target)
+    return photometric.photometric_loss([disparity], changed, config)
+
+  disparity = disparity_of(RIGHT, (12, 20)) + 0.001
+  (value, maps), gradient = jax.value_and_grad(loss, has_aux=True)(disparity, views.target)
+  # Three of twelve rows; windows reach one row further.
+  assert not np.asarray(maps["automask"])[:, 9:].any()
+  assert np.asarray(maps["automask"])[:, :9].all()
+  np.testing.assert_array_equal(gradient[:, 10:], 0)
+  assert (np.asarray(gradient[:, :9]) != 0).any()
+  error, _ = photometric.reprojection_minimum(maps["depth"], views)
+  np.testing.assert_allclose(value, np.asarray(error)[:, :9].mean(), rtol=1e-12)
+  assert loss(disparity, views.target.at[:, 10:].set(0.5))[0] == value

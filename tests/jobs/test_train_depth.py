@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.depth.motion import predict_poses, view_transforms
+from corda_jax.depth.motion import are_temporal, predict_poses, view_transforms
 from corda_jax.depth.photometric import Views, photometric_loss
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import DepthEvaluator, evaluate_depth, predict_disparity
@@ -217,7 +217,7 @@ def described_loss(experiment, state, batch):
   poses, _ = predict_poses(lambda *x: (apply("pose", *x), None), inputs, views)
   transforms = view_transforms(poses, views, batch["baseline"], 2.2)
   sources = jnp.stack([images[f"{view}_image"] for view in views])
-  scene = Views(images["image"], sources, transforms, batch["intrinsics"])
+  scene = Views(images["image"], sources, transforms, batch["intrinsics"], are_temporal(views))
   loss, maps = photometric_loss(disparities, scene, experiment.config.depth)
   return float(loss), maps
 
