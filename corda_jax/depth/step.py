@@ -187,7 +187,8 @@ def descend(
 
     disparities, depth_stats = apply("depth", inputs["image"])
     poses, pose_stats = predict_poses(lambda *x: apply("pose", *x), inputs, views)
-    transforms = view_transforms(poses, views, batch["baseline"], config.metres_per_unit)
+    baseline = batch["baseline"].astype(wide)
+    transforms = view_transforms(poses, views, baseline, config.metres_per_unit)
     sources = jnp.stack([colors[name] for name in names[1:]])
     scene = Views(colors["image"], sources, transforms, batch["intrinsics"], are_temporal(views))
     loss, maps = photometric_loss(disparities, scene, config, key=draws["noise"])

@@ -93,7 +93,8 @@ class DepthEvaluator:
       views,
     )
     config = experiment.config.depth
-    transforms = view_transforms(poses, views, batch["baseline"], config.metres_per_unit)
+    baseline = batch["baseline"].astype(wide)
+    transforms = view_transforms(poses, views, baseline, config.metres_per_unit)
     colors = {name: image.astype(wide) / 255 for name, image in images.items()}
     sources = jnp.stack([colors[name] for name in names[1:]])
     scene = Views(colors["image"], sources, transforms, batch["intrinsics"], are_temporal(views))

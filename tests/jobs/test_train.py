@@ -215,7 +215,7 @@ def test_configurations_that_cannot_work_are_refused(field, value, told):
 
 def test_depth_heads_want_depth_somewhere():
   fields = {"data.source.depth": "none", "data.target.depth": "none"}
-  with pytest.raises(UserError, match=r"are 'none'.* set model.depth=False"):
+  with pytest.raises(UserError, match=r"is 'none'.* set model.depth=False"):
     Experiment.from_config(tiny.get_config(**fields))
   fields |= {"model.depth": False, "model.correlation": False}
   Experiment.from_config(tiny.get_config(**fields))
