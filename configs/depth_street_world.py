@@ -50,7 +50,7 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   # Two images of one moment always differ by what the baseline moves. Where that is less than a
   # pixel, noise alone can make the unwarped one the better, and what is far comes out too near.
   config.depth.automask = "temporal"
-  config.depth.ignored_bottom = 0.07
+  config.depth.ignored_bottom = 0.1
 
   optimizer = config.optimizer
   optimizer.learning_rate = 1e-3
