@@ -1,0 +1,51 @@
+"""The depth benchmark's runs can be built, and its tables hold what the runs gave."""
+
+import jax
+import pytest
+
+from benchmarks import depth as benchmark
+from benchmarks import depth_step
+from configs import demo, depth_street_world
+from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.metrics import DEPTH_ERRORS
+from tests import tiny_depth
+
+
+@pytest.mark.parametrize("method", benchmark.METHODS)
+def test_every_method_can_be_built(method):
+  config = demo.get_config()
+  config.update_from_flattened_dict(benchmark.METHODS[method])
+  experiment = Experiment.from_config(config)
+  heads = {name for name in experiment.state_shapes().params if name.startswith("final_D")}
+  assert bool(heads) == (method != "no depth (DACS)")
+  assert (experiment.joint is not None) == method.startswith("joint")
+  assert (experiment.state_shapes().pose is not None) == (method == "joint, video")
+
+
+@pytest.mark.parametrize("views", benchmark.VIEWS)
+def test_every_depth_network_can_be_built(views):
+  experiment = DepthExperiment.from_config(depth_street_world.get_config(views))
+  assert (experiment.models.pose is not None) == (views != "stereo")
+
+
+def test_tables():
+  errors = {name: place / 10 for place, name in enumerate(DEPTH_ERRORS)}
+  floors = {"constant": dict.fromkeys(DEPTH_ERRORS, 5.0), "rows": dict.fromkeys(DEPTH_ERRORS, 4.0)}
+  lines = benchmark.depth_table({"stereo": errors | {"floors": floors}}).splitlines()
+  assert lines[2] == "| stereo | 0.000 | 0.100 | 0.200 | 0.300 | 0.400 | 0.500 | 0.600 |"
+  assert lines[3].startswith("| best constant | 5.000")
+  assert lines[4].startswith("| best constant a row | 4.000")
+  table = benchmark.adaptation_table({"true depth": [{"miou": 40.0}, {"miou": 42.0}]})
+  assert table.splitlines()[2] == "| true depth | 41.0 ± 1.4 | 40.0, 42.0 |"
+
+
+@pytest.mark.long
+def test_a_step_is_split_into_its_parts():
+  experiment = DepthExperiment.from_config(tiny_depth.get_config(("right", "previous")))
+  with jax.numpy_dtype_promotion("standard"):  # the library's Adam mixes types
+    parts = depth_step.measure(experiment, repeats=1)
+  assert min(parts.values()) > 0
+  report = depth_step.report(experiment, parts)
+  for part in ("depth network", "… its encoder", "pose network", "… its warps", "… its SSIM"):
+    assert f"| {part} |" in report
