@@ -125,6 +125,16 @@ def _validate_values(
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
 
 
+def _validate_hood(data: Any, domain: str, field: str, ignored_bottom: float) -> None:
+  """The own car's hood is at the bottom of frames, so it must be at that of crops."""
+  if ignored_bottom and data.crop_height != data[domain].height:
+    raise UserError(
+      f"{field} is {ignored_bottom}, but crops of {data.crop_height} rows begin at any row of "
+      f"{domain} frames of {data[domain].height}: set data.crop_height={data[domain].height}, or "
+      f"{field}=0"
+    )
+
+
 def _validate_crop(data: Any, domain: str) -> None:
   frame = (data[domain].height, data[domain].width)
   if not (1 <= data.crop_height <= frame[0] and 1 <= data.crop_width <= frame[1]):
@@ -190,6 +200,9 @@ def _validate_depth_supervision(config: Any) -> None:
         f"{field}, but data.{domain}.views is empty: set ('right',), ('previous', 'next') or all "
         "three"
       )
+    if supervision[domain] in ("photometric", "both"):
+      ignored = config.method.photometric.ignored_bottom
+      _validate_hood(data, domain, "method.photometric.ignored_bottom", ignored)
   scale = config.method.photometric.metres_per_unit
   if not 0 < scale < math.inf:
     raise UserError(f"method.photometric.metres_per_unit is {scale}, wanted above 0")
@@ -218,6 +231,7 @@ def validate_depth(config: Any, views: Sequence[str]) -> None:
   """
   _validate_values(config, _DEPTH_RANGES, _DEPTH_ONE_OF)
   _validate_crop(config.data, "target")
+  _validate_hood(config.data, "target", "depth.ignored_bottom", config.depth.ignored_bottom)
   for part in (config.depth, config.evaluation):
     if not 0 < part.min_depth < part.max_depth < math.inf:
       name = "depth" if part is config.depth else "evaluation"

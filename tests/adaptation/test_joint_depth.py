@@ -648,6 +648,10 @@ def test_four_devices_give_the_numbers_of_one_with_views(float64):
       "method.photometric.over_views is 'median', wanted 'minimum' or 'mean'",
     ),
     (
+      ("files", ()), ("photometric", STEREO), {"method.photometric.ignored_bottom": 0.1},
+      "photometric.ignored_bottom is 0.1, but crops of .* rows begin at any row of target frames",
+    ),
+    (
       ("files", ()), ("photometric", STEREO), {"method.photometric.target_weight": -1.0},
       "method.photometric.target_weight is -1.0, wanted 0 or more",
     ),

@@ -367,6 +367,7 @@ def test_digests_tell_weights_apart(stereo, state):
       "evaluation.median_scaling is 'mono', wanted 'always' or",
     ),
     ("label_depth.encoding", "png", "label_depth.encoding is 'png', wanted 'sigmoid' or 'metric'"),
+    ("depth.ignored_bottom", 0.1, "ignored_bottom is 0.1, but crops of 32 rows .* frames of 35"),
     ("data.crop_height", 40, "the crop is 48x40 .*"),
     ("data.crop_width", 24, "the crop is 24x32, and the network wants multiples of 16"),
   ],
