@@ -28,7 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
   target.views = ("previous", "next")  # the frames before and after, by their numbers
   folder = target.folder
   folder.train.images = "train/{name}.png"
-  folder.validation.images = "validation/{name}.png"
+  # Nothing is known of these frames but themselves: some of them tell the photometric loss.
+  config.evaluation.split = "train"
+  config.evaluation.max_frames = 100
   # Of files of 1920x1080 with a vertical field of view of 50°; give those of your camera. The scale
   # of depth is unknown in any case, and an error of some percent does little.
   folder.camera.intrinsics = (1158.0, 1158.0, 959.5, 539.5)

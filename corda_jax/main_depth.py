@@ -13,6 +13,7 @@ from PIL import Image
 
 from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.depth.step import DepthState
+from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import (
   Batches,
   DepthEvaluator,
@@ -80,6 +81,8 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   if mode == "label_depth":
     _label(experiment, workdir, processes)
     return
+  # A split that is missing would else be told by the first evaluation, after thousands of steps.
+  _count_frames(config, config.evaluation.split, "evaluation.split")
   if mode == "evaluate":
     state, result = evaluate_depth(experiment, workdir, validation)
     sheet = _Pictures(experiment, workdir, validation).write(state, result)
@@ -113,13 +116,20 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   writer.close()
 
 
+def _count_frames(config: Any, split: str, field: str) -> int:
+  """Frames of a split of the records; UserError with the field that asks for it."""
+  try:
+    return num_examples(config.data, domain="target", split=split)
+  except UserError as error:
+    raise UserError(f"{field}: {error}") from error
+
+
 def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]) -> None:
   """Writes the depth files of a data set; goes on where it was stopped."""
   config, target = experiment.config, experiment.config.data.target
   options = config.label_depth
   state = restore_depth_state(experiment, workdir)
   meta = {
-    "run": workdir.absolute().name,
     "step": int(state.step),
     "weights": weights_digest(state),
     "encoding": options.encoding,
@@ -138,8 +148,8 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
     )  # fmt: skip
     return to_disparity(from_metres(depth * config.depth.metres_per_unit))
 
-  for split in options.splits:
-    total = num_examples(config.data, domain="target", split=split)
+  totals = {split: _count_frames(config, split, "label_depth.splits") for split in options.splits}
+  for split, total in totals.items():
     missing: set[str] = set()
 
     def wanted(name, split=split, missing=missing):
@@ -163,8 +173,9 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
       done=total - len(missing),
       title=f"depth of {split}",
     )
+  domain = "source" if target.dataset in ("gta5", "synthia") else "target"
   print(f"Depth files: {files.folder}")
-  print(f"The adaptation reads them with {files.hint()}")
+  print(f"The adaptation reads them with {files.hint(domain)}")
 
 
 class _Pictures:

@@ -2,9 +2,9 @@
 
 The depth heads predict inverse depth Y = 655.36 / metres, of which 1 means "no depth", and may
 predict anything, also below 1. The photometric loss needs a positive depth, so it reads
-1 + softplus(Y - 1), which is Y itself but for the farthest depths (at Y = 10, that is 65 m, the two
-differ by 0.0001), and at 1 as far as 655 m. With a stereo view the metres of its baseline give the
-scale. With neighbours in time the pose network's translations take whatever scale the heads have.
+1 + softplus(Y - 1). That is Y itself but for the farthest depths: 10.0001 at 10 (66 m), 1.69 at 1
+(387 m), and towards 1 (655 m) below. With a stereo view the metres of its baseline give the scale.
+With neighbours in time the pose network's translations take whatever scale the heads have.
 """
 
 import dataclasses

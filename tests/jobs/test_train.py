@@ -205,7 +205,7 @@ def test_batches_that_devices_cannot_share_are_refused():
     ("data.crop_height", 600, "the crop is 25x600 but target frames are 1024x512"),
     ("model.depth", False, "model.correlation is True and model.depth is False"),
     ("model.initial_semantics_from", "both", "model.initial_semantics_from is 'both', wanted"),
-    ("model.encoder.strides", (1,), "model.encoder: .* one entry a stage"),
+    ("model.encoder.strides", (1,), "stage_sizes, strides and dilations want one entry a stage"),
   ],
 )
 def test_configurations_that_cannot_work_are_refused(field, value, told):
