@@ -25,6 +25,7 @@ from corda_jax.depth.photometric import (
   normalized,
   reprojection_minimum,
   smoothness,
+  whole_windows,
 )
 from corda_jax.losses import NO_DEPTH
 from corda_jax.models.build import Normalization
@@ -192,11 +193,12 @@ def photometric_losses(
     key: of the noise that breaks ties of the automask.
 
   Returns:
-    Suffix → scalar, the mean over the pixels of the mask; 0 without any.
+    Suffix → scalar, the mean over the pixels of the mask whose windows lie in it; 0 without any.
   """
   weight = counted_rows(views.target.shape[:3], config.ignored_bottom, views.target.dtype)
   seen = jnp.ones_like(weight) if mask is None else mask.astype(weight.dtype)
-  weight *= seen
+  # Beside the mask, windows would hold depths that the other domain's pixels were given.
+  weight = whole_windows(weight * seen)
   still = identity_error(views, config.automask, key)
   losses = {}
   for suffix, head in heads.items():

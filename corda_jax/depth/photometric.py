@@ -190,6 +190,19 @@ def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> j
   return jnp.broadcast_to((jnp.arange(shape[1]) < last).astype(dtype)[:, None], shape)
 
 
+def whole_windows(weight: jax.Array) -> jax.Array:
+  """Of pixels that count, those whose windows of SSIM hold no pixel that does not.
+
+  Args:
+    weight: [B, H, W], 0 or 1.
+
+  Returns:
+    The same, 0 also beside zeros: a window reaches one pixel further.
+  """
+  sums = _three(_three(weight, axis=1, step=1), axis=2, step=1)
+  return (sums > 8.5).astype(weight.dtype)
+
+
 def photometric_loss(
   disparities: Sequence[jax.Array],
   views: Views,
@@ -218,7 +231,8 @@ def photometric_loss(
   size = views.target.shape[1:3]
   pyramid = pyramid or image_pyramid(views.target, len(disparities))
   still = identity_error(views, config["automask"], key)
-  weight = counted_rows(views.target.shape[:3], config["ignored_bottom"], views.target.dtype)
+  rows = counted_rows(views.target.shape[:3], config["ignored_bottom"], views.target.dtype)
+  weight = whole_windows(rows)
   losses, automasks, depths, warped = [], [], [], None
   for scale, (disparity, image) in enumerate(zip(disparities, pyramid, strict=True)):
     full = disparity if scale == 0 else resize_centered(disparity, size)
