@@ -143,7 +143,7 @@ class DepthEvaluator:
           yield np.asarray(depth, np.float64), self._truth(inverse)
 
   def score(self, state: DepthState, batches: Batches) -> dict[str, Any]:
-    """Errors over all frames that have depth, or the photometric loss where there is no truth.
+    """Errors over all frames that have depth, or the photometric loss where none has any.
 
     Args:
       state: of the experiment.
@@ -171,6 +171,8 @@ class DepthEvaluator:
       ratios.append(np.median(truth) / np.median(depth))
       depth = depth * ratios[-1] if scaling else depth
       errors.append(depth_errors(truth, np.clip(depth, config.min_depth, config.max_depth)))
+    if not errors:  # a kind of depth is named, and no frame has any: as if none were named
+      return self._photometric_score(variables, batches())
     if self._floors is None:
       self._floors = self._measure_floors(batches)
     return {

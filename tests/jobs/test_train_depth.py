@@ -376,3 +376,16 @@ def test_configurations_that_cannot_work_are_refused(field, value, told):
   with pytest.raises(UserError, match=told) as caught:
     build(**{field: value})
   assert "\n" not in str(caught.value)
+
+
+def test_frames_without_any_truth_are_told_by_their_loss():
+  experiment = build()
+  state = experiment.initial_state()
+
+  def batches():
+    for batch in tiny_depth.evaluation_batches():
+      yield batch | {"inverse_depth": np.ones_like(batch["inverse_depth"])}
+
+  result = DepthEvaluator(experiment).score(state, batches)
+  assert set(result) == {"photometric_loss", "frames"}
+  assert np.isfinite(result["photometric_loss"])
