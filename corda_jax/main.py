@@ -2,7 +2,8 @@
 
     python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
 
-The only module of the package that imports TensorFlow: it reads the data and writes the curves.
+With main_depth.py, which it calls for the depth stage, the only module of the package that imports
+TensorFlow: it reads the data and writes the curves.
 """
 
 import functools
@@ -84,7 +85,9 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     provide(config.data)
     record_config(workdir, config.to_dict())
   else:
-    check_config(workdir, config.to_dict(), parts=("model.", "data.classes."))
+    check_config(
+      workdir, config.to_dict(), parts=("model.", "data.classes.", "method.depth_supervision.")
+    )
     find_checkpoint(workdir, config.evaluation.checkpoint)
     provide(config.data, ("target",))
 

@@ -12,6 +12,7 @@ from clu import metric_writers
 from PIL import Image
 
 from corda_jax.depth.camera import disparity_to_depth
+from corda_jax.depth.inverse_depth import from_metres
 from corda_jax.depth.step import DepthState
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import (
@@ -30,7 +31,7 @@ from corda_jax.training.sharding import check_divisible, wait_for_all
 from corda_jax.visualize import depth_sheet
 from data_pipelines.batches import evaluation_batches, num_examples, train_batches
 from data_pipelines.depth_files import DepthFiles
-from data_pipelines.inverse_depth import from_metres, from_sigmoid, to_disparity
+from data_pipelines.inverse_depth import from_sigmoid, to_disparity
 from data_pipelines.provide import provide
 
 # What a run keeps when it is evaluated or labels: what else differs changes no weight.
@@ -75,7 +76,9 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     provide(config.data, ("target",), self_supervised=True)
     record_config(workdir, config.to_dict())
   else:
-    check_config(workdir, config.to_dict(), parts=_NETWORK)
+    # What is labelled may be another data set; what is evaluated has the views of the training.
+    parts = _NETWORK if mode == "label_depth" else (*_NETWORK, "data.target.views")
+    check_config(workdir, config.to_dict(), parts=parts)
     find_checkpoint(workdir, config.evaluation.checkpoint)
     provide(config.data, ("target",), self_supervised=True)
   if mode == "label_depth":

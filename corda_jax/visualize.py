@@ -128,9 +128,9 @@ def _depth_rows(
   for number, view in enumerate(views):
     for kind, words in (("sources", "view"), ("warped", "made from it")):
       colors = np.rint(255 * np.clip(pictures[kind][:, number], 0, 1)).astype(np.uint8)
-      rows.append((f"{view} {words}" if kind == "sources" else words, colors))
+      rows.append((f"{view} {words}" if kind == "sources" else f"{words} ({view})", colors))
     errors = colorize(pictures["errors"][:, number], 0, 0.5, "magma")
-    rows.append(("error\n(bright: large)", errors))
+    rows.append((f"its error ({view})\n(bright: large)", errors))
   return rows
 
 

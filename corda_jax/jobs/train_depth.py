@@ -17,7 +17,7 @@ from corda_jax.metrics import DEPTH_ERRORS
 _SHOWN = (
   ("loss", "total", ".4f"),
   ("counted", "counted_share", ".0%"),
-  ("mean depth", "mean_depth", ".2f"),
+  ("mean depth in units", "mean_depth", ".2f"),
 )
 
 
