@@ -89,6 +89,11 @@ def _run(method: str, seed: int, workdir: Path, options: argparse.Namespace) -> 
   config.num_steps = options.steps or config.num_steps
   # One evaluation and one checkpoint, at the end.
   config.evaluate_every = config.checkpoint_every = config.num_steps
+  return run_once(config, workdir)
+
+
+def run_once(config: Any, workdir: Path) -> dict[str, Any]:
+  """Results of one run: from its file if it is done, else after training."""
   results = workdir / "results.json"
   check_config(workdir, config.to_dict())  # results of another configuration must not slip in
   if not results.exists():
@@ -105,14 +110,20 @@ def _setting(text: str) -> tuple[str, Any]:
     return name, value
 
 
-def table(results: dict[str, list[dict]]) -> str:
-  """Mean and spread of mIoU by method, then mean IoU by class, as Markdown."""
-  lines = ["| | mIoU, mean ± spread | seeds |", "|---|---|---|"]
+def miou_table(results: dict[str, list[dict]], title: str = "") -> str:
+  """Mean and spread of mIoU by method, as Markdown; `title` is that of the first column."""
+  lines = [f"| {title} | mIoU, mean ± spread | seeds |".replace("|  |", "| |"), "|---|---|---|"]
   for method, runs in results.items():
     values = [run["miou"] for run in runs]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     seeds = ", ".join(f"{value:.1f}" for value in values)
     lines.append(f"| {method} | {statistics.mean(values):.1f}{spread} | {seeds} |")
+  return "\n".join(lines)
+
+
+def table(results: dict[str, list[dict]]) -> str:
+  """Mean and spread of mIoU by method, then mean IoU by class, as Markdown."""
+  lines = [miou_table(results)]
   lines += ["", f"| IoU, mean | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|"]
   for name in next(iter(results.values()))[0]["iou"]:
     cells = []

@@ -9,9 +9,7 @@ it was stopped; runs that are done are not repeated.
 """
 
 import argparse
-import json
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -19,13 +17,14 @@ from typing import Any
 
 import jax
 
+from benchmarks.adaptation import miou_table, run_once
 from configs import demo, depth_street_world
 from corda_jax.errors import UserError
 from corda_jax.main import run
 from corda_jax.metrics import DEPTH_ERRORS
-from corda_jax.training.checkpoint import check_config
 
 VIEWS = ("stereo", "video", "both")
+TITLE = "target depth from"
 _FLOORS = {"constant": "best constant", "rows": "best constant a row"}
 
 # What the adaptation changes in configs/demo.py. FILES stands for the folder of a network's files.
@@ -65,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
       results[method].append(_adaptation(method, seed, options))
       print(f"{method}, seed {seed}: target mIoU {results[method][-1]['miou']:.1f} %", flush=True)
   if options.seeds:
-    print(f"\n{adaptation_table(results)}")
+    print(f"\n{miou_table(results, TITLE)}")
   print(f"\n{time.monotonic() - started:.0f} s on {os.cpu_count()} cores")
 
 
@@ -74,7 +73,7 @@ def _depth_network(views: str, options: argparse.Namespace) -> dict[str, Any]:
   config = depth_street_world.get_config(views)
   config.num_steps = options.depth_steps or config.num_steps
   workdir = options.workdir / views
-  result = _run(config, workdir)
+  result = run_once(config, workdir)
   label = config.copy_and_resolve_references()
   label.label_depth.folder = str(options.workdir / "files" / views)
   label.label_depth.encoding = "metric"
@@ -95,16 +94,7 @@ def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str
   # One evaluation and one checkpoint, at the end.
   config.evaluate_every = config.checkpoint_every = config.num_steps
   name = method.replace(", ", "_").replace(" ", "_")
-  return _run(config, options.workdir / f"{name}_{seed}")
-
-
-def _run(config: Any, workdir: Path) -> dict[str, Any]:
-  """Results of one run: from its file if it is done, else after training."""
-  check_config(workdir, config.to_dict())  # results of another configuration must not slip in
-  results = workdir / "results.json"
-  if not results.exists():
-    run(config, workdir, "train")
-  return json.loads(results.read_text())
+  return run_once(config, options.workdir / f"{name}_{seed}")
 
 
 def depth_table(networks: dict[str, dict[str, Any]]) -> str:
@@ -115,17 +105,6 @@ def depth_table(networks: dict[str, dict[str, Any]]) -> str:
   rows |= {words: floors[name] for name, words in _FLOORS.items()}
   for name, errors in rows.items():
     lines.append(f"| {name} | {' | '.join(f'{errors[e]:.3f}' for e in DEPTH_ERRORS)} |")
-  return "\n".join(lines)
-
-
-def adaptation_table(results: dict[str, list[dict[str, Any]]]) -> str:
-  """Mean and spread of mIoU by method, as Markdown."""
-  lines = ["| target depth from | mIoU, mean ± spread | seeds |", "|---|---|---|"]
-  for method, runs in results.items():
-    values = [run["miou"] for run in runs]
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    seeds = ", ".join(f"{value:.1f}" for value in values)
-    lines.append(f"| {method} | {statistics.mean(values):.1f}{spread} | {seeds} |")
   return "\n".join(lines)
 
 

@@ -8,6 +8,24 @@ import ml_collections
 
 from configs import default
 
+# What depth is learned from: as it is chosen behind the name of a configuration.
+VIEWS = {
+  "stereo": ("right",),
+  "video": ("previous", "next"),
+  "both": ("right", "previous", "next"),
+}
+
+
+def views_of(name: str) -> tuple[str, ...]:
+  """The views of "stereo", "video" or "both".
+
+  Raises:
+    ValueError: there are no such views.
+  """
+  if name not in VIEWS:
+    raise ValueError(f"views {name!r} are unknown, wanted {', '.join(VIEWS)}")
+  return VIEWS[name]
+
 
 def get_config() -> ml_collections.ConfigDict:
   """ResNet-101 depth encoder, ResNet-18 pose encoder, stereo pairs of Cityscapes.

@@ -15,12 +15,6 @@ import ml_collections
 
 from configs import depth
 
-VIEWS = {
-  "stereo": ("right",),
-  "video": ("previous", "next"),
-  "both": ("right", "previous", "next"),
-}
-
 
 def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   """The default configuration of the depth stage is this recipe.
@@ -31,9 +25,7 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   Raises:
     ValueError: there are no such views.
   """
-  if views not in VIEWS:
-    raise ValueError(f"views {views!r} are unknown, wanted {', '.join(VIEWS)}")
   config = depth.get_config()
-  config.data.target.views = VIEWS[views]
+  config.data.target.views = depth.views_of(views)
   config.data.target.depth = "official"
   return config

@@ -7,7 +7,6 @@ python -m corda_jax.main --config=configs/depth_street_world.py:video --workdir=
 import ml_collections
 
 from configs import demo, depth
-from configs.depth_cityscapes import VIEWS
 
 
 def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
@@ -19,8 +18,6 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   Raises:
     ValueError: there are no such views.
   """
-  if views not in VIEWS:
-    raise ValueError(f"views {views!r} are unknown, wanted {', '.join(VIEWS)}")
   config = depth.get_config()
   config.num_steps = 8_000
   config.evaluate_every = 2_000
@@ -29,7 +26,7 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   small = demo.get_config()
   data = config.data = small.data
   del data.source
-  data.target.views = VIEWS[views]
+  data.target.views = depth.views_of(views)
   data.target.depth = "official"  # the truth, also in validation
   # Whole frames, as published: a network that always sees nearly the same crop learns where its
   # borders are, and errs on frames of another size.

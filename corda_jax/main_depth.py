@@ -19,11 +19,10 @@ from corda_jax.jobs.depth_evaluate import (
   Batches,
   DepthEvaluator,
   evaluate_depth,
-  restore_depth_state,
 )
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_digest
-from corda_jax.jobs.evaluate import find_checkpoint
+from corda_jax.jobs.evaluate import find_checkpoint, restore_state
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.training.checkpoint import check_config, has_checkpoints, read_config, record_config
@@ -131,7 +130,7 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
   """Writes the depth files of a data set; goes on where it was stopped."""
   config, target = experiment.config, experiment.config.data.target
   options = config.label_depth
-  state = restore_depth_state(experiment, workdir)
+  state = restore_state(experiment, workdir)
   meta = {
     "step": int(state.step),
     "weights": weights_digest(state),

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import depth as benchmark
 from benchmarks import depth_step
+from benchmarks.adaptation import miou_table
 from configs import demo, depth_street_world
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
@@ -36,7 +37,9 @@ def test_tables():
   assert lines[2] == "| stereo | 0.000 | 0.100 | 0.200 | 0.300 | 0.400 | 0.500 | 0.600 |"
   assert lines[3].startswith("| best constant | 5.000")
   assert lines[4].startswith("| best constant a row | 4.000")
-  table = benchmark.adaptation_table({"true depth": [{"miou": 40.0}, {"miou": 42.0}]})
+  table = miou_table({"true depth": [{"miou": 40.0}, {"miou": 42.0}]}, benchmark.TITLE)
+  assert table.splitlines()[0] == "| target depth from | mIoU, mean ± spread | seeds |"
+  assert miou_table({}).startswith("| | mIoU")
   assert table.splitlines()[2] == "| true depth | 41.0 ± 1.4 | 40.0, 42.0 |"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.depth_cityscapes import VIEWS
+from configs.depth import VIEWS
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
 

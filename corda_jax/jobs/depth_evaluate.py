@@ -17,11 +17,11 @@ from corda_jax.depth.photometric import Views, photometric_loss, reprojection_er
 from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import format_depth_scores
-from corda_jax.jobs.evaluate import find_checkpoint
+from corda_jax.jobs.evaluate import restore_state
 from corda_jax.losses import NO_DEPTH
 from corda_jax.metrics import depth_errors
 from corda_jax.models.layers import accumulation_dtype
-from corda_jax.training.checkpoint import Checkpoints, write_json
+from corda_jax.training.checkpoint import write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 
 Batches = Callable[[], Iterable[Mapping[str, Any]]]
@@ -242,20 +242,6 @@ def _means(errors: list[dict[str, float]]) -> dict[str, float]:
   return {name: float(np.mean([e[name] for e in errors] or [np.nan])) for name in names}
 
 
-def restore_depth_state(experiment: DepthExperiment, workdir: Path) -> DepthState:
-  """The state of the checkpoint that `evaluation.checkpoint` names.
-
-  Raises:
-    UserError: there is no such checkpoint.
-  """
-  step = find_checkpoint(workdir, experiment.config.evaluation.checkpoint)
-  checkpoints = Checkpoints(workdir)
-  try:
-    return checkpoints.restore(step, experiment.state_shapes())
-  finally:
-    checkpoints.close()
-
-
 def evaluate_depth(
   experiment: DepthExperiment, workdir: Path, batches: Batches
 ) -> tuple[DepthState, dict[str, Any]]:
@@ -272,7 +258,7 @@ def evaluate_depth(
   Raises:
     UserError: there is no such checkpoint.
   """
-  state = restore_depth_state(experiment, workdir)
+  state = restore_state(experiment, workdir)
   result = {"step": int(state.step), **DepthEvaluator(experiment).score(state, batches)}
   print(format_depth_scores(result))
   if jax.process_index() == 0:

@@ -184,18 +184,30 @@ def evaluate(
   Raises:
     UserError: there is no such checkpoint.
   """
-  config = experiment.config.evaluation
-  step = find_checkpoint(workdir, config.checkpoint)
-  checkpoints = Checkpoints(workdir)
-  try:
-    state = checkpoints.restore(step, experiment.state_shapes())
-  finally:
-    checkpoints.close()
+  state = restore_state(experiment, workdir)
   result = {"step": int(state.step), **Evaluator(experiment).score(state, batches())}
   print(format_scores(result))
   if jax.process_index() == 0:
     write_json(Path(workdir) / "evaluation.json", result)
   return state, result
+
+
+def restore_state(experiment: Any, workdir: Path) -> Any:
+  """The state of the checkpoint that `evaluation.checkpoint` names.
+
+  Args:
+    experiment: of the adaptation or of the depth stage.
+    workdir: folder of the run.
+
+  Raises:
+    UserError: there is no such checkpoint, or it is of another network.
+  """
+  step = find_checkpoint(workdir, experiment.config.evaluation.checkpoint)
+  checkpoints = Checkpoints(workdir)
+  try:
+    return checkpoints.restore(step, experiment.state_shapes())
+  finally:
+    checkpoints.close()
 
 
 def find_checkpoint(workdir: Path, which: str) -> int:

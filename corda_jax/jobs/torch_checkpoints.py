@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.jobs.evaluate import find_checkpoint
+from corda_jax.jobs.evaluate import restore_state
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import find_state_dicts, format_report, match, unused_branches
@@ -170,12 +170,8 @@ def export_torch(experiment: Experiment, workdir: Path) -> Path:
     UserError: there is no such checkpoint.
   """
   config = experiment.config
-  step = find_checkpoint(workdir, config.evaluation.checkpoint)
-  checkpoints = Checkpoints(workdir)
-  try:
-    state = checkpoints.restore(step, experiment.state_shapes())
-  finally:
-    checkpoints.close()
+  state = restore_state(experiment, workdir)
+  step = int(state.step)
   path = workdir / "corda.pth"
   if jax.process_index() > 0:
     return path
