@@ -53,6 +53,10 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   if mode == "label_depth":
     find_checkpoint(workdir, config.evaluation.checkpoint)
     trained = read_config(workdir)["data"]["target"]["views"]
+    if config.data.target.dataset == "folder":
+      # Records with neighbours lack the ends of clips, and the adaptation wants every frame.
+      config = config.copy_and_resolve_references()
+      config.data.target.views = ()
   experiment = DepthExperiment.from_config(config, views=trained)
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")

@@ -35,6 +35,18 @@ def depth_command(folder, mode="train", workdir="depth", views="both", **fields)
   ]
 
 
+def video_command(folder, mode="train", config="", **fields):
+  """The command of configs/depth_gta_video.py with small networks and steps."""
+  arguments = depth_command(folder, mode, **fields)
+  arguments[3] = f"--config={config}"
+  unused = ("--config.data.street_world", "--config.model.decoder_widths")
+  return [argument for argument in arguments if not argument.startswith(unused)]
+
+
+def assert_succeeds(result):
+  assert result.returncode == 0, result.stderr
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   """A folder where a depth network was trained on stereo and video."""
@@ -61,6 +73,8 @@ def test_depth_is_trained_and_measured(trained):
   assert result.returncode == 0, result.stderr
   evaluation = json.loads((folder / "depth" / "evaluation.json").read_text())
   assert evaluation == scores
+  result = run(depth_command(folder, "evaluate", views="stereo"))
+  assert_one_line(result, "data.target.views (['right', 'previous', 'next'] → ['right'])")
 
 
 @pytest.mark.long
@@ -73,6 +87,7 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   result = run(arguments)
   assert result.returncode == 0, result.stderr
   assert "3/3" in result.stderr
+  assert f"--config.data.target.depth=mono --config.data.target.depth_root={files}" in result.stdout
   made = sorted(files.rglob("*_leftImg8bit.png"))
   assert len(made) == 6
   with Image.open(made[0]) as image:
@@ -90,6 +105,11 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   # Another encoding does not mix.
   result = run(depth_command(folder, "label_depth", label_depth__folder=files))
   assert_one_line(result, "encoding ('metric' there, 'sigmoid' now)")
+  # A split that is not there is told before the first one is labelled.
+  other = folder / "other"
+  fields = {"label_depth__folder": other, "label_depth__splits": "('train','val')"}
+  assert_one_line(run(depth_command(folder, "label_depth", **fields)), "label_depth.splits: ")
+  assert not other.exists()
 
   adapt = {"data__target__depth": "mono", "data__target__depth_root": files}
   result = run(command(folder, "adapted", **adapt))
@@ -109,6 +129,34 @@ def test_depth_is_learned_inside_the_adaptation(trained):
   result = run(command(folder, "joint", **joint))
   assert result.returncode == 0, result.stderr
   assert json.loads((folder / "joint" / "results.json").read_text())["step"] == 2
+
+
+@pytest.mark.long
+def test_every_frame_of_a_video_is_labelled(tmp_path, random):
+  """Also the first and the last, which have no neighbour and train nothing."""
+  images = tmp_path / "video" / "train"
+  images.mkdir(parents=True)
+  for number in range(5):
+    Image.fromarray(random.randint(0, 256, (32, 64, 3), np.uint8)).save(images / f"{number}.png")
+  fields = {
+    "data__target__root": tmp_path / "video",
+    "data__target__height": 32,
+    "data__target__width": 64,
+    "data__target__folder__camera__intrinsics": "(60.0,60.0,31.5,15.5)",
+    "model__encoder__stage_sizes": "(1,1,1,1)",
+    "model__encoder__block": "basic",
+    "model__encoder__expansion": 1,
+    "model__pose_encoder__stage_sizes": "(1,1,1,1)",
+    "evaluation__max_frames": 2,
+  }
+  video = {"config": "configs/depth_gta_video.py", **fields}
+  assert_succeeds(run(video_command(tmp_path, **video)))
+  files = {"label_depth__folder": tmp_path / "files", "label_depth__splits": "('train',)"}
+  result = run(video_command(tmp_path, "label_depth", **video, **files))
+  assert_succeeds(result)
+  assert "5/5" in result.stderr
+  made = sorted(path.name for path in (tmp_path / "files").rglob("*.png"))
+  assert made == [f"{number}.png" for number in range(5)]
 
 
 def test_modes_belong_to_tasks(tmp_path):
