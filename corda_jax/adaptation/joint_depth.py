@@ -199,7 +199,7 @@ def photometric_losses(
   seen = jnp.ones_like(weight) if mask is None else mask.astype(weight.dtype)
   # Beside the mask, windows would hold depths that the other domain's pixels were given.
   weight = whole_windows(weight * seen)
-  still = identity_error(views, config.automask, key)
+  still = identity_error(views, config.automask, key, over_views=config.over_views)
   losses = {}
   for suffix, head in heads.items():
     error, _ = reprojection_minimum(head_to_metres(head), views, over_views=config.over_views)

@@ -130,16 +130,19 @@ class Views(NamedTuple):
   temporal: tuple[bool, ...]
 
 
-def identity_error(views: Views, which: str, key: jax.Array | None) -> jax.Array | None:
+def identity_error(
+  views: Views, which: str, key: jax.Array | None, *, over_views: str = "minimum"
+) -> jax.Array | None:
   """Error of each view as it is, not warped; least where nothing moves between the views.
 
   Args:
     views: N of them.
     which: of them are compared: "all", as published, those that are "temporal", or "none".
     key: of noise of 1e-5 that breaks ties; None for no noise.
+    over_views: as of `reprojection_minimum`: both are joined in the same way, as released.
 
   Returns:
-    [B, H, W], the minimum over these views; None without any.
+    [B, H, W], joined over these views; None without any.
   """
   if which not in ("all", "temporal", "none"):
     raise ValueError(f"automask is {which!r}, wanted 'all', 'temporal' or 'none'")
@@ -151,7 +154,14 @@ def identity_error(views: Views, which: str, key: jax.Array | None) -> jax.Array
   error = jax.vmap(reprojection_error, (0, None))(sources, views.target)
   if key is not None:
     error += 1e-5 * jax.random.normal(key, error.shape, error.dtype)
-  return error.min(0)
+  return _joined(error, over_views)
+
+
+def _joined(errors: jax.Array, over_views: str) -> jax.Array:
+  """Errors [N, B, H, W] of views as one."""
+  if over_views not in ("minimum", "mean"):
+    raise ValueError(f"over_views is {over_views!r}, wanted 'minimum' or 'mean'")
+  return errors.min(0) if over_views == "minimum" else errors.mean(0)
 
 
 def reprojection_minimum(
@@ -169,13 +179,11 @@ def reprojection_minimum(
   Returns:
     Error [B, H, W]; the views as the target's camera should see them, [N, B, H, W, C].
   """
-  if over_views not in ("minimum", "mean"):
-    raise ValueError(f"over_views is {over_views!r}, wanted 'minimum' or 'mean'")
   warped = jax.vmap(synthesize_view, (0, None, None, 0))(
     views.sources, depth, views.intrinsics, views.transforms
   )
   errors = jax.vmap(reprojection_error, (0, None))(warped, views.target)
-  return (errors.min(0) if over_views == "minimum" else errors.mean(0)), warped
+  return _joined(errors, over_views), warped
 
 
 def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> jax.Array:
@@ -230,7 +238,7 @@ def photometric_loss(
   """
   size = views.target.shape[1:3]
   pyramid = pyramid or image_pyramid(views.target, len(disparities))
-  still = identity_error(views, config["automask"], key)
+  still = identity_error(views, config["automask"], key, over_views=config["over_views"])
   rows = counted_rows(views.target.shape[:3], config["ignored_bottom"], views.target.dtype)
   weight = whole_windows(rows)
   losses, automasks, depths, warped = [], [], [], None

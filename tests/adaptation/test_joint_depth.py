@@ -505,8 +505,9 @@ def test_switches_of_the_loss(random):
     for n in range(2)
   ]
   for (automask, over_views, smoothness), value in values.items():
-    error = np.min(each, 0) if over_views == "minimum" else np.mean(each, 0)
-    error = np.minimum(error, np.min(still, 0)) if automask == "all" else error
+    join = np.min if over_views == "minimum" else np.mean
+    error = join(each, 0)
+    error = np.minimum(error, join(still, 0)) if automask == "all" else error
     expected = error.mean() + (smooth if smoothness else 0)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
   assert len({round(value, 5) for value in values.values()}) == 8
