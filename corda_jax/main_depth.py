@@ -95,10 +95,17 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     if sheet is not None:
       print(f"Pictures: {sheet}")
     return
+  _train(experiment, workdir, validation, processes)
+
+
+def _train(
+  experiment: DepthExperiment, workdir: Path, validation: Batches, processes: dict[str, int]
+) -> None:
+  """Trains, with curves and pictures."""
   writer = metric_writers.create_default_writer(
     str(workdir / "tensorboard"), just_logging=jax.process_index() > 0
   )
-  pictures = _Pictures(experiment, workdir, validation)
+  config, pictures = experiment.config, _Pictures(experiment, workdir, validation)
 
   def show(state, result):
     sheet = pictures.write(state, result)
