@@ -31,6 +31,13 @@ from data_pipelines.shards import Part, Shard, ShardFolder, cut
 REPORT_FILE = "preparation.json"  # lies beside the records
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+  """Of records that are made here."""
+
+  def initialize_from_bucket(self) -> None:
+    """Asks for nothing: TFDS would leave a temporary folder at every call."""
+
+
 class FramesBuilder(
   NetworkDepth, tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
 ):
@@ -145,7 +152,8 @@ class FramesBuilder(
     if config.views:
       features["intrinsics"] = tfds.features.Tensor(shape=(4,), dtype=np.float32)
       features["baseline"] = tfds.features.Scalar(dtype=np.float32)
-    return self.dataset_info_from_configs(
+    return _LocalInfo(
+      builder=self,
       description=f"{type(self).__name__} frames at working resolution; labels are training ids.",
       features=tfds.features.FeaturesDict(features),
       disable_shuffling=True,
