@@ -1,5 +1,6 @@
 """The live line of a training run, and the averages behind its curves."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -31,8 +32,15 @@ class Progress:
   ):
     """Starts the line."""
     self._shown = shown
+    # Into a file, each refresh is one more line.
+    self._live = sys.stderr.isatty()
     self._bar = tqdm(
-      total=total, initial=first, desc="train", unit="step", mininterval=0.5, dynamic_ncols=True
+      total=total,
+      initial=first,
+      desc="train",
+      unit="step",
+      mininterval=0.5 if self._live else 30,
+      dynamic_ncols=True,
     )
     self._images_per_step = images_per_step
     self._pending: list[Mapping[str, jax.Array]] = []
@@ -61,7 +69,7 @@ class Progress:
       elapsed = time.monotonic() - self._since
       means["images_per_second"] = self._images_per_step * self._steps / elapsed
       self._since, self._steps = time.monotonic(), 0
-    self._bar.set_postfix_str(_summary(means, self._shown))
+    self._bar.set_postfix_str(_summary(means, self._shown), refresh=self._live)
     return means
 
   def message(self, text: str) -> None:
