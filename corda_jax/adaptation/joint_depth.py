@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 
 from corda_jax.depth.inverse_depth import to_metres
-from corda_jax.depth.motion import are_temporal, predict_poses, temporal_views, view_transforms
+from corda_jax.depth.motion import explaining_views, predict_poses, temporal_views
 from corda_jax.depth.photometric import (
   Views,
   counted_rows,
@@ -133,10 +133,10 @@ def domain_views(
   poses, stats = predict_poses(apply, inputs, views)
   scale = config.metres_per_unit
   poses = {view: (angle, scale * translation) for view, (angle, translation) in poses.items()}
-  transforms = view_transforms(poses, views, scene["baseline"], metres_per_unit=1.0)
-  sources = jnp.stack([scene[f"{view}_image"] for view in views])
-  pose = pose if stats is None else pose.replace(batch_stats=stats)
-  return Views(scene["image"], sources, transforms, scene["intrinsics"], are_temporal(views)), pose
+  found = explaining_views(
+    scene, poses, views, scene["baseline"], scene["intrinsics"], metres_per_unit=1.0
+  )
+  return found, pose if stats is None else pose.replace(batch_stats=stats)
 
 
 def domain_losses(

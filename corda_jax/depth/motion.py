@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.depth.camera import pose_matrix, stereo_matrix
+from corda_jax.depth.photometric import Views
 
 # Views before and after the image in time: their pose is predicted.
 TEMPORAL = ("previous", "next")
@@ -46,6 +47,33 @@ def view_transforms(
       else pose_matrix(*poses[view], invert=view == "previous")
       for view in views
     ]
+  )
+
+
+def explaining_views(
+  images: Mapping[str, jax.Array],
+  poses: Mapping[str, tuple[jax.Array, jax.Array]],
+  views: tuple[str, ...],
+  baseline: jax.Array,
+  intrinsics: jax.Array,
+  metres_per_unit: float,
+) -> Views:
+  """What the photometric losses read of frames.
+
+  Args:
+    images: [B, H, W, C], 0..1: "image", and "VIEW_image" of each view.
+    poses: of `view_transforms`.
+    views: all views.
+    baseline: [B], metres.
+    intrinsics: [B, 4], pixels.
+    metres_per_unit: of the depths that are to explain the images.
+  """
+  return Views(
+    target=images["image"],
+    sources=jnp.stack([images[f"{view}_image"] for view in views]),
+    transforms=view_transforms(poses, views, baseline, metres_per_unit),
+    intrinsics=intrinsics,
+    temporal=are_temporal(views),
   )
 
 

@@ -14,8 +14,8 @@ from flax import linen as nn
 from flax import struct
 
 from corda_jax.adaptation import strong_augmentation
-from corda_jax.depth.motion import are_temporal, predict_poses, temporal_views, view_transforms
-from corda_jax.depth.photometric import Views, photometric_loss
+from corda_jax.depth.motion import explaining_views, predict_poses, temporal_views
+from corda_jax.depth.photometric import photometric_loss
 from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
 
@@ -188,9 +188,9 @@ def descend(
     disparities, depth_stats = apply("depth", inputs["image"])
     poses, pose_stats = predict_poses(lambda *x: apply("pose", *x), inputs, views)
     baseline = batch["baseline"].astype(wide)
-    transforms = view_transforms(poses, views, baseline, config.metres_per_unit)
-    sources = jnp.stack([colors[name] for name in names[1:]])
-    scene = Views(colors["image"], sources, transforms, batch["intrinsics"], are_temporal(views))
+    scene = explaining_views(
+      colors, poses, views, baseline, batch["intrinsics"], config.metres_per_unit
+    )
     loss, maps = photometric_loss(disparities, scene, config, key=draws["noise"])
     stats = {"depth": depth_stats, "pose": pose_stats}
     maps |= {"poses": poses, "batch_stats": {name: stats[name] for name in params}}

@@ -12,8 +12,8 @@ import numpy as np
 from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.depth.floors import best_floors
 from corda_jax.depth.inverse_depth import to_metres
-from corda_jax.depth.motion import are_temporal, predict_poses, temporal_views, view_transforms
-from corda_jax.depth.photometric import Views, photometric_loss, reprojection_error
+from corda_jax.depth.motion import explaining_views, predict_poses, temporal_views
+from corda_jax.depth.photometric import photometric_loss, reprojection_error
 from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import format_depth_scores
@@ -65,6 +65,12 @@ class DepthEvaluator:
     )
 
   @property
+  def _explained(self) -> tuple[str, ...]:
+    """What `_photometric` reads of a batch."""
+    views = (f"{view}_image" for view in self._experiment.views)
+    return ("image", *views, "intrinsics", "baseline")
+
+  @property
   def has_truth(self) -> bool:
     """Whether the data set has depth to compare with."""
     return self._experiment.config.data.target.depth != "none"
@@ -77,7 +83,7 @@ class DepthEvaluator:
     return {"depth": depth * config.metres_per_unit} | {name: batch[name] for name in kept}
 
   def _photometric(self, variables, batch):
-    """Loss and maps of frames whose size is cut to what the networks take."""
+    """Losses and maps of frames whose size is cut to what the networks take."""
     experiment = self._experiment
     views, stride = experiment.views, experiment.stride
     height, width = (size // stride * stride for size in batch["image"].shape[1:3])
@@ -94,22 +100,24 @@ class DepthEvaluator:
     )
     config = experiment.config.depth
     baseline = batch["baseline"].astype(wide)
-    transforms = view_transforms(poses, views, baseline, config.metres_per_unit)
     colors = {name: image.astype(wide) / 255 for name, image in images.items()}
-    sources = jnp.stack([colors[name] for name in names[1:]])
-    scene = Views(colors["image"], sources, transforms, batch["intrinsics"], are_temporal(views))
-    loss, maps = photometric_loss(disparities, scene, config)
-    errors = jax.vmap(reprojection_error, (0, None))(maps["warped"], colors["image"])
-    return {
-      "loss": loss,
-      "image": images["image"],
-      "disparity": disparities[0][..., 0],
-      "automask": maps["automask"],
-      # Views come first; pictures want frames first.
-      "warped": maps["warped"].swapaxes(0, 1),
-      "sources": sources.swapaxes(0, 1),
-      "errors": errors.swapaxes(0, 1),
-    }
+
+    def of_frame(*frame):
+      # Frames by themselves: the last batch is filled up with some that do not count.
+      disparities, colors, poses, baseline, intrinsics = jax.tree.map(lambda x: x[None], frame)
+      scene = explaining_views(colors, poses, views, baseline, intrinsics, config.metres_per_unit)
+      loss, maps = photometric_loss(disparities, scene, config)
+      errors = jax.vmap(reprojection_error, (0, None))(maps["warped"], colors["image"])
+      return {
+        "loss": loss,
+        "automask": maps["automask"][0],
+        "warped": maps["warped"][:, 0],
+        "sources": scene.sources[:, 0],
+        "errors": errors[:, 0],
+      }
+
+    made = jax.vmap(of_frame)(disparities, colors, poses, baseline, batch["intrinsics"])
+    return made | {"image": images["image"], "disparity": disparities[0][..., 0]}
 
   def _variables(self, state: DepthState) -> dict[str, Any]:
     return {
@@ -185,14 +193,11 @@ class DepthEvaluator:
     }
 
   def _photometric_score(self, variables, batches):
-    # The last batch may repeat a frame; a loss is measured by it, not a score of a table.
-    names = ("image", *(f"{view}_image" for view in self._experiment.views))
-    losses, frames = [], 0
+    losses = []
     for batch in batches:
-      made = self._explain(variables, self._put(batch, (*names, "intrinsics", "baseline")))
-      losses.append(float(made["loss"]))
-      frames += int(np.sum(batch["valid"]))
-    return {"photometric_loss": float(np.mean(losses)), "frames": frames}
+      made = self._explain(variables, self._put(batch, self._explained))
+      losses.extend(np.asarray(made["loss"])[np.asarray(batch["valid"])].tolist())
+    return {"photometric_loss": float(np.mean(losses)), "frames": len(losses)}
 
   def _measure_floors(self, batches: Batches) -> dict[str, dict[str, float]]:
     config = self._experiment.config.evaluation
@@ -223,11 +228,10 @@ class DepthEvaluator:
       frame and view, "sources" and "warped" RGB 0..1, "errors"; with truth, "truth" metres.
     """
     variables = self._variables(state)
-    names = ("image", *(f"{view}_image" for view in self._experiment.views))
     size = self._experiment.config.data.evaluation_batch_size
     parts: dict[str, list[np.ndarray]] = {}
     for batch in itertools.islice(batches(), -(-count // size)):
-      made = self._explain(variables, self._put(batch, (*names, "intrinsics", "baseline")))
+      made = self._explain(variables, self._put(batch, self._explained))
       made = {name: np.asarray(value) for name, value in made.items() if name != "loss"}
       if self.has_truth:
         height, width = made["image"].shape[1:3]

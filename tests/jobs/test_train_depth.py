@@ -202,8 +202,8 @@ def test_floors_are_measured_like_the_network(stereo, state):
   np.testing.assert_allclose(floors["constant"]["abs_rel"], expected, rtol=5e-3)
 
 
-def described_loss(experiment, state, batch):
-  """The photometric loss of frames that are cut to what the networks take."""
+def described_losses(experiment, state, batch):
+  """The photometric loss of each frame, cut to what the networks take; and the maps of all."""
   batch = {k: jnp.asarray(v) for k, v in batch.items() if v.dtype.kind != "U"}
   images = {k: v[:, :32, :48].astype(jnp.float32) / 255 for k, v in batch.items() if "image" in k}
   inputs = {k: (v - 0.45) / 0.225 for k, v in images.items()}
@@ -217,9 +217,17 @@ def described_loss(experiment, state, batch):
   poses, _ = predict_poses(lambda *x: (apply("pose", *x), None), inputs, views)
   transforms = view_transforms(poses, views, batch["baseline"], 2.2)
   sources = jnp.stack([images[f"{view}_image"] for view in views])
-  scene = Views(images["image"], sources, transforms, batch["intrinsics"], are_temporal(views))
-  loss, maps = photometric_loss(disparities, scene, experiment.config.depth)
-  return float(loss), maps
+
+  def loss_of(i):
+    scene = Views(
+      images["image"][i], sources[:, i], transforms[:, i], batch["intrinsics"][i],
+      are_temporal(views),
+    )  # fmt: skip
+    return photometric_loss([x[i] for x in disparities], scene, experiment.config.depth)
+
+  frames = len(images["image"])
+  losses = [float(loss_of(slice(i, i + 1))[0]) for i in range(frames)]
+  return losses, loss_of(slice(0, frames))[1]
 
 
 @pytest.mark.parametrize("views", [("right",), ALL])
@@ -229,20 +237,22 @@ def test_without_truth_the_photometric_loss_is_told(views, tmp_path):
 
   def batches():
     for batch in tiny_depth.evaluation_batches():
+      fill = ~batch["valid"][:, None, None, None]
+      batch["image"] = np.where(fill, 255 - batch["image"], batch["image"])
       yield {k: v for k, v in batch.items() if k != "inverse_depth"}
 
   evaluator = DepthEvaluator(experiment)
   result = evaluator.score(state, batches)
-  found = [described_loss(experiment, state, batch) for batch in batches()]
+  found = [described_losses(experiment, state, batch) for batch in batches()]
   assert set(result) == {"photometric_loss", "frames"}
-  np.testing.assert_allclose(
-    result["photometric_loss"], np.mean([loss for loss, _ in found]), rtol=1e-4
-  )
+  valid = np.concatenate([batch["valid"] for batch in batches()])
+  losses = np.concatenate([losses for losses, _ in found])
+  np.testing.assert_allclose(result["photometric_loss"], losses[valid].mean(), rtol=1e-5)
+  assert losses.mean() != pytest.approx(losses[valid].mean(), rel=1e-3)  # fills do not count
   assert result["frames"] == 7
   assert f"{result['photometric_loss']:.4f} over 7 frames" in format_depth_scores(result)
 
   pictures = evaluator.pictures(state, batches, 6)
-  valid = np.concatenate([batch["valid"] for batch in batches()])
   images = np.concatenate([batch["image"][:, :32, :48] for batch in batches()])[valid]
   np.testing.assert_array_equal(pictures["image"], images[:6])
   warped = np.concatenate([np.asarray(maps["warped"]).swapaxes(0, 1) for _, maps in found])[valid]
