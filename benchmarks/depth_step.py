@@ -53,89 +53,120 @@ def measure(experiment: DepthExperiment, repeats: int) -> dict[str, float]:
   return {name: min(values) for name, values in times.items()}
 
 
-def _parts(experiment: DepthExperiment) -> dict[str, tuple[Callable[..., Any], tuple]]:
-  config, views, models = experiment.config, experiment.views, experiment.models
-  shape = (config.data.batch_size, config.data.crop_height, config.data.crop_width)
+Part = tuple[Callable[..., Any], tuple]  # a compiled function and its arguments
+
+
+def _parts(experiment: DepthExperiment) -> dict[str, Part]:
   random = np.random.RandomState(0)
+  batch = _random_batch(experiment, random)
+  state, key = experiment.initial_state(), jax.random.key(0)
+  step = make_step(
+    experiment.models,
+    experiment.optimizer,
+    experiment.normalization,
+    experiment.config.depth,
+    experiment.views,
+  )
+  return {
+    "the whole step": (jax.jit(step), (state, batch, key)),
+    **_network_parts(experiment, state, _uniform(random, *batch["image"].shape)),
+    **_loss_parts(experiment, batch, random),
+  }
+
+
+def _random_batch(
+  experiment: DepthExperiment, random: np.random.RandomState
+) -> dict[str, jax.Array]:
+  data = experiment.config.data
+  shape = (data.batch_size, data.crop_height, data.crop_width)
   batch = {
     name: jnp.asarray(random.randint(0, 256, (*shape, 3)), jnp.uint8)
-    for name in ("image", *(f"{view}_image" for view in views))
+    for name in ("image", *(f"{view}_image" for view in experiment.views))
   }
   camera_of = (1.1 * shape[2], 1.1 * shape[2], shape[2] / 2, shape[1] / 2)
   batch["intrinsics"] = jnp.tile(jnp.array(camera_of, jnp.float32), (shape[0], 1))
   batch["baseline"] = jnp.full(shape[0], 0.2, jnp.float32)
-  state, key = experiment.initial_state(), jax.random.key(0)
-  step = make_step(models, experiment.optimizer, experiment.normalization, config.depth, views)
+  return batch
 
-  def variables(params, name):
-    return {"params": params, "batch_stats": state.batch_stats[name]}
 
-  def depth(params, x):
-    apply = models.depth.apply
-    outputs, _ = apply(variables(params, "depth"), x, train=True, mutable=["batch_stats"])
-    return sum((y * y).sum() for y in outputs)
+def _uniform(random: np.random.RandomState, *size: int) -> jax.Array:
+  return jnp.asarray(random.uniform(0.1, 0.9, size), jnp.float32)
 
-  def encode(params, x):
-    features, _ = models.depth.apply(
-      variables(params, "depth"),
-      x,
+
+def _network_parts(experiment: DepthExperiment, state: Any, x: jax.Array) -> dict[str, Part]:
+  """The networks with gradients of their parameters, and the jitter of what they see."""
+  config, models = experiment.config, experiment.models
+  neighbours = len(temporal_views(experiment.views))
+
+  def squares(network, name, params, *inputs, **options):
+    outputs, _ = network.apply(
+      {"params": params, "batch_stats": state.batch_stats[name]},
+      *inputs,
       train=True,
       mutable=["batch_stats"],
-      method=lambda network, x, train: network.encoder.features(x, train=train),
+      **options,
     )
-    return sum((y * y).sum() for y in features)
+    return sum((y * y).sum() for y in outputs)
+
+  def depth(params, x):
+    return squares(models.depth, "depth", params, x)
+
+  def encode(params, x):
+    def features(network, x, train):
+      return network.encoder.features(x, train=train)
+
+    return squares(models.depth, "depth", params, x, method=features)
 
   def pose(params, first, second):
-    motion, _ = models.pose.apply(
-      variables(params, "pose"), first, second, train=True, mutable=["batch_stats"]
-    )
-    return sum((y * y).sum() for y in motion)
+    return squares(models.pose, "pose", params, first, second)
 
-  def uniform(*size):
-    return jnp.asarray(random.uniform(0.1, 0.9, size), jnp.float32)
+  def jitter(key, x):
+    draws = draw(key, len(x), config.depth)
+    return [jittered_input(x, draws, experiment.normalization) for _ in range(1 + neighbours)]
 
-  x, target = uniform(*shape, 3), uniform(*shape, 3)
-  sources = uniform(len(views), *shape, 3)
+  parts = {
+    "depth network": (jax.jit(jax.grad(depth)), (state.params["depth"], x)),
+    "its encoder": (jax.jit(jax.grad(encode)), (state.params["depth"], x)),
+    "colour jitter": (jax.jit(jitter), (jax.random.key(0), x)),
+  }
+  if models.pose is not None:
+    pairs = (jnp.concatenate([x] * neighbours),) * 2
+    parts["pose network"] = (jax.jit(jax.grad(pose)), (state.params["pose"], *pairs))
+  return parts
+
+
+def _loss_parts(
+  experiment: DepthExperiment, batch: dict[str, jax.Array], random: np.random.RandomState
+) -> dict[str, Part]:
+  """The photometric loss with gradients of the disparities, and of what dominates it."""
+  views, config = experiment.views, experiment.config.depth
+  shape = batch["image"].shape[:3]
+  target, sources = _uniform(random, *shape, 3), _uniform(random, len(views), *shape, 3)
   transforms = jnp.stack([camera.stereo_matrix(batch["baseline"])] * len(views))
   scene = photometric.Views(target, sources, transforms, batch["intrinsics"], are_temporal(views))
-  disparities = [uniform(shape[0], shape[1] >> s, shape[2] >> s, 1) for s in range(4)]
-  depths = 10 * uniform(4, *shape)
-  warped = uniform(4, len(views), *shape, 3)
-  cotangent = uniform(4, len(views), *shape, 3)
+  disparities = [_uniform(random, shape[0], shape[1] >> s, shape[2] >> s, 1) for s in range(4)]
+  depths = 10 * _uniform(random, 4, *shape)
+  warped, cotangent = (_uniform(random, 4, len(views), *shape, 3) for _ in range(2))
 
   def warp(depths):
-    made = jax.vmap(
-      lambda depth: jax.vmap(camera.synthesize_view, (0, None, None, 0))(
-        sources, depth, scene.intrinsics, transforms
-      )
-    )(depths)
-    return (made * cotangent).sum()
+    def all_views(depth):
+      warp_view = jax.vmap(camera.synthesize_view, (0, None, None, 0))
+      return warp_view(sources, depth, scene.intrinsics, transforms)
+
+    return (jax.vmap(all_views)(depths) * cotangent).sum()
 
   def dissimilarity(warped):
     losses = jax.vmap(jax.vmap(photometric.ssim_loss, (0, None)), (0, None))(warped, target)
     return (losses * cotangent).sum()
 
   def loss(disparities):
-    return photometric.photometric_loss(disparities, scene, config.depth, key=key)[0]
+    return photometric.photometric_loss(disparities, scene, config, key=jax.random.key(0))[0]
 
-  def jitter(key, x):
-    draws = draw(key, shape[0], config.depth)
-    images = 1 + len(temporal_views(views))
-    return [jittered_input(x, draws, experiment.normalization) for _ in range(images)]
-
-  functions = {
-    "the whole step": (jax.jit(step), (state, batch, key)),
-    "depth network": (jax.jit(jax.grad(depth)), (state.params["depth"], x)),
-    "its encoder": (jax.jit(jax.grad(encode)), (state.params["depth"], x)),
+  return {
     "photometric loss": (jax.jit(jax.grad(loss)), (disparities,)),
     "its warps": (jax.jit(jax.grad(warp)), (depths,)),
     "its SSIM": (jax.jit(jax.grad(dissimilarity)), (warped,)),
-    "colour jitter": (jax.jit(jitter), (key, x)),
   }
-  if models.pose is not None:
-    pairs = (jnp.concatenate([x] * len(temporal_views(views))),) * 2
-    functions["pose network"] = (jax.jit(jax.grad(pose)), (state.params["pose"], *pairs))
-  return functions
 
 
 def report(experiment: DepthExperiment, parts: dict[str, float]) -> str:
