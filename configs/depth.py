@@ -126,6 +126,7 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.encoder.stride_on = "conv2"
   model.encoder.expansion = 4
   model.decoder_widths = (16, 32, 64, 128, 256)  # channels at strides 1, 2, 4, …
+  model.initial_disparity = 0.5  # about what fresh weights predict; as released
   model.normalization = ml_collections.ConfigDict(
     {
       "mean": (114.75, 114.75, 114.75),  # 0.45 of 255

@@ -76,6 +76,7 @@ _DEPTH_RANGES = {
   "optimizer.decay_factor": (0, 1),
   "optimizer.beta1": (0, 1),
   "optimizer.beta2": (0, 1),
+  "model.initial_disparity": (0.001, 0.999),
   "depth.smoothness_weight": (0, None),
   "depth.flip_probability": (0, 1),
   "depth.ignored_bottom": (0, 0.9),

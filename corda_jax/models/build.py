@@ -67,14 +67,17 @@ def build_depth_networks(config: Any) -> tuple[DepthNetwork, PoseNetwork]:
 
   Args:
     config: `dtype`, `param_dtype`, `kernel_init`, `encoder` and `pose_encoder` (fields of
-      `ResNet`), `decoder_widths`, `pose_decoder_width`.
+      `ResNet`), `decoder_widths`, `initial_disparity`, `pose_decoder_width`.
 
   Raises:
     UserError: a name in it is unknown.
   """
   types = _types(config)
   depth = DepthNetwork(
-    _encoder(config, config.encoder), widths=tuple(config.decoder_widths), **types
+    _encoder(config, config.encoder),
+    widths=tuple(config.decoder_widths),
+    initial_disparity=config.initial_disparity,
+    **types,
   )
   return depth, build_pose_network(config)
 

@@ -36,6 +36,7 @@ class Convolution(nn.Module):
     dtype: of the computation; None: that of the input.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernel, [kernel_size, kernel_size, in, out].
+    bias_init: initialiser of the bias.
   """
 
   features: int
@@ -47,6 +48,7 @@ class Convolution(nn.Module):
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -73,7 +75,7 @@ class Convolution(nn.Module):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
       )
     if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+      bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
       y = y + bias.astype(dtype)
     return y
 

@@ -4,6 +4,7 @@ Godard et al., "Digging Into Self-Supervised Monocular Depth Estimation", ICCV 2
 1806.01260). Disparity here is the sigmoid output, 0..1, of which `depth/` makes a depth.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -29,6 +30,8 @@ class DepthDecoder(nn.Module):
     dtype: of the computation; heads and sigmoid are never below float32.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernels.
+    initial_disparity: about what fresh weights predict, between 0 and 1. Where pose is learned
+      too, depths shrink first: from 0.5, as released, what is near has no room to come nearer.
   """
 
   widths: Sequence[int] = (16, 32, 64, 128, 256)
@@ -36,6 +39,7 @@ class DepthDecoder(nn.Module):
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = torch_uniform
+  initial_disparity: float = 0.5
 
   @nn.compact
   def __call__(self, features: Sequence[jax.Array]) -> list[jax.Array]:
@@ -62,7 +66,7 @@ class DepthDecoder(nn.Module):
         "levels of the encoder (the stem and each stage)"
       )
 
-    def convolution(width, name, dtype):
+    def convolution(width, name, dtype, bias=0.0):
       return Convolution(
         width,
         kernel_size=3,
@@ -71,9 +75,11 @@ class DepthDecoder(nn.Module):
         dtype=dtype,
         param_dtype=self.param_dtype,
         kernel_init=self.kernel_init,
+        bias_init=nn.initializers.constant(bias),
         name=name,
       )
 
+    bias = math.log(self.initial_disparity / (1 - self.initial_disparity))
     disparities = {}
     x = features[-1]
     for scale in reversed(range(levels)):
@@ -84,7 +90,7 @@ class DepthDecoder(nn.Module):
         x = jnp.concatenate([x, features[scale - 1].astype(x.dtype)], axis=-1)
       x = nn.elu(convolution(width, f"upconv{scale}_1", self.dtype)(x))
       if scale < self.num_scales:
-        head = convolution(1, f"head{scale}", accumulation_dtype(x.dtype))
+        head = convolution(1, f"head{scale}", accumulation_dtype(x.dtype), bias)
         disparities[scale] = nn.sigmoid(head(x))
     return [disparities[scale] for scale in range(self.num_scales)]
 
@@ -106,6 +112,7 @@ class DepthNetwork(nn.Module):
     dtype: of the decoder's computation.
     param_dtype: of its parameters.
     decoder_init: initialiser of its kernels.
+    initial_disparity: of the decoder.
   """
 
   encoder: ResNet
@@ -114,6 +121,7 @@ class DepthNetwork(nn.Module):
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   decoder_init: nn.initializers.Initializer = torch_uniform
+  initial_disparity: float = 0.5
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
@@ -137,6 +145,7 @@ class DepthNetwork(nn.Module):
       self.dtype,
       self.param_dtype,
       self.decoder_init,
+      self.initial_disparity,
       name="decoder",
     )
     return decoder(features)

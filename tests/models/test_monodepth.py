@@ -60,6 +60,7 @@ def small_config(**fields):
       "encoder": small_fields(),
       "pose_encoder": small_fields(),
       "decoder_widths": (4, 6, 8, 10, 12),
+      "initial_disparity": 0.5,
       "pose_decoder_width": 6,
     }
     | fields
@@ -248,6 +249,20 @@ def test_decoders_start_as_convolutions_of_pytorch():
     reach = np.prod(layer["kernel"].shape[:3]) ** -0.5  # kaiming_uniform with a = sqrt(5)
     np.testing.assert_allclose(np.abs(layer["kernel"]).max(), reach, rtol=0.02)
     np.testing.assert_allclose(layer["kernel"].std(), reach / 3**0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize("wanted", [0.5, 0.1])
+def test_fresh_networks_begin_at_a_disparity(random, wanted):
+  """What the features say aside."""
+  network, _ = build_depth_networks(small_config(initial_disparity=wanted))
+  x = image(random)
+  variables = network.init(jax.random.key(0), x, train=True)
+  heads = {name: variables["params"]["decoder"][name] for name in ("head0", "head3")}
+  for name, head in heads.items():
+    variables["params"]["decoder"][name] = head | {"kernel": 0 * head["kernel"]}
+  disparities = network.apply(variables, x, train=False)
+  for disparity in (disparities[0], disparities[3]):
+    np.testing.assert_allclose(disparity, wanted, rtol=1e-6)
 
 
 def test_every_parameter_of_depth_learns(random):
