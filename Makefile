@@ -27,7 +27,8 @@ demo: $(READY)
 	$(VENV)/bin/python -m corda_jax.main --config=configs/demo.py --workdir=$(WORKDIR)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	# A file's tests share what they compiled.
+	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
