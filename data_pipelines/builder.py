@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source
 from tensorflow_datasets.core import example_parser, example_serializer
-from tqdm import tqdm
 
+from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
 from data_pipelines.features import PackedArray
 from data_pipelines.files import DataFiles
@@ -185,7 +185,7 @@ class FramesBuilder(
     items = ((frame, recipes[shard.split]) for shard in todo for frame in shard.frames)
     results = ordered_map(prepare_item, items, processes=config.processes)
     frames = sum(len(shard.frames) for shard in mine)
-    bar = tqdm(
+    bar = progress_bar(
       total=frames,
       initial=frames - sum(len(shard.frames) for shard in todo),
       desc=f"preparing {self.name}",

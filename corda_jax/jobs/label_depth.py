@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from corda_jax.console import progress_bar
 from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_evaluate import predict_disparity
 from corda_jax.jobs.depth_experiment import DepthExperiment
@@ -50,7 +50,7 @@ def label_depth(
   variables = {"params": state.params["depth"], "batch_stats": state.batch_stats["depth"]}
   waiting: list[concurrent.futures.Future] = []
   with (
-    tqdm(total=total, initial=done, desc=title, unit="frame", dynamic_ncols=True) as bar,
+    progress_bar(total=total, initial=done, desc=title, unit="frame") as bar,
     concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers,
   ):
 

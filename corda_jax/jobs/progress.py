@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from tqdm import tqdm
+
+from corda_jax.console import progress_bar
 
 
 class Progress:
@@ -32,16 +33,7 @@ class Progress:
   ):
     """Starts the line."""
     self._shown = shown
-    # Into a file, each refresh is one more line.
-    self._live = sys.stderr.isatty()
-    self._bar = tqdm(
-      total=total,
-      initial=first,
-      desc="train",
-      unit="step",
-      mininterval=0.5 if self._live else 30,
-      dynamic_ncols=True,
-    )
+    self._bar = progress_bar(total=total, initial=first, desc="train", unit="step")
     self._images_per_step = images_per_step
     self._pending: list[Mapping[str, jax.Array]] = []
     self._since: float | None = None  # when the clock started; None while it stands
@@ -69,7 +61,7 @@ class Progress:
       elapsed = time.monotonic() - self._since
       means["images_per_second"] = self._images_per_step * self._steps / elapsed
       self._since, self._steps = time.monotonic(), 0
-    self._bar.set_postfix_str(_summary(means, self._shown), refresh=self._live)
+    self._bar.set_postfix_str(_summary(means, self._shown), refresh=sys.stderr.isatty())
     return means
 
   def message(self, text: str) -> None:

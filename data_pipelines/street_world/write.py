@@ -12,8 +12,7 @@ import json
 import os
 import pathlib
 
-import tqdm
-
+from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
 from data_pipelines.parallel import ordered_map
 from data_pipelines.street_world import domains, formats
@@ -173,7 +172,7 @@ def _write(root, plan, processes, progress):
       _put(partial / PARAMETERS, json.dumps(plan.parameters(), indent=2).encode())
     every = [(split, index) for split, count in plan.frames.items() for index in range(count)]
     todo = [frame for frame in every if _missing(partial, plan, *frame)]
-    bar = tqdm.tqdm(
+    bar = progress_bar(
       total=len(every), initial=len(every) - len(todo), desc=root.name, unit="frame",
       disable=not progress,
     )  # fmt: skip
