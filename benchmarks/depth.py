@@ -2,13 +2,15 @@
 
     python -m benchmarks.depth
 
-First the errors of depth networks trained on stereo, on video and on both, beside two floors; then
+First the errors of depth networks trained on stereo, on video and on both, beside two floors, and a
+sheet of pictures, `WORKDIR/networks.png`; then
 the target's mIoU after adaptation with the true depth, with files of each of these networks, with
 the depth heads' own photometric training, and without any depth. Started again, it goes on where
 it was stopped; runs that are done are not repeated.
 """
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -19,9 +21,15 @@ import jax
 
 from benchmarks.adaptation import miou_table, run_once
 from configs import demo, depth_street_world
+from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.errors import UserError
+from corda_jax.jobs.depth_evaluate import DepthEvaluator
+from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.evaluate import restore_state
 from corda_jax.main import run
 from corda_jax.metrics import DEPTH_ERRORS
+from corda_jax.visualize import depth_comparison
+from data_pipelines.batches import evaluation_batches
 
 VIEWS = ("stereo", "video", "both")
 TITLE = "target depth from"
@@ -58,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
   started = time.monotonic()
   networks = {views: _depth_network(views, options) for views in VIEWS}
   print(f"\n{depth_table(networks)}\n", flush=True)
+  print(f"Pictures: {_sheet(networks, options.workdir)}", flush=True)
   results: dict[str, list[dict[str, Any]]] = {method: [] for method in options.methods}
   for seed in range(options.seeds):  # seed by seed: a table that is cut short is still fair
     for method in options.methods:
@@ -81,6 +90,28 @@ def _depth_network(views: str, options: argparse.Namespace) -> dict[str, Any]:
     label.depth.metres_per_unit *= result["scale"]
   run(label, workdir, "label_depth")
   return result
+
+
+def _sheet(networks: dict[str, dict[str, Any]], workdir: Path) -> Path:
+  """Draws what the networks make of the same frames."""
+  depths = {}
+  for views, result in networks.items():
+    config = depth_street_world.get_config(views)
+    experiment = DepthExperiment.from_config(config)
+    count = config.evaluation.pictures
+    contents = ("image", "views", "inverse_depth")
+    batches = functools.partial(
+      evaluation_batches, config.data, split="validation", contents=contents, limit=count
+    )
+    state = restore_state(experiment, workdir / views)
+    pictures = DepthEvaluator(experiment).pictures(state, batches, count)
+    limits = {name: config.depth[name] for name in ("min_depth", "max_depth")}
+    depth = disparity_to_depth(pictures["disparity"], **limits) * config.depth.metres_per_unit
+    depths[views] = depth * (result["scale"] if result["median_scaling"] else 1)
+  path = workdir / "networks.png"
+  title = "Depth learned from stereo, from video (times one factor) and from both"
+  depth_comparison(pictures["image"], pictures["truth"], depths, title, path)
+  return path
 
 
 def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -55,6 +55,48 @@ def depth_sheet(
   _write_sheet(_depth_rows(pictures, views), title, path, ())
 
 
+def depth_comparison(
+  image: np.ndarray,
+  truth: np.ndarray,
+  depths: Mapping[str, np.ndarray],
+  title: str,
+  path: Path,
+) -> None:
+  """Writes a PNG with one column a frame: several depths in one scale of colours, and their errors.
+
+  Args:
+    image: uint8 RGB [N, H, W, 3].
+    truth: [N, H, W], metres; NaN where unknown.
+    depths: name → [N, H, W], metres.
+    title: shown at the top.
+    path: of the PNG; written whole or not at all.
+  """
+  _write_sheet(_comparison_rows(image, truth, depths), title, path, ())
+
+
+def _comparison_rows(
+  image: np.ndarray, truth: np.ndarray, depths: Mapping[str, np.ndarray]
+) -> list[tuple[str, np.ndarray]]:
+  known = ~np.isnan(truth)
+  nearness = -np.log(np.where(known, truth, np.nanmax(truth)))
+  low, high = np.percentile(nearness[known], (1, 99))
+
+  def shown(nearness):
+    return colorize(nearness, low, high, "inferno")
+
+  rows = [
+    ("image", image),
+    ("truth\n(bright: near,\nblack: unknown)", shown(nearness) * known[..., None]),
+  ]
+  for name, depth in depths.items():
+    error = np.where(known, np.abs(depth - truth) / truth, 0)
+    rows.append((name, shown(-np.log(depth))))
+    rows.append(
+      (f"{name}: error\n(bright: half of\nthe truth or more)", colorize(error, 0, 0.5, "magma"))
+    )
+  return rows
+
+
 def _write_sheet(
   rows: Sequence[tuple[str, np.ndarray]],
   title: str,

@@ -68,3 +68,21 @@ def test_sheet_of_another_class_list(tmp_path):
   for color in colors:
     assert (pixels == color).all(-1).any()
   assert not (pixels == labels.CITYSCAPES.colors[0]).all(-1).any()
+
+
+def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path):
+  truth = np.geomspace(4, 80, 240).reshape(1, 12, 20)
+  truth[0, 0] = np.nan
+  image = np.full((1, 12, 20, 3), 7, np.uint8)
+  depths = {"equal": np.where(np.isnan(truth), 9, truth), "far": np.full(truth.shape, 80.0)}
+  rows = [row for _, row in visualize._comparison_rows(image, truth, depths)]
+  _, shown, equal, no_error, far, error = rows
+  np.testing.assert_array_equal(equal[0, 1:], shown[0, 1:])
+  assert (shown[0, 0] == 0).all()
+  assert (no_error == no_error[0, 5, 5]).all()
+  np.testing.assert_array_equal(far[0, 3, 3], shown[0, -1, -1])
+  brightness = error[0, 1:].sum(-1).ravel()
+  assert (np.diff(brightness.astype(int)) <= 0).all()  # the nearer the truth, the larger the error
+  assert (error[0, 0] == no_error[0, 5, 5]).all()  # unknown: none
+  visualize.depth_comparison(image, truth, depths, "a title", tmp_path / "sheet.png")
+  assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
