@@ -2,6 +2,9 @@
 
 python -m corda_jax.main --config=configs/depth_street_world.py --workdir=runs/depth
 python -m corda_jax.main --config=configs/depth_street_world.py:video --workdir=runs/depth_video
+
+On two cores of an Intel Xeon: 10 minutes, and abs rel 0.135 (best constant a row: 0.260); video 18
+minutes and 0.222; both 22 minutes and 0.160.
 """
 
 import ml_collections
