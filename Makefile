@@ -26,8 +26,8 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(VENV)/bin/python -m corda_jax.main --config=configs/demo.py --workdir=$(WORKDIR)
 
+# The tests of a file share what they compiled.
 test: $(READY)
-	# A file's tests share what they compiled.
 	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile
 
 check: $(READY)

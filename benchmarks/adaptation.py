@@ -85,9 +85,20 @@ def _run(method: str, seed: int, workdir: Path, options: argparse.Namespace) -> 
     raise UserError(f"--set {options.set} does not fit configs/demo.py: {error}") from error
   if method == TARGET_LABELS:
     config.data.source = config.data.target.copy_and_resolve_references()
+  return run_seed(config, seed, options.steps, workdir)
+
+
+def run_seed(config: Any, seed: int, steps: int | None, workdir: Path) -> dict[str, Any]:
+  """Results of a run that is evaluated and saved once, at its end; see `run_once`.
+
+  Args:
+    config: changed in place.
+    seed: of the run.
+    steps: of training; None: the configuration's.
+    workdir: folder of the run.
+  """
   config.seed = seed
-  config.num_steps = options.steps or config.num_steps
-  # One evaluation and one checkpoint, at the end.
+  config.num_steps = steps or config.num_steps
   config.evaluate_every = config.checkpoint_every = config.num_steps
   return run_once(config, workdir)
 

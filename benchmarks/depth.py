@@ -2,11 +2,11 @@
 
     python -m benchmarks.depth
 
-First the errors of depth networks trained on stereo, on video and on both, beside two floors, and a
-sheet of pictures, `WORKDIR/networks.png`; then
-the target's mIoU after adaptation with the true depth, with files of each of these networks, with
-the depth heads' own photometric training, and without any depth. Started again, it goes on where
-it was stopped; runs that are done are not repeated.
+First the errors of depth networks trained on stereo, on video and on both, beside two floors, and
+what they make of the same frames, `WORKDIR/networks.png`. Then the target's mIoU after adaptation
+with the true depth, with files of each of these networks, with the depth heads' own photometric
+training, and without any depth. Started again, it goes on where it was stopped; runs that are done
+are not repeated.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.adaptation import miou_table, run_once
+from benchmarks.adaptation import miou_table, run_once, run_seed
 from configs import demo, depth_street_world
 from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.errors import UserError
@@ -35,7 +35,8 @@ VIEWS = ("stereo", "video", "both")
 TITLE = "target depth from"
 _FLOORS = {"constant": "best constant", "rows": "best constant a row"}
 
-# What the adaptation changes in configs/demo.py. FILES stands for the folder of a network's files.
+# What the adaptation changes in configs/demo.py. A depth root names the network whose files are
+# meant.
 _JOINT = {"method.depth_supervision.target": "photometric", "data.target.depth": "none"}
 METHODS = {
   "true depth": {},
@@ -120,12 +121,8 @@ def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str
   if config.data.target.depth_root:
     folder = options.workdir / "files" / config.data.target.depth_root
     config.data.target.depth_root = str(folder)
-  config.seed = seed
-  config.num_steps = options.steps or config.num_steps
-  # One evaluation and one checkpoint, at the end.
-  config.evaluate_every = config.checkpoint_every = config.num_steps
   name = method.replace(", ", "_").replace(" ", "_")
-  return run_once(config, options.workdir / f"{name}_{seed}")
+  return run_seed(config, seed, options.steps, options.workdir / f"{name}_{seed}")
 
 
 def depth_table(networks: dict[str, dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from corda_jax.depth import camera, photometric
 from corda_jax.depth.motion import are_temporal, temporal_views
-from corda_jax.depth.step import draw, jittered_input, make_step
+from corda_jax.depth.step import draw, jittered_input
 from corda_jax.jobs.depth_experiment import DepthExperiment
 
 
@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
   print(report(experiment, parts))
 
 
+Part = tuple[Callable[..., Any], tuple]  # a compiled function and its arguments
+
+
 def measure(experiment: DepthExperiment, repeats: int) -> dict[str, float]:
   """Part → milliseconds, the fastest of `repeats`."""
   functions = _parts(experiment)
@@ -53,22 +56,12 @@ def measure(experiment: DepthExperiment, repeats: int) -> dict[str, float]:
   return {name: min(values) for name, values in times.items()}
 
 
-Part = tuple[Callable[..., Any], tuple]  # a compiled function and its arguments
-
-
 def _parts(experiment: DepthExperiment) -> dict[str, Part]:
   random = np.random.RandomState(0)
   batch = _random_batch(experiment, random)
   state, key = experiment.initial_state(), jax.random.key(0)
-  step = make_step(
-    experiment.models,
-    experiment.optimizer,
-    experiment.normalization,
-    experiment.config.depth,
-    experiment.views,
-  )
   return {
-    "the whole step": (jax.jit(step), (state, batch, key)),
+    "the whole step": (jax.jit(experiment.make_step()), (state, batch, key)),
     **_network_parts(experiment, state, _uniform(random, *batch["image"].shape)),
     **_loss_parts(experiment, batch, random),
   }

@@ -31,9 +31,8 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   del data.source
   data.target.views = depth.views_of(views)
   data.target.depth = "official"  # the truth, also in validation
-  # The demo's scenes by the demo's names, and as many again and a half that need no labels: with
-  # 600 the network errs a fifth more on new streets. Larger, since in small images what is far
-  # moves by fractions of a pixel.
+  # The demo's scenes by the demo's names, and more that nobody labels: from 600 alone the network
+  # learns them by heart. Larger, since in small images what is far moves by fractions of a pixel.
   data.target.root = "data/street_world/cityscapes_288x144"
   data.street_world.target_height, data.street_world.target_width = 144, 288
   data.street_world.target_frames = 1_500

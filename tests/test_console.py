@@ -3,9 +3,11 @@
 import io
 import sys
 
+import jax.numpy as jnp
 import pytest
 
 from corda_jax.console import progress_bar
+from corda_jax.jobs.progress import Progress
 
 
 @pytest.mark.parametrize(("terminal", "wanted"), [(True, 100), (False, 2)])
@@ -20,5 +22,18 @@ def test_files_get_few_lines(monkeypatch, terminal, wanted):
     for _ in range(100):
       now[0] += 1
       bar.update()
+    assert bar.maxinterval >= bar.mininterval  # else a thread of tqdm's writes more often
     lines = stream.getvalue().count("frames:") - 1  # and one before the first
   assert lines == pytest.approx(wanted, abs=1)
+
+
+def test_reports_of_a_run_add_no_lines_to_files(monkeypatch):
+  stream = io.StringIO()
+  monkeypatch.setattr(sys, "stderr", stream)
+  progress = Progress(0, 10, images_per_step=2)
+  for loss in range(8):
+    progress.update({"total": jnp.float32(loss)})
+    progress.report()
+  assert stream.getvalue().count("train:") == 1
+  progress.close()
+  assert "8/10" in stream.getvalue()

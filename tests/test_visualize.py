@@ -74,9 +74,13 @@ def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path):
   truth = np.geomspace(4, 80, 240).reshape(1, 12, 20)
   truth[0, 0] = np.nan
   image = np.full((1, 12, 20, 3), 7, np.uint8)
-  depths = {"equal": np.where(np.isnan(truth), 9, truth), "far": np.full(truth.shape, 80.0)}
+  equal = np.where(np.isnan(truth), 9, truth)
+  depths = {"equal": equal, "far": np.full(truth.shape, 80.0), "fifth": 1.2 * equal}
   rows = [row for _, row in visualize._comparison_rows(image, truth, depths)]
-  _, shown, equal, no_error, far, error = rows
+  _, shown, equal, no_error, far, error, _, fifth = rows
+  np.testing.assert_array_equal(
+    fifth[0, 1:], visualize.colorize(np.full((11, 20), 0.2), 0, 0.5, "magma")
+  )
   np.testing.assert_array_equal(equal[0, 1:], shown[0, 1:])
   assert (shown[0, 0] == 0).all()
   assert (no_error == no_error[0, 5, 5]).all()

@@ -1,9 +1,12 @@
 """A configuration and a batch small enough to compile and run in seconds."""
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from configs import default
+from corda_jax.adaptation.step import adapt, draw
 
 HEIGHT, WIDTH = 17, 25
 
@@ -81,3 +84,25 @@ def evaluation_batches():
     valid = np.ones(4, bool)
     valid[3] = seed == 100
     yield {"image": batch["target_image"], "label": batch["target_label"], "valid": valid}
+
+
+def drawn_step(experiment, source_label):
+  """Draws of a step without augmentation, and the jitted step(state, inputs, draws)."""
+  method = experiment.config.method
+  draws = draw(jax.random.key(5), source_label, 19, method)
+  draws |= {"use_jitter": jnp.asarray(False), "use_blur": jnp.asarray(False)}
+
+  @jax.jit
+  def step(state, inputs, draws):
+    return adapt(
+      state,
+      inputs,
+      draws,
+      experiment.model,
+      experiment.optimizer,
+      experiment.normalization,
+      method,
+      experiment.joint,
+    )
+
+  return draws, step

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 from corda_jax.adaptation.joint_depth import scenes
-from corda_jax.adaptation.step import adapt, draw
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.training.sharding import make_mesh
 from tests import tiny
@@ -104,29 +103,13 @@ def compiled(source, target, **overrides):
   """An experiment, the inputs and draws of a step, a state, and the compiled step."""
   overrides = {name.replace("__", "."): value for name, value in overrides.items()}
   experiment = build((source, target), **overrides)
-  config = experiment.config
   batch = {k: jnp.asarray(v) for k, v in get_batch().items()}
   inputs = dict(batch)
   for name in ("source_image", "target_image"):
     inputs[name] = experiment.normalization.normalize(batch[name])
   if experiment.joint is not None:
     inputs["scenes"] = scenes(batch, experiment.joint, experiment.normalization, jnp.float32)
-  draws = draw(jax.random.key(5), inputs["source_label"], 19, config.method)
-  draws |= {"use_jitter": jnp.asarray(False), "use_blur": jnp.asarray(False)}
-
-  @jax.jit
-  def function(state, inputs, draws):
-    return adapt(
-      state,
-      inputs,
-      draws,
-      experiment.model,
-      experiment.optimizer,
-      experiment.normalization,
-      config.method,
-      experiment.joint,
-    )
-
+  draws, function = tiny.drawn_step(experiment, inputs["source_label"])
   state = experiment.initial_state()
   state = state.replace(params=louder(state.params))
   state = state.replace(teacher_params=jax.tree.map(lambda x: 1.1 * x, state.params))

@@ -1,7 +1,7 @@
 """What every job of the depth stage builds from a configuration."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from corda_jax.depth.step import (
   DepthModels,
   DepthState,
   create_depth_state,
+  make_step,
 )
 from corda_jax.errors import UserError
 from corda_jax.jobs.validate import validate_depth
@@ -78,6 +79,10 @@ class DepthExperiment:
   def stride(self) -> int:
     """What heights and widths of images must be multiples of, pixels."""
     return self.models.depth.encoder.level_strides[-1]
+
+  def make_step(self) -> Callable[..., tuple[DepthState, dict[str, jax.Array]]]:
+    """The pure step(state, batch, key) of `depth.step.make_step`."""
+    return make_step(self.models, self.optimizer, self.normalization, self.config.depth, self.views)
 
   def _create_state(self) -> DepthState:
     key = jax.random.key(self.config.seed)

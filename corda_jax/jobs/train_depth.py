@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from corda_jax.depth.step import DepthState, make_step
+from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_evaluate import Batches, DepthEvaluator
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import format_depth_scores
@@ -63,19 +63,12 @@ def train_depth(
       line = f"abs rel {result['abs_rel']:.3f} (best constant a row: {floor:.3f})"
     return Evaluation(result, score, curves, line, format_depth_scores(result))
 
-  step = make_step(
-    experiment.models,
-    experiment.optimizer,
-    experiment.normalization,
-    experiment.config.depth,
-    experiment.views,
-  )
   job = TrainingJob(
     config=experiment.config,
     mesh=experiment.mesh,
     initial_state=lambda: initial_depth_state(experiment),
     state_shapes=experiment.state_shapes,
-    step=compile_step(step, experiment.mesh),
+    step=compile_step(experiment.make_step(), experiment.mesh),
     inputs=lambda batch: depth_step_inputs(batch, experiment.views),
     evaluate=evaluate,
     images_per_step=experiment.config.data.batch_size,

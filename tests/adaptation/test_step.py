@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.adaptation.step import adapt, augment, draw
+from corda_jax.adaptation.step import augment, draw
 from corda_jax.adaptation.strong_augmentation import color_jitter
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step, step_inputs
@@ -93,21 +93,7 @@ def compiled(**overrides):
   inputs = {k: jnp.asarray(v) for k, v in batch.items()}
   for name in ("source_image", "target_image"):
     inputs[name] = experiment.normalization.normalize(inputs[name])
-  draws = draw(jax.random.key(5), inputs["source_label"], 19, config.method)
-  draws |= {"use_jitter": jnp.asarray(False), "use_blur": jnp.asarray(False)}
-
-  @jax.jit
-  def function(state):
-    return adapt(
-      state,
-      inputs,
-      draws,
-      experiment.model,
-      experiment.optimizer,
-      experiment.normalization,
-      config.method,
-    )
-
+  draws, function = tiny.drawn_step(experiment, inputs["source_label"])
   state = experiment.initial_state()
   if "final_D" in state.params:  # let the depth heads disagree, as they do once they are trained
     louder = jax.tree.map(lambda x: 100 * x, state.params["final_D"])
@@ -121,9 +107,9 @@ def compiled(**overrides):
 
 def one_step(step=0, **overrides):
   """State before, state after, metrics, maps."""
-  *_, state, function = compiled(**overrides)
+  _, inputs, draws, state, function = compiled(**overrides)
   state = state.replace(step=jnp.int32(step))
-  return (state, *function(state))
+  return (state, *function(state, inputs, draws))
 
 
 def forward(experiment, params, stats, x):

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,15 @@ def test_processes_change_nothing(tmp_path):
   one, two = (run(config, tmp_path / str(n), processes=n) for n in (1, 2))
   name = "gta5-train.array_record-00000-of-00001"
   assert (one.data_path / name).read_bytes() == (two.data_path / name).read_bytes()
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+  elsewhere = tmp_path / "temporary"
+  elsewhere.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+  root = write_gta5(tmp_path / "gta")
+  run(dataset_config("gta5", root, "disparity"), tmp_path / "records")
+  assert list(elsewhere.iterdir()) == []
 
 
 def test_prepared_once(tmp_path):
