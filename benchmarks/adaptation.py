@@ -8,7 +8,6 @@ it goes on where it was stopped; runs that are done are not repeated.
 """
 
 import argparse
-import ast
 import json
 import os
 import statistics
@@ -19,6 +18,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.options import apply_settings, setting
 from configs import demo
 from corda_jax.errors import UserError
 from corda_jax.main import run
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     "--set",
     nargs="*",
     default=[],
-    type=_setting,
+    type=setting,
     metavar="FIELD=VALUE",
     help="changes the configuration of all runs",
   )
@@ -79,10 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(method: str, seed: int, workdir: Path, options: argparse.Namespace) -> dict[str, Any]:
   """Results of one run: from its file if it is done, else after training."""
   config = demo.get_config()
-  try:
-    config.update_from_flattened_dict(METHODS[method] | options.set)
-  except (KeyError, AttributeError, TypeError) as error:
-    raise UserError(f"--set {options.set} does not fit configs/demo.py: {error}") from error
+  apply_settings(config, METHODS[method] | options.set)
   if method == TARGET_LABELS:
     config.data.source = config.data.target.copy_and_resolve_references()
   return run_seed(config, seed, options.steps, workdir)
@@ -110,15 +107,6 @@ def run_once(config: Any, workdir: Path) -> dict[str, Any]:
   if not results.exists():
     run(config, workdir, "train")
   return json.loads(results.read_text())
-
-
-def _setting(text: str) -> tuple[str, Any]:
-  """ "field=value" → the field's name and its value, read as a Python literal where it is one."""
-  name, _, value = text.partition("=")
-  try:
-    return name, ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    return name, value
 
 
 def miou_table(results: dict[str, list[dict]], title: str = "") -> str:

@@ -9,7 +9,7 @@ others, and the compiler cannot join it to them.
 """
 
 import argparse
-import importlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.options import load_config
 from corda_jax.depth import camera, photometric
 from corda_jax.depth.motion import are_temporal, temporal_views
 from corda_jax.depth.step import draw, jittered_input
+from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 
 
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--batch", type=int, default=None, help="default: the configuration's")
   parser.add_argument("--repeats", type=int, default=20, help="the fastest of so many is shown")
   options = parser.parse_args(arguments)
-  config = importlib.import_module(f"configs.{options.config}").get_config(options.views)
+  config = load_config(f"{options.config}:{options.views}")
   config.data.batch_size = options.batch or config.data.batch_size
   experiment = DepthExperiment.from_config(config)
   parts = measure(experiment, options.repeats)
@@ -187,4 +189,7 @@ def report(experiment: DepthExperiment, parts: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"error: {error}")

@@ -10,7 +10,6 @@ random weights; what it computes does not depend on them.
 
 import argparse
 import dataclasses
-import importlib
 import os
 import sys
 import time
@@ -23,6 +22,7 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import jax
 import numpy as np
 
+from benchmarks.options import load_config
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, make_views
 from corda_jax.jobs.evaluate import Evaluator
@@ -70,18 +70,6 @@ def main(arguments: list[str] | None = None) -> None:
   device, whole, flops = time_device(config, options.network_frames)
   print(report(host, threads, feed, device, whole))
   print(f"The network's forward pass is {flops / 1e9:.0f} GFLOP a frame.")
-
-
-def load_config(name: str) -> Any:
-  """The configuration configs/NAME.py.
-
-  Raises:
-    UserError: there is none.
-  """
-  try:
-    return importlib.import_module(f"configs.{name}").get_config()
-  except ModuleNotFoundError as error:
-    raise UserError(f"--config is {name!r}, wanted the name of a file in configs") from error
 
 
 def make_frames(data_config: Any, options: argparse.Namespace) -> None:

@@ -56,27 +56,30 @@ def mix_domains(
     int32[B, H, W], "inverse_depth" [B, H, W], "pseudo_label" int32[B, H, W] of the target and its
     "confidence" [B, H, W], "confident_fraction" [B, 1, 1].
   """
-  logits = outputs["S"]
-  if "initial_S" in outputs and config.initial_pseudo_label_steps:
-    early = step < config.initial_pseudo_label_steps
-    logits = jnp.where(early, outputs["initial_S"], logits)
   size = inputs["source_label"].shape[1:]
-  label, confidence = pseudo_labels.pseudo_labels(resize_aligned(logits, size))
-  mask = draws["mix_mask"]
-  image = class_mix.mix(mask, inputs["source_image"], inputs["target_image"])
-  return {
-    "mask": mask,
-    "image": augment(image, draws, normalization, config.strong_augmentation),
-    "label": class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), label),
-    "inverse_depth": class_mix.mix(
-      mask, inputs["source_inverse_depth"], inputs["target_inverse_depth"]
-    ),
-    "pseudo_label": label,
-    "confidence": confidence,
-    "confident_fraction": pseudo_labels.confident_fraction(
+  with jax.named_scope("teacher"):
+    logits = outputs["S"]
+    if "initial_S" in outputs and config.initial_pseudo_label_steps:
+      early = step < config.initial_pseudo_label_steps
+      logits = jnp.where(early, outputs["initial_S"], logits)
+    label, confidence = pseudo_labels.pseudo_labels(resize_aligned(logits, size))
+    fraction = pseudo_labels.confident_fraction(
       confidence, threshold=config.confidence_threshold, over=config.confident_fraction_over
-    ),
-  }
+    )
+  mask = draws["mix_mask"]
+  with jax.named_scope("mixed"):
+    image = class_mix.mix(mask, inputs["source_image"], inputs["target_image"])
+    return {
+      "mask": mask,
+      "image": augment(image, draws, normalization, config.strong_augmentation),
+      "label": class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), label),
+      "inverse_depth": class_mix.mix(
+        mask, inputs["source_inverse_depth"], inputs["target_inverse_depth"]
+      ),
+      "pseudo_label": label,
+      "confidence": confidence,
+      "confident_fraction": fraction,
+    }
 
 
 def make_step(
@@ -134,14 +137,16 @@ def adapt(
     "pixel_weight" and, where there is one, "depth_weight" (empty without adaptation).
   """
   teacher_outputs, teacher_stats, mixed = {}, state.teacher_batch_stats, {}
+  # The scopes name the parts in profiles and counts of operations.
   if config.adapt:
-    teacher_outputs, teacher_stats = _forward(
-      model,
-      state.teacher_params,
-      state.teacher_batch_stats,
-      inputs["target_image"],
-      by_batch=config.teacher_normalization == "batch",
-    )
+    with jax.named_scope("teacher"):
+      teacher_outputs, teacher_stats = _forward(
+        model,
+        state.teacher_params,
+        state.teacher_batch_stats,
+        inputs["target_image"],
+        by_batch=config.teacher_normalization == "batch",
+      )
     mixed = mix_domains(teacher_outputs, state.step, inputs, draws, normalization, config)
 
   def loss_function(params, pose_params):
@@ -154,8 +159,28 @@ def adapt(
   (total, (losses, stats, pose, weighing)), (gradients, pose_gradients) = jax.value_and_grad(
     loss_function, argnums=(0, 1), has_aux=True
   )(state.params, pose_params)
+  metrics = {**losses, "total": total, "gradient_norm": optax.tree.norm(gradients)}
+  if mixed:
+    metrics["confident_fraction"] = mixed["confident_fraction"].mean()
+  state = state.replace(batch_stats=stats, teacher_batch_stats=teacher_stats, pose=pose)
+  with jax.named_scope("optimizer"):
+    state = _update(state, gradients, pose_gradients, optimizer, config, joint)
+  return state, metrics, mixed | weighing
+
+
+def _update(state, gradients, pose_gradients, optimizer, config, joint):
+  """The state after a step: new parameters and, from them, the teacher's."""
   updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
   params = optax.apply_updates(state.params, updates)
+
+  def average(teacher, student):
+    return update_teacher(teacher, student, state.step, config.teacher_decay)
+
+  if config.teacher_statistics == "average":
+    teacher_stats = average(state.teacher_batch_stats, state.batch_stats)
+  else:
+    teacher_stats = state.teacher_batch_stats
+  pose = state.pose
   if pose is not None:
     moves, pose_optimizer_state = joint.pose_optimizer.update(
       pose_gradients, pose.optimizer_state, pose.params
@@ -163,25 +188,14 @@ def adapt(
     pose = pose.replace(
       params=optax.apply_updates(pose.params, moves), optimizer_state=pose_optimizer_state
     )
-  metrics = {**losses, "total": total, "gradient_norm": optax.tree.norm(gradients)}
-  if mixed:
-    metrics["confident_fraction"] = mixed["confident_fraction"].mean()
-
-  def average(teacher, student):
-    return update_teacher(teacher, student, state.step, config.teacher_decay)
-
-  if config.teacher_statistics == "average":
-    teacher_stats = average(state.teacher_batch_stats, stats)
-  state = state.replace(
+  return state.replace(
     step=state.step + 1,
     params=params,
-    batch_stats=stats,
     optimizer_state=optimizer_state,
     teacher_params=average(state.teacher_params, params),
     teacher_batch_stats=teacher_stats,
     pose=pose,
   )
-  return state, metrics, mixed | weighing
 
 
 def _forward(model, params, batch_stats, x, *, by_batch=True):
@@ -217,20 +231,22 @@ def _losses(
       draws["noise"][domain],
     )
 
-  outputs, stats = _forward(model, params, state.batch_stats, inputs["source_image"])
-  outputs = upsample(outputs)
-  losses, weighing = source_losses(outputs, inputs, config), {}
-  found, pose = photometric("source", outputs, inputs["source_image"], None, state.pose)
-  losses |= {"photometric_src" + suffix: loss for suffix, loss in found.items()}
-  if mixed:
-    outputs, stats = _forward(model, params, stats, mixed["image"])
+  with jax.named_scope("source"):
+    outputs, stats = _forward(model, params, state.batch_stats, inputs["source_image"])
     outputs = upsample(outputs)
-    weights, depth_weight = mixed_weights(
-      outputs, upsample(teacher_outputs), mixed, inputs["target_inverse_depth"], config
-    )
-    losses |= mixed_losses(outputs, mixed, weights, config)
-    # The target's depth is predicted where the mixed image shows the target.
-    found, pose = photometric("target", outputs, mixed["image"], ~mixed["mask"], pose)
-    losses |= {"photometric_mix" + suffix: loss for suffix, loss in found.items()}
+    losses, weighing = source_losses(outputs, inputs, config), {}
+    found, pose = photometric("source", outputs, inputs["source_image"], None, state.pose)
+    losses |= {"photometric_src" + suffix: loss for suffix, loss in found.items()}
+  if mixed:
+    with jax.named_scope("mixed"):
+      outputs, stats = _forward(model, params, stats, mixed["image"])
+      outputs = upsample(outputs)
+      weights, depth_weight = mixed_weights(
+        outputs, upsample(teacher_outputs), mixed, inputs["target_inverse_depth"], config
+      )
+      losses |= mixed_losses(outputs, mixed, weights, config)
+      # The target's depth is predicted where the mixed image shows the target.
+      found, pose = photometric("target", outputs, mixed["image"], ~mixed["mask"], pose)
+      losses |= {"photometric_mix" + suffix: loss for suffix, loss in found.items()}
     weighing = {"pixel_weight": weights, "depth_weight": depth_weight}
   return total_loss(losses, config), (losses, stats, pose, weighing)

@@ -1,6 +1,7 @@
 """What every job builds from a configuration."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from corda_jax.adaptation.joint_depth import JointDepth, uses_views
+from corda_jax.adaptation.step import Metrics, make_step
 from corda_jax.depth.motion import temporal_views
 from corda_jax.jobs.validate import validate
 from corda_jax.labels import ClassList
@@ -61,6 +63,17 @@ class Experiment:
       ),
       mesh=mesh or make_mesh(),
       joint=_joint_depth(config),
+    )
+
+  def make_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The pure step(state, batch, key) → (state, metrics), not compiled."""
+    return make_step(
+      self.model,
+      self.optimizer,
+      self.normalization,
+      self.config.method,
+      len(self.classes),
+      self.joint,
     )
 
   def _create_state(self) -> TrainState:

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from corda_jax.adaptation.joint_depth import JointDepth
-from corda_jax.adaptation.step import make_step
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, run_training
@@ -27,16 +26,7 @@ _SHOWN = (
 
 def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """The jitted step(state, batch, key): batch split over the mesh, state donated."""
-  config = experiment.config
-  step = make_step(
-    experiment.model,
-    experiment.optimizer,
-    experiment.normalization,
-    config.method,
-    len(experiment.classes),
-    experiment.joint,
-  )
-  return compile_any_step(step, experiment.mesh)
+  return compile_any_step(experiment.make_step(), experiment.mesh)
 
 
 def step_inputs(batch: HostBatch, joint: JointDepth | None = None) -> dict[str, np.ndarray]:

@@ -1,0 +1,77 @@
+"""Splits the time that a device spends on a compiled program over the program's named scopes."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.operations import OTHER, part_of
+
+# %name = type operation(%operand, …), …, metadata={op_name="jit(f)/scope/…" …}
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$", re.MULTILINE)
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_SCOPES = re.compile(r'op_name="([^"]*)"')
+# Their time is that of what they call, which has events of its own.
+_CALLERS = ("call", "conditional", "while")
+
+
+def split_time(
+  compiled: jax.stages.Compiled, run: Callable[[], Any], parts: Sequence[str]
+) -> dict[str, float]:
+  """Share of the device's busy time by scope, from a profile.
+
+  Args:
+    compiled: the program.
+    run: runs it, a few times at least, and waits for its results.
+    parts: names of `jax.named_scope`s.
+
+  Returns:
+    Each of `parts`, and "other" → share, 0..1; they add up to 1. Operations that run side by side
+    count in full, each.
+  """
+  part = parts_of_instructions(compiled.as_text(), frozenset(parts))
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      run()
+    (path,) = Path(folder).glob("**/*.xplane.pb")
+    times = Counter()
+    for operation, nanoseconds in _events(path):
+      times[part.get(operation, OTHER)] += nanoseconds
+  return {part: times[part] / times.total() for part in (*parts, OTHER)}
+
+
+def parts_of_instructions(program: str, parts: frozenset[str]) -> dict[str, str]:
+  """The part that every instruction of a compiled program belongs to.
+
+  What the compiler added, copies for the most part, names no scope: it belongs where its operands
+  come from.
+
+  Args:
+    program: text of its HLO.
+    parts: names of `jax.named_scope`s.
+  """
+  found = {}
+  for name, text in _INSTRUCTION.findall(program):  # operands come before their users
+    scopes = _SCOPES.search(text)
+    part = part_of(scopes[1], parts) if scopes else OTHER
+    if not scopes:
+      operands = (found.get(operand, OTHER) for operand in _OPERAND.findall(text))
+      part = next((each for each in operands if each != OTHER), OTHER)
+    found[name] = part
+  return found
+
+
+def _events(path: Path) -> Iterator[tuple[str, float]]:
+  """Operation and duration in nanoseconds of every event of a device program in a profile."""
+  for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+    for line in plane.lines:
+      for event in line.events:
+        operation = dict(event.stats).get("hlo_op")
+        if operation is None or event.name.startswith("end: "):
+          continue
+        if operation.split(".")[0] not in _CALLERS:
+          yield operation, event.duration_ns

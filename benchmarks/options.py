@@ -1,0 +1,52 @@
+"""Command-line options that benchmarks share."""
+
+import ast
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from corda_jax.errors import UserError
+
+
+def load_config(name: str) -> Any:
+  """The configuration configs/NAME.py; "NAME:argument" is a variant of it.
+
+  Raises:
+    UserError: there is none.
+  """
+  module, _, argument = name.partition(":")
+  try:
+    get_config = importlib.import_module(f"configs.{module}").get_config
+  except ModuleNotFoundError as error:
+    raise UserError(f"--config is {name!r}, wanted the name of a file in configs") from error
+  try:
+    return get_config(argument) if argument else get_config()
+  except (TypeError, ValueError) as error:
+    raise UserError(f"--config is {name!r}: {error}") from error
+
+
+def value(text: str) -> Any:
+  """A Python literal, or the text itself where it is none."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def setting(text: str) -> tuple[str, Any]:
+  """ "field=value" → the field's name and its `value`."""
+  name, _, given = text.partition("=")
+  return name, value(given)
+
+
+def apply_settings(config: Any, settings: Mapping[str, Any]) -> None:
+  """Changes fields of a configuration, in place, and locks it.
+
+  Raises:
+    UserError: there is no such field, or the value is of another type.
+  """
+  config.lock()  # else a misspelt field would be added to it
+  try:
+    config.update_from_flattened_dict(settings)
+  except (KeyError, AttributeError, TypeError) as error:
+    raise UserError(f"{dict(settings)} does not fit the configuration: {error}") from error

@@ -1,0 +1,183 @@
+"""What a benchmark times in turn: our training step, and peers that are commands."""
+
+import contextlib
+import dataclasses
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corda_jax.errors import UserError
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.train import compile_step
+from corda_jax.training.sharding import put_batch, replicated
+
+
+class Runner(Protocol):
+  """Something whose steps can be timed."""
+
+  name: str
+
+  def run(self, steps: int) -> float:
+    """Seconds that so many steps take."""
+
+
+@dataclasses.dataclass
+class JaxStep:
+  """The compiled training step of a configuration, on random batches in memory.
+
+  Attributes:
+    name: of its row.
+    experiment: what is trained.
+    compiled: the step.
+    compile_seconds: what tracing and compiling it took, no cache used.
+    xla_operations: floating-point operations by XLA's count, before it optimises.
+  """
+
+  name: str
+  experiment: Experiment
+  compiled: jax.stages.Compiled
+  compile_seconds: float
+  xla_operations: float
+  _state: Any
+  _batches: list[dict[str, jax.Array]]
+  _key: jax.Array
+
+  @classmethod
+  def build(cls, name: str, config: Any) -> "JaxStep":
+    """Compiles the step of `config` and makes its state and its batches."""
+    experiment = Experiment.from_config(config)
+    state = experiment.initial_state()
+    classes = len(experiment.classes)
+    batches = [
+      put_batch(experiment.mesh, random_batch(config.data, classes, seed)) for seed in range(2)
+    ]
+    key = jax.device_put(jax.random.key(config.seed), replicated(experiment.mesh))
+    with _no_compilation_cache():
+      started = time.perf_counter()
+      lowered = compile_step(experiment).lower(state, batches[0], key)
+      compiled = lowered.compile()
+      seconds = time.perf_counter() - started
+    operations = lowered.cost_analysis()["flops"]
+    return cls(name, experiment, compiled, seconds, operations, state, batches, key)
+
+  def traced(self) -> tuple[Any, ...]:
+    """The step as a pure function, and its arguments."""
+    return self.experiment.make_step(), self._state, self._batches[0], self._key
+
+  def run(self, steps: int) -> float:
+    """Seconds that so many steps take; as in training, nothing waits between them."""
+    started = time.perf_counter()
+    for number in range(steps):
+      batch = self._batches[number % len(self._batches)]
+      self._state, metrics = self.compiled(self._state, batch, self._key)
+    jax.block_until_ready(metrics)
+    return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _no_compilation_cache() -> Iterator[None]:
+  enabled = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_enable_compilation_cache", enabled)
+
+
+def random_batch(data: Any, num_classes: int, seed: int) -> dict[str, np.ndarray]:
+  """A batch of noise, in the types and sizes that the step reads; labels are blocks of 8 pixels.
+
+  Args:
+    data: the `data` part of a configuration.
+    num_classes: semantic classes.
+    seed: of the noise.
+  """
+  random = np.random.RandomState(seed)
+  shape = (data.batch_size, data.crop_height, data.crop_width)
+  coarse = random.randint(0, num_classes, (shape[0], -(-shape[1] // 8), -(-shape[2] // 8)))
+  label = coarse.repeat(8, 1).repeat(8, 2)[:, : shape[1], : shape[2]]
+  batch = {"source_label": label.astype(np.uint8)}
+  for domain in ("source", "target"):
+    batch[f"{domain}_image"] = random.randint(0, 256, (*shape, 3)).astype(np.uint8)
+    batch[f"{domain}_inverse_depth"] = random.uniform(2, 100, shape).astype(np.float32)
+  return batch
+
+
+class Peer:
+  """Another program that does the same work, started once and timed in turn with ours.
+
+  It prints a line, anything, when it is ready. Then it reads lines, each a number of steps, makes
+  that many and answers with a line: the seconds that they took. It ends with its input.
+  """
+
+  def __init__(self, name: str, command: str) -> None:
+    """Starts `command` and waits until it is ready.
+
+    Raises:
+      UserError: it cannot be started or ends.
+    """
+    self.name = name
+    try:
+      self._process = subprocess.Popen(
+        shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+      )
+    except OSError as error:
+      raise UserError(f"--peer {name} cannot be started: {error}") from error
+    self._answer()
+
+  def run(self, steps: int) -> float:
+    """Seconds that so many steps take, as the peer tells them."""
+    self._process.stdin.write(f"{steps}\n")
+    self._process.stdin.flush()
+    return float(self._answer())
+
+  def close(self) -> None:
+    """Ends the peer."""
+    self._process.stdin.close()
+    self._process.wait()
+
+  def _answer(self) -> str:
+    line = self._process.stdout.readline()
+    if not line:
+      raise UserError(f"--peer {self.name} ended with code {self._process.wait()}")
+    return line
+
+
+def time_in_turn(runners: Sequence[Runner], *, rounds: int, steps: int) -> dict[str, list[float]]:
+  """Seconds a step of every runner, one value a round, after a round that does not count.
+
+  In turn, so that whatever else the machine does meets all of them alike.
+  """
+  seconds = {runner.name: [] for runner in runners}
+  for round_number in range(rounds + 1):
+    for runner in runners:
+      taken = runner.run(steps) / steps
+      if round_number:
+        seconds[runner.name].append(taken)
+  return seconds
+
+
+def measured_peak(dtype: Any, size: int, repeats: int = 5) -> float:
+  """Operations a second of a product of two random square matrices, on one device.
+
+  Args:
+    dtype: of the matrices.
+    size: their rows and columns.
+    repeats: the fastest counts.
+  """
+  keys = jax.random.split(jax.random.key(0))
+  a, b = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in keys)
+  product = jax.jit(jnp.matmul)
+  jax.block_until_ready(product(a, b))
+  fastest = float("inf")
+  for _ in range(repeats):
+    started = time.perf_counter()
+    jax.block_until_ready([product(a, b) for _ in range(4)])
+    fastest = min(fastest, time.perf_counter() - started)
+  return 4 * 2 * size**3 / fastest

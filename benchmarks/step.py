@@ -1,0 +1,164 @@
+"""How fast is a training step, how much does it compute, and where does its time go?
+
+    python -m benchmarks.step --set data.crop_height=128 data.crop_width=128
+    python -m benchmarks.step --sweep data.batch_size 1 2 4 --sweep model.dtype float32 bfloat16
+    python -m benchmarks.step --peer "released=python benchmarks/released_step.py …"
+
+Times the step of a configuration on random batches in memory, every combination of the values
+swept, and peers that are other programs (`benchmarks.runners.Peer` tells how they are spoken to),
+all in turn. Floating-point operations are counted from the trace and, to check, by XLA. The peak is
+that of a large matrix product in the type that the network computes in, measured in the same run.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.device_time import split_time
+from benchmarks.operations import OTHER, count_operations
+from benchmarks.options import apply_settings, load_config, setting, value
+from benchmarks.runners import JaxStep, Peer, measured_peak, time_in_turn
+from corda_jax.errors import UserError
+
+PARTS = ("source", "teacher", "mixed", "optimizer")  # scopes of `corda_jax.adaptation.step`
+_PEAK_SIZES = {"cpu": 3072}  # rows of the matrices of the peak, elsewhere twice 4096
+_PROFILED_STEPS = 3
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Compiles, times and prints the tables."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--config", default="gta2cs", help="of configs/")
+  parser.add_argument(
+    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all variants"
+  )
+  parser.add_argument(
+    "--sweep",
+    nargs="+",
+    action="append",
+    default=[],
+    metavar=("FIELD", "VALUE"),
+    help="a variant for each value; several sweeps: all combinations",
+  )
+  parser.add_argument(
+    "--peer", action="append", default=[], metavar="NAME=COMMAND", help="timed in turn"
+  )
+  parser.add_argument("--rounds", type=int, default=5, help="timings of each")
+  parser.add_argument("--steps", type=int, default=2, help="of a timing")
+  parser.add_argument("--json", type=Path, default=None, help="file for all numbers")
+  options = parser.parse_args(arguments)
+  for name in ("rounds", "steps"):
+    if getattr(options, name) < 1:
+      raise UserError(f"--{name} is {getattr(options, name)}, wanted 1 or more")
+  steps, failed = build_variants(options)
+  peers = [Peer(name, command) for name, _, command in (p.partition("=") for p in options.peer)]
+  try:
+    seconds = time_in_turn([*steps, *peers], rounds=options.rounds, steps=options.steps)
+  finally:
+    for peer in peers:
+      peer.close()
+  results = [measure(step, seconds[step.name]) for step in steps]
+  print(report(results, {peer.name: seconds[peer.name] for peer in peers}, failed))
+  if options.json:
+    options.json.write_text(json.dumps({"steps": results, "seconds": seconds}, indent=1))
+
+
+def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str, str]]:
+  """Compiles a step for every combination of the swept values; those that do not fit → why."""
+  sweeps = [[(field, value(text)) for text in texts] for field, *texts in options.sweep]
+  steps, failed = [], {}
+  for settings in itertools.product(*sweeps):
+    config = load_config(options.config)
+    apply_settings(config, dict(options.set) | dict(settings))
+    name = ", ".join(f"{field.split('.')[-1]} {given}" for field, given in settings)
+    name = name or options.config
+    try:
+      step = JaxStep.build(name, config)
+      step.run(1)
+    except jax.errors.JaxRuntimeError as error:
+      failed[name] = str(error).splitlines()[0]
+      continue
+    print(f"{name}: compiled in {step.compile_seconds:.0f} s", flush=True)
+    steps.append(step)
+  return steps, failed
+
+
+def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
+  """Everything that the tables tell of one variant."""
+  config = step.experiment.config
+  operations = count_operations(*step.traced(), parts=PARTS)
+  by_part = dict.fromkeys((*PARTS, OTHER), 0)
+  for (part, _), count in operations.items():
+    by_part[part] += count
+  cost, memory = step.compiled.cost_analysis(), step.compiled.memory_analysis()
+  return {
+    "name": step.name,
+    "dtype": config.model.dtype,
+    "images": 2 * config.data.batch_size,
+    "operations": by_part,
+    "xla_operations": step.xla_operations,
+    "bytes": cost["bytes accessed"],
+    "peak_memory": memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes,
+    "compile_seconds": step.compile_seconds,
+    "seconds": statistics.median(seconds),
+    "fastest": min(seconds),
+    "shares": split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS),
+  }
+
+
+def report(results: list[dict], peers: dict[str, list[float]], failed: dict[str, str]) -> str:
+  """The tables, as Markdown."""
+  device = jax.devices()[0]
+  size = _PEAK_SIZES.get(device.platform, 8192)
+  peaks = {dtype: measured_peak(dtype, size) for dtype in {r["dtype"] for r in results}}
+  lines = [
+    "",
+    f"{jax.device_count()} x {device.device_kind} ({device.platform}), JAX {jax.__version__}; "
+    + ", ".join(f"{d} peak {p / 1e12:.2f} TFLOP/s" for d, p in sorted(peaks.items())),
+    "",
+    "| | GFLOP a step | by XLA | GB accessed | memory, GB | compiled in, s | ms, median (fastest) "
+    "| images/s | TFLOP/s | of the peak |",
+    "|---" * 10 + "|",
+  ]
+  for r in results:
+    operations = sum(r["operations"].values())
+    rate = operations / r["seconds"]
+    share = rate / peaks[r["dtype"]] / jax.device_count()
+    lines.append(
+      f"| {r['name']} | {operations / 1e9:,.0f} | {r['xla_operations'] / 1e9:,.0f} | "
+      f"{r['bytes'] / 1e9:.1f} | {r['peak_memory'] / 1e9:.2f} | {r['compile_seconds']:.0f} | "
+      f"{1e3 * r['seconds']:.1f} ({1e3 * r['fastest']:.1f}) | {r['images'] / r['seconds']:.1f} | "
+      f"{rate / 1e12:.2f} | {share:.0%} |"
+    )
+  lines += [f"| {name} | {why} |" + " |" * 8 for name, why in failed.items()]
+  for name, seconds in peers.items():
+    ours = [f"{r['name']}: {statistics.median(seconds) / r['seconds']:.2f}" for r in results]
+    lines += [
+      "",
+      f"{name}: {1e3 * statistics.median(seconds):.1f} ms ({1e3 * min(seconds):.1f}); times ours "
+      f"takes less: {', '.join(ours)}",
+    ]
+  lines += ["", f"| ms (GFLOP) | {' | '.join((*PARTS, OTHER))} |", "|---" * (len(PARTS) + 2) + "|"]
+  for r in results:
+    cells = [
+      f"{1e3 * r['seconds'] * r['shares'][part]:.1f} ({r['operations'][part] / 1e9:,.0f})"
+      for part in (*PARTS, OTHER)
+    ]
+    lines.append(f"| {r['name']} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"error: {error}")

@@ -1,0 +1,215 @@
+"""What the benchmark of the training step counts, splits and times."""
+
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import operations, step
+from benchmarks.device_time import parts_of_instructions, split_time
+from benchmarks.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
+from benchmarks.options import apply_settings, load_config, setting
+from benchmarks.runners import JaxStep, Peer, random_batch, time_in_turn
+from corda_jax.errors import UserError
+from corda_jax.jobs.train import step_inputs
+from tests import tiny
+
+CONVOLUTIONS = (
+  {"stride": 1, "padding": 1, "dilation": 1},
+  {"stride": 2, "padding": 3, "dilation": 2},
+  {"stride": 3, "padding": 0, "dilation": 1},
+)
+
+
+def convolve(x, kernel, stride, padding, dilation):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    ((padding, padding), (padding, padding)),
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS)
+def test_convolutions_and_their_gradients_count_as_xla_counts_them(options):
+  x, kernel = jnp.ones((2, 11, 14, 3)), jnp.ones((3, 3, 3, 5))
+  forward = lambda x, kernel: convolve(x, kernel, **options)  # noqa: E731
+  both = lambda x, kernel, y: jax.vjp(forward, x, kernel)[1](y)  # noqa: E731
+  for function, arguments in (
+    (forward, (x, kernel)),
+    (both, (x, kernel, forward(x, kernel))),
+  ):
+    expected = jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+    assert count_operations(function, *arguments)[OTHER, CONVOLUTION] == expected
+
+
+def test_a_padded_convolution_counts_the_taps_on_the_image():
+  # 4 places of 3 taps, of which the first and the last miss one: 10 pairs an axis.
+  options = {"stride": 1, "padding": 1, "dilation": 1}
+  count = count_operations(
+    lambda x, kernel: convolve(x, kernel, **options),
+    jnp.ones((1, 4, 4, 6)),
+    jnp.ones((3, 3, 6, 7)),
+  )
+  assert count == {(OTHER, CONVOLUTION): 2 * 6 * 7 * 10 * 10}
+
+
+def test_products_sums_and_what_is_not_arithmetic():
+  def function(x, y):
+    z = jnp.einsum("bij,bjk->bik", x, y)
+    return jnp.tanh(z).sum(), z.reshape(-1)[::2].astype(jnp.bfloat16)
+
+  count = count_operations(function, jnp.ones((5, 2, 3)), jnp.ones((5, 3, 4)))
+  assert count == {(OTHER, PRODUCT): 2 * 5 * 2 * 3 * 4, (OTHER, REST): 2 * 5 * 2 * 4}
+
+
+def test_what_no_result_needs_does_not_count():
+  def function(x):
+    x @ x
+    return x + 1
+
+  assert count_operations(function, jnp.ones((4, 4))) == {(OTHER, REST): 16}
+
+
+def test_loops_branches_and_inner_functions():
+  inner = jax.jit(lambda x: x @ x)
+
+  def function(x):
+    x, _ = jax.lax.scan(lambda x, _: (inner(x), None), x, length=7)
+    return jax.lax.cond(x[0, 0] > 0, lambda x: x, lambda x: inner(inner(x)), x)
+
+  assert count_operations(function, jnp.ones((4, 4)))[OTHER, PRODUCT] == (7 + 2) * 2 * 4**3
+
+
+def test_the_outermost_scope_counts_also_for_gradients():
+  def function(x):
+    with jax.named_scope("mixed"):
+      y = jax.jit(lambda x: x @ x)(x)
+      with jax.named_scope("source"):
+        y = y @ y
+    with jax.named_scope("elsewhere"):
+      return (y @ x).sum()
+
+  count = count_operations(jax.grad(function), jnp.ones((4, 4)), parts=("source", "mixed"))
+  product = 2 * 4**3
+  assert count["mixed", PRODUCT] == 2 * product + 4 * product
+  # Its gradient needs both factors' cotangents, and its value is needed by nobody.
+  assert count[OTHER, PRODUCT] == 2 * product
+  assert ("source", PRODUCT) not in count
+
+
+def test_instructions_belong_to_scopes_or_where_their_operands_come_from():
+  program = """
+  %a = f32[2] parameter(0), metadata={op_name="x"}
+  %b.1 = f32[2] add(%a, %a), metadata={op_name="jit(f)/transpose(jvp(mixed))/add"}
+  %c = f32[2] copy(%b.1), backend_config={}
+  ROOT %d = f32[2] multiply(%c, %c), metadata={op_name="jit(f)/remixed/mul"}
+"""
+  assert parts_of_instructions(program, frozenset(("source", "mixed"))) == {
+    "a": OTHER,
+    "b.1": "mixed",
+    "c": "mixed",
+    "d": OTHER,
+  }
+
+
+def test_the_time_of_a_profile_goes_to_the_scopes():
+  def function(x):
+    with jax.named_scope("source"):
+      y = x @ x
+    with jax.named_scope("mixed"):
+      for _ in range(6):
+        y = y @ x
+    return y
+
+  x = jax.random.normal(jax.random.key(0), (300, 300))
+  compiled = jax.jit(function).lower(x).compile()
+  shares = split_time(compiled, lambda: compiled(x).block_until_ready(), ("source", "mixed"))
+  assert sum(shares.values()) == pytest.approx(1)
+  assert shares["mixed"] > shares["source"] > 0
+
+
+def test_a_peer_is_timed_in_turn():
+  code = "import sys; print('hello', flush=True)\nfor n in sys.stdin: print(3 * int(n), flush=True)"
+  peer = Peer("slow", f'{sys.executable} -c "{code}"')
+  order = []
+
+  class Ours:
+    name = "ours"
+
+    def run(self, steps):
+      order.append(steps)
+      return float(len(order))
+
+  try:
+    seconds = time_in_turn([Ours(), peer], rounds=2, steps=2)
+  finally:
+    peer.close()
+  assert seconds == {"ours": [2 / 2, 3 / 2], "slow": [3.0, 3.0]}  # the first round does not count
+
+
+@pytest.mark.parametrize(
+  ("command", "message"),
+  [
+    (f"{sys.executable} -c 'raise SystemExit(3)'", "ended with code 3"),
+    ("/no/such/program", "cannot be started"),
+  ],
+)
+def test_a_peer_that_fails(command, message):
+  with pytest.raises(UserError, match=message):
+    Peer("broken", command)
+
+
+def test_random_batches_are_what_the_step_reads():
+  data = tiny.get_config().data
+  made, real = random_batch(data, 19, 0), step_inputs(tiny.get_batch())
+  assert {k: (v.shape, v.dtype) for k, v in made.items()} == {
+    k: (v.shape, v.dtype) for k, v in real.items()
+  }
+  assert made["source_label"].max() < 19
+
+
+def test_options():
+  assert setting("data.batch_size=4") == ("data.batch_size", 4)
+  assert setting("model.dtype=bfloat16") == ("model.dtype", "bfloat16")
+  config = load_config("gta2cs:as_published")
+  assert config.model.classifier_dilations == (6, 12, 18, 24)
+  for name in ("none_such", "gta2cs:none_such"):
+    with pytest.raises(UserError, match=name):
+      load_config(name)
+  for settings in ({"data.none_such": 1}, {"data.batch_size": "many"}):
+    with pytest.raises(UserError, match=next(iter(settings))):
+      apply_settings(config, settings)
+
+
+@pytest.mark.long
+def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(step, "load_config", lambda name: tiny.get_config())
+  monkeypatch.setattr(step, "_PEAK_SIZES", {"cpu": 64})
+  arguments = ["--sweep", "model.dtype", "float32", "bfloat16", "--rounds", "1", "--steps", "1"]
+  with jax.numpy_dtype_promotion("standard"):
+    step.main([*arguments, "--json", str(tmp_path / "numbers.json")])
+  printed = capsys.readouterr().out
+  assert "| dtype float32 |" in printed
+  assert "| dtype bfloat16 |" in printed
+  assert "float32 peak" in printed
+  assert (tmp_path / "numbers.json").stat().st_size > 1000
+
+
+@pytest.mark.long
+def test_the_count_of_a_step_agrees_with_xla():
+  made = JaxStep.build("tiny", tiny.get_config())
+  counted = count_operations(*made.traced(), parts=step.PARTS)
+  # Products and convolutions agree; how the rest is counted is a matter of taste.
+  assert math.isclose(counted.total(), made.xla_operations, rel_tol=0.1)
+  by_part = {part: counted[part, CONVOLUTION] for part in step.PARTS}
+  assert by_part["source"] == by_part["mixed"] > by_part["teacher"] > by_part["optimizer"] == 0
+
+
+def test_kinds_are_exhaustive():
+  counted = count_operations(lambda x: jnp.exp(x @ x), jnp.ones((2, 2)))
+  assert {kind for _, kind in counted} <= set(operations.KINDS)
