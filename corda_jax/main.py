@@ -30,6 +30,7 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_initial_weights
 from corda_jax.jobs.train import train
 from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
+from corda_jax.training.processes import first_process_first, join_processes
 from corda_jax.training.sharding import check_divisible
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet
@@ -45,6 +46,9 @@ _TASK_MODES = {
   "depth": ("prepare", "train", "evaluate", "label_depth"),
 }
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "The job.")
+_MULTIHOST = flags.DEFINE_bool(
+  "multihost", False, "Join the other processes of this run, on this host or on others."
+)
 
 
 def run(config: Any, workdir: Path, mode: str) -> None:
@@ -82,14 +86,16 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     if config.initial_weights and not has_checkpoints(workdir):
       read_initial_weights(experiment)  # and so is a wrong file
     _check_writable(workdir)
-    provide(config.data)
+    with first_process_first("provide the data"):
+      provide(config.data)
     record_config(workdir, config.to_dict())
   else:
     check_config(
       workdir, config.to_dict(), parts=("model.", "data.classes.", "method.depth_supervision.")
     )
     find_checkpoint(workdir, config.evaluation.checkpoint)
-    provide(config.data, ("target",))
+    with first_process_first("provide the data"):
+      provide(config.data, ("target",))
 
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
   validation = functools.partial(
@@ -188,6 +194,10 @@ def main(arguments: list[str]) -> None:
   try:
     if len(arguments) > 1:
       raise UserError(f"unknown argument {arguments[1]!r}: flags begin with --")
+    if _MULTIHOST.value:
+      join_processes()
+      if jax.process_index() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the first process tells for all)
     run(_CONFIG.value, Path(_WORKDIR.value or ""), _MODE.value)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {error}")

@@ -26,6 +26,7 @@ from corda_jax.jobs.evaluate import find_checkpoint, restore_state
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.training.checkpoint import check_config, has_checkpoints, read_config, record_config
+from corda_jax.training.processes import first_process_first
 from corda_jax.training.sharding import check_divisible, wait_for_all
 from corda_jax.visualize import depth_sheet
 from data_pipelines.batches import evaluation_batches, num_examples, train_batches
@@ -76,14 +77,16 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     if not has_checkpoints(workdir):
       read_initial_depth_weights(experiment)  # and so is a wrong file
     check_writable(workdir)
-    provide(config.data, ("target",), self_supervised=True)
+    with first_process_first("provide the data"):
+      provide(config.data, ("target",), self_supervised=True)
     record_config(workdir, config.to_dict())
   else:
     # What is labelled may be another data set; what is evaluated has the views of the training.
     parts = _NETWORK if mode == "label_depth" else (*_NETWORK, "data.target.views")
     check_config(workdir, config.to_dict(), parts=parts)
     find_checkpoint(workdir, config.evaluation.checkpoint)
-    provide(config.data, ("target",), self_supervised=True)
+    with first_process_first("provide the data"):
+      provide(config.data, ("target",), self_supervised=True)
   if mode == "label_depth":
     _label(experiment, workdir, processes)
     return

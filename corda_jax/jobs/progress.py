@@ -33,7 +33,10 @@ class Progress:
   ):
     """Starts the line."""
     self._shown = shown
-    self._bar = progress_bar(total=total, initial=first, desc="train", unit="step")
+    others = jax.process_index() > 0  # of several processes one shows the line
+    self._bar = progress_bar(
+      total=total, initial=first, desc="train", unit="step", disable=others
+    )
     self._images_per_step = images_per_step
     self._pending: list[Mapping[str, jax.Array]] = []
     self._since: float | None = None  # when the clock started; None while it stands

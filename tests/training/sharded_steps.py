@@ -1,0 +1,74 @@
+"""Two training steps on several meshes, as a program: for tests with other devices than theirs.
+
+python -m tests.training.sharded_steps FILE.json DEVICES… [--join]: on meshes of so many devices
+each, of this process alone or, with --join, of all processes.
+"""
+
+import argparse
+import json
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from corda_jax.adaptation.draws import draw
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.train import compile_step, step_inputs
+from corda_jax.training.processes import join_processes
+from corda_jax.training.sharding import batch_sharded, make_mesh, put_batch, replicated
+from tests import tiny
+
+BATCH, STEPS = 8, 2
+
+
+def run(devices: int) -> dict:
+  """Losses, statistics and mix masks of all steps, in float64."""
+  mesh = make_mesh(jax.devices()[:devices])
+  config = tiny.get_config(
+    **{"data.batch_size": BATCH, "model.dtype": "float64", "model.param_dtype": "float64"}
+  )
+  experiment = Experiment.from_config(config, mesh)
+  state, step = experiment.initial_state(), compile_step(experiment)
+  everywhere, split = replicated(mesh), batch_sharded(mesh)
+  draw_mask = jax.jit(
+    lambda key, label: draw(key, label, 19, config.method)["mix_mask"],
+    in_shardings=(everywhere, split),
+    out_shardings=split,
+  )
+  share = BATCH // jax.process_count()
+  mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+  key = jax.device_put(jax.random.key(0), everywhere)
+  losses, masks = [], []
+  for number in range(STEPS):
+    host = {name: x[mine] for name, x in step_inputs(tiny.get_batch(number, BATCH)).items()}
+    batch = put_batch(mesh, host)
+    mask = draw_mask(jax.random.fold_in(key, number), batch["source_label"])
+    masks.append(multihost_utils.process_allgather(mask, tiled=True))
+    state, metrics = step(state, batch, key)
+    losses.append({name: float(value) for name, value in metrics.items()})
+  statistics = [state.batch_stats, state.teacher_batch_stats]
+  return {
+    "losses": losses,
+    "statistics": [np.asarray(x).tolist() for x in jax.tree.leaves(statistics)],
+    "masks": np.packbits(np.stack(masks)).tolist(),
+  }
+
+
+def main() -> None:
+  """Runs on every mesh and writes what they gave."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument("path")
+  parser.add_argument("devices", nargs="+", type=int)
+  parser.add_argument("--join", action="store_true")
+  options = parser.parse_args()
+  if options.join:
+    join_processes()
+  jax.config.update("jax_enable_x64", True)
+  results = {devices: run(devices) for devices in options.devices}
+  if jax.process_index() == 0:
+    with open(options.path, "w") as file:
+      json.dump({"processes": jax.process_count(), "results": results}, file)
+
+
+if __name__ == "__main__":
+  main()

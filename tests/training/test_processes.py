@@ -1,0 +1,112 @@
+"""The same steps on 1, 2, 4 and 8 devices, and on two processes of 2 devices each."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from corda_jax.errors import UserError
+from corda_jax.training.processes import join_processes
+
+
+def start(path, *arguments, devices, **environment):
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": str(devices),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    **environment,
+  }
+  command = [sys.executable, "-m", "tests.training.sharded_steps", str(path), *arguments]
+  return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+  for process in processes:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+  path = tmp_path_factory.mktemp("one") / "results.json"
+  finish(start(path, "1", "2", "4", "8", devices=8))
+  return json.loads(path.read_text())["results"]
+
+
+def assert_same(given, expected):
+  assert given["masks"] == expected["masks"]
+  for ours, reference in zip(given["losses"], expected["losses"], strict=True):
+    assert ours.keys() == reference.keys()
+    for name, value in reference.items():
+      assert ours[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
+  for ours, reference in zip(given["statistics"], expected["statistics"], strict=True):
+    np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("devices", ["2", "4", "8"])
+def test_the_number_of_devices_changes_nothing(one_process, devices):
+  assert_same(one_process[devices], one_process["1"])
+  assert any(one_process["1"]["masks"])
+
+
+@pytest.mark.long
+def test_two_processes_change_nothing(one_process, tmp_path):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  path = tmp_path / "results.json"
+  finish(
+    *(
+      start(
+        path,
+        "4",
+        "--join",
+        devices=2,
+        JAX_COORDINATOR_ADDRESS=address,
+        JAX_NUM_PROCESSES="2",
+        JAX_PROCESS_ID=str(index),
+      )
+      for index in range(2)
+    )
+  )
+  found = json.loads(path.read_text())
+  assert found["processes"] == 2
+  assert_same(found["results"]["4"], one_process["1"])
+
+
+@pytest.mark.parametrize(
+  ("environment", "message"),
+  [
+    ({"JAX_NUM_PROCESSES": "2"}, "not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"),
+    (
+      {
+        "JAX_COORDINATOR_ADDRESS": "here:1234",
+        "JAX_NUM_PROCESSES": "two",
+        "JAX_PROCESS_ID": "0",
+      },
+      "JAX_NUM_PROCESSES is 'two', wanted a whole number",
+    ),
+    (
+      {
+        "JAX_COORDINATOR_ADDRESS": "here:1234",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "2",
+      },
+      "cannot join other processes",
+    ),
+    ({}, "Slurm"),
+  ],
+)
+def test_what_the_environment_lacks_is_told(monkeypatch, environment, message):
+  for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(UserError, match=message):
+    join_processes()
