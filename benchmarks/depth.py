@@ -12,8 +12,10 @@ are not repeated.
 import argparse
 import functools
 import os
+import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,23 @@ import jax
 
 from benchmarks.adaptation import miou_table, run_once, run_seed
 from configs import demo, depth_street_world
+from configs.depth import VIEWS
 from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import DepthEvaluator
 from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.depth_scores import FLOORS, mean_errors
 from corda_jax.jobs.evaluate import restore_state
 from corda_jax.main import run
 from corda_jax.metrics import DEPTH_ERRORS
 from corda_jax.visualize import depth_comparison
 from data_pipelines.batches import evaluation_batches
 
-VIEWS = ("stereo", "video", "both")
 TITLE = "target depth from"
-_FLOORS = {"constant": "best constant", "rows": "best constant a row"}
 
 # What the adaptation changes in configs/demo.py. A depth root names the network whose files are
-# meant.
-_JOINT = {"method.depth_supervision.target": "photometric", "data.target.depth": "none"}
+# meant. The true depth of joint runs is read to measure their heads, and trains nothing.
+_JOINT = {"method.depth_supervision.target": "photometric", "model.initial_inverse_depth": 65.0}
 METHODS = {
   "true depth": {},
   **{
@@ -55,7 +57,9 @@ def main(arguments: list[str] | None = None) -> None:
   """Runs what is missing and prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--seeds", type=int, default=3, help="adaptation runs of each method")
-  parser.add_argument("--workdir", type=Path, default=Path("runs/depth"), help="of all runs")
+  parser.add_argument(
+    "--workdir", type=Path, default=Path("runs/benchmark_depth"), help="of all runs"
+  )
   parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
   parser.add_argument("--depth_steps", type=int, default=None, help="default: the configuration's")
   parser.add_argument("--steps", type=int, default=None, help="of adaptation; default: the demo's")
@@ -65,9 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
   # Runs of one method share their compiled step.
   jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
   started = time.monotonic()
-  networks = {views: _depth_network(views, options) for views in VIEWS}
-  print(f"\n{depth_table(networks)}\n", flush=True)
-  print(f"Pictures: {_sheet(networks, options.workdir)}", flush=True)
+  needed = needed_networks(options.methods if options.seeds else METHODS)
+  networks = {views: _depth_network(views, options) for views in needed}
+  if networks:
+    print(f"\n{depth_table(networks)}\n", flush=True)
+    print(f"Pictures: {_sheet(networks, options.workdir)}", flush=True)
   results: dict[str, list[dict[str, Any]]] = {method: [] for method in options.methods}
   for seed in range(options.seeds):  # seed by seed: a table that is cut short is still fair
     for method in options.methods:
@@ -75,7 +81,14 @@ def main(arguments: list[str] | None = None) -> None:
       print(f"{method}, seed {seed}: target mIoU {results[method][-1]['miou']:.1f} %", flush=True)
   if options.seeds:
     print(f"\n{miou_table(results, TITLE)}")
+    print(f"\n{heads_table(results)}")
   print(f"\n{time.monotonic() - started:.0f} s on {os.cpu_count()} cores")
+
+
+def needed_networks(methods: Iterable[str]) -> tuple[str, ...]:
+  """The depth networks, by their views, whose files some of `methods` read."""
+  roots = {METHODS[method].get("data.target.depth_root") for method in methods}
+  return tuple(views for views in VIEWS if views in roots)
 
 
 def _depth_network(views: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -121,8 +134,21 @@ def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str
   if config.data.target.depth_root:
     folder = options.workdir / "files" / config.data.target.depth_root
     config.data.target.depth_root = str(folder)
-  name = method.replace(", ", "_").replace(" ", "_")
+  name = re.sub(r"\W+", "_", method).strip("_")
   return run_seed(config, seed, options.steps, options.workdir / f"{name}_{seed}")
+
+
+def heads_table(results: dict[str, list[dict[str, Any]]]) -> str:
+  """Errors of the target's depth head after adaptation, means over seeds, as Markdown."""
+  lines = [f"| depth head, {TITLE} | {' | '.join(DEPTH_ERRORS)} |"]
+  lines.append("|---" * (len(DEPTH_ERRORS) + 1) + "|")
+  for method, runs in results.items():
+    found = [run["depth"] for run in runs if "depth" in run]
+    if found:
+      scaled = " (in proportion)" if found[0]["median_scaling"] else ""
+      means = mean_errors(found)
+      lines.append(f"| {method}{scaled} | {' | '.join(f'{means[e]:.3f}' for e in means)} |")
+  return "\n".join(lines)
 
 
 def depth_table(networks: dict[str, dict[str, Any]]) -> str:
@@ -130,7 +156,7 @@ def depth_table(networks: dict[str, dict[str, Any]]) -> str:
   lines = [f"| | {' | '.join(DEPTH_ERRORS)} |", "|---" * (len(DEPTH_ERRORS) + 1) + "|"]
   rows = dict(networks)
   floors = next(iter(networks.values()))["floors"]
-  rows |= {words: floors[name] for name, words in _FLOORS.items()}
+  rows |= {words: floors[name] for name, words in FLOORS.items()}
   for name, errors in rows.items():
     lines.append(f"| {name} | {' | '.join(f'{errors[e]:.3f}' for e in DEPTH_ERRORS)} |")
   return "\n".join(lines)

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.options import load_config
 from corda_jax.depth import camera, photometric
-from corda_jax.depth.motion import are_temporal, temporal_views
+from corda_jax.depth.motion import are_temporal, image_names, temporal_views
 from corda_jax.depth.step import draw, jittered_input
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
@@ -76,7 +76,7 @@ def _random_batch(
   shape = (data.batch_size, data.crop_height, data.crop_width)
   batch = {
     name: jnp.asarray(random.randint(0, 256, (*shape, 3)), jnp.uint8)
-    for name in ("image", *(f"{view}_image" for view in experiment.views))
+    for name in image_names(experiment.views)
   }
   camera_of = (1.1 * shape[2], 1.1 * shape[2], shape[2] / 2, shape[1] / 2)
   batch["intrinsics"] = jnp.tile(jnp.array(camera_of, jnp.float32), (shape[0], 1))

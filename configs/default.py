@@ -64,6 +64,12 @@ def get_config() -> ml_collections.ConfigDict:
       "label_size": "file",
       "flip": False,  # average with the prediction of the mirrored frame
       "scales": (1.0,),  # factors of the input's size whose predictions are averaged
+      # Where the target's records hold depth, the depth head is measured by it: metres between
+      # which, and to which predictions are clipped; and whether each frame's prediction is first
+      # brought to the truth's median: "always", "never" or "video", where that alone tells depth.
+      "min_depth": 0.001,
+      "max_depth": 80.0,
+      "median_scaling": "video",
       "checkpoint": "latest",  # or "best"; for --mode=evaluate
       "max_frames": 0,  # frames of the validation set that are used; 0: all
       "pictures": 6,  # frames shown in the contact sheet
@@ -100,6 +106,9 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.task_width = 64  # bottlenecks of the decoders; their features have 4 times as many channels
   model.initial_semantics_from = "encoder"  # "encoder" (GTA variant), "decoder" (SYNTHIA variant)
   model.depth = True  # depth decoder and depth heads
+  # Inverse depth that the depth heads begin with; released: 0. Without files to learn from, set one
+  # of the scene (65 is 10 m): from 0, read as 499 m, photometric training has next to no gradient.
+  model.initial_inverse_depth = 0.0
   model.correlation = True  # semantic and depth features refine each other
   model.classifier_dilations = (6, 12)  # published: (6, 12, 18, 24)
   # The network that joins the step where depth is learned from video: ResNet-18.

@@ -62,6 +62,9 @@ def get_config() -> ml_collections.ConfigDict:
   method.teacher_decay = 0.99  # a short run wants a teacher that follows faster
 
   method.photometric.pose_learning_rate = 3e-4
+  # Two images of one moment differ by less than a pixel where things are far, and noise alone can
+  # make the unwarped one the better: what is far would come out too near.
+  method.photometric.automask = "temporal"
   optimizer = config.optimizer
   optimizer.name = "adamw"  # learns more in so few steps than SGD does
   optimizer.learning_rate = 0.003

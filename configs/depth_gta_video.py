@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
   folder.train.images = "train/{name}.png"
   # Nothing is known of these frames but themselves: some of them tell the photometric loss.
   config.evaluation.split = "train"
+  config.label_depth.splits = ("train",)
   config.evaluation.max_frames = 100
   # Of files of 1920x1080 with a vertical field of view of 50°; give those of your camera. The scale
   # of depth is unknown in any case, and an error of some percent does little.

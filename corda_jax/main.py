@@ -99,7 +99,11 @@ def run(config: Any, workdir: Path, mode: str) -> None:
 
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
   validation = functools.partial(
-    evaluation_batches, config.data, limit=config.evaluation.max_frames or None, **processes
+    evaluation_batches,
+    config.data,
+    contents=experiment.evaluated_contents,
+    limit=config.evaluation.max_frames or None,
+    **processes,
   )
   if mode == "evaluate":
     state, result = evaluate(experiment, workdir, validation)
@@ -216,8 +220,10 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     if "Traceback" in message:  # raised by the configuration file itself: the last line says what
       message = message.splitlines()[-1].partition(": ")[2]
   except (AttributeError, KeyError) as error:
-    name = str(error.args[0]).replace("\\n", " ").replace("\\", "").strip("'")
-    message = f"unknown configuration field: {name}"
+    # 'name\nDid you mean "other" instead of "name"?', in quotes or not
+    name = str(error.args[0]).replace("\\n", "\n").replace("\\", "").strip("\"'")
+    name, _, hint = name.partition("\n")
+    message = f"unknown configuration field: {name.rstrip(chr(39))}. {hint}".removesuffix(". ")
   except (OSError, TypeError, ValueError) as error:
     message = str(error)
   else:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from data_pipelines.provide import provide
 
 # What a run keeps when it is evaluated or labels: what else differs changes no weight.
 _NETWORK = ("model.", "depth.min_depth", "depth.max_depth")
+_MEASURED = ("data.target.views", "depth.metres_per_unit")  # and what errors depend on
 
 
 def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], None]) -> None:
@@ -54,6 +56,7 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   if mode == "label_depth":
     find_checkpoint(workdir, config.evaluation.checkpoint)
     trained = read_config(workdir)["data"]["target"]["views"]
+    _check_scale(config, workdir)
     if config.data.target.dataset == "folder":
       # Records with neighbours lack the ends of clips, and the adaptation wants every frame.
       config = config.copy_and_resolve_references()
@@ -82,7 +85,7 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     record_config(workdir, config.to_dict())
   else:
     # What is labelled may be another data set; what is evaluated has the views of the training.
-    parts = _NETWORK if mode == "label_depth" else (*_NETWORK, "data.target.views")
+    parts = _NETWORK if mode == "label_depth" else (*_NETWORK, *_MEASURED)
     check_config(workdir, config.to_dict(), parts=parts)
     find_checkpoint(workdir, config.evaluation.checkpoint)
     with first_process_first("provide the data"):
@@ -99,6 +102,26 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
       print(f"Pictures: {sheet}")
     return
   _train(experiment, workdir, validation, processes)
+
+
+def _check_scale(config: Any, workdir: Path) -> None:
+  """Tells of another scale than the training's; metric files of video need one.
+
+  Raises:
+    UserError: the files are to be metric, and the network was trained on video with this scale.
+  """
+  before = read_config(workdir)
+  trained, wanted = before["depth"]["metres_per_unit"], config.depth.metres_per_unit
+  if wanted != trained:
+    print(f"Labels with depth.metres_per_unit {wanted}; trained with {trained}.")
+  elif config.label_depth.encoding == "metric" and "right" not in before["data"]["target"]["views"]:
+    results = Path(workdir) / "results.json"
+    scale = json.loads(results.read_text()).get("scale") if results.exists() else None
+    found = f" (by its results: {scale * trained:.4g})" if scale else ""
+    raise UserError(
+      "label_depth.encoding is 'metric', but the network was trained on video alone, whose scale "
+      f"nobody knows: set depth.metres_per_unit{found}, or choose the encoding 'sigmoid'"
+    )
 
 
 def _train(

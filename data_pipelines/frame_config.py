@@ -90,11 +90,14 @@ def check_config(config: FrameConfig, builder: Any) -> None:
     ("bad_frames", (config.bad_frames,), ("stop", "skip")),
   ):
     unknown = [value for value in given if value not in wanted]
+    if unknown and not wanted:
+      raise UserError(
+        f"{key} of {builder.name} is {unknown[0]!r}, but {builder.name} has none: leave "
+        f"data.….{key} empty"
+      )
     if unknown or len(set(given)) < len(given) or (key == "splits" and not given):
       told, how = (unknown[0], "one of") if unknown else (given, "each once of")
-      raise UserError(
-        f"{key} of {builder.name} is {told!r}, wanted {how} {', '.join(wanted) or 'none'}"
-      )
+      raise UserError(f"{key} of {builder.name} is {told!r}, wanted {how} {', '.join(wanted)}")
   if min(config.height, config.width) < 1:
     raise UserError(f"size of {builder.name} is {config.width}x{config.height}, wanted 1x1 or more")
   for key, given, least in (

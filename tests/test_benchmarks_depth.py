@@ -1,5 +1,7 @@
 """The depth benchmark's runs can be built, and its tables hold what the runs gave."""
 
+import argparse
+
 import jax
 import pytest
 
@@ -41,6 +43,51 @@ def test_tables():
   assert table.splitlines()[0] == "| target depth from | mIoU, mean ± spread | seeds |"
   assert miou_table({}).startswith("| | mIoU")
   assert table.splitlines()[2] == "| true depth | 41.0 ± 1.4 | 40.0, 42.0 |"
+
+
+def test_networks_are_trained_for_methods_that_read_their_files():
+  assert benchmark.needed_networks(benchmark.METHODS) == ("stereo", "video", "both")
+  assert benchmark.needed_networks(["files, both", "true depth"]) == ("both",)
+  assert benchmark.needed_networks(["joint, video"]) == ()
+
+
+def test_depth_heads_are_told_where_they_are_measured():
+  runs = [
+    {"depth": dict.fromkeys(DEPTH_ERRORS, value) | {"median_scaling": True}} for value in (0.1, 0.2)
+  ]
+  lines = benchmark.heads_table({"joint, video": runs, "no depth (DACS)": [{}]}).splitlines()
+  assert len(lines) == 3
+  assert lines[2].startswith("| joint, video (in proportion) | 0.150 | 0.150")
+
+
+def test_files_of_video_get_their_scale_from_the_truth(monkeypatch, tmp_path):
+  done = []
+  monkeypatch.setattr(benchmark, "run_once", lambda config, workdir: {"scale": 20.0})
+  monkeypatch.setattr(benchmark, "run", lambda *arguments: done.append(arguments))
+  options = argparse.Namespace(workdir=tmp_path, depth_steps=None)
+  for views in benchmark.VIEWS:
+    benchmark._depth_network(views, options)
+  scale = depth_street_world.get_config().depth.metres_per_unit
+  for (config, workdir, mode), views in zip(done, benchmark.VIEWS, strict=True):
+    assert (workdir, mode) == (tmp_path / views, "label_depth")
+    assert config.label_depth.folder == str(tmp_path / "files" / views)
+    assert config.depth.metres_per_unit == (20 * scale if views == "video" else scale)
+
+
+def test_every_run_has_a_folder_of_its_own(monkeypatch, tmp_path):
+  folders = {}
+
+  def run_seed(config, seed, steps, workdir):
+    folders[workdir.name] = config
+
+  monkeypatch.setattr(benchmark, "run_seed", run_seed)
+  options = argparse.Namespace(workdir=tmp_path, steps=None)
+  for method in benchmark.METHODS:
+    benchmark._adaptation(method, 1, options)
+  assert len(folders) == len(benchmark.METHODS)
+  assert all(name.replace("_", "").isalnum() for name in folders)
+  root = folders["files_video_1"].data.target.depth_root
+  assert root == str(tmp_path / "files" / "video")
 
 
 @pytest.mark.long

@@ -105,6 +105,11 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   # Another encoding does not mix.
   result = run(depth_command(folder, "label_depth", label_depth__folder=files))
   assert_one_line(result, "encoding ('metric' there, 'sigmoid' now)")
+  # Another scale than the training's is told.
+  told = run(depth_command(folder, "label_depth", depth__metres_per_unit=1.0))
+  assert "Labels with depth.metres_per_unit 1.0; trained with 2.2." in told.stdout
+  result = run(depth_command(folder, "evaluate", depth__metres_per_unit=1.0))
+  assert_one_line(result, "depth.metres_per_unit (2.2 → 1.0)")
   # A split that is not there is told before the first one is labelled.
   other = folder / "other"
   fields = {"label_depth__folder": other, "label_depth__splits": "('train','val')"}
@@ -121,14 +126,17 @@ def test_files_of_a_network_feed_the_adaptation(trained):
 def test_depth_is_learned_inside_the_adaptation(trained):
   folder, _ = trained
   joint = {
-    "data__target__depth": "none",
     "data__target__views": "('right','previous','next')",
     "method__depth_supervision__target": "photometric",
     "model__pose_encoder__width": 4,
   }
   result = run(command(folder, "joint", **joint))
   assert result.returncode == 0, result.stderr
-  assert json.loads((folder / "joint" / "results.json").read_text())["step"] == 2
+  results = json.loads((folder / "joint" / "results.json").read_text())
+  assert results["step"] == 2
+  # Its depth files train nothing, but measure the depth head.
+  assert results["depth"]["frames"] == 3
+  assert "depth head: abs rel" in result.stdout
 
 
 @pytest.mark.long
@@ -151,7 +159,11 @@ def test_every_frame_of_a_video_is_labelled(tmp_path, random):
   }
   video = {"config": "configs/depth_gta_video.py", **fields}
   assert_succeeds(run(video_command(tmp_path, **video)))
-  files = {"label_depth__folder": tmp_path / "files", "label_depth__splits": "('train',)"}
+  files = {"label_depth__folder": tmp_path / "files"}
+  metric = {"label_depth__encoding": "metric"}
+  result = run(video_command(tmp_path, "label_depth", **video, **files, **metric))
+  assert_one_line(result, "trained on video alone, whose scale nobody knows")
+  assert not (tmp_path / "files").exists()
   result = run(video_command(tmp_path, "label_depth", **video, **files))
   assert_succeeds(result)
   assert "5/5" in result.stderr

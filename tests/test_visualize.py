@@ -70,6 +70,38 @@ def test_sheet_of_another_class_list(tmp_path):
   assert not (pixels == labels.CITYSCAPES.colors[0]).all(-1).any()
 
 
+def test_rows_of_a_depth_sheet_show_what_they_are_named_after():
+  shape = (1, 2, 3)
+  sources = np.stack([np.full((*shape, 3), value) for value in (0.25, 0.5)], 1)
+  pictures = {
+    "image": np.full((*shape, 3), 9, np.uint8),
+    "truth": np.array([[[2.0, 4.0, np.nan], [8.0, 16.0, 32.0]]]),
+    "disparity": np.array([[[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]]),
+    "automask": np.array([[[True, False, True], [True, True, True]]]),
+    "sources": sources,
+    "warped": 1 - sources,
+    "errors": np.stack([np.full(shape, 0.0), np.full(shape, 0.5)], 1),
+  }
+  rows = {name.split("\n")[0]: row[0] for name, row in visualize._depth_rows(pictures, ("a", "b"))}
+  names = ["image", "truth", "disparity", "automask"]
+  names += [f"{words.format(view)}" for view in "ab" for words in _VIEW_ROWS]
+  assert list(rows) == names
+  assert (rows["image"] == 9).all()
+  assert (rows["truth"][0, 2] == 0).all()  # unknown
+  brightness = rows["truth"].sum(-1)
+  assert brightness[0, 0] > brightness[0, 1] > brightness[1, 0] > brightness[1, 2]  # near: bright
+  brightness = rows["disparity"].sum(-1).ravel()
+  assert (np.diff(brightness.astype(int)) > 0).all()
+  np.testing.assert_array_equal(rows["automask"][..., 0], [[255, 0, 255], [255, 255, 255]])
+  for view, value in (("a", 0.25), ("b", 0.5)):
+    assert (rows[f"{view} view"] == round(255 * value)).all()
+    assert (rows[f"made from it ({view})"] == np.rint(255 * (1 - value))).all()
+  assert rows["its error (b)"].sum() > rows["its error (a)"].sum()
+
+
+_VIEW_ROWS = ("{} view", "made from it ({})", "its error ({})")
+
+
 def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path):
   truth = np.geomspace(4, 80, 240).reshape(1, 12, 20)
   truth[0, 0] = np.nan

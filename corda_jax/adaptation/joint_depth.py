@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 
 from corda_jax.depth.inverse_depth import to_metres
-from corda_jax.depth.motion import explaining_views, predict_poses, temporal_views
+from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import (
   Views,
   counted_rows,
@@ -89,11 +89,11 @@ def scenes(
   """
   found = {}
   for domain, views in joint.views.items():
-    names = ("image", *(f"{view}_image" for view in views))
+    names = image_names(views)
     scene = {name: batch[f"{domain}_{name}"].astype(dtype) / 255 for name in names}
     scene |= {k: batch[f"{domain}_{k}"].astype(dtype) for k in ("intrinsics", "baseline")}
     if temporal_views(views):
-      for name in ("image", *(f"{view}_image" for view in temporal_views(views))):
+      for name in image_names(temporal_views(views)):
         image = normalization.normalize(batch[f"{domain}_{name}"], dtype)
         scene[name.replace("image", "input")] = image
     found[domain] = scene

@@ -1,6 +1,6 @@
 """How the views of a frame were taken: their transforms, known from stereo, predicted in video."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,6 +50,11 @@ def view_transforms(
   )
 
 
+def image_names(views: Sequence[str]) -> tuple[str, ...]:
+  """What batches call an image and its views: "image", and "VIEW_image" of each."""
+  return ("image", *(f"{view}_image" for view in views))
+
+
 def explaining_views(
   images: Mapping[str, jax.Array],
   poses: Mapping[str, tuple[jax.Array, jax.Array]],
@@ -67,6 +72,9 @@ def explaining_views(
     baseline: [B], metres.
     intrinsics: [B, 4], pixels.
     metres_per_unit: of the depths that are to explain the images.
+
+  Returns:
+    The images as target and sources, and where the camera stood for each, in these units.
   """
   return Views(
     target=images["image"],

@@ -21,7 +21,7 @@ def ssim_loss(x: jax.Array, y: jax.Array) -> jax.Array:
   """Structural dissimilarity of 3x3 windows: clip((1 - SSIM) / 2, 0, 1), borders reflected.
 
   Args:
-    x: [B, H, W, C].
+    x: [B, H, W, C], at least 2x2 pixels.
     y: [B, H, W, C].
 
   Returns:

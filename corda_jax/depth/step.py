@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 
 from corda_jax.adaptation import strong_augmentation
-from corda_jax.depth.motion import explaining_views, predict_poses, temporal_views
+from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import photometric_loss
 from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
@@ -167,15 +167,16 @@ def descend(
   """The arithmetic of a step, random choices given.
 
   Returns:
-    The next state, scalar metrics, and the maps of `photometric_loss`.
+    The next state, scalar metrics, and the maps of `photometric_loss`, "poses" of `predict_poses`
+    and "batch_stats", the updated statistics by network.
   """
-  names = ("image", *(f"{view}_image" for view in views))
+  names = image_names(views)
   wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
   batch = {name: jnp.asarray(value) for name, value in batch.items()}
   batch = flip_views(batch, draws["flip"], names)
   # The networks see jittered colours, the loss the true ones.
   colors = {name: batch[name].astype(wide) / 255 for name in names}
-  seen = ("image", *(f"{view}_image" for view in temporal_views(views)))
+  seen = image_names(temporal_views(views))
   inputs = {name: jittered_input(colors[name], draws, normalization) for name in seen}
 
   def loss_function(params):

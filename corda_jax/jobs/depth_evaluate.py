@@ -11,14 +11,17 @@ import numpy as np
 
 from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.depth.floors import best_floors
-from corda_jax.depth.inverse_depth import to_metres
-from corda_jax.depth.motion import explaining_views, predict_poses, temporal_views
+from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import photometric_loss, reprojection_error
 from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.depth_scores import format_depth_scores
+from corda_jax.jobs.depth_scores import (
+  DepthErrors,
+  format_depth_scores,
+  known_metres,
+  mean_errors,
+)
 from corda_jax.jobs.evaluate import restore_state
-from corda_jax.losses import NO_DEPTH
 from corda_jax.metrics import depth_errors
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.training.checkpoint import write_json
@@ -67,8 +70,7 @@ class DepthEvaluator:
   @property
   def _explained(self) -> tuple[str, ...]:
     """What `_photometric` reads of a batch."""
-    views = (f"{view}_image" for view in self._experiment.views)
-    return ("image", *views, "intrinsics", "baseline")
+    return (*image_names(self._experiment.views), "intrinsics", "baseline")
 
   @property
   def has_truth(self) -> bool:
@@ -88,9 +90,9 @@ class DepthEvaluator:
     views, stride = experiment.views, experiment.stride
     height, width = (size // stride * stride for size in batch["image"].shape[1:3])
     wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
-    names = ("image", *(f"{view}_image" for view in views))
+    names = image_names(views)
     images = {name: batch[name][:, :height, :width] for name in names}
-    seen = ("image", *(f"{view}_image" for view in temporal_views(views)))
+    seen = image_names(temporal_views(views))
     inputs = {name: experiment.normalization.normalize(images[name], wide) for name in seen}
     disparities = experiment.models.depth.apply(variables["depth"], inputs["image"], train=False)
     poses, _ = predict_poses(
@@ -129,13 +131,7 @@ class DepthEvaluator:
     return put_batch(self._experiment.mesh, {name: batch[name] for name in names})
 
   def _truth(self, inverse_depth: np.ndarray) -> np.ndarray:
-    """Metres, float64; NaN where unknown or out of the range that is measured."""
-    config = self._experiment.config.evaluation
-    metres = to_metres(np.asarray(inverse_depth, np.float64))
-    known = (
-      (inverse_depth != NO_DEPTH) & (metres >= config.min_depth) & (metres <= config.max_depth)
-    )
-    return np.where(known, metres, np.nan)
+    return known_metres(inverse_depth, self._experiment.config.evaluation)
 
   def _frames(
     self, variables: Any, batches: Iterable[Mapping[str, Any]]
@@ -159,38 +155,22 @@ class DepthEvaluator:
         "inverse_depth" [B, H, W], else the views and their camera.
 
     Returns:
-      With truth: the means over frames of `metrics.depth_errors`, "frames", "median_scaling"
-      (whether), "scale" and "scale_spread" (median over frames of truth / prediction, and standard
-      deviation over it), and "floors" ("constant", "rows"), the errors of each. Without:
-      "photometric_loss" and "frames".
+      With truth: what `DepthErrors.result` gives, and "floors" ("constant", "rows"), the errors of
+      each. Without: "photometric_loss" and "frames".
     """
     variables = self._variables(state)
     if not self.has_truth:
       return self._photometric_score(variables, batches())
-    config = self._experiment.config.evaluation
     video = "right" not in self._experiment.views
-    scaling = config.median_scaling == "always" or (config.median_scaling == "video" and video)
-    errors, ratios = [], []
+    errors = DepthErrors(self._experiment.config.evaluation, video=video)
     for depth, truth in self._frames(variables, batches()):
-      known = ~np.isnan(truth)
-      if not known.any():
-        continue
-      depth, truth = depth[known], truth[known]
-      ratios.append(np.median(truth) / np.median(depth))
-      depth = depth * ratios[-1] if scaling else depth
-      errors.append(depth_errors(truth, np.clip(depth, config.min_depth, config.max_depth)))
-    if not errors:  # a kind of depth is named, and no frame has any: as if none were named
+      errors.add(depth, truth)
+    if (result := errors.result()) is None:
+      # A kind of depth is named, and no frame has any: as if none were named.
       return self._photometric_score(variables, batches())
     if self._floors is None:
       self._floors = self._measure_floors(batches)
-    return {
-      **_means(errors),
-      "frames": len(errors),
-      "median_scaling": scaling,
-      "scale": float(np.median(ratios)) if ratios else float("nan"),
-      "scale_spread": float(np.std(ratios) / np.median(ratios)) if ratios else float("nan"),
-      "floors": self._floors,
-    }
+    return result | {"floors": self._floors}
 
   def _photometric_score(self, variables, batches):
     losses = []
@@ -218,7 +198,7 @@ class DepthEvaluator:
           errors[name].append(
             depth_errors(truth[known], np.broadcast_to(floor, truth.shape)[known])
           )
-    return {name: _means(values) for name, values in errors.items()}
+    return {name: mean_errors(values) for name, values in errors.items()}
 
   def pictures(self, state: DepthState, batches: Batches, count: int) -> dict[str, np.ndarray]:
     """What the networks make of the first frames, at most `count` of them.
@@ -239,11 +219,6 @@ class DepthEvaluator:
       for name, value in made.items():
         parts.setdefault(name, []).append(value[: len(batch["valid"])][np.asarray(batch["valid"])])
     return {name: np.concatenate(values)[:count] for name, values in parts.items()}
-
-
-def _means(errors: list[dict[str, float]]) -> dict[str, float]:
-  names = errors[0] if errors else depth_errors(np.zeros(0), np.zeros(0))
-  return {name: float(np.mean([e[name] for e in errors] or [np.nan])) for name in names}
 
 
 def evaluate_depth(

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corda_jax.adaptation.joint_depth import head_to_metres, uses_files, uses_views
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, make_views
+from corda_jax.jobs.depth_scores import DepthErrors, known_metres
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.scores import format_scores, scores
 from corda_jax.metrics import confusion_matrix
@@ -46,12 +48,21 @@ class Evaluator:
       )
       return class_map(views, size)
 
-    def count(variables, images, labels, valid):
+    def measure(variables, batch):
+      images, labels, valid = batch["image"], batch["label"], batch["valid"]
       if config.label_size == "input":
         labels = resize_nearest(labels, images.shape[1:3])
       x = normalization.normalize(images, wide)
       counts = confusion_matrix(labels, classify(variables, x, labels.shape[1:]), num_classes)
-      return jnp.where(valid[:, None, None], counts, 0).sum(0), valid.sum()
+      found = {
+        "confusion": jnp.where(valid[:, None, None], counts, 0).sum(0),
+        "frames": valid.sum(),
+      }
+      if "inverse_depth" in batch:  # the compiler merges this pass with the equal view
+        head = resize_aligned(apply(variables, x)["D"], images.shape[1:3])[..., 0]
+        found["depth"] = head_to_metres(head)
+        found |= {name: batch[name] for name in ("inverse_depth", "valid")}
+      return found
 
     def draw(variables, images):
       size = images.shape[1:3]
@@ -68,9 +79,8 @@ class Evaluator:
 
     mesh = experiment.mesh
     everywhere, split = replicated(mesh), batch_sharded(mesh)
-    self._count = jax.jit(
-      count, in_shardings=(everywhere, split, split, split), out_shardings=everywhere
-    )
+    # Everything comes back to every process: they all measure all frames.
+    self._measure = jax.jit(measure, in_shardings=(everywhere, split), out_shardings=everywhere)
     self._draw = jax.jit(draw, in_shardings=(everywhere, split), out_shardings=everywhere)
 
   def _variables(self, state: TrainState) -> dict[str, Any]:
@@ -93,33 +103,52 @@ class Evaluator:
       int64[num_classes, num_classes], [true, predicted], and the number of frames, of all
       processes.
     """
-    variables = self._variables(state)
+    matrix, frames, _ = self._counts(state, batches)
+    return matrix, frames
 
-    def counts():
+  def _counts(
+    self, state: TrainState, batches: Iterable[Mapping[str, Any]]
+  ) -> tuple[np.ndarray, int, dict[str, Any] | None]:
+    """What `confusion` gives, and errors of the depth head where batches have depth."""
+    variables, config = self._variables(state), self._experiment.config
+
+    def measured():
       for batch in batches:
-        put = put_batch(self._experiment.mesh, {k: batch[k] for k in ("image", "label", "valid")})
-        yield self._count(variables, put["image"], put["label"], put["valid"])
+        names = ["image", "label", "valid"]
+        if "inverse_depth" in batch and self._experiment.has_depth_heads:
+          names.append("inverse_depth")
+        put = put_batch(self._experiment.mesh, {name: batch[name] for name in names})
+        yield self._measure(variables, put)
 
     matrix = np.zeros((len(self._experiment.classes),) * 2, np.int64)
-    frames = 0
-    for batch_matrix, batch_frames in _one_late(counts()):
-      matrix += np.asarray(batch_matrix)
-      frames += int(batch_frames)
-    return matrix, frames
+    frames, errors = 0, DepthErrors(config.evaluation, video=_by_video(config))
+    for found in _one_late(measured()):
+      found = jax.device_get(found)
+      matrix += found["confusion"]
+      frames += int(found["frames"])
+      if "depth" in found:
+        for depth, inverse, valid in zip(
+          found["depth"], found["inverse_depth"], found["valid"], strict=True
+        ):
+          if valid:
+            errors.add(depth, known_metres(inverse, config.evaluation))
+    return matrix, frames, errors.result()
 
   def score(self, state: TrainState, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Scores and the protocol that they were measured by, as JSON-ready values.
 
     Args:
       state: of the experiment.
-      batches: as for `confusion`.
+      batches: as for `confusion`; with "inverse_depth" [B, H, W], the depth head that learns the
+        target's is measured by it.
 
     Returns:
-      What `scores.scores` gives, and "network", "input_size" ([height, width] in pixels),
-      "label_size", "flip", "scales" and "frames", the number of them.
+      What `scores.scores` gives, "depth", where it is measured, as `DepthErrors.result` gives it,
+      and "network", "input_size" ([height, width] in pixels), "label_size", "flip", "scales" and
+      "frames", the number of them.
     """
     config, target = self._experiment.config.evaluation, self._experiment.config.data.target
-    matrix, frames = self.confusion(state, batches)
+    matrix, frames, depth = self._counts(state, batches)
     protocol = {
       "network": config.network,
       "input_size": [target.height, target.width],
@@ -128,12 +157,13 @@ class Evaluator:
       "scales": list(config.scales),
       "frames": frames,
     }
-    return protocol | scores(
+    result = protocol | scores(
       matrix,
       config.classes,
       classes=self._experiment.classes,
       named_sets=config.class_sets,
     )
+    return result if depth is None else result | {"depth": depth}
 
   def pictures(
     self, state: TrainState, batches: Iterable[Mapping[str, Any]], count: int
@@ -156,6 +186,13 @@ class Evaluator:
       for name, value in drawn.items():
         parts.setdefault(name, []).append(value[: len(batch["valid"])][np.asarray(batch["valid"])])
     return {name: np.concatenate(values)[:count] for name, values in parts.items()}
+
+
+def _by_video(config: Any) -> bool:
+  """Whether video alone tells the target's depth heads what they learn."""
+  supervision = config.method.depth_supervision.target
+  stereo = "right" in config.data.target.views
+  return uses_views(supervision) and not uses_files(supervision) and not stereo
 
 
 def _one_late(values: Iterable[Any]) -> Iterator[Any]:

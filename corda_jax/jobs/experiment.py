@@ -65,6 +65,17 @@ class Experiment:
       joint=_joint_depth(config),
     )
 
+  @property
+  def has_depth_heads(self) -> bool:
+    """Whether the network predicts depth."""
+    return has_depth_heads(self.config.model)
+
+  @property
+  def evaluated_contents(self) -> tuple[str, ...]:
+    """What an evaluation reads of the target's frames."""
+    measured = self.has_depth_heads and self.config.data.target.depth != "none"
+    return ("image", "label", *(("inverse_depth",) if measured else ()))
+
   def make_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
     """The pure step(state, batch, key) → (state, metrics), not compiled."""
     return make_step(
@@ -99,9 +110,14 @@ class Experiment:
     )
 
 
+def has_depth_heads(config: Any) -> bool:
+  """Whether the network of `config` (the `model` part of a configuration) predicts depth."""
+  return config.name == "corda" and config.depth
+
+
 def _joint_depth(config: Any) -> JointDepth | None:
   """The photometric part of the step, if a domain has such supervision."""
-  if not (config.model.name == "corda" and config.model.depth):
+  if not has_depth_heads(config.model):
     return None
   supervision = config.method.depth_supervision
   views = {

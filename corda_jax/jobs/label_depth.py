@@ -9,6 +9,7 @@ import numpy as np
 
 from corda_jax.console import progress_bar
 from corda_jax.depth.step import DepthState
+from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import predict_disparity
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.training.sharding import batch_sharded, local_rows, put_batch, replicated
@@ -64,6 +65,11 @@ def label_depth(
       disparities = local_rows(predict(variables, put["image"]))
       for name, disparity, valid in zip(batch["name"], disparities, batch["valid"], strict=True):
         if valid:
+          if not np.isfinite(disparity).all():
+            raise UserError(
+              f"the network of step {int(state.step)} predicts numbers that are not finite, first "
+              f"for {name}: its training went astray; lower the learning rate and train anew"
+            )
           waiting.append(writers.submit(write, str(name), disparity))
       finish(keep=2 * _WRITERS)
     finish(keep=0)

@@ -68,4 +68,11 @@ def format_scores(result: Mapping[str, Any]) -> str:
     note = "" if class_set in _COMPANIONS else f" ({class_set})"
     lines.append(f"{'mIoU':<{width}}  {mean:5.1f}  over {number} classes{note}")
   lines.append(f"pixel accuracy {result['pixel_accuracy']:.1f} %")
+  if "depth" in result:
+    depth = result["depth"]
+    scaled = ", each frame brought to the truth's median" if depth["median_scaling"] else ""
+    lines.append(
+      f"depth head: abs rel {depth['abs_rel']:.3f}, rmse {depth['rmse']:.2f} m, "
+      f"delta 1 {depth['delta_1']:.3f}, over {depth['frames']} frames with depth{scaled}"
+    )
   return "\n".join(lines)

@@ -68,11 +68,14 @@ def train(
 
   def evaluate(state):
     result = evaluator.score(state, evaluation_batches())
-    iou = {f"iou/{name}": value for name, value in result["iou"].items() if value is not None}
+    curves = {"target/miou": result["miou"]}
+    curves |= {f"iou/{name}": value for name, value in result["iou"].items() if value is not None}
+    if "depth" in result:
+      curves |= {f"target/depth_{name}": result["depth"][name] for name in ("abs_rel", "rmse")}
     return Evaluation(
       result=result,
       score=result["miou"],
-      curves={"target/miou": result["miou"], **iou},
+      curves=curves,
       line=f"target mIoU {result['miou']:.1f} %",
       table=format_scores(result),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from corda_jax.depth.motion import image_names
 from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_evaluate import Batches, DepthEvaluator
 from corda_jax.jobs.depth_experiment import DepthExperiment
@@ -22,8 +23,14 @@ _SHOWN = (
 
 
 def depth_step_inputs(batch: HostBatch, views: tuple[str, ...]) -> dict[str, np.ndarray]:
-  """The arrays of a host batch that a step reads, without the name of the data set."""
-  names = ("image", *(f"{view}_image" for view in views), "intrinsics", "baseline")
+  """The arrays of a host batch that a step reads, without the name of the domain.
+
+  Args:
+    batch: of `train_batches` of the target: "target_image", "target_VIEW_image" uint8 RGB
+      [B, H, W, 3], "target_intrinsics" [B, 4] and "target_baseline" [B].
+    views: of the images.
+  """
+  names = (*image_names(views), "intrinsics", "baseline")
   return {name: batch[f"target_{name}"] for name in names}
 
 

@@ -66,6 +66,7 @@ _ONE_OF = {
   "method.strong_augmentation.decide_for": ("batch", "image"),
   "method.strong_augmentation.brightness": ("add", "multiply"),
   "evaluation.label_size": ("file", "input"),
+  "evaluation.median_scaling": ("always", "never", "video"),
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
 }
@@ -136,6 +137,15 @@ def _validate_hood(data: Any, domain: str, field: str, ignored_bottom: float) ->
     )
 
 
+def _validate_depth_range(config: Any, name: str) -> None:
+  part = config[name]
+  if not 0 < part.min_depth < part.max_depth < math.inf:
+    raise UserError(
+      f"{name}.min_depth and {name}.max_depth are {part.min_depth} and {part.max_depth}, wanted "
+      "0 < min_depth < max_depth"
+    )
+
+
 def _validate_crop(data: Any, domain: str) -> None:
   frame = (data[domain].height, data[domain].width)
   if not (1 <= data.crop_height <= frame[0] and 1 <= data.crop_width <= frame[1]):
@@ -176,6 +186,7 @@ def validate(config: Any) -> None:
       "data.target.folder.validation.images is '', but scores need frames with labels: name some, "
       "and their labels"
     )
+  _validate_depth_range(config, "evaluation")
   if config.model.name == "corda" and config.model.depth:
     _validate_depth_supervision(config)
 
@@ -233,13 +244,8 @@ def validate_depth(config: Any, views: Sequence[str]) -> None:
   _validate_values(config, _DEPTH_RANGES, _DEPTH_ONE_OF)
   _validate_crop(config.data, "target")
   _validate_hood(config.data, "target", "depth.ignored_bottom", config.depth.ignored_bottom)
-  for part in (config.depth, config.evaluation):
-    if not 0 < part.min_depth < part.max_depth < math.inf:
-      name = "depth" if part is config.depth else "evaluation"
-      raise UserError(
-        f"{name}.min_depth and {name}.max_depth are {part.min_depth} and {part.max_depth}, wanted "
-        "0 < min_depth < max_depth"
-      )
+  _validate_depth_range(config, "depth")
+  _validate_depth_range(config, "evaluation")
   if not 0 < config.depth.metres_per_unit < math.inf:
     raise UserError(f"depth.metres_per_unit is {config.depth.metres_per_unit}, wanted above 0")
   if not views:

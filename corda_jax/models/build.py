@@ -53,6 +53,7 @@ def build_model(config: Any, num_classes: int) -> nn.Module:
       initial_semantics_from=config.initial_semantics_from,
       depth=config.depth,
       correlation=config.correlation,
+      initial_inverse_depth=config.initial_inverse_depth,
       kernel_init=_initializer(config, "kernel_init"),
       **common,
     )

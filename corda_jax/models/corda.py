@@ -66,6 +66,7 @@ class Corda(nn.Module):
     param_dtype: of the parameters.
     kernel_init: initialiser of the decoders' kernels.
     head_init: initialiser of the kernels of everything that predicts.
+    initial_inverse_depth: what the depth heads predict at the start, but for their kernels.
   """
 
   encoder: ResNet
@@ -79,6 +80,7 @@ class Corda(nn.Module):
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
   head_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
+  initial_inverse_depth: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -119,29 +121,39 @@ class Corda(nn.Module):
         )(y, train=train)
       return y
 
-    def classify(features, channels, name):
-      dilations = self.classifier_dilations
-      return DilatedClassifier(channels, dilations, kernel_init=self.head_init, name=name, **types)(
-        features
-      )
+    def classify(features, name, channels=self.num_classes, start=0.0):
+      return DilatedClassifier(
+        channels,
+        self.classifier_dilations,
+        kernel_init=self.head_init,
+        initial_output=start,
+        name=name,
+        **types,
+      )(features)
 
-    def project(features, channels, name):
-      return Convolution(channels, use_bias=True, kernel_init=self.head_init, name=name, **types)(
-        features
-      )
+    def project(features, name, channels=self.num_classes, start=0.0):
+      return Convolution(
+        channels,
+        use_bias=True,
+        kernel_init=self.head_init,
+        bias_init=nn.initializers.constant(start),
+        name=name,
+        **types,
+      )(features)
 
+    of_depth = {"channels": 1, "start": self.initial_inverse_depth}
     semantic = decode("S")
     outputs = {}
     if self.initial_semantics_from == "encoder":
-      outputs["initial_S"] = classify(encoded, self.num_classes, "initial_S")
+      outputs["initial_S"] = classify(encoded, "initial_S")
     else:
-      outputs["initial_S"] = project(semantic, self.num_classes, "initial_S")
+      outputs["initial_S"] = project(semantic, "initial_S")
     if not self.depth:
-      return outputs | {"S": classify(semantic, self.num_classes, "final_S")}
+      return outputs | {"S": classify(semantic, "final_S")}
 
     depth = decode("D")
-    outputs["initial_D"] = project(depth, 1, "initial_D")
-    outputs["initial_D_src"] = project(depth, 1, "initial_D_src")
+    outputs["initial_D"] = project(depth, "initial_D", **of_depth)
+    outputs["initial_D_src"] = project(depth, "initial_D_src", **of_depth)
     if self.correlation:
 
       def message(features, name):
@@ -153,7 +165,7 @@ class Corda(nn.Module):
         semantic + message(depth, "correlation_D_to_S"),
         depth + message(semantic, "correlation_S_to_D"),
       )
-    outputs["S"] = classify(semantic, self.num_classes, "final_S")
-    outputs["D"] = classify(depth, 1, "final_D")
-    outputs["D_src"] = classify(depth, 1, "final_D_src")
+    outputs["S"] = classify(semantic, "final_S")
+    outputs["D"] = classify(depth, "final_D", **of_depth)
+    outputs["D_src"] = classify(depth, "final_D_src", **of_depth)
     return outputs

@@ -22,6 +22,7 @@ class DilatedClassifier(nn.Module):
     dtype: of the computation.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernels.
+    initial_output: what all biases together give at the start.
   """
 
   features: int
@@ -29,6 +30,7 @@ class DilatedClassifier(nn.Module):
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
+  initial_output: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -38,9 +40,9 @@ class DilatedClassifier(nn.Module):
       self.param(f"kernel{i}", self.kernel_init, (3, 3, channels, self.features), self.param_dtype)
       for i in range(branches)
     ]
+    bias_init = nn.initializers.constant(self.initial_output / branches)
     biases = [
-      self.param(f"bias{i}", nn.initializers.zeros, (self.features,), self.param_dtype)
-      for i in range(branches)
+      self.param(f"bias{i}", bias_init, (self.features,), self.param_dtype) for i in range(branches)
     ]
     dtype = self.dtype or x.dtype
     taps = jnp.stack([k.reshape(9, channels, self.features) for k in kernels]).astype(dtype)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,10 @@ class Checkpoints:
     Args:
       step: its number.
       state: any pytree of arrays.
-      score: larger is better; None where the state was not evaluated.
+      score: larger is better; None where the state was not evaluated. One that is not finite counts
+        as none: sorted, NaN would be the best.
     """
-    metrics = None if score is None else {"score": score}
+    metrics = None if score is None or not math.isfinite(score) else {"score": score}
     with self._told(), _no_warnings() if metrics is None else contextlib.nullcontext():
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
@@ -197,10 +199,19 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-  """Writes `value` to `path` whole or not at all."""
+  """Writes `value` to `path` whole or not at all; numbers that are not finite as null."""
   partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(value, indent=2) + "\n")
+  partial.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
   partial.replace(path)
+
+
+def _finite(value: Any) -> Any:
+  """The same with None in place of NaN and infinities, which JSON does not know."""
+  if isinstance(value, Mapping):
+    return {name: _finite(each) for name, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(each) for each in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_a_bad_camera(tmp_path, root, contents):
 @pytest.mark.parametrize(
   ("dataset", "changes", "message"),
   [
-    ("gta5", {"views": ("right",)}, "views of gta5 is 'right', wanted one of none"),
+    ("gta5", {"views": ("right",)}, "views of gta5 is 'right', but gta5 has none: leave"),
     ("cityscapes", {"views": ("left",)}, "views of cityscapes is 'left', wanted one of right, pre"),
     ("cityscapes", {"views": ("right", "right")}, "wanted each once of right, previous, next"),
     (

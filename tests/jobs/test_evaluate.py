@@ -10,6 +10,7 @@ from corda_jax import labels
 from corda_jax.inference import class_map, make_views
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.resize import resize_aligned
 from corda_jax.training.sharding import make_mesh
 from tests import tiny
 
@@ -107,6 +108,36 @@ def test_results_tell_the_protocol(state):
   }
   assert {name: result[name] for name in told} == told
   assert result["miou_by_classes"]["all"] == result["miou"]
+
+
+@pytest.mark.parametrize("supervision", ["files", "photometric"])
+def test_the_depth_head_is_measured_where_batches_have_depth(state, supervision):
+  fields = {"method.depth_supervision.target": supervision, "evaluation.max_depth": 200.0}
+  if supervision == "photometric":
+    fields["data.target.views"] = ("previous",)
+  config = tiny.get_config(**fields)
+  experiment = Experiment.from_config(config, make_mesh(jax.devices()[:2]))
+  assert experiment.evaluated_contents == ("image", "label", "inverse_depth")
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  given, expected = [], []
+  for number, batch in enumerate(batches()):
+    inverse = tiny.get_batch(number)["target_inverse_depth"]
+    given.append(batch | {"inverse_depth": inverse})
+    x = experiment.normalization.normalize(jnp.asarray(batch["image"]))
+    head = experiment.model.apply(variables, x, train=False)["D"]
+    head = np.asarray(resize_aligned(head, inverse.shape[1:]))[..., 0]
+    depth = 655.36 / (1 + np.log1p(np.exp(head - 1))) - 0.01
+    for each, truth, valid in zip(depth, 655.36 / inverse - 0.01, batch["valid"], strict=True):
+      known = (truth < 200) & (truth > 0.001)
+      if valid:
+        each, truth = each[known], truth[known]
+        if supervision == "photometric":  # by video alone, which has no scale
+          each = each * np.median(truth) / np.median(each)
+        expected.append(np.mean(np.abs(np.clip(each, 0.001, 200) - truth) / truth))
+  result = Evaluator(experiment).score(state, given)["depth"]
+  assert result["frames"] == len(expected) == 6
+  assert result["median_scaling"] == (supervision == "photometric")
+  assert result["abs_rel"] == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_pictures_show_what_was_scored(state):

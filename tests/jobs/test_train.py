@@ -11,7 +11,7 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.train import train
 from corda_jax.resize import resize_aligned
-from corda_jax.training.checkpoint import Checkpoints, check_config, record_config
+from corda_jax.training.checkpoint import Checkpoints, check_config, record_config, write_json
 from corda_jax.training.sharding import check_divisible, make_mesh
 from tests import tiny
 
@@ -141,6 +141,23 @@ def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
   checkpoints.close()
 
 
+@pytest.mark.parametrize("astray", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_never_the_best(experiment, tmp_path, astray):
+  checkpoints = Checkpoints(tmp_path, keep_best=1)
+  state = experiment.initial_state()
+  for step, score in ((1, -0.5), (2, -0.3), (3, astray), (4, astray)):
+    checkpoints.save(step, state, score=score)
+  checkpoints.close()
+  kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+  assert kept == [2, 4]
+
+
+def test_results_without_numbers_are_json(tmp_path):
+  write_json(tmp_path / "a.json", {"x": float("nan"), "y": [1.5, float("-inf")], "z": {"t": "nan"}})
+  told = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+  assert told == {"x": None, "y": [1.5, None], "z": {"t": "nan"}}
+
+
 def test_a_run_refuses_another_configuration(tmp_path):
   check_config(tmp_path, tiny.get_config().to_dict())  # nothing there yet
   record_config(tmp_path, tiny.get_config().to_dict())
@@ -233,7 +250,7 @@ def test_progress_averages_what_lies_between_reports(monkeypatch):
 
   steps([1, 2, 3])
   # The newest step is left for the next report; the first one starts the clock and has no rate.
-  assert progress.report() == {"total": 1.5, "ce_src": 3.0, "images_per_second": 6 * 2 / 1.5}
+  assert progress.report() == {"total": 1.5, "ce_src": 3.0, "images_per_second": 6 * 1 / 1.5}
   steps([5, 7])
   means = progress.report()
   assert (means["total"], means["images_per_second"]) == (4.0, 6 * 2 / 1.0)

@@ -294,6 +294,14 @@ def test_nothing_missing_is_nothing_to_do(stereo, state):
   labelled(stereo, state, None, batches=lambda: ())
 
 
+def test_a_network_that_went_astray_labels_nothing(stereo, state):
+  params = jax.tree.map(lambda x: x * jnp.nan, state.params)
+  written = []
+  with pytest.raises(UserError, match=r"not finite, first for city/frame0_0"):
+    labelled(stereo, state.replace(params=params), lambda *x: written.append(x))
+  assert not written
+
+
 @pytest.mark.parametrize("broken", ["city/frame0_0", "city/frame1_2"])
 def test_errors_of_writing_end_the_job(stereo, state, broken):
   written = []
