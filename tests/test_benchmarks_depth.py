@@ -55,7 +55,8 @@ def test_depth_heads_are_told_where_they_are_measured():
   runs = [
     {"depth": dict.fromkeys(DEPTH_ERRORS, value) | {"median_scaling": True}} for value in (0.1, 0.2)
   ]
-  lines = benchmark.heads_table({"joint, video": runs, "no depth (DACS)": [{}]}).splitlines()
+  results = {"joint, video": runs, "files, stereo": runs, "no depth (DACS)": [{}]}
+  lines = benchmark.heads_table(results).splitlines()
   assert len(lines) == 3
   assert lines[2].startswith("| joint, video (in proportion) | 0.150 | 0.150")
 
