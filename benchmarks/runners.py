@@ -15,7 +15,7 @@ import numpy as np
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step
-from corda_jax.training.sharding import put_batch, replicated
+from corda_jax.training.sharding import put_batch, replicated_key
 
 
 class Runner(Protocol):
@@ -57,7 +57,7 @@ class JaxStep:
     batches = [
       put_batch(experiment.mesh, random_batch(config.data, classes, seed)) for seed in range(2)
     ]
-    key = jax.device_put(jax.random.key(config.seed), replicated(experiment.mesh))
+    key = replicated_key(experiment.mesh, config.seed)
     with _no_compilation_cache():
       started = time.perf_counter()
       lowered = compile_step(experiment).lower(state, batches[0], key)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from corda_jax.jobs.progress import Progress
 from corda_jax.training.checkpoint import Checkpoints, write_json
-from corda_jax.training.sharding import batch_sharded, put_batch, replicated
+from corda_jax.training.sharding import batch_sharded, put_batch, replicated, replicated_key
 
 HostBatch = Mapping[str, np.ndarray]
 
@@ -98,7 +98,7 @@ def run_training(
   config = job.config
   checkpoints = Checkpoints(workdir, keep_best=config.keep_best)
   state, first = _initial_or_restored(job, checkpoints)
-  key = jax.device_put(jax.random.key(config.seed), replicated(job.mesh))
+  key = replicated_key(job.mesh, config.seed)
 
   def evaluate(step):
     evaluation = job.evaluate(state)

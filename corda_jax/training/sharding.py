@@ -49,6 +49,11 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
   }
 
 
+def replicated_key(mesh: Mesh, seed: int) -> jax.Array:
+  """The random key of a seed on every device, those of other processes among them."""
+  return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))()
+
+
 def local_rows(array: jax.Array) -> np.ndarray:
   """This process's part of an array whose first axis is split, in the order of `put_batch`."""
   shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)

@@ -15,7 +15,13 @@ from corda_jax.adaptation.draws import draw
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step, step_inputs
 from corda_jax.training.processes import join_processes
-from corda_jax.training.sharding import batch_sharded, make_mesh, put_batch, replicated
+from corda_jax.training.sharding import (
+  batch_sharded,
+  make_mesh,
+  put_batch,
+  replicated,
+  replicated_key,
+)
 from tests import tiny
 
 BATCH, STEPS = 8, 2
@@ -37,7 +43,7 @@ def run(devices: int) -> dict:
   )
   share = BATCH // jax.process_count()
   mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-  key = jax.device_put(jax.random.key(0), everywhere)
+  key = replicated_key(mesh, 0)
   losses, masks = [], []
   for number in range(STEPS):
     host = {name: x[mine] for name, x in step_inputs(tiny.get_batch(number, BATCH)).items()}

@@ -1,0 +1,126 @@
+"""The launch scripts, run with stand-ins for the schedulers that they call."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_main import ROOT, command, run
+
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+
+# srun for two processes on this machine, with the variables that Slurm sets for each.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" > {folder}/second.txt &
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait -n
+"""
+
+
+def launch(script, *arguments, **environment):
+  return subprocess.run(
+    [str(ROOT / "launch" / script), *map(str, arguments)],
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environment,
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+  )
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_scripts_pass_shellcheck():
+  result = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True, check=False)
+  assert result.returncode == 0, result.stdout
+
+
+def test_a_tpu_slice_gets_the_flags_as_they_were_given():
+  views = """--config.data.target.views=("right",)"""
+  result = launch("tpu_pod.sh", "run", "my-tpu", "zone-a", views, "--workdir=/mnt/a b", DRY_RUN="1")
+  assert result.returncode == 0, result.stderr
+  # What gcloud gets, and what the shell on each host makes of it.
+  words = subprocess.run(
+    ["bash", "-c", f'for word in {result.stdout.strip()}; do echo "$word"; done'],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.splitlines()
+  assert words[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "my-tpu"]
+  assert words[-2:] == ["--zone=zone-a", "--worker=all"]
+  (there,) = (word.removeprefix("--command=") for word in words if word.startswith("--command="))
+  there = there.replace("cd corda_jax &&", "").replace(".venv/bin/python", "printf '%s\\n'")
+  flags = subprocess.run(["bash", "-c", there], capture_output=True, text=True, check=True).stdout
+  assert flags.splitlines() == ["-m", "corda_jax.main", "--multihost", views, "--workdir=/mnt/a b"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("run", "my-tpu"), ("stop", "my-tpu", "zone-a")])
+def test_a_wrong_call_prints_how_to_call(arguments):
+  result = launch("tpu_pod.sh", *arguments, DRY_RUN="1")
+  assert result.returncode == 2
+  assert "usage: " in result.stderr
+
+
+@pytest.mark.long
+def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
+  srun = tmp_path / "bin" / "srun"
+  srun.parent.mkdir()
+  srun.write_text(SRUN.format(folder=tmp_path))
+  srun.chmod(0o755)
+  with socket.socket() as free:  # Slurm's job number says the coordinator's port
+    free.bind(("127.0.0.1", 0))
+    number = free.getsockname()[1] % 4096
+  flags = command(tmp_path)[3:]
+  result = launch(
+    "slurm.sh",
+    *flags,
+    PATH=f"{srun.parent}:{os.environ['PATH']}",
+    PYTHON=sys.executable,
+    SLURM_SUBMIT_DIR=str(ROOT),
+    SLURM_JOB_ID=str(number),
+    JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+  )
+  assert result.returncode == 0, result.stderr[-3000:]
+  second = (tmp_path / "second.txt").read_text()
+  assert "pixel accuracy" not in second  # one process tells for both
+  assert "Results: " not in second
+  assert "pixel accuracy" in result.stdout
+  together = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert together["frames"] == 3
+  # Alone, with the same data, it comes to the same.
+  assert_succeeds(run(command(tmp_path, "alone")))
+  alone = json.loads((tmp_path / "alone" / "results.json").read_text())
+  assert together["iou"] == pytest.approx(alone["iou"], abs=0.5)
+  assert together["depth"]["abs_rel"] == pytest.approx(alone["depth"]["abs_rel"], rel=1e-3)
+
+
+def assert_succeeds(result):
+  assert result.returncode == 0, result.stderr
+
+
+def test_slurm_says_what_it_lacks():
+  result = launch("slurm.sh", SLURM_SUBMIT_DIR="")
+  assert result.returncode != 0
+  assert "submit this file with sbatch" in result.stderr
+
+
+def test_one_machine_runs_in_the_background(tmp_path):
+  stub = tmp_path / "python"
+  stub.write_text('#!/bin/bash\necho "ran $*"\n')
+  stub.chmod(0o755)
+  result = launch("gpu.sh", tmp_path / "run", "--config=configs/demo.py", PYTHON=str(stub))
+  assert result.returncode == 0, result.stderr
+  process = int(result.stdout.split()[1].rstrip(";"))
+  output = tmp_path / "run" / "output.txt"
+  for _ in range(100):
+    if output.read_text():
+      break
+    subprocess.run(["sleep", "0.05"], check=True)
+  assert process > 0
+  expected = f"ran -m corda_jax.main --workdir={tmp_path / 'run'} --config=configs/demo.py\n"
+  assert output.read_text() == expected
+  assert "name the folder of the run" in launch("gpu.sh").stderr
