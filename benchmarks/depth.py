@@ -38,8 +38,13 @@ from data_pipelines.batches import evaluation_batches
 TITLE = "target depth from"
 
 # What the adaptation changes in configs/demo.py. A depth root names the network whose files are
-# meant. The true depth of joint runs is read to measure their heads, and trains nothing.
-_JOINT = {"method.depth_supervision.target": "photometric", "model.initial_inverse_depth": 65.0}
+# meant. The true depth of joint runs, which validation frames have, too, trains nothing: it measures
+# the heads.
+_JOINT = {
+  "method.depth_supervision.target": "photometric",
+  "model.initial_inverse_depth": 65.0,
+  "data.target.depth": "official",
+}
 METHODS = {
   "true depth": {},
   **{
