@@ -38,8 +38,8 @@ from data_pipelines.batches import evaluation_batches
 TITLE = "target depth from"
 
 # What the adaptation changes in configs/demo.py. A depth root names the network whose files are
-# meant. The true depth of joint runs, which validation frames have, too, trains nothing: it measures
-# the heads.
+# meant. The true depth of joint runs is of a kind that validation frames have, too: it trains
+# nothing and measures the heads.
 _JOINT = {
   "method.depth_supervision.target": "photometric",
   "model.initial_inverse_depth": 65.0,

@@ -126,6 +126,7 @@ def test_files_of_a_network_feed_the_adaptation(trained):
 def test_depth_is_learned_inside_the_adaptation(trained):
   folder, _ = trained
   joint = {
+    "data__target__depth": "official",
     "data__target__views": "('right','previous','next')",
     "method__depth_supervision__target": "photometric",
     "model__pose_encoder__width": 4,
@@ -134,7 +135,7 @@ def test_depth_is_learned_inside_the_adaptation(trained):
   assert result.returncode == 0, result.stderr
   results = json.loads((folder / "joint" / "results.json").read_text())
   assert results["step"] == 2
-  # Its depth files train nothing, but measure the depth head.
+  # The true depth trains nothing, but measures the depth head.
   assert results["depth"]["frames"] == 3
   assert "depth head: abs rel" in result.stdout
 
