@@ -11,6 +11,7 @@ are not repeated.
 
 import argparse
 import functools
+import json
 import os
 import re
 import sys
@@ -38,13 +39,14 @@ from data_pipelines.batches import evaluation_batches
 TITLE = "target depth from"
 
 # What the adaptation changes in configs/demo.py. A depth root names the network whose files are
-# meant. The true depth of joint runs is of a kind that validation frames have, too: it trains
-# nothing and measures the heads.
+# meant, an initial pose the run. The true depth of joint runs is of a kind that validation frames
+# have, too: it trains nothing and measures the heads.
 _JOINT = {
   "method.depth_supervision.target": "photometric",
   "model.initial_inverse_depth": 65.0,
   "data.target.depth": "official",
 }
+_NEIGHBOURS = ("previous", "next")
 METHODS = {
   "true depth": {},
   **{
@@ -52,7 +54,12 @@ METHODS = {
     for views in VIEWS
   },
   "joint, stereo": {"data.target.views": ("right",), **_JOINT},
-  "joint, video": {"data.target.views": ("previous", "next"), **_JOINT},
+  "joint, video": {"data.target.views": _NEIGHBOURS, **_JOINT},
+  "joint, video, trained pose": {
+    "data.target.views": _NEIGHBOURS,
+    "initial_pose": "video",
+    **_JOINT,
+  },
   "no target depth": {"method.depth_supervision.target": "none", "data.target.depth": "none"},
   "no depth (DACS)": {"model.depth": False, "model.correlation": False},
 }
@@ -91,9 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def needed_networks(methods: Iterable[str]) -> tuple[str, ...]:
-  """The depth networks, by their views, whose files some of `methods` read."""
-  roots = {METHODS[method].get("data.target.depth_root") for method in methods}
-  return tuple(views for views in VIEWS if views in roots)
+  """The depth networks, by their views, that some of `methods` read files or weights of."""
+  fields = ("data.target.depth_root", "initial_pose")
+  named = {METHODS[method].get(field) for method in methods for field in fields}
+  return tuple(views for views in VIEWS if views in named)
 
 
 def _depth_network(views: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -139,6 +147,12 @@ def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str
   if config.data.target.depth_root:
     folder = options.workdir / "files" / config.data.target.depth_root
     config.data.target.depth_root = str(folder)
+  if config.initial_pose:
+    trained = options.workdir / config.initial_pose
+    config.initial_pose = str(trained)
+    unit = depth_street_world.get_config("video").depth.metres_per_unit
+    scale = json.loads((trained / "results.json").read_text())["scale"]
+    config.method.photometric.metres_per_unit = unit * scale
   name = re.sub(r"\W+", "_", method).strip("_")
   return run_seed(config, seed, options.steps, options.workdir / f"{name}_{seed}")
 

@@ -41,6 +41,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.num_steps = 250_000
   # A .pth file that a fresh run starts from (docs/weights.md); "": random weights.
   config.initial_weights = ""
+  # Where depth is learned from video: folder of a run of the depth stage whose pose network a fresh
+  # run begins with; "": random weights. method.photometric.metres_per_unit then wants the metres
+  # that this network's unit is.
+  config.initial_pose = ""
 
   config.data = get_data_config()
   config.model = get_model_config()
@@ -129,6 +133,13 @@ def get_model_config() -> ml_collections.ConfigDict:
     }
   )
   model.pose_decoder_width = 256
+  model.pose_normalization = ml_collections.ConfigDict(  # that of the depth stage
+    {
+      "mean": (114.75, 114.75, 114.75),  # 0.45 of 255
+      "std": (57.375, 57.375, 57.375),  # 0.225
+      "bgr": False,
+    }
+  )
   model.normalization = ml_collections.ConfigDict(
     {
       "mean": (104.00698793, 116.66876762, 122.67891434),  # in the network's channel order

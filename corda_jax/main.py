@@ -27,6 +27,7 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.initial_pose import read_initial_pose
 from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_initial_weights
 from corda_jax.jobs.train import train
 from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
@@ -83,8 +84,10 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   experiment.state_shapes()  # a network that cannot be is told before data are prepared for hours
   if mode == "train":
     check_config(workdir, config.to_dict())
-    if config.initial_weights and not has_checkpoints(workdir):
-      read_initial_weights(experiment)  # and so is a wrong file
+    if not has_checkpoints(workdir):  # and so is a wrong file
+      read_initial_pose(experiment)
+      if config.initial_weights:
+        read_initial_weights(experiment)
     _check_writable(workdir)
     with first_process_first("provide the data"):
       provide(config.data)

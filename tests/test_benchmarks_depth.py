@@ -23,7 +23,7 @@ def test_every_method_can_be_built(method):
   heads = {name for name in experiment.state_shapes().params if name.startswith("final_D")}
   assert bool(heads) == (method != "no depth (DACS)")
   assert (experiment.joint is not None) == method.startswith("joint")
-  assert (experiment.state_shapes().pose is not None) == (method == "joint, video")
+  assert (experiment.state_shapes().pose is not None) == method.startswith("joint, video")
 
 
 @pytest.mark.parametrize("views", benchmark.VIEWS)
@@ -49,6 +49,7 @@ def test_networks_are_trained_for_methods_that_read_their_files():
   assert benchmark.needed_networks(benchmark.METHODS) == ("stereo", "video", "both")
   assert benchmark.needed_networks(["files, both", "true depth"]) == ("both",)
   assert benchmark.needed_networks(["joint, video"]) == ()
+  assert benchmark.needed_networks(["joint, video, trained pose"]) == ("video",)
 
 
 def test_depth_heads_are_told_where_they_are_measured():
@@ -83,12 +84,18 @@ def test_every_run_has_a_folder_of_its_own(monkeypatch, tmp_path):
 
   monkeypatch.setattr(benchmark, "run_seed", run_seed)
   options = argparse.Namespace(workdir=tmp_path, steps=None)
+  (tmp_path / "video").mkdir()
+  (tmp_path / "video" / "results.json").write_text('{"scale": 20.0}')
   for method in benchmark.METHODS:
     benchmark._adaptation(method, 1, options)
   assert len(folders) == len(benchmark.METHODS)
   assert all(name.replace("_", "").isalnum() for name in folders)
   root = folders["files_video_1"].data.target.depth_root
   assert root == str(tmp_path / "files" / "video")
+  joint = folders["joint_video_trained_pose_1"]
+  assert joint.initial_pose == str(tmp_path / "video")
+  scale = depth_street_world.get_config().depth.metres_per_unit
+  assert joint.method.photometric.metres_per_unit == 20 * scale
 
 
 @pytest.mark.long

@@ -108,7 +108,7 @@ def compiled(source, target, **overrides):
   for name in ("source_image", "target_image"):
     inputs[name] = experiment.normalization.normalize(batch[name])
   if experiment.joint is not None:
-    inputs["scenes"] = scenes(batch, experiment.joint, experiment.normalization, jnp.float32)
+    inputs["scenes"] = scenes(batch, experiment.joint, jnp.float32)
   draws, function = tiny.drawn_step(experiment, inputs["source_label"])
   state = experiment.initial_state()
   state = state.replace(params=louder(state.params))

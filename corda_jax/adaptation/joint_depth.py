@@ -44,11 +44,13 @@ class JointDepth:
     views: domain → views that explain its images; only domains with photometric supervision.
     pose: motion between neighbours in time; None where no domain has such views.
     pose_optimizer: of its parameters.
+    pose_normalization: from uint8 images to its input.
   """
 
   views: Mapping[str, tuple[str, ...]]
-  pose: nn.Module | None
-  pose_optimizer: optax.GradientTransformation | None
+  pose: nn.Module | None = None
+  pose_optimizer: optax.GradientTransformation | None = None
+  pose_normalization: Normalization | None = None
 
 
 def uses_files(supervision: str) -> bool:
@@ -71,16 +73,13 @@ def head_to_metres(head: jax.Array) -> jax.Array:
   return jnp.maximum(to_metres(positive(head)), _NEAREST)
 
 
-def scenes(
-  batch: Maps, joint: JointDepth, normalization: Normalization, dtype: Any
-) -> dict[str, dict[str, jax.Array]]:
+def scenes(batch: Maps, joint: JointDepth, dtype: Any) -> dict[str, dict[str, jax.Array]]:
   """What the photometric loss reads of a host batch, by domain.
 
   Args:
     batch: with "DOMAIN_image", "DOMAIN_VIEW_image" uint8 RGB [B, H, W, 3], "DOMAIN_intrinsics"
       [B, 4] and "DOMAIN_baseline" [B] of each domain of `joint`.
     joint: which domains and views.
-    normalization: from uint8 images to the input of networks.
     dtype: of the results.
 
   Returns:
@@ -94,7 +93,7 @@ def scenes(
     scene |= {k: batch[f"{domain}_{k}"].astype(dtype) for k in ("intrinsics", "baseline")}
     if temporal_views(views):
       for name in image_names(temporal_views(views)):
-        image = normalization.normalize(batch[f"{domain}_{name}"], dtype)
+        image = joint.pose_normalization.normalize(batch[f"{domain}_{name}"], dtype)
         scene[name.replace("image", "input")] = image
     found[domain] = scene
   return found

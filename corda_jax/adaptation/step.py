@@ -112,7 +112,7 @@ def make_step(
     for domain in ("source", "target"):
       inputs[f"{domain}_image"] = normalization.normalize(batch[f"{domain}_image"], wide)
       inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
-    inputs["scenes"] = {} if joint is None else scenes(batch, joint, normalization, wide)
+    inputs["scenes"] = {} if joint is None else scenes(batch, joint, wide)
     draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
     state, metrics, _ = adapt(state, inputs, draws, model, optimizer, normalization, config, joint)
     return state, metrics

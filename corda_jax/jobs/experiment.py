@@ -128,6 +128,10 @@ def _joint_depth(config: Any) -> JointDepth | None:
   if not views:
     return None
   if not any(map(temporal_views, views.values())):
-    return JointDepth(views, None, None)
-  optimizer = optax.adam(config.method.photometric.pose_learning_rate)
-  return JointDepth(views, build_pose_network(config.model), optimizer)
+    return JointDepth(views)
+  return JointDepth(
+    views,
+    build_pose_network(config.model),
+    optax.adam(config.method.photometric.pose_learning_rate),
+    Normalization.from_config(config.model.pose_normalization),
+  )

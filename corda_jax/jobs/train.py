@@ -10,6 +10,7 @@ import numpy as np
 from corda_jax.adaptation.joint_depth import JointDepth
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.initial_pose import with_initial_pose
 from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, run_training
 from corda_jax.jobs.loop import compile_step as compile_any_step
 from corda_jax.jobs.scores import format_scores
@@ -83,7 +84,7 @@ def train(
   job = TrainingJob(
     config=experiment.config,
     mesh=experiment.mesh,
-    initial_state=lambda: initial_state(experiment),
+    initial_state=lambda: with_initial_pose(experiment, initial_state(experiment)),
     state_shapes=experiment.state_shapes,
     step=compile_step(experiment),
     inputs=lambda batch: step_inputs(batch, experiment.joint),

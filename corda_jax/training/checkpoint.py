@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -16,7 +17,7 @@ from corda_jax.errors import UserError
 
 # What a resumed run may change: fields that touch no number of its training.
 _FREE_FIELDS = (
-  "initial_weights",  # read once, before the first step; elsewhere the file has another path
+  "initial_",  # weights: read once, before the first step; elsewhere the file has another path
   "log_every",
   "evaluate_every",
   "checkpoint_every",
@@ -95,8 +96,26 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint is damaged, or holds other arrays than `like`.
     """
-    try:
+    with self._damage_told(step):
       return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+  def restore_arrays(self, step: int) -> dict[str, Any]:
+    """Whatever the checkpoint of `step` holds, as nested dictionaries of NumPy arrays.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    with self._damage_told(step), _no_warnings(), ocp.PyTreeCheckpointer() as reader:
+      folder = self._manager.directory / str(step) / "default"
+      tree = reader.metadata(folder).item_metadata.tree
+      kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+      return reader.restore(folder, restore_args=kinds)
+
+  @contextlib.contextmanager
+  def _damage_told(self, step: int) -> Iterator[None]:
+    """Turns what the library raises at a damaged checkpoint into one line."""
+    try:
+      yield
     except (ValueError, KeyError, OSError) as error:
       folder = self._manager.directory / str(step)
       raise UserError(
@@ -128,7 +147,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-  """Orbax warns of every checkpoint without a score; here it is meant."""
+  """Orbax warns of every checkpoint without a score, and of more that is meant here."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:

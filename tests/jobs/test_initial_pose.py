@@ -1,0 +1,66 @@
+"""The pose network of an adaptation run begins with one that the depth stage trained."""
+
+import jax
+import numpy as np
+import pytest
+
+from corda_jax.errors import UserError
+from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.initial_pose import read_initial_pose, with_initial_pose
+from corda_jax.training.checkpoint import Checkpoints, record_config
+from corda_jax.training.sharding import make_mesh
+from tests import tiny_depth, tiny_joint
+
+VIDEO = (("files", ()), ("photometric", ("previous", "next")))
+
+
+def depth_run(folder, views=("previous",), **fields):
+  """A run of the depth stage with one checkpoint; its state."""
+  config = tiny_depth.get_config(views)
+  for name in ("pose_encoder", "pose_decoder_width"):
+    config.model[name] = tiny_joint.get_config(*VIDEO).model[name]
+  config.update_from_flattened_dict(fields)
+  experiment = DepthExperiment.from_config(config, make_mesh(jax.devices()[:1]))
+  state = experiment.initial_state()
+  state = jax.tree.map(lambda x: x if x.dtype.kind == "i" else x + 1, state)
+  checkpoints = Checkpoints(folder)
+  checkpoints.save(3, state, score=None)
+  checkpoints.close()
+  record_config(folder, config.to_dict())
+  return state
+
+
+def adaptation(folder, case=VIDEO, **fields):
+  config = tiny_joint.get_config(*case, initial_pose=str(folder), **fields)
+  return Experiment.from_config(config, make_mesh(jax.devices()[:2]))
+
+
+def test_a_run_begins_with_the_pose_network_of_another(tmp_path):
+  trained = depth_run(tmp_path)
+  experiment = adaptation(tmp_path)
+  fresh = experiment.initial_state()
+  state = with_initial_pose(experiment, fresh)
+  for kind in ("params", "batch_stats"):
+    ours, theirs = getattr(state.pose, kind), getattr(trained, kind)["pose"]
+    assert jax.tree.structure(ours) == jax.tree.structure(getattr(fresh.pose, kind))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
+  assert jax.tree.leaves(state.pose.params)[0].sharding.is_fully_replicated
+  # None named: as it was.
+  assert with_initial_pose(adaptation(""), fresh) is fresh
+
+
+def test_what_does_not_fit_is_told(tmp_path):
+  depth_run(tmp_path / "video")
+  depth_run(tmp_path / "stereo", ("right",))
+  depth_run(tmp_path / "bgr", **{"model.normalization.bgr": True})
+  for folder, case, fields, told in (
+    ("video", tiny_joint.TARGET, {}, "no domain learns depth from video"),
+    ("stereo", VIDEO, {}, "has no pose network"),
+    ("bgr", VIDEO, {}, "model.pose_normalization is"),
+    ("video", VIDEO, {"model.pose_decoder_width": 8}, "is another one: set model.pose_encoder"),
+    ("absent", VIDEO, {}, "cannot be read"),
+  ):
+    with pytest.raises(UserError, match=told):
+      read_initial_pose(adaptation(tmp_path / folder, case, **fields))
