@@ -162,7 +162,9 @@ def adapt(
   metrics = {**losses, "total": total, "gradient_norm": optax.tree.norm(gradients)}
   if mixed:
     metrics["confident_fraction"] = mixed["confident_fraction"].mean()
-  state = state.replace(batch_stats=stats, teacher_batch_stats=teacher_stats, pose=pose)
+  state = state.replace(batch_stats=stats, pose=pose)
+  if config.teacher_statistics == "own":
+    state = state.replace(teacher_batch_stats=teacher_stats)
   with jax.named_scope("optimizer"):
     state = _update(state, gradients, pose_gradients, optimizer, config, joint)
   return state, metrics, mixed | weighing
@@ -176,10 +178,9 @@ def _update(state, gradients, pose_gradients, optimizer, config, joint):
   def average(teacher, student):
     return update_teacher(teacher, student, state.step, config.teacher_decay)
 
+  teacher_stats = state.teacher_batch_stats
   if config.teacher_statistics == "average":
-    teacher_stats = average(state.teacher_batch_stats, state.batch_stats)
-  else:
-    teacher_stats = state.teacher_batch_stats
+    teacher_stats = average(teacher_stats, state.batch_stats)
   pose = state.pose
   if pose is not None:
     moves, pose_optimizer_state = joint.pose_optimizer.update(

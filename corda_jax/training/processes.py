@@ -44,7 +44,7 @@ def join_processes() -> None:
     }
   try:
     jax.distributed.initialize(**arguments)
-  except ValueError as error:
+  except (ValueError, RuntimeError) as error:
     raise UserError(
       f"--multihost cannot join other processes: {error} Set {_ADDRESS}, {_COUNT} and {_INDEX}, "
       "or start the program by Slurm, on a TPU pod or by Open MPI; alone, leave --multihost out"

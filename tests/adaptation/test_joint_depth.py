@@ -92,7 +92,7 @@ def described_losses(case, domain, heads, image, mask):
       transforms[number, :, 0, 3] = -batch[f"{domain}_baseline"]
   temporal = [view for view in views if view != "right"]
   if temporal:
-    normalize = experiment.normalization.normalize
+    normalize = experiment.joint.pose_normalization.normalize
     frames = {v: normalize(jnp.asarray(batch[f"{domain}_{v}_image"])) for v in temporal}
     here = normalize(jnp.asarray(batch[f"{domain}_image"]))
     pairs = [(frames[v], here) if v == "previous" else (here, frames[v]) for v in temporal]
