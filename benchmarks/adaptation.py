@@ -11,14 +11,13 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.options import apply_settings, setting
+from benchmarks.options import apply_settings, run_command, setting
 from configs import demo
 from corda_jax.errors import UserError
 from corda_jax.main import run
@@ -134,7 +133,4 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run_command(main)

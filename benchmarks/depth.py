@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import jax
 
 from benchmarks.adaptation import miou_table, run_once, run_seed
+from benchmarks.options import run_command
 from configs import demo, depth_street_world
 from configs.depth import VIEWS
 from corda_jax.depth.camera import disparity_to_depth
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
       print(f"{method}, seed {seed}: target mIoU {results[method][-1]['miou']:.1f} %", flush=True)
   if options.seeds:
     print(f"\n{miou_table(results, TITLE)}")
-    print(f"\n{heads_table(results)}")
+    print(heads_table(results))
   print(f"\n{time.monotonic() - started:.0f} s on {os.cpu_count()} cores")
 
 
@@ -158,11 +158,11 @@ def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str
 
 
 def heads_table(results: dict[str, list[dict[str, Any]]]) -> str:
-  """Errors of the target's depth head after adaptation, means over seeds, as Markdown.
+  """Errors of the target's depth head after adaptation, means over seeds, as Markdown, if any.
 
   Without the runs that read a network's files: their records hold these, and not the truth.
   """
-  lines = [f"| depth head, {TITLE} | {' | '.join(DEPTH_ERRORS)} |"]
+  lines = ["", f"| depth head, {TITLE} | {' | '.join(DEPTH_ERRORS)} |"]
   lines.append("|---" * (len(DEPTH_ERRORS) + 1) + "|")
   for method, runs in results.items():
     found = [run["depth"] for run in runs if "depth" in run]
@@ -170,7 +170,7 @@ def heads_table(results: dict[str, list[dict[str, Any]]]) -> str:
       scaled = " (in proportion)" if found[0]["median_scaling"] else ""
       means = mean_errors(found)
       lines.append(f"| {method}{scaled} | {' | '.join(f'{means[e]:.3f}' for e in means)} |")
-  return "\n".join(lines)
+  return "\n".join(lines) if len(lines) > 3 else ""
 
 
 def depth_table(networks: dict[str, dict[str, Any]]) -> str:
@@ -185,7 +185,4 @@ def depth_table(networks: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run_command(main)

@@ -9,7 +9,6 @@ others, and the compiler cannot join it to them.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.options import load_config
+from benchmarks.options import load_config, run_command
 from corda_jax.depth import camera, photometric
 from corda_jax.depth.motion import are_temporal, image_names, temporal_views
 from corda_jax.depth.step import draw, jittered_input
-from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 
 
@@ -189,7 +187,4 @@ def report(experiment: DepthExperiment, parts: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run_command(main)

@@ -11,7 +11,6 @@ random weights; what it computes does not depend on them.
 import argparse
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +21,7 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import jax
 import numpy as np
 
-from benchmarks.options import load_config
+from benchmarks.options import load_config, run_command
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, make_views
 from corda_jax.jobs.evaluate import Evaluator
@@ -224,7 +223,4 @@ def report(host: list[Part], threads: int, feed: float, device: list[Part], whol
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run_command(main)

@@ -25,6 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.input_frames import KINDS, Kind, find_frames, make_frames
+from benchmarks.options import run_command
 from benchmarks.released_loaders import Stopwatch, load_source, load_target
 from configs.default import get_config
 from corda_jax.errors import UserError
@@ -239,7 +240,4 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run_command(main)

@@ -17,7 +17,6 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters import partial_eval
 
 CONVOLUTION, PRODUCT, REST = "convolution", "matrix product", "the rest"
-KINDS = (CONVOLUTION, PRODUCT, REST)
 OTHER = "other"  # the part of what lies in no named scope
 
 # They move, choose, make or convert values, and compute none.
@@ -42,8 +41,9 @@ def count_operations(
     parts: names of `jax.named_scope`s that are told apart; the outermost of them counts.
 
   Returns:
-    (part, kind) → operations; the part is one of `parts` or "other", the kind one of `KINDS`. Of
-    branches the dearest counts, a loop of unknown length as one turn.
+    (part, kind) → operations; the part is one of `parts` or "other", the kind
+    "convolution", "matrix product" or "the rest". Of branches the dearest counts, a loop of unknown
+    length as one turn.
   """
   closed = jax.make_jaxpr(function)(*arguments)
   jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))

@@ -1,8 +1,9 @@
-"""Command-line options that benchmarks share."""
+"""What the commands of benchmarks share: options, and how they end."""
 
 import ast
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from corda_jax.errors import UserError
@@ -23,6 +24,14 @@ def load_config(name: str) -> Any:
     return get_config(argument) if argument else get_config()
   except (TypeError, ValueError) as error:
     raise UserError(f"--config is {name!r}: {error}") from error
+
+
+def run_command(main: Callable[[], None]) -> None:
+  """Runs a command; a mistake of the user's ends in one line and exit code 1."""
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"error: {error}")
 
 
 def value(text: str) -> Any:

@@ -10,7 +10,6 @@ the Python that runs it may be another than that of the benchmark.
 """
 
 import argparse
-import contextlib
 import copy
 import sys
 import time
@@ -73,9 +72,7 @@ class ReleasedStep:
     self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4, foreach=False)
     self.berhu, self.cross_entropy = BerhuLoss(), CrossEntropy2d(ignore_label=IGNORE)
     self.weighted = nn.CrossEntropyLoss(ignore_index=IGNORE, reduction="none")
-    self.autocast = (
-      torch.autocast(options.device, torch.bfloat16) if options.autocast else None
-    ) or contextlib.nullcontext()
+    self.autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.autocast)
     self.size = (options.height, options.width)
     self.iteration = 0
     self._make_batch(options)
@@ -127,7 +124,8 @@ class ReleasedStep:
     with torch.no_grad():
       discrepancy = (out["D_src"] - out["D"]).abs() / depth
       trust = (torch.relu(1 - discrepancy) + 0.001 + (depth == 1).float()).clamp(0, 1)
-      weight = weight * (trust / trust.mean())  # released: broadcast over the batch
+      # The release's broadcast over the batch, B times as many values, is left out, too.
+      weight = weight * (trust / trust.mean())
     for head in ("S", "initial_S"):
       loss = loss + (self.weighted(out[head], label) * weight).mean()
     for head in ("D", "initial_D"):

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corda_jax.adaptation.joint_depth import JointDepth
+from corda_jax.depth.motion import image_names
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step
@@ -55,7 +57,8 @@ class JaxStep:
     state = experiment.initial_state()
     classes = len(experiment.classes)
     batches = [
-      put_batch(experiment.mesh, random_batch(config.data, classes, seed)) for seed in range(2)
+      put_batch(experiment.mesh, random_batch(config.data, classes, seed, experiment.joint))
+      for seed in range(2)
     ]
     key = replicated_key(experiment.mesh, config.seed)
     with _no_compilation_cache():
@@ -90,13 +93,16 @@ def _no_compilation_cache() -> Iterator[None]:
     jax.config.update("jax_enable_compilation_cache", enabled)
 
 
-def random_batch(data: Any, num_classes: int, seed: int) -> dict[str, np.ndarray]:
+def random_batch(
+  data: Any, num_classes: int, seed: int, joint: JointDepth | None = None
+) -> dict[str, np.ndarray]:
   """A batch of noise, in the types and sizes that the step reads; labels are blocks of 8 pixels.
 
   Args:
     data: the `data` part of a configuration.
     num_classes: semantic classes.
     seed: of the noise.
+    joint: the photometric part of the step, which wants views.
   """
   random = np.random.RandomState(seed)
   shape = (data.batch_size, data.crop_height, data.crop_width)
@@ -104,7 +110,13 @@ def random_batch(data: Any, num_classes: int, seed: int) -> dict[str, np.ndarray
   label = coarse.repeat(8, 1).repeat(8, 2)[:, : shape[1], : shape[2]]
   batch = {"source_label": label.astype(np.uint8)}
   for domain in ("source", "target"):
-    batch[f"{domain}_image"] = random.randint(0, 256, (*shape, 3)).astype(np.uint8)
+    views = joint.views.get(domain, ()) if joint else ()
+    for name in image_names(views):
+      batch[f"{domain}_{name}"] = random.randint(0, 256, (*shape, 3)).astype(np.uint8)
+    if views:
+      camera = (shape[2], shape[2], shape[2] / 2, shape[1] / 2)
+      batch[f"{domain}_intrinsics"] = np.tile(np.float32(camera), (shape[0], 1))
+      batch[f"{domain}_baseline"] = np.full(shape[0], 0.2, np.float32)
     batch[f"{domain}_inverse_depth"] = random.uniform(2, 100, shape).astype(np.float32)
   return batch
 
@@ -131,16 +143,42 @@ class Peer:
       raise UserError(f"--peer {name} cannot be started: {error}") from error
     self._answer()
 
-  def run(self, steps: int) -> float:
-    """Seconds that so many steps take, as the peer tells them."""
-    self._process.stdin.write(f"{steps}\n")
-    self._process.stdin.flush()
-    return float(self._answer())
+  @classmethod
+  def of_option(cls, text: str) -> "Peer":
+    """The peer of an option "NAME=COMMAND".
 
-  def close(self) -> None:
-    """Ends the peer."""
-    self._process.stdin.close()
+    Raises:
+      UserError: a part is missing, or as told by the constructor.
+    """
+    name, _, command = text.partition("=")
+    if not (name and command.strip()):
+      raise UserError(f"--peer is {text!r}, wanted NAME=COMMAND")
+    return cls(name, command)
+
+  def __enter__(self) -> "Peer":
+    """Itself; it ends with the context."""
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    """Ends the peer, which reads that nothing more will come."""
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
     self._process.wait()
+
+  def run(self, steps: int) -> float:
+    """Seconds that so many steps take, as the peer tells them.
+
+    Raises:
+      UserError: it ended, or answers with something else.
+    """
+    with contextlib.suppress(BrokenPipeError):  # the answer that does not come tells it
+      self._process.stdin.write(f"{steps}\n")
+      self._process.stdin.flush()
+    answer = self._answer()
+    try:
+      return float(answer)
+    except ValueError as error:
+      raise UserError(f"--peer {self.name} answers {answer!r}, wanted seconds") from error
 
   def _answer(self) -> str:
     line = self._process.stdout.readline()

@@ -11,10 +11,10 @@ that of a large matrix product in the type that the network computes in, measure
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ import jax
 
 from benchmarks.device_time import split_time
 from benchmarks.operations import OTHER, count_operations
-from benchmarks.options import apply_settings, load_config, setting, value
+from benchmarks.options import apply_settings, load_config, run_command, setting, value
 from benchmarks.runners import JaxStep, Peer, measured_peak, time_in_turn
 from corda_jax.errors import UserError
 
 PARTS = ("source", "teacher", "mixed", "optimizer")  # scopes of `corda_jax.adaptation.step`
-_PEAK_SIZES = {"cpu": 3072}  # rows of the matrices of the peak, elsewhere twice 4096
+_PEAK_SIZES = {"cpu": 3072}  # rows of the matrices whose product tells the peak
+_PEAK_SIZE = 8192  # the same on other platforms
 _PROFILED_STEPS = 3
 
 
@@ -57,20 +58,24 @@ def main(arguments: list[str] | None = None) -> None:
     if getattr(options, name) < 1:
       raise UserError(f"--{name} is {getattr(options, name)}, wanted 1 or more")
   steps, failed = build_variants(options)
-  peers = [Peer(name, command) for name, _, command in (p.partition("=") for p in options.peer)]
-  try:
+  with contextlib.ExitStack() as stack:
+    peers = [stack.enter_context(Peer.of_option(text)) for text in options.peer]
     seconds = time_in_turn([*steps, *peers], rounds=options.rounds, steps=options.steps)
-  finally:
-    for peer in peers:
-      peer.close()
   results = [measure(step, seconds[step.name]) for step in steps]
-  print(report(results, {peer.name: seconds[peer.name] for peer in peers}, failed))
+  size = _PEAK_SIZES.get(jax.devices()[0].platform, _PEAK_SIZE)
+  peaks = {dtype: measured_peak(dtype, size) for dtype in {r["dtype"] for r in results}}
+  print(report(results, peaks, {peer.name: seconds[peer.name] for peer in peers}, failed))
   if options.json:
-    options.json.write_text(json.dumps({"steps": results, "seconds": seconds}, indent=1))
+    options.json.write_text(
+      json.dumps({"steps": results, "peaks": peaks, "seconds": seconds}, indent=1)
+    )
 
 
 def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str, str]]:
   """Compiles a step for every combination of the swept values; those that do not fit → why."""
+  for field, *texts in options.sweep:
+    if not texts:
+      raise UserError(f"--sweep {field} names no value")
   sweeps = [[(field, value(text)) for text in texts] for field, *texts in options.sweep]
   steps, failed = [], {}
   for settings in itertools.product(*sweeps):
@@ -115,11 +120,21 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
   }
 
 
-def report(results: list[dict], peers: dict[str, list[float]], failed: dict[str, str]) -> str:
-  """The tables, as Markdown."""
+def report(
+  results: list[dict[str, Any]],
+  peaks: dict[str, float],
+  peers: dict[str, list[float]],
+  failed: dict[str, str],
+) -> str:
+  """The tables, as Markdown.
+
+  Args:
+    results: of `measure`.
+    peaks: type → operations a second, of one device.
+    peers: name → seconds a step, of every round.
+    failed: variants that could not run → why.
+  """
   device = jax.devices()[0]
-  size = _PEAK_SIZES.get(device.platform, 8192)
-  peaks = {dtype: measured_peak(dtype, size) for dtype in {r["dtype"] for r in results}}
   lines = [
     "",
     f"{jax.device_count()} x {device.device_kind} ({device.platform}), JAX {jax.__version__}; "
@@ -158,7 +173,4 @@ def report(results: list[dict], peers: dict[str, list[float]], failed: dict[str,
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run_command(main)

@@ -223,10 +223,10 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     if "Traceback" in message:  # raised by the configuration file itself: the last line says what
       message = message.splitlines()[-1].partition(": ")[2]
   except (AttributeError, KeyError) as error:
-    # 'name\nDid you mean "other" instead of "name"?', in quotes or not
-    name = str(error.args[0]).replace("\\n", "\n").replace("\\", "").strip("\"'")
-    name, _, hint = name.partition("\n")
-    message = f"unknown configuration field: {name.rstrip(chr(39))}. {hint}".removesuffix(". ")
+    # 'name' or "'name'\\nDid you mean …?"
+    text = str(error.args[0]).replace("\\n", "\n").replace("\\", "")
+    name, *hint = (part.strip("\"'") for part in text.split("\n"))
+    message = ". ".join((f"unknown configuration field: {name}", *hint))
   except (OSError, TypeError, ValueError) as error:
     message = str(error)
   else:

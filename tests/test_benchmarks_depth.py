@@ -58,8 +58,9 @@ def test_depth_heads_are_told_where_they_are_measured():
   ]
   results = {"joint, video": runs, "files, stereo": runs, "no depth (DACS)": [{}]}
   lines = benchmark.heads_table(results).splitlines()
-  assert len(lines) == 3
-  assert lines[2].startswith("| joint, video (in proportion) | 0.150 | 0.150")
+  assert len(lines) == 4
+  assert benchmark.heads_table({"no depth (DACS)": [{}]}) == ""
+  assert lines[3].startswith("| joint, video (in proportion) | 0.150 | 0.150")
 
 
 def test_files_of_video_get_their_scale_from_the_truth(monkeypatch, tmp_path):

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import operations, step
+from benchmarks import step
 from benchmarks.device_time import parts_of_instructions, split_time
 from benchmarks.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
 from benchmarks.options import apply_settings, load_config, setting
 from benchmarks.runners import JaxStep, Peer, random_batch, time_in_turn
 from corda_jax.errors import UserError
 from corda_jax.jobs.train import step_inputs
-from tests import tiny
+from tests import tiny, tiny_joint
 
 CONVOLUTIONS = (
   {"stride": 1, "padding": 1, "dilation": 1},
@@ -135,7 +135,7 @@ def test_the_time_of_a_profile_goes_to_the_scopes():
 
 def test_a_peer_is_timed_in_turn():
   code = "import sys; print('hello', flush=True)\nfor n in sys.stdin: print(3 * int(n), flush=True)"
-  peer = Peer("slow", f'{sys.executable} -c "{code}"')
+  peer = Peer.of_option(f'slow={sys.executable} -c "{code}"')
   order = []
 
   class Ours:
@@ -145,10 +145,8 @@ def test_a_peer_is_timed_in_turn():
       order.append(steps)
       return float(len(order))
 
-  try:
+  with peer:
     seconds = time_in_turn([Ours(), peer], rounds=2, steps=2)
-  finally:
-    peer.close()
   assert seconds == {"ours": [2 / 2, 3 / 2], "slow": [3.0, 3.0]}  # the first round does not count
 
 
@@ -164,12 +162,31 @@ def test_a_peer_that_fails(command, message):
     Peer("broken", command)
 
 
+@pytest.mark.parametrize(
+  ("answer", "message"), [("raise SystemExit(4)", "code 4"), ("print('no', flush=True)", "'no")]
+)
+def test_a_peer_that_fails_later(answer, message):
+  code = f"import sys; print(1, flush=True)\nfor n in sys.stdin: {answer}"
+  with (
+    Peer("odd", f'{sys.executable} -c "{code}"') as peer,
+    pytest.raises(UserError, match=message),
+  ):
+    peer.run(1)
+
+
+@pytest.mark.parametrize("text", ["python", "=python", "name="])
+def test_a_peer_has_a_name_and_a_command(text):
+  with pytest.raises(UserError, match="wanted NAME=COMMAND"):
+    Peer.of_option(text)
+
+
 def test_random_batches_are_what_the_step_reads():
-  data = tiny.get_config().data
-  made, real = random_batch(data, 19, 0), step_inputs(tiny.get_batch())
-  assert {k: (v.shape, v.dtype) for k, v in made.items()} == {
-    k: (v.shape, v.dtype) for k, v in real.items()
-  }
+  for joint in (None, tiny_joint.build(tiny_joint.EVERYTHING).joint):
+    made = random_batch(tiny.get_config().data, 19, 0, joint)
+    real = step_inputs(tiny_joint.get_batch(), joint)
+    assert {k: (v.shape, v.dtype) for k, v in made.items()} == {
+      k: (v.shape, v.dtype) for k, v in real.items()
+    }
   assert made["source_label"].max() < 19
 
 
@@ -190,6 +207,8 @@ def test_options():
 def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(step, "load_config", lambda name: tiny.get_config())
   monkeypatch.setattr(step, "_PEAK_SIZES", {"cpu": 64})
+  with pytest.raises(UserError, match=r"--sweep model.dtype names no value"):
+    step.main(["--sweep", "model.dtype"])
   arguments = ["--sweep", "model.dtype", "float32", "bfloat16", "--rounds", "1", "--steps", "1"]
   with jax.numpy_dtype_promotion("standard"):
     step.main([*arguments, "--json", str(tmp_path / "numbers.json")])
@@ -208,8 +227,3 @@ def test_the_count_of_a_step_agrees_with_xla():
   assert math.isclose(counted.total(), made.xla_operations, rel_tol=0.1)
   by_part = {part: counted[part, CONVOLUTION] for part in step.PARTS}
   assert by_part["source"] == by_part["mixed"] > by_part["teacher"] > by_part["optimizer"] == 0
-
-
-def test_kinds_are_exhaustive():
-  counted = count_operations(lambda x: jnp.exp(x @ x), jnp.ones((2, 2)))
-  assert {kind for _, kind in counted} <= set(operations.KINDS)

@@ -14,7 +14,12 @@ from corda_jax.adaptation.step import Metrics, make_step
 from corda_jax.depth.motion import temporal_views
 from corda_jax.jobs.validate import validate
 from corda_jax.labels import ClassList
-from corda_jax.models.build import Normalization, build_model, build_pose_network
+from corda_jax.models.build import (
+  Normalization,
+  build_model,
+  build_pose_network,
+  has_depth_heads,
+)
 from corda_jax.training.optimizer import build_optimizer
 from corda_jax.training.sharding import make_mesh, replicated
 from corda_jax.training.state import TrainState, create_pose_state, create_train_state
@@ -108,11 +113,6 @@ class Experiment:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
       jax.eval_shape(self._create_state),
     )
-
-
-def has_depth_heads(config: Any) -> bool:
-  """Whether the network of `config` (the `model` part of a configuration) predicts depth."""
-  return config.name == "corda" and config.depth
 
 
 def _joint_depth(config: Any) -> JointDepth | None:

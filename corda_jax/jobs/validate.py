@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
+from corda_jax.models.build import has_depth_heads
 
 _AT_LEAST = {
   "num_steps": 1,
@@ -187,7 +188,7 @@ def validate(config: Any) -> None:
       "and their labels"
     )
   _validate_depth_range(config, "evaluation")
-  if config.model.name == "corda" and config.model.depth:
+  if has_depth_heads(config.model):
     _validate_depth_supervision(config)
 
 

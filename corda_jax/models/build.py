@@ -60,6 +60,11 @@ def build_model(config: Any, num_classes: int) -> nn.Module:
   raise UserError(f"model.name is {config.name!r}, wanted 'corda' or 'deeplab'")
 
 
+def has_depth_heads(config: Any) -> bool:
+  """Whether the network that `config` (the `model` part of a configuration) describes has them."""
+  return config.name == "corda" and config.depth
+
+
 def build_depth_networks(config: Any) -> tuple[DepthNetwork, PoseNetwork]:
   """Builds the networks of self-supervised depth.
 

@@ -55,7 +55,10 @@ def test_what_does_not_fit_is_told(tmp_path):
   depth_run(tmp_path / "video")
   depth_run(tmp_path / "stereo", ("right",))
   depth_run(tmp_path / "bgr", **{"model.normalization.bgr": True})
+  depth_run(tmp_path / "adaptation")
+  record_config(tmp_path / "adaptation", tiny_joint.get_config(*VIDEO).to_dict())
   for folder, case, fields, told in (
+    ("adaptation", VIDEO, {}, "holds no run of the depth stage"),
     ("video", tiny_joint.TARGET, {}, "no domain learns depth from video"),
     ("stereo", VIDEO, {}, "has no pose network"),
     ("bgr", VIDEO, {}, "model.pose_normalization is"),
