@@ -43,7 +43,7 @@ def count_operations(
   Returns:
     (part, kind) → operations; the part is one of `parts` or "other", the kind
     "convolution", "matrix product" or "the rest". Of branches the dearest counts, a loop of unknown
-    length as one turn.
+    length as one turn. Where branches are for platforms, that of the default backend counts.
   """
   closed = jax.make_jaxpr(function)(*arguments)
   jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
@@ -65,7 +65,9 @@ def _count(jaxpr: Jaxpr, parts: frozenset[str], inherited: str) -> Counter[tuple
     if part == OTHER:  # an inner function's scopes begin anew
       part = part_of(str(equation.source_info.name_stack), parts)
     inner = [_count(each, parts, part) for each in _inner(equation.params)]
-    if equation.primitive.name == "cond":
+    if platforms := equation.params.get("branches_platforms"):  # one of them is compiled
+      total += inner[_branch_of(jax.default_backend(), platforms)]
+    elif equation.primitive.name == "cond":
       total += max(inner, key=Counter.total)
     elif inner:
       for counts in inner:
@@ -75,6 +77,12 @@ def _count(jaxpr: Jaxpr, parts: frozenset[str], inherited: str) -> Counter[tuple
       kind, operations = _operations(equation)
       total[part, kind] += operations
   return +total
+
+
+def _branch_of(platform: str, platforms: Sequence[Sequence[str] | None]) -> int:
+  """Place of the branch for a platform; None stands for all that no other branch names."""
+  named = [place for place, names in enumerate(platforms) if names and platform in names]
+  return named[0] if named else platforms.index(None)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:

@@ -85,6 +85,20 @@ def test_loops_branches_and_inner_functions():
   assert count_operations(function, jnp.ones((4, 4)))[OTHER, PRODUCT] == (7 + 2) * 2 * 4**3
 
 
+def test_the_branch_of_this_platform_counts():
+  def function(x, **branches):
+    return jax.lax.platform_dependent(x, **branches)
+
+  x, once, thrice = jnp.ones((4, 4)), (lambda x: x @ x), (lambda x: x @ x @ x @ x)
+  for branches, products in (
+    ({"cpu": once, "default": thrice}, 1),
+    ({"cuda": once, "default": thrice}, 3),
+    ({"cuda": thrice, "cpu": once}, 1),
+  ):
+    count = count_operations(lambda x, branches=branches: function(x, **branches), x)
+    assert count == {(OTHER, PRODUCT): products * 2 * 4**3}
+
+
 def test_the_outermost_scope_counts_also_for_gradients():
   def function(x):
     with jax.named_scope("mixed"):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from corda_jax.models.layers import Dtype
+from corda_jax.models.operations import channel_product
 from corda_jax.models.resnet import ResNet
 
 
@@ -49,7 +50,7 @@ class DilatedClassifier(nn.Module):
     matrix = taps.transpose(2, 0, 1, 3).reshape(channels, -1)
     # Split, not indexed: the gradient of a split is one concatenation, that of an index a padding
     # and an addition of the whole array for every tap.
-    products = jnp.split(x.astype(dtype) @ matrix, 9 * branches, axis=-1)
+    products = jnp.split(channel_product(x.astype(dtype), matrix), 9 * branches, axis=-1)
     y = sum(biases).astype(dtype)
     for index, product in enumerate(products):
       dilation, tap = self.dilations[index // 9], index % 9

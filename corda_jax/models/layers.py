@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from corda_jax.models.operations import channel_product, convolve
+
 Dtype = Any
 
 
@@ -60,20 +62,13 @@ class Convolution(nn.Module):
     dtype = self.dtype or x.dtype
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if size == 1:
-      y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+      y = channel_product(x[:, :: self.stride, :: self.stride], kernel[0, 0])
     else:
       padding = self.dilation * (size - 1) // 2
       if self.reflect:
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "reflect")
         padding = 0
-      y = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(self.stride, self.stride),
-        padding=((padding, padding), (padding, padding)),
-        rhs_dilation=(self.dilation, self.dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      )
+      y = convolve(x, kernel, stride=self.stride, padding=padding, dilation=self.dilation)
     if self.use_bias:
       bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
       y = y + bias.astype(dtype)
@@ -126,7 +121,8 @@ class BatchNorm(nn.Module):
     else:
       mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
     factor = jax.lax.rsqrt(var + self.epsilon) * scale.astype(wide)
-    return ((x.astype(wide) - mean) * factor + bias.astype(wide)).astype(dtype)
+    # One product and one sum a value: nothing of the statistics is read again.
+    return (x.astype(wide) * factor + (bias.astype(wide) - mean * factor)).astype(dtype)
 
   def _blend(self, old: jax.Array, new: jax.Array) -> jax.Array:
     new = jax.lax.stop_gradient(new).astype(old.dtype)

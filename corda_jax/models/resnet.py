@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from corda_jax.errors import UserError
 from corda_jax.models.layers import BatchNorm, Convolution, Dtype
+from corda_jax.models.operations import rectified_sum
 
 
 class Bottleneck(nn.Module):
@@ -52,7 +53,7 @@ class Bottleneck(nn.Module):
     if self.project:
       x = convolution(self.features, "projection_conv", stride=self.stride)(x)
       x = normalize(x, "projection_norm")
-    return nn.relu(x + y)
+    return rectified_sum(x, y)
 
 
 class BasicBlock(nn.Module):
@@ -90,7 +91,7 @@ class BasicBlock(nn.Module):
     if self.project:
       x = convolution(self.features, "projection_conv", stride=self.stride)(x)
       x = normalize(x, "projection_norm")
-    return nn.relu(x + y)
+    return rectified_sum(x, y)
 
 
 def _parts(block: Bottleneck | BasicBlock, train: bool) -> tuple[Callable, Callable]:

@@ -1,0 +1,155 @@
+"""Operations written so that compilers make them fast, their gradients above all.
+
+Each computes what its first line says, on any device; the measurements behind them are in
+docs/benchmarks.md. All arrays are NHWC.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def channel_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+  """A 1x1 convolution, x @ matrix: [..., I] and [I, O] → [..., O].
+
+  In the matrix's gradient, a product over pixels, the narrower factor stands first: a CPU copies
+  that one transposed, and the automatic gradient puts the result's cotangent there, however wide.
+  """
+  return x @ matrix
+
+
+def _channel_product_forward(x, matrix):
+  return x @ matrix, (x, matrix)
+
+
+def _channel_product_backward(residuals, cotangent):
+  x, matrix = residuals
+  if x.shape[-1] <= cotangent.shape[-1]:
+    of_matrix = jnp.einsum("...i,...o->io", x, cotangent)
+  else:
+    of_matrix = jnp.einsum("...o,...i->oi", cotangent, x).T
+  return cotangent @ matrix.T, of_matrix
+
+
+channel_product.defvjp(_channel_product_forward, _channel_product_backward)
+
+
+def convolve(
+  x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, dilation: int
+) -> jax.Array:
+  """Convolution with zeros around the image, the same on all sides.
+
+  Args:
+    x: [B, H, W, I].
+    kernel: [rows, columns, I, O].
+    stride: step in pixels.
+    padding: zeros before and after each axis, in pixels.
+    dilation: distance of the kernel's taps in pixels.
+
+  Returns:
+    [B, h, w, O].
+  """
+  if stride == 1:
+    return _dense_convolution(x, kernel, padding, dilation)
+  return _library_convolution(x, kernel, stride, padding, dilation)
+
+
+def _library_convolution(x, kernel, stride, padding, dilation):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride, stride),
+    padding=((padding, padding), (padding, padding)),
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _dense_convolution(x, kernel, padding, dilation):
+  """A convolution of stride 1, whose kernel's gradient is fast on a CPU, too."""
+  return _library_convolution(x, kernel, 1, padding, dilation)
+
+
+def _dense_convolution_forward(x, kernel, padding, dilation):
+  return _library_convolution(x, kernel, 1, padding, dilation), (x, kernel)
+
+
+def _dense_convolution_backward(padding, dilation, residuals, cotangent):
+  x, kernel = residuals
+  (of_x,) = jax.linear_transpose(
+    lambda x: _library_convolution(x, kernel, 1, padding, dilation), x
+  )(cotangent)
+  forms = (
+    functools.partial(form, shape=kernel.shape, padding=padding, dilation=dilation)
+    for form in (kernel_gradient_by_products, kernel_gradient_by_convolution)
+  )
+  products, convolution = forms
+  of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=products, default=convolution)
+  return of_x, of_kernel
+
+
+_dense_convolution.defvjp(_dense_convolution_forward, _dense_convolution_backward)
+
+
+def kernel_gradient_by_convolution(
+  x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], padding: int, dilation: int
+) -> jax.Array:
+  """Gradient of a convolution of stride 1 to its kernel, as the library makes it.
+
+  Args:
+    x: [B, H, W, I], what was convolved.
+    cotangent: [B, h, w, O], of the result.
+    shape: of the kernel: rows, columns, I, O.
+    padding: zeros around the image, in pixels.
+    dilation: distance of the kernel's taps in pixels.
+  """
+  return jax.linear_transpose(
+    lambda kernel: _library_convolution(x, kernel, 1, padding, dilation),
+    jax.ShapeDtypeStruct(shape, x.dtype),
+  )(cotangent)[0]
+
+
+def kernel_gradient_by_products(
+  x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], padding: int, dilation: int
+) -> jax.Array:
+  """The same, as one matrix product over all pixels for each tap.
+
+  The cotangent stands first, so that it is transposed once for all taps; the other way round, or
+  as a single product of all taps, it is slower.
+  """
+  x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  _, height, width, _ = cotangent.shape
+  taps = []
+  for row, column in itertools.product(range(shape[0]), range(shape[1])):
+    top, left = dilation * row, dilation * column
+    seen = x[:, top : top + height, left : left + width]
+    taps.append(jnp.einsum("bhwo,bhwi->oi", cotangent, seen))
+  return jnp.stack(taps).swapaxes(1, 2).reshape(shape)
+
+
+@jax.custom_vjp
+def rectified_sum(x: jax.Array, y: jax.Array) -> jax.Array:
+  """max(x + y, 0), where a residual block ends; two arrays of one shape. Its gradient at 0 is 0.
+
+  It is equal to the last bit. But compilers, that for CPUs at least, take a maximum with a constant
+  for so cheap that they compute it anew wherever it is read, and with it the sum, the block before,
+  and so on to the start of the stage. A sum that stands last they keep.
+  """
+  return jnp.maximum(x, -y) + y
+
+
+def _rectified_sum_forward(x, y):
+  result = rectified_sum(x, y)
+  return result, result > 0
+
+
+def _rectified_sum_backward(positive, cotangent):
+  passed = jnp.where(positive, cotangent, 0)
+  return passed, passed
+
+
+rectified_sum.defvjp(_rectified_sum_forward, _rectified_sum_backward)

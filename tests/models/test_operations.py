@@ -1,0 +1,89 @@
+"""Operations with forms and gradients of their own, against those that libraries give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from corda_jax.models import operations
+
+
+def library_convolution(x, kernel, padding, dilation):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (1, 1),
+    ((padding, padding), (padding, padding)),
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+def assert_same_gradients(function, reference, *arguments):
+  result, gradients = jax.vjp(function, *arguments)
+  expected, expected_gradients = jax.vjp(reference, *arguments)
+  np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
+  cotangent = np.random.default_rng(1).standard_normal(result.shape)
+  for given, wanted in zip(gradients(cotangent), expected_gradients(cotangent), strict=True):
+    np.testing.assert_allclose(given, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("features", [3, 4, 9])
+def test_channel_product(float64, random, features):
+  x, matrix = random.standard_normal((2, 3, 5, 4)), random.standard_normal((4, features))
+  assert_same_gradients(operations.channel_product, jnp.matmul, x, matrix)
+
+
+@pytest.mark.parametrize(
+  ("size", "padding", "dilation"), [(3, 1, 1), (3, 4, 4), (3, 0, 1), (5, 2, 1), (3, 1, 2)]
+)
+def test_gradients_of_a_convolution(float64, random, size, padding, dilation):
+  x, kernel = random.standard_normal((2, 9, 12, 3)), random.standard_normal((size, size, 3, 4))
+
+  def ours(x, kernel):
+    return operations.convolve(x, kernel, stride=1, padding=padding, dilation=dilation)
+
+  def reference(x, kernel):
+    return library_convolution(x, kernel, padding, dilation)
+
+  assert_same_gradients(ours, reference, x, kernel)
+  cotangent = random.standard_normal(reference(x, kernel).shape)
+  (expected,) = jax.vjp(lambda kernel: reference(x, kernel), kernel)[1](cotangent)
+  for form in (
+    operations.kernel_gradient_by_products,
+    operations.kernel_gradient_by_convolution,
+  ):
+    given = form(x, cotangent, shape=kernel.shape, padding=padding, dilation=dilation)
+    np.testing.assert_allclose(given, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_cpu_takes_products_and_others_take_the_library():
+  x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+  def gradient(kernel):
+    return jax.grad(lambda k: operations.convolve(x, k, stride=1, padding=1, dilation=1).sum())(
+      kernel
+    )
+
+  def lowered(platform):
+    return jax.jit(gradient).trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+
+  assert lowered("cpu").count("stablehlo.dot_general") == 9
+  assert lowered("cuda").count("stablehlo.dot_general") == 0
+  assert lowered("cuda").count("stablehlo.convolution") > lowered("cpu").count(
+    "stablehlo.convolution"
+  )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rectified_sum_is_equal_to_the_last_bit(random, dtype):
+  x, y = (jnp.asarray(random.standard_normal((2, 1000)), dtype) for _ in range(2))
+  x, y = x.at[:, :9].set(0), y.at[:, 5:14].set(0)
+  y = y.at[:, 20:30].set(-x[:, 20:30])
+  for function in (operations.rectified_sum, jax.jit(operations.rectified_sum)):
+    result, gradient = jax.vjp(function, x, y)
+    expected, expected_gradient = jax.vjp(lambda x, y: nn.relu(x + y), x, y)
+    np.testing.assert_array_equal(result, expected)
+    for given, wanted in zip(gradient(x), expected_gradient(x), strict=True):
+      np.testing.assert_array_equal(given, wanted)
