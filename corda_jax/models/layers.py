@@ -121,7 +121,7 @@ class BatchNorm(nn.Module):
     else:
       mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
     factor = jax.lax.rsqrt(var + self.epsilon) * scale.astype(wide)
-    # One product and one sum a value: nothing of the statistics is read again.
+    # Not (x - mean) * factor: the difference, made for the variance, would be kept for this.
     return (x.astype(wide) * factor + (bias.astype(wide) - mean * factor)).astype(dtype)
 
   def _blend(self, old: jax.Array, new: jax.Array) -> jax.Array:

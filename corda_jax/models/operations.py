@@ -83,12 +83,13 @@ def _dense_convolution_backward(padding, dilation, residuals, cotangent):
   (of_x,) = jax.linear_transpose(
     lambda x: _library_convolution(x, kernel, 1, padding, dilation), x
   )(cotangent)
-  forms = (
-    functools.partial(form, shape=kernel.shape, padding=padding, dilation=dilation)
-    for form in (kernel_gradient_by_products, kernel_gradient_by_convolution)
+  given = {"shape": kernel.shape, "padding": padding, "dilation": dilation}
+  of_kernel = jax.lax.platform_dependent(
+    x,
+    cotangent,
+    cpu=functools.partial(kernel_gradient_by_products, **given),
+    default=functools.partial(kernel_gradient_by_convolution, **given),
   )
-  products, convolution = forms
-  of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=products, default=convolution)
   return of_x, of_kernel
 
 

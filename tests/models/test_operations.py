@@ -35,6 +35,22 @@ def test_channel_product(float64, random, features):
   assert_same_gradients(operations.channel_product, jnp.matmul, x, matrix)
 
 
+@pytest.mark.parametrize("features", [3, 9])
+def test_the_narrower_factor_stands_first(features):
+  x, matrix = jnp.ones((5, 4)), jnp.ones((4, features))
+
+  def gradient(matrix):
+    return jax.grad(lambda matrix: operations.channel_product(x, matrix).sum())(matrix)
+
+  over_pixels = [
+    equation
+    for equation in jax.make_jaxpr(gradient)(matrix).eqns
+    if equation.params.get("dimension_numbers") == (((0,), (0,)), ((), ()))
+  ]
+  (first,) = (equation.invars[0].aval.shape for equation in over_pixels)
+  assert first == (5, min(4, features))
+
+
 @pytest.mark.parametrize(
   ("size", "padding", "dilation"), [(3, 1, 1), (3, 4, 4), (3, 0, 1), (5, 2, 1), (3, 1, 2)]
 )
@@ -87,3 +103,14 @@ def test_a_rectified_sum_is_equal_to_the_last_bit(random, dtype):
     np.testing.assert_array_equal(result, expected)
     for given, wanted in zip(gradient(x), expected_gradient(x), strict=True):
       np.testing.assert_array_equal(given, wanted)
+
+
+def test_no_block_is_made_anew_for_the_next():
+  def stage(x, matrices):
+    for matrix in matrices:
+      x = operations.rectified_sum(x, jnp.tanh(x @ matrix))
+    return x
+
+  matrices = [jnp.ones((32, 32))] * 6
+  compiled = jax.jit(stage).lower(jnp.ones((64, 32)), matrices).compile()
+  assert compiled.as_text().count(" maximum(") == len(matrices)  # with relu(x + y): 21
