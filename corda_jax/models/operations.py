@@ -10,6 +10,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 
+# Channels in and out from which a CPU makes a kernel's gradient by products
+# (`python -m benchmarks.kernel_gradients`; docs/benchmarks.md).
+_PRODUCTS_FROM = 128
+
 
 @jax.custom_vjp
 def channel_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -70,7 +74,7 @@ def _library_convolution(x, kernel, stride, padding, dilation):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dense_convolution(x, kernel, padding, dilation):
-  """A convolution of stride 1, whose kernel's gradient is fast on a CPU, too."""
+  """A convolution of stride 1; the gradient of a wide kernel is fast on a CPU, too."""
   return _library_convolution(x, kernel, 1, padding, dilation)
 
 
@@ -84,12 +88,12 @@ def _dense_convolution_backward(padding, dilation, residuals, cotangent):
     lambda x: _library_convolution(x, kernel, 1, padding, dilation), x
   )(cotangent)
   given = {"shape": kernel.shape, "padding": padding, "dilation": dilation}
-  of_kernel = jax.lax.platform_dependent(
-    x,
-    cotangent,
-    cpu=functools.partial(kernel_gradient_by_products, **given),
-    default=functools.partial(kernel_gradient_by_convolution, **given),
-  )
+  by_convolution = functools.partial(kernel_gradient_by_convolution, **given)
+  by_products = functools.partial(kernel_gradient_by_products, **given)
+  if min(kernel.shape[2:]) < _PRODUCTS_FROM:
+    of_kernel = by_convolution(x, cotangent)
+  else:
+    of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=by_products, default=by_convolution)
   return of_x, of_kernel
 
 

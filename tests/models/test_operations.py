@@ -74,22 +74,31 @@ def test_gradients_of_a_convolution(float64, random, size, padding, dilation):
     np.testing.assert_allclose(given, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_cpu_takes_products_and_others_take_the_library():
-  x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
-
-  def gradient(kernel):
-    return jax.grad(lambda k: operations.convolve(x, k, stride=1, padding=1, dilation=1).sum())(
-      kernel
-    )
-
-  def lowered(platform):
-    return jax.jit(gradient).trace(kernel).lower(lowering_platforms=(platform,)).as_text()
-
-  assert lowered("cpu").count("stablehlo.dot_general") == 9
-  assert lowered("cuda").count("stablehlo.dot_general") == 0
-  assert lowered("cuda").count("stablehlo.convolution") > lowered("cpu").count(
-    "stablehlo.convolution"
+def test_a_wide_kernel_has_the_same_gradient(float64, random):
+  x, kernel = random.standard_normal((1, 5, 4, 128)), random.standard_normal((3, 3, 128, 130))
+  assert_same_gradients(
+    lambda x, kernel: operations.convolve(x, kernel, stride=1, padding=2, dilation=2),
+    lambda x, kernel: library_convolution(x, kernel, 2, 2),
+    x,
+    kernel,
   )
+
+
+@pytest.mark.parametrize(
+  ("platform", "features", "products"),
+  [("cpu", 128, 9), ("cpu", 127, 0), ("cuda", 128, 0), ("tpu", 128, 0)],
+)
+def test_a_cpu_takes_products_for_wide_kernels(platform, features, products):
+  def gradient(x, kernel):
+    return jax.grad(
+      lambda kernel: operations.convolve(x, kernel, stride=1, padding=1, dilation=1).sum()
+    )(kernel)
+
+  shapes = (1, 8, 8, features), (3, 3, features, features)
+  traced = jax.jit(gradient).trace(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+  program = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert program.count("stablehlo.dot_general") == products
+  assert ("stablehlo.convolution" in program) == (products == 0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
