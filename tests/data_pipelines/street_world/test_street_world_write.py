@@ -314,6 +314,8 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, puts):
 def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path, how):
   root, partial = tmp_path / "gta", tmp_path / "gta.partial"
   frames = 400
+  # A shell that runs tests in the background has them, and what they start, ignore this signal.
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
   arguments = ["--layout", "gta5", "--frames", str(frames), "--size", "48x24", "--seed", "3"]
   run = subprocess.Popen(
     [
@@ -323,9 +325,8 @@ def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path, how):
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
-    # A shell that runs tests in the background has its children ignore this signal.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
+  signal.signal(signal.SIGINT, handler)
   deadline = time.monotonic() + 60
   while len(list(partial.glob("images/*.png"))) < 3:
     assert time.monotonic() < deadline
