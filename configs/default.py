@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model = get_model_config()
   config.method = get_method_config()
   config.optimizer = get_optimizer_config()
+  config.compute = get_compute_config()
 
   config.log_every = 50  # steps between console lines and scalars
   config.evaluate_every = 5_000  # steps; also evaluated after the last step
@@ -67,6 +68,9 @@ def get_config() -> ml_collections.ConfigDict:
       # "input": brought to the size of the network's input, as released for validation in training.
       "label_size": "file",
       "flip": False,  # average with the prediction of the mirrored frame
+      # Devices that share a frame, each a strip of its rows; for frames that are too large for one,
+      # or where there are more devices than frames.
+      "devices_per_frame": 1,
       "scales": (1.0,),  # factors of the input's size whose predictions are averaged
       # Where the target's records hold depth, the depth head is measured by it: metres between
       # which, and to which predictions are clipped; and whether each frame's prediction is first
@@ -225,6 +229,19 @@ def get_optimizer_config() -> ml_collections.ConfigDict:
     {"stem": 1, "residual": 3, "projection": 4}
   )
   return optimizer
+
+
+def get_compute_config() -> ml_collections.ConfigDict:
+  """How the numbers are computed, and where they lie."""
+  compute = ml_collections.ConfigDict()
+  # Of matrix products and convolutions of float32 numbers: "default", what the device does by
+  # itself (TF32 on GPUs, bfloat16 on TPUs), "high" or "highest" (float32).
+  compute.matmul_precision = "default"
+  # Blocks are computed again in the backward pass instead of kept: less memory, more time.
+  compute.rematerialize = False
+  # The optimiser's state and the teacher are split over the devices instead of held by each.
+  compute.shard_state = False
+  return compute
 
 
 def get_folder_config() -> ml_collections.ConfigDict:

@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.model = get_model_config()
   config.depth = get_depth_config()
+  config.compute = default.get_compute_config()
   config.optimizer = ml_collections.ConfigDict(
     {
       "learning_rate": 1e-4,  # Adam

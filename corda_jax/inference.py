@@ -44,12 +44,18 @@ def make_views(
   return views
 
 
-def class_map(views: Views, shape: tuple[int, int]) -> jax.Array:
+def class_map(
+  views: Views,
+  shape: tuple[int, int],
+  split_columns: Callable[[jax.Array], jax.Array] = lambda columns: columns,
+) -> jax.Array:
   """The most probable class of every pixel.
 
   Args:
     views: of `make_views`.
     shape: (H, W) of the class map, in pixels.
+    split_columns: constrains how the [W, w] weights of columns lie on devices, and with them the
+      work; all of it is done for each column by itself.
 
   Returns:
     uint8[B, H, W], 0..C - 1. Of one view the largest upsampled logit, as released; of several the
@@ -63,7 +69,8 @@ def class_map(views: Views, shape: tuple[int, int]) -> jax.Array:
     # Rows that only fill the last slice weigh nothing, and are cut off below.
     weights = jnp.pad(weights, ((0, slices * _ROWS - height), (0, 0)))
     rows.append(weights.reshape(slices, _ROWS, -1))
-    columns.append(jnp.asarray(aligned_weights(logits.shape[2], width), logits.dtype))
+    of_columns = jnp.asarray(aligned_weights(logits.shape[2], width), logits.dtype)
+    columns.append(split_columns(of_columns))
 
   def classes_of_slice(rows):
     return combine(views, rows, columns).argmax(-1).astype(jnp.uint8)

@@ -18,8 +18,9 @@ from corda_jax.depth.step import (
 from corda_jax.errors import UserError
 from corda_jax.jobs.validate import validate_depth
 from corda_jax.models.build import Normalization, build_depth_networks
+from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.optimizer import build_depth_optimizer
-from corda_jax.training.sharding import make_mesh, replicated
+from corda_jax.training.sharding import make_mesh, shardings_of, with_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,8 @@ class DepthExperiment:
     """
     views = tuple(config.data.target.views if views is None else views)
     validate_depth(config, views)
-    depth, pose = build_depth_networks(config.model)
+    rematerialize = config.compute.rematerialize
+    depth, pose = build_depth_networks(config.model, rematerialize=rematerialize)
     stride = depth.encoder.level_strides[-1]
     if config.data.crop_height % stride or config.data.crop_width % stride:
       raise UserError(
@@ -82,7 +84,8 @@ class DepthExperiment:
 
   def make_step(self) -> Callable[..., tuple[DepthState, dict[str, jax.Array]]]:
     """The pure step(state, batch, key) of `depth.step.make_step`."""
-    return make_step(self.models, self.optimizer, self.normalization, self.config.depth, self.views)
+    step = make_step(self.models, self.optimizer, self.normalization, self.config.depth, self.views)
+    return at_matmul_precision(step, self.config.compute.matmul_precision)
 
   def _create_state(self) -> DepthState:
     key = jax.random.key(self.config.seed)
@@ -90,13 +93,11 @@ class DepthExperiment:
     return create_depth_state(self.models, self.optimizer, key, size)
 
   def initial_state(self) -> DepthState:
-    """Fresh state, on every device."""
-    return jax.jit(self._create_state, out_shardings=replicated(self.mesh))()
+    """Fresh state, on the devices as `state_shapes` tells."""
+    return jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))()
 
   def state_shapes(self) -> DepthState:
     """Shapes, dtypes and shardings of the state, without computing it."""
-    sharding = replicated(self.mesh)
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(self._create_state),
+    return with_shardings(
+      self.mesh, jax.eval_shape(self._create_state), split=self.config.compute.shard_state
     )

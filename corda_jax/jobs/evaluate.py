@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from corda_jax.adaptation.joint_depth import head_to_metres, uses_files, uses_views
 from corda_jax.errors import UserError
@@ -18,9 +19,17 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.scores import format_scores, scores
 from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
+from corda_jax.models.operations import at_matmul_precision
 from corda_jax.resize import resize_aligned, resize_nearest
 from corda_jax.training.checkpoint import Checkpoints, write_json
-from corda_jax.training.sharding import batch_sharded, put_batch, replicated
+from corda_jax.training.sharding import (
+  BATCH_AXIS,
+  PIXEL_AXIS,
+  batch_sharded,
+  frame_mesh,
+  put_batch,
+  replicated,
+)
 from corda_jax.training.state import TrainState
 
 
@@ -37,8 +46,13 @@ class Evaluator:
     model, normalization = experiment.model, experiment.normalization
     config, num_classes = experiment.config.evaluation, len(experiment.classes)
     wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
+    self._mesh = mesh = frame_mesh(experiment.mesh, config.devices_per_frame)
+
+    def constrain(x, *axes):
+      return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
     def apply(variables, x):
+      x = constrain(x, BATCH_AXIS, PIXEL_AXIS)  # the compiler has neighbours exchange their borders
       outputs = model.apply(variables, x, train=False)
       return {name: value.astype(wide) for name, value in outputs.items()}
 
@@ -46,7 +60,9 @@ class Evaluator:
       views = make_views(
         lambda x: apply(variables, x)["S"], x, scales=tuple(config.scales), flip=config.flip
       )
-      return class_map(views, size)
+      # Every column of a class map needs logits of all rows; these are small.
+      views = jax.tree.map(lambda logits: constrain(logits, BATCH_AXIS), views)
+      return class_map(views, size, lambda columns: constrain(columns, PIXEL_AXIS))
 
     def measure(variables, batch):
       images, labels, valid = batch["image"], batch["label"], batch["valid"]
@@ -77,17 +93,26 @@ class Evaluator:
         pictures["difficulty"] = jnp.clip(jnp.abs(source - target) / jnp.maximum(target, 1), 0, 1)
       return pictures
 
-    mesh = experiment.mesh
-    everywhere, split = replicated(mesh), batch_sharded(mesh)
-    # Everything comes back to every process: they all measure all frames.
-    self._measure = jax.jit(measure, in_shardings=(everywhere, split), out_shardings=everywhere)
-    self._draw = jax.jit(draw, in_shardings=(everywhere, split), out_shardings=everywhere)
+    def compiled(function):
+      # The state lies as it lies. Everything comes back to every process: they all measure all
+      # frames.
+      return jax.jit(
+        at_matmul_precision(function, experiment.config.compute.matmul_precision),
+        in_shardings=(None, batch_sharded(mesh)),
+        out_shardings=replicated(mesh),
+      )
+
+    self._measure, self._draw = compiled(measure), compiled(draw)
 
   def _variables(self, state: TrainState) -> dict[str, Any]:
     network = self._experiment.config.evaluation.network
     if network == "teacher":
       return {"params": state.teacher_params, "batch_stats": state.teacher_batch_stats}
     return {"params": state.params, "batch_stats": state.batch_stats}
+
+  def traced_for(self, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Traced:
+    """What `confusion` makes of one batch, traced, for those who count its operations."""
+    return self._measure.trace(self._variables(state), put_batch(self._mesh, batch))
 
   def confusion(
     self, state: TrainState, batches: Iterable[Mapping[str, Any]]
@@ -117,7 +142,7 @@ class Evaluator:
         names = ["image", "label", "valid"]
         if "inverse_depth" in batch and self._experiment.has_depth_heads:
           names.append("inverse_depth")
-        put = put_batch(self._experiment.mesh, {name: batch[name] for name in names})
+        put = put_batch(self._mesh, {name: batch[name] for name in names})
         yield self._measure(variables, put)
 
     matrix = np.zeros((len(self._experiment.classes),) * 2, np.int64)
@@ -179,7 +204,7 @@ class Evaluator:
     frames = self._experiment.config.data.evaluation_batch_size
     parts: dict[str, list[np.ndarray]] = {}
     for batch in itertools.islice(batches, -(-count // frames)):
-      arrays = put_batch(self._experiment.mesh, {"image": batch["image"]})
+      arrays = put_batch(self._mesh, {"image": batch["image"]})
       drawn = {name: np.asarray(x) for name, x in self._draw(variables, arrays["image"]).items()}
       drawn["image"] = np.asarray(batch["image"])
       drawn["label"] = resize_nearest(np.asarray(batch["label"]), drawn["image"].shape[1:3])

@@ -20,8 +20,9 @@ from corda_jax.models.build import (
   build_pose_network,
   has_depth_heads,
 )
+from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.optimizer import build_optimizer
-from corda_jax.training.sharding import make_mesh, replicated
+from corda_jax.training.sharding import make_mesh, shardings_of, with_shardings
 from corda_jax.training.state import TrainState, create_pose_state, create_train_state
 
 
@@ -59,7 +60,7 @@ class Experiment:
     return cls(
       config=config,
       classes=classes,
-      model=build_model(config.model, len(classes)),
+      model=build_model(config.model, len(classes), rematerialize=config.compute.rematerialize),
       normalization=Normalization.from_config(config.model.normalization),
       optimizer=build_optimizer(
         config.optimizer,
@@ -83,7 +84,7 @@ class Experiment:
 
   def make_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
     """The pure step(state, batch, key) → (state, metrics), not compiled."""
-    return make_step(
+    step = make_step(
       self.model,
       self.optimizer,
       self.normalization,
@@ -91,6 +92,7 @@ class Experiment:
       len(self.classes),
       self.joint,
     )
+    return at_matmul_precision(step, self.config.compute.matmul_precision)
 
   def _create_state(self) -> TrainState:
     key = jax.random.key(self.config.seed)
@@ -103,15 +105,13 @@ class Experiment:
     )
 
   def initial_state(self) -> TrainState:
-    """Fresh state, on every device."""
-    return jax.jit(self._create_state, out_shardings=replicated(self.mesh))()
+    """Fresh state, on the devices as `state_shapes` tells."""
+    return jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))()
 
   def state_shapes(self) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing it."""
-    sharding = replicated(self.mesh)
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(self._create_state),
+    return with_shardings(
+      self.mesh, jax.eval_shape(self._create_state), split=self.config.compute.shard_state
     )
 
 
@@ -131,7 +131,7 @@ def _joint_depth(config: Any) -> JointDepth | None:
     return JointDepth(views)
   return JointDepth(
     views,
-    build_pose_network(config.model),
+    build_pose_network(config.model, rematerialize=config.compute.rematerialize),
     optax.adam(config.method.photometric.pose_learning_rate),
     Normalization.from_config(config.model.pose_normalization),
   )

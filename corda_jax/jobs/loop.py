@@ -63,14 +63,21 @@ class TrainingJob:
 
 
 def compile_step(
-  step: Callable[..., tuple[Any, dict[str, jax.Array]]], mesh: Mesh
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]], mesh: Mesh, state_shardings: Any = None
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-  """Jits step(state, batch, key): the batch is split over the mesh, the state is donated."""
+  """Jits step(state, batch, key): the batch is split over the mesh, the state is donated.
+
+  Args:
+    step: the pure function.
+    mesh: devices.
+    state_shardings: how the state lies on them; None: every device holds all of it.
+  """
   everywhere, split = replicated(mesh), batch_sharded(mesh)
+  of_state = everywhere if state_shardings is None else state_shardings
   return jax.jit(
     step,
-    in_shardings=(everywhere, split, everywhere),
-    out_shardings=(everywhere, everywhere),
+    in_shardings=(of_state, split, everywhere),
+    out_shardings=(of_state, everywhere),
     donate_argnums=0,
   )
 

@@ -16,7 +16,7 @@ from corda_jax.models.torch_matching import find_state_dicts, format_report, mat
 from corda_jax.models.torch_weights import state_dict_from_variables
 from corda_jax.models.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints, has_checkpoints
-from corda_jax.training.sharding import replicated
+from corda_jax.training.sharding import shardings_of
 from corda_jax.training.state import TrainState
 
 Variables = dict[str, Any]
@@ -107,13 +107,14 @@ def _filled(experiment: Experiment, student: Variables, teacher: Variables) -> T
     # Training donates the student's buffers; neither the teacher nor the file's arrays share them.
     return jax.tree.map(jnp.copy, trees)
 
-  student, teacher = jax.jit(copy, out_shardings=replicated(experiment.mesh))((student, teacher))
-  return state.replace(
-    params=student["params"],
-    batch_stats=student["batch_stats"],
-    teacher_params=teacher["params"],
-    teacher_batch_stats=teacher["batch_stats"],
-  )
+  fields = {
+    "params": student["params"],
+    "batch_stats": student["batch_stats"],
+    "teacher_params": teacher["params"],
+    "teacher_batch_stats": teacher["batch_stats"],
+  }
+  places = shardings_of({name: getattr(state, name) for name in fields})
+  return state.replace(**jax.jit(copy, out_shardings=places)(fields))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:

@@ -15,6 +15,7 @@ from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, run_training
 from corda_jax.jobs.loop import compile_step as compile_any_step
 from corda_jax.jobs.scores import format_scores
 from corda_jax.jobs.torch_checkpoints import initial_state
+from corda_jax.training.sharding import shardings_of
 from corda_jax.training.state import TrainState
 
 _SHOWN = (
@@ -27,7 +28,8 @@ _SHOWN = (
 
 def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """The jitted step(state, batch, key): batch split over the mesh, state donated."""
-  return compile_any_step(experiment.make_step(), experiment.mesh)
+  shardings = shardings_of(experiment.state_shapes())
+  return compile_any_step(experiment.make_step(), experiment.mesh, shardings)
 
 
 def step_inputs(batch: HostBatch, joint: JointDepth | None = None) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from corda_jax.jobs.depth_scores import format_depth_scores
 from corda_jax.jobs.depth_weights import initial_depth_state
 from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, compile_step, run_training
 from corda_jax.metrics import DEPTH_ERRORS
+from corda_jax.training.sharding import shardings_of
 
 _SHOWN = (
   ("loss", "total", ".4f"),
@@ -75,7 +76,9 @@ def train_depth(
     mesh=experiment.mesh,
     initial_state=lambda: initial_depth_state(experiment),
     state_shapes=experiment.state_shapes,
-    step=compile_step(experiment.make_step(), experiment.mesh),
+    step=compile_step(
+      experiment.make_step(), experiment.mesh, shardings_of(experiment.state_shapes())
+    ),
     inputs=lambda batch: depth_step_inputs(batch, experiment.views),
     evaluate=evaluate,
     images_per_step=experiment.config.data.batch_size,

@@ -50,6 +50,8 @@ _RANGES = {
 
 _SUPERVISION = ("files", "photometric", "both", "none")
 
+_MATMUL_PRECISIONS = ("default", "high", "highest")
+
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
@@ -68,6 +70,7 @@ _ONE_OF = {
   "method.strong_augmentation.brightness": ("add", "multiply"),
   "evaluation.label_size": ("file", "input"),
   "evaluation.median_scaling": ("always", "never", "video"),
+  "compute.matmul_precision": _MATMUL_PRECISIONS,
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
 }
@@ -93,6 +96,7 @@ _DEPTH_ONE_OF = {
   "label_depth.encoding": ("sigmoid", "metric"),
   "depth.over_views": ("minimum", "mean"),
   "depth.automask": ("all", "temporal", "none"),
+  "compute.matmul_precision": _MATMUL_PRECISIONS,
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
 }

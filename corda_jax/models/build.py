@@ -27,19 +27,20 @@ def _initializer(config: Any, field: str) -> nn.initializers.Initializer:
   return _INITIALIZERS[name]
 
 
-def build_model(config: Any, num_classes: int) -> nn.Module:
+def build_model(config: Any, num_classes: int, *, rematerialize: bool = False) -> nn.Module:
   """Builds the network that `config` (the `model` part of a configuration) describes.
 
   Args:
     config: its parts and sizes.
     num_classes: semantic classes.
+    rematerialize: whether blocks are computed again in the backward pass, to save memory.
 
   Raises:
     UserError: a name in it is unknown.
   """
   types = _types(config)
   common = {
-    "encoder": _encoder(config, config.encoder),
+    "encoder": _encoder(config, config.encoder, rematerialize),
     "num_classes": num_classes,
     "classifier_dilations": tuple(config.classifier_dilations),
     "head_init": _initializer(config, "head_init"),
@@ -65,7 +66,9 @@ def has_depth_heads(config: Any) -> bool:
   return config.name == "corda" and config.depth
 
 
-def build_depth_networks(config: Any) -> tuple[DepthNetwork, PoseNetwork]:
+def build_depth_networks(
+  config: Any, *, rematerialize: bool = False
+) -> tuple[DepthNetwork, PoseNetwork]:
   """Builds the networks of self-supervised depth.
 
   `kernel_init` is that of the encoders. The decoders' kernels start as released, with PyTorch's
@@ -74,27 +77,28 @@ def build_depth_networks(config: Any) -> tuple[DepthNetwork, PoseNetwork]:
   Args:
     config: `dtype`, `param_dtype`, `kernel_init`, `encoder` and `pose_encoder` (fields of
       `ResNet`), `decoder_widths`, `initial_disparity`, `pose_decoder_width`.
+    rematerialize: whether the encoders' blocks are computed again in the backward pass.
 
   Raises:
     UserError: a name in it is unknown.
   """
   types = _types(config)
   depth = DepthNetwork(
-    _encoder(config, config.encoder),
+    _encoder(config, config.encoder, rematerialize),
     widths=tuple(config.decoder_widths),
     initial_disparity=config.initial_disparity,
     **types,
   )
-  return depth, build_pose_network(config)
+  return depth, build_pose_network(config, rematerialize=rematerialize)
 
 
-def build_pose_network(config: Any) -> PoseNetwork:
+def build_pose_network(config: Any, *, rematerialize: bool = False) -> PoseNetwork:
   """Builds the pose network: `pose_encoder` and `pose_decoder_width` of `build_depth_networks`.
 
   Raises:
     UserError: a name in it is unknown.
   """
-  encoder = _encoder(config, config.pose_encoder)
+  encoder = _encoder(config, config.pose_encoder, rematerialize)
   return PoseNetwork(encoder, decoder_width=config.pose_decoder_width, **_types(config))
 
 
@@ -102,8 +106,9 @@ def _types(config: Any) -> dict[str, Any]:
   return {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
 
 
-def _encoder(config: Any, fields: Mapping[str, Any]) -> ResNet:
+def _encoder(config: Any, fields: Mapping[str, Any], rematerialize: bool) -> ResNet:
   return ResNet(
+    rematerialize=rematerialize,
     kernel_init=_initializer(config, "kernel_init"),
     **{name: _frozen(value) for name, value in fields.items()},
     **_types(config),

@@ -13,7 +13,7 @@ from flax import linen as nn
 from corda_jax.errors import UserError
 from corda_jax.models.deeplab import DilatedClassifier
 from corda_jax.models.layers import Convolution, Dtype
-from corda_jax.models.resnet import Bottleneck, ResNet
+from corda_jax.models.resnet import Bottleneck, ResNet, rematerialized
 
 
 class CorrelationMessage(nn.Module):
@@ -52,7 +52,7 @@ class Corda(nn.Module):
   """Encoder, semantic and depth decoders, feature correlation, initial and final predictions.
 
   Attributes:
-    encoder: the residual encoder.
+    encoder: the residual encoder; what it says of rematerialisation goes for the decoders, too.
     num_classes: semantic classes.
     task_width: width of the bottlenecks that make a task's feature; it has 4 times as many
       channels.
@@ -110,15 +110,16 @@ class Corda(nn.Module):
 
     def decode(task):
       y = encoded
+      bottleneck = rematerialized(Bottleneck, self.encoder.rematerialize)
       for block in range(2):
-        y = Bottleneck(
+        y = bottleneck(
           self.task_width,
           4 * self.task_width,
           project=block == 0,
           kernel_init=self.kernel_init,
           name=f"decoder_{task}_block{block}",
           **types,
-        )(y, train=train)
+        )(y, train)
       return y
 
     def classify(features, name, channels=self.num_classes, start=0.0):

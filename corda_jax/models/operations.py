@@ -6,6 +6,8 @@ docs/benchmarks.md. All arrays are NHWC.
 
 import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,3 +160,20 @@ def _rectified_sum_backward(positive, cotangent):
 
 
 rectified_sum.defvjp(_rectified_sum_forward, _rectified_sum_backward)
+
+
+def at_matmul_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
+  """The same function; its matrix products and convolutions of float32 at another precision.
+
+  Args:
+    function: to be traced, its gradients taken within it.
+    precision: "default", what the device does by itself (TF32 on GPUs, bfloat16 on TPUs), "high"
+      or "highest", float32.
+  """
+
+  @functools.wraps(function)
+  def traced(*args, **kwargs):
+    with jax.default_matmul_precision(precision):
+      return function(*args, **kwargs)
+
+  return traced

@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
     convolution, normalize = _parts(self, train)
     first, second = (self.stride, 1) if self.stride_on == "conv1" else (1, self.stride)
@@ -80,7 +80,7 @@ class BasicBlock(nn.Module):
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
     convolution, normalize = _parts(self, train)
     size = {"kernel_size": 3, "dilation": self.dilation}
@@ -92,6 +92,15 @@ class BasicBlock(nn.Module):
       x = convolution(self.features, "projection_conv", stride=self.stride)(x)
       x = normalize(x, "projection_norm")
     return rectified_sum(x, y)
+
+
+def rematerialized(block: type[nn.Module], wanted: bool) -> type[nn.Module]:
+  """A kind of block that, if `wanted`, keeps its input alone for the backward pass.
+
+  What lies between is computed again there. Numbers stay the same.
+  """
+  # Of the arguments of __call__, itself among them, `train` is no array.
+  return nn.remat(block, static_argnums=(2,)) if wanted else block
 
 
 def _parts(block: Bottleneck | BasicBlock, train: bool) -> tuple[Callable, Callable]:
@@ -131,6 +140,7 @@ class ResNet(nn.Module):
     dilations: dilation of each stage's 3x3 convolutions.
     trainable_affine: whether the scales and biases of the normalisations are trained. The release
       freezes them.
+    rematerialize: whether blocks are computed again in the backward pass, to save memory.
     dtype: of the computation.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernels.
@@ -148,6 +158,7 @@ class ResNet(nn.Module):
   strides: Sequence[int] = (1, 2, 1, 1)
   dilations: Sequence[int] = (1, 1, 2, 4)
   trainable_affine: bool = False
+  rematerialize: bool = False
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -197,9 +208,7 @@ class ResNet(nn.Module):
     stages = zip(self.stage_sizes, self.strides, self.dilations, strict=True)
     for stage, (blocks, stride, dilation) in enumerate(stages):
       for index in range(blocks):
-        x = self._block(stage, index, x.shape[-1], stride if index == 0 else 1, dilation)(
-          x, train=train
-        )
+        x = self._block(stage, index, x.shape[-1], stride if index == 0 else 1, dilation)(x, train)
       levels.append(x)
     return levels
 
@@ -219,8 +228,9 @@ class ResNet(nn.Module):
       "name": f"stage{stage + 1}_block{index}",
     }
     if self.block == "basic":
-      return BasicBlock(features, **options)
-    return Bottleneck(width, features, stride_on=self.stride_on, **options)
+      return rematerialized(BasicBlock, self.rematerialize)(features, **options)
+    bottleneck = rematerialized(Bottleneck, self.rematerialize)
+    return bottleneck(width, features, stride_on=self.stride_on, **options)
 
   def _check(self) -> None:
     if not len(self.stage_sizes) == len(self.strides) == len(self.dilations):

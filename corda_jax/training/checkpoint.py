@@ -24,6 +24,8 @@ _FREE_FIELDS = (
   "keep_best",
   "evaluation.",
   "label_depth.",
+  "compute.rematerialize",
+  "compute.shard_state",
   "data.classes.colors",
   "data.records_dir",
   "data.source.root",

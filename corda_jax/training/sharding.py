@@ -4,6 +4,7 @@ A single device is a mesh of one; nothing below treats it apart.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +14,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from corda_jax.errors import UserError
 
 BATCH_AXIS = "data"
+PIXEL_AXIS = "pixels"  # of `frame_mesh`
+
+# Fields of states that the network's forward and backward pass need the least of the time.
+_SPLIT_FIELDS = {"optimizer_state", "teacher_params"}
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -27,17 +32,70 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def frame_mesh(mesh: Mesh, devices_per_frame: int) -> Mesh:
+  """The same devices in the same order; so many neighbours share each frame.
+
+  Raises:
+    UserError: they do not divide the devices of a process.
+  """
+  if devices_per_frame < 1 or mesh.local_mesh.size % devices_per_frame:
+    raise UserError(
+      f"evaluation.devices_per_frame is {devices_per_frame}, wanted a divisor of the "
+      f"{mesh.local_mesh.size} devices of a process"
+    )
+  devices = mesh.devices.reshape(-1, devices_per_frame)
+  return Mesh(devices, (BATCH_AXIS, PIXEL_AXIS), axis_types=(AxisType.Auto,) * 2)
+
+
 def batch_sharded(mesh: Mesh) -> NamedSharding:
   """The first axis is split over the devices."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
 
+def with_shardings(mesh: Mesh, state: Any, *, split: bool) -> Any:
+  """Shapes of a state, and how each array lies on the mesh.
+
+  Args:
+    mesh: of the run.
+    state: a pytree of arrays or shapes whose fields are named as those of `TrainState`.
+    split: whether optimiser and teacher are split over the devices: of each kernel the longest
+      axis that they divide evenly. All else is held by every device.
+
+  Returns:
+    The same pytree of ShapeDtypeStructs with shardings.
+  """
+
+  def describe(path, x):
+    names = {getattr(key, "name", None) for key in path}
+    spec = PartitionSpec()
+    if split and names & _SPLIT_FIELDS:
+      spec = _longest_axis(x.shape, mesh.size)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+  return jax.tree_util.tree_map_with_path(describe, state)
+
+
+def _longest_axis(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+  axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
+  if len(shape) < 2 or not axes:  # vectors: messages about them cost more than they take
+    return PartitionSpec()
+  longest = max(axes, key=lambda axis: shape[axis])
+  return PartitionSpec(*(BATCH_AXIS if axis == longest else None for axis in range(len(shape))))
+
+
+def shardings_of(shapes: Any) -> Any:
+  """The shardings of `with_shardings`, or of arrays."""
+  return jax.tree.map(lambda x: x.sharding, shapes)
+
+
 def check_divisible(mesh: Mesh, batch_size: int, field: str) -> None:
   """Raises UserError unless a batch of `batch_size` (config field `field`) can be split evenly."""
-  if batch_size < 1 or batch_size % mesh.size:
+  parts = mesh.shape[BATCH_AXIS]
+  if batch_size < 1 or batch_size % parts:
+    groups = "devices" if parts == mesh.size else "groups of devices that share a frame"
     raise UserError(
-      f"{field} is {batch_size}, wanted a multiple of the {mesh.size} devices; "
-      f"set --config.{field}={max(1, -(-batch_size // mesh.size)) * mesh.size}"
+      f"{field} is {batch_size}, wanted a multiple of the {parts} {groups}; "
+      f"set --config.{field}={max(1, -(-batch_size // parts)) * parts}"
     )
 
 

@@ -18,17 +18,6 @@ from tests import tiny
 SIZE = (tiny.HEIGHT, tiny.WIDTH)
 
 
-def run(config, steps, mesh):
-  experiment = Experiment.from_config(config, mesh)
-  state, step = experiment.initial_state(), compile_step(experiment)
-  rows = []
-  for index in range(steps):
-    batch = put_batch(mesh, step_inputs(tiny.get_batch(index)))
-    state, metrics = step(state, batch, jax.random.key(config.seed))
-    rows.append({name: float(value) for name, value in metrics.items()})
-  return jax.device_get(state), rows
-
-
 def assert_close(got, expected, tolerance):
   for path, value in jax.tree_util.tree_leaves_with_path(expected):
     name = jax.tree_util.keystr(path)
@@ -53,22 +42,6 @@ def test_each_step_draws_anew_and_a_resumed_one_the_same():
     mixed.setdefault(number, []).append(float(metrics["ce_mix"]))
     assert donated.is_deleted()  # the step works in the memory of the state that it is given
   assert mixed[1][0] == mixed[1][1] != mixed[2][0]
-
-
-def test_four_devices_give_the_numbers_of_one(float64):
-  # In float64, so that nothing but the order of sums may differ.
-  types = {"model.dtype": "float64", "model.param_dtype": "float64"}
-  assert jax.device_count() >= 4
-  state, rows = run(tiny.get_config(**types), 2, make_mesh(jax.devices()[:1]))
-  sharded_state, sharded_rows = run(tiny.get_config(**types), 2, make_mesh(jax.devices()[:4]))
-  for row, sharded in zip(rows, sharded_rows, strict=True):
-    assert 0 < row["confident_fraction"] < 1
-    for name, value in row.items():
-      np.testing.assert_allclose(sharded[name], value, rtol=1e-11, err_msg=name)
-  assert_close(sharded_state.params, state.params, 1e-11)
-  assert_close(sharded_state.batch_stats, state.batch_stats, 1e-11)
-  assert_close(sharded_state.teacher_params, state.teacher_params, 1e-11)
-  assert_close(sharded_state.teacher_batch_stats, state.teacher_batch_stats, 1e-11)
 
 
 def test_total_is_the_weighted_sum():

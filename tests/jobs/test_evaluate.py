@@ -7,12 +7,14 @@ import pytest
 from PIL import Image
 
 from corda_jax import labels
+from corda_jax.errors import UserError
 from corda_jax.inference import class_map, make_views
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.resize import resize_aligned
-from corda_jax.training.sharding import make_mesh
+from corda_jax.training.sharding import make_mesh, shardings_of
 from tests import tiny
+from tests.jaxprs import precision_of, products_of
 
 LABEL_SHAPE = (37, 53)  # of the files; not a multiple of the input's 17x25
 PROTOCOLS = {
@@ -42,10 +44,9 @@ def batches():
     yield {"image": image, "label": ids[4 * number :][:4], "valid": valid}
 
 
-def experiment(protocol, devices):
-  return Experiment.from_config(
-    tiny.get_config(**PROTOCOLS[protocol]), make_mesh(jax.devices()[:devices])
-  )
+def experiment(protocol, devices, devices_per_frame=1):
+  fields = PROTOCOLS[protocol] | {"evaluation.devices_per_frame": devices_per_frame}
+  return Experiment.from_config(tiny.get_config(**fields), make_mesh(jax.devices()[:devices]))
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +90,46 @@ def test_agrees_with_the_benchmark_on_the_same_predictions(state, protocol, offi
   expected = official_scores(labels.TRAIN_TO_CITYSCAPES[predicted], ids)
   classes = np.ix_(labels.TRAIN_TO_CITYSCAPES, labels.TRAIN_TO_CITYSCAPES)
 
-  for devices in (1, 4):
-    confusion, frames = Evaluator(experiment(protocol, devices)).confusion(state, batches())
+  for devices, per_frame in ((1, 1), (4, 1), (4, 2), (4, 4)):
+    evaluator = Evaluator(experiment(protocol, devices, per_frame))
+    confusion, frames = evaluator.confusion(state, batches())
     assert frames == 6
     np.testing.assert_array_equal(confusion, np.asarray(expected["confMatrix"])[classes])
+
+
+def test_devices_that_share_a_frame_share_the_work(state):
+  operations = []
+  for devices in (1, 4):
+    evaluator = Evaluator(experiment("reported", devices, devices))
+    batch = {name: x[:1] for name, x in next(batches()).items()}
+    # On each device, as XLA counts them.
+    operations.append(evaluator.traced_for(state, batch).lower().compile().cost_analysis()["flops"])
+  # 17 rows make strips of 5, and each exchanges its borders.
+  assert operations[1] < 0.45 * operations[0]
+
+
+def test_devices_of_a_frame_divide_those_of_a_process():
+  with pytest.raises(UserError, match="devices_per_frame is 3, wanted a divisor of the 4 devices"):
+    Evaluator(experiment("reported", 4, 3))
+
+
+def test_matrix_products_have_the_precision_asked_for(state):
+  fields = {"compute.matmul_precision": "highest"}
+  mesh = make_mesh(jax.devices()[:1])
+  evaluator = Evaluator(Experiment.from_config(tiny.get_config(**fields), mesh))
+  products = products_of(evaluator.traced_for(state, next(batches())).jaxpr)
+  assert len(products) > 20
+  assert all(precision_of(each) == {jax.lax.Precision.HIGHEST} for each in products)
+
+
+def test_a_teacher_that_is_split_over_devices_is_evaluated_as_a_whole_one(state):
+  found = []
+  for split in (False, True):
+    fields = {"evaluation.network": "teacher", "compute.shard_state": split}
+    shared = Experiment.from_config(tiny.get_config(**fields), make_mesh(jax.devices()[:4]))
+    put = jax.device_put(state, shardings_of(shared.state_shapes()))
+    found.append(Evaluator(shared).confusion(put, batches())[0])
+  np.testing.assert_array_equal(*found)
 
 
 def test_results_tell_the_protocol(state):

@@ -12,7 +12,7 @@ from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.train import train
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints, check_config, record_config, write_json
-from corda_jax.training.sharding import check_divisible, make_mesh
+from corda_jax.training.sharding import check_divisible, make_mesh, shardings_of
 from tests import tiny
 
 
@@ -141,6 +141,26 @@ def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
   checkpoints.close()
 
 
+def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
+  four, one = make_mesh(jax.devices()[:4]), make_mesh(jax.devices()[:1])
+  split = tiny.get_config(**{"compute.shard_state": True})
+  written, read, again = (
+    Experiment.from_config(*arguments)
+    for arguments in ((split, four), (tiny.get_config(), one), (split, four))
+  )
+  state = written.initial_state()
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, state, score=None)
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path)
+  for reader in (read, again):
+    shapes = reader.state_shapes()
+    found = checkpoints.restore(1, shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    assert jax.tree.map(lambda x: x.sharding, found) == shardings_of(shapes)
+  checkpoints.close()
+
+
 @pytest.mark.parametrize("astray", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_is_never_the_best(experiment, tmp_path, astray):
   checkpoints = Checkpoints(tmp_path, keep_best=1)
@@ -165,6 +185,7 @@ def test_a_run_refuses_another_configuration(tmp_path):
   check_config(tmp_path, changed)  # nothing was made with the first one
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   free = {"log_every": 7, "evaluation.classes": "synthia_13", "data.source.root": "elsewhere"}
+  free |= {"compute.rematerialize": True, "compute.shard_state": True}
   free |= {"data.source.depth_root": "there", "data.target.depth_root": "elsewhere"}
   check_config(tmp_path, tiny.get_config(**free).to_dict())
   changed = tiny.get_config(**{"optimizer.momentum": 0.5, "data.batch_size": 8}).to_dict()

@@ -1,7 +1,8 @@
 """Two training steps on several meshes, as a program: for tests with other devices than theirs.
 
 python -m tests.training.sharded_steps FILE.json DEVICES… [--join]: on meshes of so many devices
-each, of this process alone or, with --join, of all processes.
+each, of this process alone or, with --join, of all processes. "4s" splits the state of the
+optimiser and of the teacher over 4 devices.
 """
 
 import argparse
@@ -27,11 +28,16 @@ from tests import tiny
 BATCH, STEPS = 8, 2
 
 
-def run(devices: int) -> dict:
-  """Losses, statistics and mix masks of all steps, in float64."""
-  mesh = make_mesh(jax.devices()[:devices])
+def run(devices: str) -> dict:
+  """Losses, statistics and mix masks of all steps, in float64, and the bytes of the state."""
+  mesh = make_mesh(jax.devices()[: int(devices.removesuffix("s"))])
   config = tiny.get_config(
-    **{"data.batch_size": BATCH, "model.dtype": "float64", "model.param_dtype": "float64"}
+    **{
+      "data.batch_size": BATCH,
+      "model.dtype": "float64",
+      "model.param_dtype": "float64",
+      "compute.shard_state": devices.endswith("s"),
+    }
   )
   experiment = Experiment.from_config(config, mesh)
   state, step = experiment.initial_state(), compile_step(experiment)
@@ -57,14 +63,26 @@ def run(devices: int) -> dict:
     "losses": losses,
     "statistics": [np.asarray(x).tolist() for x in jax.tree.leaves(statistics)],
     "masks": np.packbits(np.stack(masks)).tolist(),
+    "teacher": [
+      np.asarray(x).tolist() for x in jax.tree.leaves(everywhere_held(mesh, state.teacher_params))
+    ],
+    "bytes": {
+      name: sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(getattr(state, name)))
+      for name in ("params", "optimizer_state", "teacher_params")
+    },
   }
+
+
+def everywhere_held(mesh, tree):
+  """The same arrays, whole on every device."""
+  return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
 
 
 def main() -> None:
   """Runs on every mesh and writes what they gave."""
   parser = argparse.ArgumentParser()
   parser.add_argument("path")
-  parser.add_argument("devices", nargs="+", type=int)
+  parser.add_argument("devices", nargs="+")
   parser.add_argument("--join", action="store_true")
   options = parser.parse_args()
   if options.join:

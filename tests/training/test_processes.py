@@ -34,7 +34,7 @@ def finish(*processes):
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
   path = tmp_path_factory.mktemp("one") / "results.json"
-  finish(start(path, "1", "2", "4", "8", devices=8))
+  finish(start(path, "1", "2", "4", "8", "8s", devices=8))
   return json.loads(path.read_text())["results"]
 
 
@@ -42,17 +42,28 @@ def assert_same(given, expected):
   assert given["masks"] == expected["masks"]
   for ours, reference in zip(given["losses"], expected["losses"], strict=True):
     assert ours.keys() == reference.keys()
+    assert 0 < ours["confident_fraction"] < 1
     for name, value in reference.items():
-      assert ours[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
-  for ours, reference in zip(given["statistics"], expected["statistics"], strict=True):
-    np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-12)
+      assert ours[name] == pytest.approx(value, rel=1e-11), name
+  for kind in ("statistics", "teacher"):
+    for ours, reference in zip(given[kind], expected[kind], strict=True):
+      np.testing.assert_allclose(ours, reference, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("devices", ["2", "4", "8"])
+@pytest.mark.parametrize("devices", ["2", "4", "8", "8s"])
 def test_the_number_of_devices_changes_nothing(one_process, devices):
   assert_same(one_process[devices], one_process["1"])
   assert any(one_process["1"]["masks"])
+
+
+@pytest.mark.long
+def test_the_state_of_optimizer_and_teacher_is_split(one_process):
+  whole, split = one_process["8"]["bytes"], one_process["8s"]["bytes"]
+  assert split["params"] == whole["params"]
+  for name in ("optimizer_state", "teacher_params"):
+    # Vectors, and kernels that 8 devices do not divide, stay whole.
+    assert split[name] < 0.5 * whole[name]
 
 
 @pytest.mark.long
@@ -66,6 +77,7 @@ def test_two_processes_change_nothing(one_process, tmp_path):
       start(
         path,
         "4",
+        "4s",
         "--join",
         devices=2,
         JAX_COORDINATOR_ADDRESS=address,
@@ -77,7 +89,8 @@ def test_two_processes_change_nothing(one_process, tmp_path):
   )
   found = json.loads(path.read_text())
   assert found["processes"] == 2
-  assert_same(found["results"]["4"], one_process["1"])
+  for devices in ("4", "4s"):
+    assert_same(found["results"][devices], one_process["1"])
 
 
 @pytest.mark.parametrize(

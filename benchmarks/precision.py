@@ -1,0 +1,115 @@
+"""Does the network compute well enough in half the bits?
+
+    python -m benchmarks.precision
+
+Adapts on the street world in float32 and in bfloat16, from the same weights and with the same
+batches, several seeds. Two tables: the losses of the first 200 steps, beside what seeds alone make
+them differ by, and the target's mIoU at the end. Started again, it goes on where it was stopped;
+runs that are done are not repeated.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from benchmarks.adaptation import miou_table, run_seed
+from benchmarks.options import apply_settings, load_config, run_command, setting
+from corda_jax.errors import UserError
+
+DTYPES = ("float32", "bfloat16")
+_WINDOWS = ((1, 50), (51, 100), (101, 150), (151, 200))  # steps, both ends among them
+_LOSSES = ("total", "ce_src", "ce_mix")
+
+Curves = Mapping[str, np.ndarray]  # loss → its value at every step
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs what is missing and prints the tables."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--config", default="demo", help="of configs/")
+  parser.add_argument("--seeds", type=int, default=3, help="runs of each type")
+  parser.add_argument("--steps", type=int, default=None, help="default: the configuration's")
+  parser.add_argument("--workdir", type=Path, default=Path("runs/precision"), help="of all runs")
+  parser.add_argument(
+    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all runs"
+  )
+  options = parser.parse_args(arguments)
+  if options.seeds < 2:
+    raise UserError(f"--seeds is {options.seeds}, wanted 2 or more: what seeds do is the measure")
+  if options.steps is not None and options.steps < _WINDOWS[-1][1]:
+    raise UserError(f"--steps is {options.steps}, wanted {_WINDOWS[-1][1]} or more")
+  jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
+  started = time.monotonic()
+  results = {dtype: [] for dtype in DTYPES}
+  curves = {dtype: [] for dtype in DTYPES}
+  for seed in range(options.seeds):
+    for dtype in DTYPES:
+      config = load_config(options.config)
+      apply_settings(config, dict(options.set) | {"model.dtype": dtype, "log_every": 1})
+      workdir = options.workdir / f"{dtype}_{seed}"
+      results[dtype].append(run_seed(config, seed, options.steps, workdir))
+      curves[dtype].append(read_curves(workdir))
+      print(f"{dtype}, seed {seed}: target mIoU {results[dtype][-1]['miou']:.1f} %", flush=True)
+  print(f"\n{losses_table(curves)}\n\n{miou_table(results)}")
+  print(f"\n{time.monotonic() - started:.0f} s on {os.cpu_count()} cores")
+
+
+def read_curves(workdir: Path) -> Curves:
+  """The losses that a run logged at every step, in the order of the steps.
+
+  Raises:
+    UserError: a step is missing.
+  """
+  # Without a limit, or long runs would be thinned out.
+  events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
+  events.Reload()
+  curves = {}
+  for name in _LOSSES:
+    tag = f"train/{name}"
+    logged = events.Tensors(tag) if tag in events.Tags()["tensors"] else ()
+    by_step = {event.step: float(make_ndarray(event.tensor_proto)) for event in logged}
+    if sorted(by_step) != list(range(1, len(by_step) + 1)) or len(by_step) < _WINDOWS[-1][1]:
+      raise UserError(
+        f"the curve of {name} in {workdir} lacks steps of the first {_WINDOWS[-1][1]}: delete that "
+        "folder"
+      )
+    curves[name] = np.array([by_step[step] for step in sorted(by_step)])
+  return curves
+
+
+def losses_table(curves: Mapping[str, Sequence[Curves]]) -> str:
+  """Mean losses of windows of steps: what types and what seeds make them differ by, as Markdown.
+
+  Args:
+    curves: type → of each seed.
+  """
+  first, second = DTYPES
+  lines = [
+    f"| loss, steps | {first}, mean ± spread over seeds | {second} | largest difference with the "
+    "same seed |",
+    "|---|---|---|---|",
+  ]
+  for name in _LOSSES:
+    for begin, end in _WINDOWS:
+      means = {
+        dtype: [curve[name][begin - 1 : end].mean() for curve in curves[dtype]] for dtype in DTYPES
+      }
+      cells = [
+        f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+        for values in means.values()
+      ]
+      largest = max(abs(a - b) for a, b in zip(means[first], means[second], strict=True))
+      lines.append(f"| {name}, {begin} to {end} | {' | '.join(cells)} | {largest:.3f} |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  run_command(main)

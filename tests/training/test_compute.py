@@ -1,0 +1,79 @@
+"""The `compute` part of configurations: what is computed again, and at which precision."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.train import step_inputs
+from corda_jax.jobs.train_depth import depth_step_inputs
+from corda_jax.training.sharding import make_mesh
+from tests import tiny, tiny_depth
+from tests.jaxprs import equations_of, precision_of, products_of
+
+VIEWS = ("right", "next")
+
+
+def adaptation(**overrides):
+  experiment = Experiment.from_config(tiny.get_config(**overrides), make_mesh(jax.devices()[:1]))
+  return experiment, step_inputs(tiny.get_batch())
+
+
+def depth(**overrides):
+  config = tiny_depth.get_config(VIEWS, **overrides)
+  experiment = DepthExperiment.from_config(config, make_mesh(jax.devices()[:1]))
+  return experiment, depth_step_inputs(tiny_depth.get_batch(2), VIEWS)
+
+
+def traced_step(build, **overrides):
+  experiment, batch = build(**overrides)
+  state = experiment.state_shapes()
+  with jax.numpy_dtype_promotion("standard"):  # optax's Adam wants it
+    return jax.make_jaxpr(experiment.make_step())(state, batch, jax.random.key(0)).jaxpr
+
+
+def rematerializations(jaxpr):
+  return sum(each.primitive.name == "remat2" for each in equations_of(jaxpr))
+
+
+@pytest.mark.parametrize("build", [adaptation, depth])
+def test_steps_have_the_precision_asked_for(build):
+  for name in ("highest", "high", "default"):
+    products = products_of(traced_step(build, **{"compute.matmul_precision": name}))
+    assert len(products) > 50
+    found = [precision_of(each) for each in products]
+    # Interpolation, which is to be exact, always has the highest.
+    wanted = {getattr(jax.lax.Precision, name.upper()), jax.lax.Precision.HIGHEST}
+    assert set().union(*found) == wanted, name
+
+
+# Two blocks and four of the decoders, in the teacher's pass and in two backward passes; three of the
+# depth encoder and three of the pose encoder.
+@pytest.mark.parametrize(("build", "blocks"), [(adaptation, 3 * 6), (depth, 6)])
+def test_steps_compute_blocks_again_if_asked(build, blocks):
+  assert rematerializations(traced_step(build)) == 0
+  assert rematerializations(traced_step(build, **{"compute.rematerialize": True})) == blocks
+
+
+def test_blocks_computed_again_give_the_same_gradients(float64):
+  types = {"model.dtype": "float64", "model.param_dtype": "float64"}
+  results = []
+  for again in (False, True):
+    experiment, batch = adaptation(**types, **{"compute.rematerialize": again})
+    variables = jax.device_get(experiment.initial_state())
+    x = experiment.normalization.normalize(batch["source_image"], np.float64)
+
+    def loss(params, stats, model=experiment.model, x=x):
+      outputs, updated = model.apply(
+        {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+      )
+      return sum((value**2).mean() for value in outputs.values()), updated
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    results.append(gradient(variables.params, variables.batch_stats))
+  kept, again = results
+  assert jax.tree.structure(again) == jax.tree.structure(kept)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12), again, kept)
