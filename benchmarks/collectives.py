@@ -14,6 +14,7 @@ _INSTRUCTION = re.compile(
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
 _SCOPES = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1}
+_CONTEXT = ("u32", "")  # what an asynchronous one on TPUs carries along
 
 
 @dataclasses.dataclass
@@ -44,13 +45,13 @@ def count_collectives(
   """
   found: dict[tuple[str, str], Messages] = defaultdict(Messages)
   for result, kind, start, rest in _INSTRUCTION.findall(program):
-    arrays = [_bytes(*array) for array in _ARRAY.findall(result)]
+    arrays = [array for array in _ARRAY.findall(result) if array != _CONTEXT]
     if start and kind != "all-reduce":  # the result of a start holds the operands first
       arrays = arrays[len(arrays) // 2 :]
     scopes = _SCOPES.search(rest)
     messages = found[part_of(scopes[1], parts) if scopes else OTHER, kind]
     messages.count += 1
-    messages.payload += sum(arrays)
+    messages.payload += sum(_bytes(*array) for array in arrays)
   return dict(found)
 
 

@@ -2,16 +2,19 @@
 
     python -m benchmarks.step --set data.crop_height=128 data.crop_width=128
     python -m benchmarks.step --sweep data.batch_size 1 2 4 --sweep model.dtype float32 bfloat16
+    JAX_NUM_CPU_DEVICES=8 python -m benchmarks.step --set data.batch_size=8 …
     python -m benchmarks.step --peer "released=python benchmarks/released_step.py …"
 
 Times the step of a configuration on random batches in memory, every combination of the values
 swept, and peers that are other programs (`benchmarks.runners.Peer` tells how they are spoken to),
 all in turn. Floating-point operations are counted from the trace and, to check, by XLA. The peak is
 that of a large matrix product in the type that the network computes in, measured in the same run.
+Where there are several devices, what they send each other is counted, too.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import statistics
@@ -20,6 +23,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.collectives import count_collectives
 from benchmarks.device_time import split_time
 from benchmarks.operations import OTHER, count_operations
 from benchmarks.options import apply_settings, load_config, run_command, setting, value
@@ -116,6 +120,12 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
     "compile_seconds": step.compile_seconds,
     "seconds": statistics.median(seconds),
     "fastest": min(seconds),
+    "collectives": {
+      f"{part}: {kind}": dataclasses.asdict(messages)
+      for (part, kind), messages in count_collectives(
+        step.compiled.as_text(), frozenset(PARTS)
+      ).items()
+    },
     "shares": split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS),
   }
 
@@ -169,7 +179,23 @@ def report(
       for part in (*PARTS, OTHER)
     ]
     lines.append(f"| {r['name']} | {' | '.join(cells)} |")
-  return "\n".join(lines)
+  return "\n".join([*lines, *collectives_table(results)])
+
+
+def collectives_table(results: list[dict[str, Any]]) -> list[str]:
+  """What devices send each other, one line a part and kind; nothing where there is one device."""
+  rows = sorted({name for r in results for name in r["collectives"]})
+  if not rows:
+    return []
+  names = [r["name"] for r in results]
+  lines = ["", f"| messages a step (MB on each device) | {' | '.join(names)} |"]
+  lines.append("|---" * (len(names) + 1) + "|")
+  none = {"count": 0, "payload": 0}
+  for row in rows:
+    found = [r["collectives"].get(row, none) for r in results]
+    cells = [f"{each['count']} ({each['payload'] / 1e6:.2f})" for each in found]
+    lines.append(f"| {row} | {' | '.join(cells)} |")
+  return lines
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from corda_jax.jobs.depth_scores import (
 from corda_jax.jobs.evaluate import restore_state
 from corda_jax.metrics import depth_errors
 from corda_jax.models.layers import accumulation_dtype
+from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.checkpoint import write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 
@@ -60,12 +61,17 @@ class DepthEvaluator:
     """Prepares the compiled functions."""
     self._experiment = experiment
     self._floors: dict[str, Any] | None = None
-    everywhere, split = replicated(experiment.mesh), batch_sharded(experiment.mesh)
-    # Everything comes back to every process: they all measure all frames.
-    self._predict = jax.jit(self._depth, in_shardings=(everywhere, split), out_shardings=everywhere)
-    self._explain = jax.jit(
-      self._photometric, in_shardings=(everywhere, split), out_shardings=everywhere
-    )
+
+    def compiled(function):
+      # Everything comes back to every process: they all measure all frames.
+      everywhere, split = replicated(experiment.mesh), batch_sharded(experiment.mesh)
+      return jax.jit(
+        at_matmul_precision(function, experiment.config.compute.matmul_precision),
+        in_shardings=(everywhere, split),
+        out_shardings=everywhere,
+      )
+
+    self._predict, self._explain = compiled(self._depth), compiled(self._photometric)
 
   @property
   def _explained(self) -> tuple[str, ...]:

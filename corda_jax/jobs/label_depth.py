@@ -12,6 +12,7 @@ from corda_jax.depth.step import DepthState
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import predict_disparity
 from corda_jax.jobs.depth_experiment import DepthExperiment
+from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.sharding import batch_sharded, local_rows, put_batch, replicated
 
 _WRITERS = 4  # threads: to compress a file takes longer than to predict it on an accelerator
@@ -44,7 +45,10 @@ def label_depth(
   """
   everywhere, split = replicated(experiment.mesh), batch_sharded(experiment.mesh)
   predict = jax.jit(
-    lambda variables, images: predict_disparity(experiment, variables, images),
+    at_matmul_precision(
+      lambda variables, images: predict_disparity(experiment, variables, images),
+      experiment.config.compute.matmul_precision,
+    ),
     in_shardings=(everywhere, split),
     out_shardings=split,
   )
