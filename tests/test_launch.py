@@ -7,9 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from tests.test_main import ROOT, command, run
 
@@ -35,10 +38,39 @@ def launch(script, *arguments, **environment):
   )
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
-def test_scripts_pass_shellcheck():
-  result = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True, check=False)
+def tool(name):
+  """A program that was installed with the tests."""
+  path = shutil.which(name, path=sysconfig.get_path("scripts"))
+  if path is None and name == "hadolint":
+    pytest.skip("there is none for this platform")
+  return path
+
+
+@pytest.mark.parametrize(
+  ("name", "files"), [("shellcheck", SCRIPTS), ("hadolint", [ROOT / "launch" / "Dockerfile"])]
+)
+def test_scripts_and_the_container_file_pass_their_linters(name, files):
+  command = [tool(name), *map(str, files)]
+  result = subprocess.run(command, capture_output=True, text=True, check=False)
   assert result.returncode == 0, result.stdout
+
+
+def test_the_jobs_of_a_jobset_are_valid_and_find_each_other():
+  jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+  (jobs,) = jobset["spec"]["replicatedJobs"]
+  # A JobSet holds Jobs, whose schema is published; of its own it has little more.
+  job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "one"}, **jobs["template"]}
+  kubernetes_validate.validate(job, "1.33", strict=True)
+  spec = job["spec"]
+  (container,) = spec["template"]["spec"]["containers"]
+  environment = {each["name"]: each.get("value") for each in container["env"]}
+  assert int(environment["JAX_NUM_PROCESSES"]) == spec["completions"] == spec["parallelism"]
+  # JobSet names a pod JOBSET-JOBS-JOB-POD, in a domain named like the JobSet.
+  name = jobset["metadata"]["name"]
+  host, port = environment["JAX_COORDINATOR_ADDRESS"].split(":")
+  assert host == f"{name}-{jobs['name']}-0-0.{name}"
+  assert {"containerPort": int(port)} in container["ports"]
+  assert "--multihost" in container["args"]
 
 
 def test_a_tpu_slice_gets_the_flags_as_they_were_given():

@@ -1,0 +1,68 @@
+"""The notebook runs from top to bottom in a kernel of its own, and shows pictures."""
+
+import json
+import os
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.test_main import ROOT, TINY
+
+NOTEBOOK = ROOT / "launch" / "colab.ipynb"
+
+
+def test_the_notebook_is_committed_without_results():
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  nbformat.validate(notebook)
+  assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code")
+  assert all(cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.long
+def test_the_notebook_installs_adapts_and_shows_pictures(tmp_path, monkeypatch):
+  # Its commands are tiny ones, and the kernel inherits this environment.
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+  monkeypatch.setenv(
+    "PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
+  )
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  (settings,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+  flags = [
+    f"--config.{name}={value}"
+    for name, value in TINY.items()
+    if name not in ("num_steps", "evaluate_every")
+  ]
+  tiny = {"FOLDER": str(tmp_path / "made here"), "NUM_STEPS": 2, "FLAGS": flags}
+  settings.source += "".join(f"\n{name} = {value!r}" for name, value in tiny.items())
+  NotebookClient(
+    notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+  ).execute()
+
+  texts, pictures = [], []
+  for cell in notebook.cells:
+    for output in cell.get("outputs", ()):
+      texts.append(output.get("text", ""))
+      pictures.append("image/png" in output.get("data", {}))
+  printed = "".join(texts)
+  assert f"The program is in {ROOT}" in printed
+  assert printed.count("pixel accuracy") == 2  # of both networks
+  assert sum(pictures) == 3  # the cities, the contact sheet, the bars
+  for run in ("adapted", "source_only"):
+    result = json.loads((tmp_path / "made here" / run / "results.json").read_text())
+    assert result["step"] == 2
+
+
+def test_a_notebook_away_from_the_checkout_says_what_it_needs(tmp_path):
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  settings, install = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]
+  client = NotebookClient(
+    nbformat.v4.new_notebook(cells=[settings, install]),
+    kernel_name="python3",
+    allow_errors=True,
+    resources={"metadata": {"path": str(tmp_path)}},
+  )
+  client.execute()
+  (error,) = install.outputs
+  assert error["evalue"] == "this is no checkout of corda_jax: set REPOSITORY above"
