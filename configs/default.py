@@ -92,6 +92,9 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.name = "corda"  # "corda", or "deeplab": encoder and classifier alone (DACS, source only)
   model.dtype = "float32"  # of the computation; parameters, statistics and losses stay wide
   model.param_dtype = "float32"
+  # Images of a batch that are normalised together in training, each group by its own statistics; 0:
+  # all. 2 is as released whatever the batch, and spares many devices most of their messages.
+  model.batch_norm_group = 0
   # Released: "normal_0.01", then pretrained weights over it. From scratch: "he_normal".
   model.kernel_init = "normal_0.01"
   model.head_init = "normal_0.01"  # of what predicts: logits and depths begin near zero

@@ -117,6 +117,7 @@ def get_model_config() -> ml_collections.ConfigDict:
   model = ml_collections.ConfigDict()
   model.dtype = "float32"  # of the computation; parameters, statistics and losses stay wide
   model.param_dtype = "float32"
+  model.batch_norm_group = 0  # images that are normalised together in training; 0: the whole batch
   model.kernel_init = "he_normal"  # of the encoders
   released = default.get_model_config()
   model.pose_encoder = released.pose_encoder

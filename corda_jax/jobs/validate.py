@@ -19,6 +19,7 @@ _AT_LEAST = {
   "evaluation.max_frames": 0,
   "evaluation.pictures": 0,
   "data.batch_size": 1,
+  "model.batch_norm_group": 0,
   "data.evaluation_batch_size": 1,
 }
 
@@ -127,6 +128,11 @@ def _validate_values(
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  group, batch = config.model.batch_norm_group, config.data.batch_size
+  if group and batch % group:
+    raise UserError(
+      f"model.batch_norm_group is {group}, wanted a divisor of data.batch_size, which is {batch}"
+    )
   wide = "float64" in (config.model.dtype, config.model.param_dtype)
   if wide and jnp.result_type(float) != jnp.float64:
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")

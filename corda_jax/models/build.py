@@ -75,8 +75,8 @@ def build_depth_networks(
   default.
 
   Args:
-    config: `dtype`, `param_dtype`, `kernel_init`, `encoder` and `pose_encoder` (fields of
-      `ResNet`), `decoder_widths`, `initial_disparity`, `pose_decoder_width`.
+    config: `dtype`, `param_dtype`, `kernel_init`, `batch_norm_group`, `encoder` and `pose_encoder`
+      (fields of `ResNet`), `decoder_widths`, `initial_disparity`, `pose_decoder_width`.
     rematerialize: whether the encoders' blocks are computed again in the backward pass.
 
   Raises:
@@ -109,6 +109,7 @@ def _types(config: Any) -> dict[str, Any]:
 def _encoder(config: Any, fields: Mapping[str, Any], rematerialize: bool) -> ResNet:
   return ResNet(
     rematerialize=rematerialize,
+    batch_norm_group=config.batch_norm_group,
     kernel_init=_initializer(config, "kernel_init"),
     **{name: _frozen(value) for name, value in fields.items()},
     **_types(config),

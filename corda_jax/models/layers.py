@@ -1,5 +1,6 @@
 """Convolution and batch normalisation as the released networks use them, on NHWC arrays."""
 
+import math
 from typing import Any
 
 import jax
@@ -86,6 +87,9 @@ class BatchNorm(nn.Module):
     epsilon: added to the variance.
     momentum: share of a running statistic that a training step keeps.
     trainable: whether scale and bias receive gradients.
+    group: consecutive images of a batch that are normalised by their own statistics; the running
+      ones take the groups' mean. 0: the whole batch. Where each device holds whole groups, they
+      need no messages.
     dtype: of the output; None: that of the input. Statistics are never below float32.
     param_dtype: of the parameters.
   """
@@ -93,12 +97,26 @@ class BatchNorm(nn.Module):
   epsilon: float = 1e-5  # PyTorch's default, as is the momentum; the release sets neither
   momentum: float = 0.9
   trainable: bool = True
+  group: int = 0
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Normalises [B, H, W, C] by the batch (`train`) or by the running statistics."""
+    """Normalises [B, H, W, C] by the batch (`train`) or by the running statistics.
+
+    Raises:
+      ValueError: in training the groups do not divide the batch.
+    """
+    if train and self.group and not self.is_initializing() and len(x) != self.group:
+      if len(x) % self.group:
+        raise ValueError(f"groups of {self.group} images do not divide a batch of {len(x)}")
+      groups = x.reshape(-1, self.group, *x.shape[1:])
+      return self._normalize(groups, train=True).reshape(x.shape)
+    return self._normalize(x, train=train)
+
+  def _normalize(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Normalises [B, H, W, C], or groups [G, B, H, W, C] each by itself."""
     shape = (x.shape[-1],)
     scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
@@ -110,11 +128,11 @@ class BatchNorm(nn.Module):
     dtype = self.dtype or x.dtype
     wide = accumulation_dtype(x.dtype)
     if train:
-      values = x.astype(wide)
-      mean = values.mean((0, 1, 2))
-      var = jnp.square(values - mean).mean((0, 1, 2))
+      values, pixels = x.astype(wide), (-4, -3, -2)
+      mean = values.mean(pixels, keepdims=x.ndim == 5)
+      var = jnp.square(values - mean).mean(pixels, keepdims=x.ndim == 5)
       if not self.is_initializing():
-        count = x.shape[0] * x.shape[1] * x.shape[2]
+        count = math.prod(x.shape[-4:-1])
         unbiased = var * (count / max(count - 1, 1))
         running_mean.value = self._blend(running_mean.value, mean)
         running_var.value = self._blend(running_var.value, unbiased)
@@ -125,5 +143,5 @@ class BatchNorm(nn.Module):
     return (x.astype(wide) * factor + (bias.astype(wide) - mean * factor)).astype(dtype)
 
   def _blend(self, old: jax.Array, new: jax.Array) -> jax.Array:
-    new = jax.lax.stop_gradient(new).astype(old.dtype)
+    new = jax.lax.stop_gradient(new).astype(old.dtype).reshape(-1, *old.shape).mean(0)
     return self.momentum * old + (1 - self.momentum) * new

@@ -23,6 +23,7 @@ class Bottleneck(nn.Module):
     stride_on: the convolution with the stride: "conv1", the first 1x1, as in DeepLab v2, or
       "conv2", the 3x3, as in torchvision.
     trainable_affine: whether the scales and biases of the normalisations are trained.
+    batch_norm_group: images that are normalised together in training; 0: the whole batch.
     dtype: of the computation.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernels.
@@ -35,6 +36,7 @@ class Bottleneck(nn.Module):
   project: bool = False
   stride_on: str = "conv1"
   trainable_affine: bool = True
+  batch_norm_group: int = 0
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -65,6 +67,7 @@ class BasicBlock(nn.Module):
     dilation: of both 3x3.
     project: whether the shortcut is a 1x1 convolution with normalisation.
     trainable_affine: whether the scales and biases of the normalisations are trained.
+    batch_norm_group: images that are normalised together in training; 0: the whole batch.
     dtype: of the computation.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernels.
@@ -75,6 +78,7 @@ class BasicBlock(nn.Module):
   dilation: int = 1
   project: bool = False
   trainable_affine: bool = True
+  batch_norm_group: int = 0
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -106,12 +110,13 @@ def rematerialized(block: type[nn.Module], wanted: bool) -> type[nn.Module]:
 def _parts(block: Bottleneck | BasicBlock, train: bool) -> tuple[Callable, Callable]:
   """What makes a convolution of a block, and what normalises its output."""
   types = {"dtype": block.dtype, "param_dtype": block.param_dtype}
+  norm = {"trainable": block.trainable_affine, "group": block.batch_norm_group}
 
   def convolution(features, name, **kwargs):
     return Convolution(features, name=name, kernel_init=block.kernel_init, **types, **kwargs)
 
   def normalize(y, name):
-    return BatchNorm(name=name, trainable=block.trainable_affine, **types)(y, train=train)
+    return BatchNorm(name=name, **norm, **types)(y, train=train)
 
   return convolution, normalize
 
@@ -140,6 +145,7 @@ class ResNet(nn.Module):
     dilations: dilation of each stage's 3x3 convolutions.
     trainable_affine: whether the scales and biases of the normalisations are trained. The release
       freezes them.
+    batch_norm_group: images that are normalised together in training; 0: the whole batch.
     rematerialize: whether blocks are computed again in the backward pass, to save memory.
     dtype: of the computation.
     param_dtype: of the parameters.
@@ -158,6 +164,7 @@ class ResNet(nn.Module):
   strides: Sequence[int] = (1, 2, 1, 1)
   dilations: Sequence[int] = (1, 1, 2, 4)
   trainable_affine: bool = False
+  batch_norm_group: int = 0
   rematerialize: bool = False
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
@@ -200,7 +207,8 @@ class ResNet(nn.Module):
       name="stem_conv",
       **types,
     )(x)
-    x = BatchNorm(trainable=self.trainable_affine, name="stem_norm", **types)(x, train=train)
+    norm = {"trainable": self.trainable_affine, "group": self.batch_norm_group}
+    x = BatchNorm(name="stem_norm", **norm, **types)(x, train=train)
     x = nn.relu(x)
     levels = [x]
     if self.stem_pool:
@@ -222,6 +230,7 @@ class ResNet(nn.Module):
       "dilation": dilation,
       "project": stride != 1 or channels != features,
       "trainable_affine": self.trainable_affine,
+      "batch_norm_group": self.batch_norm_group,
       "dtype": self.dtype,
       "param_dtype": self.param_dtype,
       "kernel_init": self.kernel_init,

@@ -21,6 +21,9 @@ def test_the_tiny_configuration_is_valid():
     ("method.strong_augmentation.blur_sigma", (2.0, 1.0), "(least, largest) above 0"),
     ("method.depth_weight.judge", "both", "'student' or 'teacher'"),
     ("method.teacher_normalization", "running", "method.teacher_statistics='average'"),
+    ("model.batch_norm_group", 3, "a divisor of data.batch_size, which is 4"),
+    ("model.batch_norm_group", -1, "0 or more"),
+    ("compute.matmul_precision", "half", "'default' or 'high' or 'highest'"),
     ("evaluation.label_size", "large", "'file' or 'input'"),
   ],
 )

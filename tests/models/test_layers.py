@@ -54,6 +54,30 @@ def test_batch_norm_keeps_unbiased_variance_and_normalises_by_the_biased_one(flo
   np.testing.assert_allclose(y, expected * params["scale"] + params["bias"], atol=1e-13)
 
 
+def test_batch_norm_of_groups_is_that_of_each(float64, random):
+  x = 3 + 2 * random.standard_normal((6, 3, 5, 4))
+  whole, groups = BatchNorm(param_dtype=jnp.float64), BatchNorm(group=2, param_dtype=jnp.float64)
+  params = {"scale": random.standard_normal(4), "bias": random.standard_normal(4)}
+  stats = {"mean": random.standard_normal(4), "var": random.uniform(1, 2, 4)}
+  variables = {"params": params, "batch_stats": stats}
+  y, updated = groups.apply(variables, x, train=True, mutable=["batch_stats"])
+  each = [
+    whole.apply(variables, x[start : start + 2], train=True, mutable=["batch_stats"])
+    for start in (0, 2, 4)
+  ]
+  np.testing.assert_allclose(y, np.concatenate([part for part, _ in each]), atol=1e-13)
+  for name, value in updated["batch_stats"].items():
+    expected = np.mean([found["batch_stats"][name] for _, found in each], axis=0)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+  of_all = whole.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+  assert np.abs(y - of_all).max() > 0.1
+  np.testing.assert_array_equal(
+    groups.apply(variables, x, train=False), whole.apply(variables, x, train=False)
+  )
+  with pytest.raises(ValueError, match="groups of 2 images do not divide a batch of 3"):
+    groups.apply(variables, x[:3], train=True, mutable=["batch_stats"])
+
+
 def test_frozen_affine_gets_no_gradient(random):
   x = jnp.asarray(random.standard_normal((2, 3, 5, 4)), jnp.float32)
   for trainable in (True, False):

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.collectives import count_collectives
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import step_inputs
 from corda_jax.jobs.train_depth import depth_step_inputs
-from corda_jax.training.sharding import make_mesh
+from corda_jax.training.sharding import batch_sharded, make_mesh, put_batch, replicated
 from tests import tiny, tiny_depth
 from tests.jaxprs import equations_of, precision_of, products_of
 
@@ -50,8 +51,8 @@ def test_steps_have_the_precision_asked_for(build):
     assert set().union(*found) == wanted, name
 
 
-# Two blocks and four of the decoders, in the teacher's pass and in two backward passes; three of the
-# depth encoder and three of the pose encoder.
+# Two blocks and four of the decoders, in the teacher's pass and in two backward passes; three of
+# the depth encoder and three of the pose encoder.
 @pytest.mark.parametrize(("build", "blocks"), [(adaptation, 3 * 6), (depth, 6)])
 def test_steps_compute_blocks_again_if_asked(build, blocks):
   assert rematerializations(traced_step(build)) == 0
@@ -77,3 +78,28 @@ def test_blocks_computed_again_give_the_same_gradients(float64):
   kept, again = results
   assert jax.tree.structure(again) == jax.tree.structure(kept)
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12), again, kept)
+
+
+def test_groups_of_a_batch_are_normalised_without_messages():
+  outputs, messages = {}, {}
+  for devices, group in ((1, 1), (4, 1), (4, 0)):
+    mesh = make_mesh(jax.devices()[:devices])
+    config = tiny.get_config(**{"model.batch_norm_group": group})
+    experiment = Experiment.from_config(config, mesh)
+    state = experiment.initial_state()
+    x = put_batch(mesh, {"x": np.random.RandomState(0).standard_normal((4, 17, 25, 3))})["x"]
+
+    def forward(state, x, model=experiment.model):
+      variables = {"params": state.params, "batch_stats": state.batch_stats}
+      return model.apply(variables, x.astype(np.float32), train=True, mutable=["batch_stats"])
+
+    places = (batch_sharded(mesh), replicated(mesh))
+    compiled = jax.jit(forward, out_shardings=places).lower(state, x).compile()
+    outputs[devices, group] = jax.device_get(compiled(state, x))
+    counted = count_collectives(compiled.as_text()).values()
+    messages[devices, group] = sum(each.count for each in counted)
+  assert messages[1, 1] == 0
+  assert messages[4, 1] == 1  # all running statistics together
+  assert messages[4, 0] > 20  # two and more a normalisation
+  for one, four in zip(*map(jax.tree.leaves, (outputs[1, 1], outputs[4, 1])), strict=True):
+    np.testing.assert_allclose(four, one, rtol=1e-3, atol=1e-4)
