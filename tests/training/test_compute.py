@@ -61,7 +61,7 @@ def test_steps_compute_blocks_again_if_asked(build, blocks):
 
 def test_blocks_computed_again_give_the_same_gradients(float64):
   types = {"model.dtype": "float64", "model.param_dtype": "float64"}
-  results = []
+  results, held = [], []
   for again in (False, True):
     experiment, batch = adaptation(**types, **{"compute.rematerialize": again})
     variables = jax.device_get(experiment.initial_state())
@@ -73,8 +73,16 @@ def test_blocks_computed_again_give_the_same_gradients(float64):
       )
       return sum((value**2).mean() for value in outputs.values()), updated
 
+    _, backward, _ = jax.eval_shape(
+      lambda params, loss=loss, stats=variables.batch_stats: jax.vjp(
+        lambda params: loss(params, stats), params, has_aux=True
+      ),
+      variables.params,
+    )
+    held.append(sum(each.size for each in jax.tree.leaves(backward)))
     gradient = jax.jit(jax.grad(loss, has_aux=True))
     results.append(gradient(variables.params, variables.batch_stats))
+  assert held[1] < 0.6 * held[0]
   kept, again = results
   assert jax.tree.structure(again) == jax.tree.structure(kept)
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12), again, kept)
