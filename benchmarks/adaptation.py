@@ -17,8 +17,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.options import apply_settings, run_command, setting
-from configs import demo
+from benchmarks.options import apply_settings, load_config, run_command, setting
 from corda_jax.errors import UserError
 from corda_jax.main import run
 from corda_jax.training.checkpoint import check_config
@@ -47,6 +46,7 @@ METHODS = {
 def main(arguments: list[str] | None = None) -> None:
   """Runs what is missing and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--config", default="demo", help="of configs/; demo:batch=8: larger batches")
   parser.add_argument("--steps", type=int, default=None, help="of each run; default: the demo's")
   parser.add_argument("--seeds", type=int, default=3, help="runs of each method")
   parser.add_argument("--workdir", type=Path, default=Path("runs/adaptation"), help="of all runs")
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(method: str, seed: int, workdir: Path, options: argparse.Namespace) -> dict[str, Any]:
   """Results of one run: from its file if it is done, else after training."""
-  config = demo.get_config()
+  config = load_config(options.config)
   apply_settings(config, METHODS[method] | options.set)
   if method == TARGET_LABELS:
     config.data.source = config.data.target.copy_and_resolve_references()

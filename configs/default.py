@@ -4,6 +4,8 @@ Experiments import `get_config` from here and override what differs. Any value c
 the command line: `--config.optimizer.learning_rate=1e-3`.
 """
 
+import math
+
 import ml_collections
 
 # What the publication says where the release does otherwise; docs/paper_and_release.md tells why.
@@ -17,19 +19,56 @@ _AS_PUBLISHED = {
 
 
 def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
-  """Sets the switches between publication and release.
+  """Sets the switches between publication and release, and a larger batch.
 
   Args:
     config: as released.
-    preset: "as_released" changes nothing; "as_published" follows the publication.
+    preset: "as_released" changes nothing; "as_published" follows the publication; either may be
+      followed, or replaced, by a batch: "as_published,batch=16", "batch=16"; see `scale_batch`.
 
   Raises:
     ValueError: there is no such preset.
   """
-  if preset not in ("as_released", "as_published"):
-    raise ValueError(f"preset {preset!r} is unknown, wanted 'as_released' or 'as_published'")
-  if preset == "as_published":
+  name, _, batch = preset.partition("batch=")
+  name = name.removesuffix(",") if batch else name
+  if name not in ("as_released", "as_published") and not (batch and not name):
+    raise ValueError(
+      f"preset {preset!r} is unknown, wanted 'as_released' or 'as_published', and perhaps a batch, "
+      "as in 'as_released,batch=16'"
+    )
+  if name == "as_published":
     config.update_from_flattened_dict(_AS_PUBLISHED)
+  return scale_batch(config, batch) if batch else config
+
+
+def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections.ConfigDict:
+  """The same training with a larger batch: as many pairs in fewer steps (docs/scaling.md).
+
+  With K times the pairs a step, steps of all kinds are divided by K; the learning rate grows by K
+  (SGD) or by its root (AdamW); the teacher keeps its K-th power; and as many images are normalised
+  together as before.
+
+  Args:
+    config: changed in place.
+    batch: pairs a step, a multiple of those that the configuration has.
+
+  Raises:
+    ValueError: it is not.
+  """
+  old = config.data.batch_size
+  if not batch.isdecimal() or not int(batch) or int(batch) % old:
+    raise ValueError(f"batch={batch} is wrong, wanted a multiple of {old} pairs")
+  factor = int(batch) // old
+  config.data.batch_size = int(batch)
+  config.model.batch_norm_group = config.model.batch_norm_group or old
+  for name in ("num_steps", "evaluate_every", "checkpoint_every"):
+    config[name] = -(-config[name] // factor)
+  method = config.method
+  method.initial_pseudo_label_steps = -(-method.initial_pseudo_label_steps // factor)
+  method.teacher_decay = method.teacher_decay**factor
+  rate = factor if config.optimizer.name == "sgd" else math.sqrt(factor)
+  config.optimizer.learning_rate *= rate
+  method.photometric.pose_learning_rate *= math.sqrt(factor)
   return config
 
 

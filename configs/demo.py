@@ -8,8 +8,12 @@ import ml_collections
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
-  """CorDA with a small encoder, trained from scratch on 128x64 crops of the street world."""
+def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
+  """CorDA with a small encoder, trained from scratch on 128x64 crops of the street world.
+
+  Args:
+    preset: "as_released", or "batch=8" for a larger batch: `default.apply_preset`.
+  """
   config = default.get_config()
   config.num_steps = 2_000
   config.log_every = 50
@@ -71,4 +75,4 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.head_learning_rate_factor = 1.0  # nothing is pretrained
   optimizer.encoder_updates_per_step.residual = 1
   optimizer.encoder_updates_per_step.projection = 1
-  return config
+  return default.apply_preset(config, preset)

@@ -21,6 +21,6 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   """The default configuration is this recipe.
 
   Args:
-    preset: "as_released" or "as_published".
+    preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.
   """
   return default.apply_preset(default.get_config(), preset)

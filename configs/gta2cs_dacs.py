@@ -19,7 +19,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   """What differs from CorDA: encoder and classifier alone, no depth.
 
   Args:
-    preset: "as_released" or "as_published".
+    preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.
   """
   config = gta2cs.get_config(preset)
   config.model.name = "deeplab"

@@ -20,7 +20,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   """What differs from DACS: nothing of the target is learned from.
 
   Args:
-    preset: "as_released" or "as_published".
+    preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.
   """
   config = gta2cs_dacs.get_config(preset)
   config.method.adapt = False

@@ -19,7 +19,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   """What differs from stereo depth.
 
   Args:
-    preset: "as_released" or "as_published".
+    preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.
   """
   config = synthia2cs.get_config(preset)
   config.data.target.depth = "mono"

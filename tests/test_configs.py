@@ -274,3 +274,25 @@ def test_a_preset_names_what_depth_is_learned_from(name):
 @pytest.mark.parametrize("name", ["depth_cityscapes", "depth_gta_video", "depth_street_world"])
 def test_recipes_of_depth_tell_their_command(name):
   assert f"--config=configs/{name}.py" in importlib.import_module(f"configs.{name}").__doc__
+
+
+def test_a_larger_batch_keeps_what_is_seen_and_learned():
+  config, released = get_config("gta2cs", "as_published,batch=16"), get_config("gta2cs")
+  assert_holds(config, PUBLISHED)
+  assert config.data.batch_size * config.num_steps == 2 * released.num_steps
+  assert config.model.batch_norm_group == 2
+  assert config.optimizer.learning_rate == pytest.approx(8 * 2.5e-4)
+  assert config.optimizer.weight_decay == released.optimizer.weight_decay
+  # What the teacher keeps of itself after as many pairs.
+  assert config.method.teacher_decay == pytest.approx(0.999**8)
+  assert config.method.initial_pseudo_label_steps == -(-25_001 // 8)
+  assert config.evaluate_every == config.checkpoint_every == 625
+  adamw = get_config("demo", "batch=8")
+  assert adamw.optimizer.learning_rate == pytest.approx(2 * 0.003)
+  assert adamw.num_steps == 500
+  assert get_config("gta2cs", "batch=2").data.batch_size == 2
+  for name, batch in (("batch=3", "3"), ("batch=0", "0"), ("as_released,batch=many", "many")):
+    with pytest.raises(ValueError, match=f"batch={batch} is wrong, wanted a multiple of 2 pairs"):
+      get_config("gta2cs", name)
+  with pytest.raises(ValueError, match="preset 'as_written,batch=4' is unknown"):
+    get_config("gta2cs", "as_written,batch=4")
