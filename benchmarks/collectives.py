@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 
 from benchmarks.operations import OTHER, part_of
 
@@ -60,3 +61,24 @@ def _bytes(dtype: str, shape: str) -> int:
   for axis in filter(None, shape.split(",")):
     size *= int(axis)
   return size
+
+
+def by_name(found: Mapping[tuple[str, str], Messages]) -> dict[str, dict[str, int]]:
+  """What `count_collectives` found, JSON-ready: "part: kind" → count and payload."""
+  return {f"{part}: {kind}": dataclasses.asdict(each) for (part, kind), each in found.items()}
+
+
+def collectives_table(variants: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+  """What devices send each other, as lines of Markdown, one a part and kind.
+
+  Args:
+    variants: name → what `by_name` gives.
+  """
+  lines = [f"| messages (MB on each device) | {' | '.join(variants)} |"]
+  lines.append("|---" * (len(variants) + 1) + "|")
+  none = {"count": 0, "payload": 0}
+  for row in sorted({name for found in variants.values() for name in found}):
+    found = [each.get(row, none) for each in variants.values()]
+    cells = [f"{each['count']} ({each['payload'] / 1e6:.2f})" for each in found]
+    lines.append(f"| {row} | {' | '.join(cells)} |")
+  return lines

@@ -1,9 +1,11 @@
 """What the commands of benchmarks share: options, and how they end."""
 
+import argparse
 import ast
 import importlib
+import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from corda_jax.errors import UserError
@@ -59,3 +61,36 @@ def apply_settings(config: Any, settings: Mapping[str, Any]) -> None:
     config.update_from_flattened_dict(settings)
   except (KeyError, AttributeError, TypeError) as error:
     raise UserError(f"{dict(settings)} does not fit the configuration: {error}") from error
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+  """Options that name configurations: `swept_configs` reads them."""
+  parser.add_argument("--config", default="gta2cs", help="of configs/")
+  parser.add_argument(
+    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all variants"
+  )
+  parser.add_argument(
+    "--sweep",
+    nargs="+",
+    action="append",
+    default=[],
+    metavar=("FIELD", "VALUE"),
+    help="a variant for each value; several sweeps: all combinations",
+  )
+
+
+def swept_configs(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+  """Name and configuration of every combination of the swept values.
+
+  Raises:
+    UserError: a sweep has no values, or a field or a value does not fit.
+  """
+  for field, *texts in options.sweep:
+    if not texts:
+      raise UserError(f"--sweep {field} names no value")
+  sweeps = [[(field, value(text)) for text in texts] for field, *texts in options.sweep]
+  for settings in itertools.product(*sweeps):
+    config = load_config(options.config)
+    apply_settings(config, dict(options.set) | dict(settings))
+    name = ", ".join(f"{field.split('.')[-1]} {given}" for field, given in settings)
+    yield name or options.config, config

@@ -2,20 +2,18 @@
 
     python -m benchmarks.step --set data.crop_height=128 data.crop_width=128
     python -m benchmarks.step --sweep data.batch_size 1 2 4 --sweep model.dtype float32 bfloat16
-    JAX_NUM_CPU_DEVICES=8 python -m benchmarks.step --set data.batch_size=8 …
     python -m benchmarks.step --peer "released=python benchmarks/released_step.py …"
 
 Times the step of a configuration on random batches in memory, every combination of the values
 swept, and peers that are other programs (`benchmarks.runners.Peer` tells how they are spoken to),
 all in turn. Floating-point operations are counted from the trace and, to check, by XLA. The peak is
 that of a large matrix product in the type that the network computes in, measured in the same run.
-Where there are several devices, what they send each other is counted, too.
+Where there are several devices, what they send each other is counted, too; `benchmarks.messages`
+counts it without running anything.
 """
 
 import argparse
 import contextlib
-import dataclasses
-import itertools
 import json
 import statistics
 from pathlib import Path
@@ -23,10 +21,10 @@ from typing import Any
 
 import jax
 
-from benchmarks.collectives import count_collectives
+from benchmarks.collectives import by_name, collectives_table, count_collectives
 from benchmarks.device_time import split_time
 from benchmarks.operations import OTHER, count_operations
-from benchmarks.options import apply_settings, load_config, run_command, setting, value
+from benchmarks.options import add_config_options, run_command, swept_configs
 from benchmarks.runners import JaxStep, Peer, measured_peak, time_in_turn
 from corda_jax.errors import UserError
 
@@ -39,18 +37,7 @@ _PROFILED_STEPS = 3
 def main(arguments: list[str] | None = None) -> None:
   """Compiles, times and prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--config", default="gta2cs", help="of configs/")
-  parser.add_argument(
-    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all variants"
-  )
-  parser.add_argument(
-    "--sweep",
-    nargs="+",
-    action="append",
-    default=[],
-    metavar=("FIELD", "VALUE"),
-    help="a variant for each value; several sweeps: all combinations",
-  )
+  add_config_options(parser)
   parser.add_argument(
     "--peer", action="append", default=[], metavar="NAME=COMMAND", help="timed in turn"
   )
@@ -77,16 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str, str]]:
   """Compiles a step for every combination of the swept values; those that do not fit → why."""
-  for field, *texts in options.sweep:
-    if not texts:
-      raise UserError(f"--sweep {field} names no value")
-  sweeps = [[(field, value(text)) for text in texts] for field, *texts in options.sweep]
   steps, failed = [], {}
-  for settings in itertools.product(*sweeps):
-    config = load_config(options.config)
-    apply_settings(config, dict(options.set) | dict(settings))
-    name = ", ".join(f"{field.split('.')[-1]} {given}" for field, given in settings)
-    name = name or options.config
+  for name, config in swept_configs(options):
     try:
       step = JaxStep.build(name, config)
       step.run(1)
@@ -120,12 +99,7 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
     "compile_seconds": step.compile_seconds,
     "seconds": statistics.median(seconds),
     "fastest": min(seconds),
-    "collectives": {
-      f"{part}: {kind}": dataclasses.asdict(messages)
-      for (part, kind), messages in count_collectives(
-        step.compiled.as_text(), frozenset(PARTS)
-      ).items()
-    },
+    "collectives": by_name(count_collectives(step.compiled.as_text(), frozenset(PARTS))),
     "shares": split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS),
   }
 
@@ -179,23 +153,9 @@ def report(
       for part in (*PARTS, OTHER)
     ]
     lines.append(f"| {r['name']} | {' | '.join(cells)} |")
-  return "\n".join([*lines, *collectives_table(results)])
-
-
-def collectives_table(results: list[dict[str, Any]]) -> list[str]:
-  """What devices send each other, one line a part and kind; nothing where there is one device."""
-  rows = sorted({name for r in results for name in r["collectives"]})
-  if not rows:
-    return []
-  names = [r["name"] for r in results]
-  lines = ["", f"| messages a step (MB on each device) | {' | '.join(names)} |"]
-  lines.append("|---" * (len(names) + 1) + "|")
-  none = {"count": 0, "payload": 0}
-  for row in rows:
-    found = [r["collectives"].get(row, none) for r in results]
-    cells = [f"{each['count']} ({each['payload'] / 1e6:.2f})" for each in found]
-    lines.append(f"| {row} | {' | '.join(cells)} |")
-  return lines
+  if any(r["collectives"] for r in results):
+    lines += ["", *collectives_table({r["name"]: r["collectives"] for r in results})]
+  return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
 """What devices send each other is counted as the compiled program has it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import messages, options, shared_frames
 from benchmarks.collectives import Messages, count_collectives
 from benchmarks.operations import OTHER
+from corda_jax.errors import UserError
 from corda_jax.training.sharding import BATCH_AXIS, batch_sharded, make_mesh, replicated
+from tests import tiny
 
 # As compilers for GPUs and TPUs write them: started here, done elsewhere.
 ASYNCHRONOUS = """
@@ -54,3 +60,37 @@ def test_messages_that_overlap_with_work_count_once():
     (OTHER, "collective-permute"): Messages(1, 5 * 4),
     ("part", "reduce-scatter"): Messages(1, 4),
   }
+
+
+@pytest.mark.long
+def test_the_messages_of_a_step_are_told_with_the_state_on_each_device(monkeypatch, capsys):
+  devices = jax.device_count()
+  fields = {"data.batch_size": devices, "compute.shard_state": True}
+  monkeypatch.setattr(options, "load_config", lambda name: tiny.get_config(**fields))
+  with jax.numpy_dtype_promotion("standard"):
+    messages.main(["--sweep", "model.batch_norm_group", "0", "1"])
+  printed = capsys.readouterr().out
+  assert "| messages (MB on each device) | batch_norm_group 0 | batch_norm_group 1 |" in printed
+  counts = {
+    row: [int(number) for number in numbers]
+    for row, *numbers in re.findall(r"^\| (\w+: [\w-]+) \| (\d+) .*? \| (\d+) ", printed, re.M)
+  }
+  gathered = [row for row in counts if "all-gather" in row]
+  assert gathered  # the teacher and the updates
+  assert all(counts[row][0] == counts[row][1] for row in gathered)
+  reduced = [sum(counts[row][i] for row in counts if "all-reduce" in row) for i in (0, 1)]
+  assert reduced[0] > 10 * reduced[1] > 0
+  assert re.search(r"^\| state \| \d+ MB \| \d+ MB \|$", printed, re.M)
+
+
+def test_what_each_device_does_for_a_shared_frame(monkeypatch, capsys):
+  fields = {"data.target.height": 64, "data.target.width": 32}
+  monkeypatch.setattr(shared_frames, "load_config", lambda name: tiny.get_config(**fields))
+  shared_frames.main(["--devices", "1", "4"])
+  rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+  alone, shared = ([float(cell) for cell in row] for row in rows)
+  assert (alone[0], shared[0]) == (1, 4)
+  assert alone[3:] == [0, 0]
+  assert shared[3] > 10
+  with pytest.raises(UserError, match="set JAX_NUM_CPU_DEVICES"):
+    shared_frames.main(["--devices", str(jax.device_count() + 1)])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import step
+from benchmarks import options, step
 from benchmarks.device_time import parts_of_instructions, split_time
 from benchmarks.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
 from benchmarks.options import apply_settings, load_config, setting
@@ -219,7 +219,7 @@ def test_options():
 
 @pytest.mark.long
 def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
-  monkeypatch.setattr(step, "load_config", lambda name: tiny.get_config())
+  monkeypatch.setattr(options, "load_config", lambda name: tiny.get_config())
   monkeypatch.setattr(step, "_PEAK_SIZES", {"cpu": 64})
   with pytest.raises(UserError, match=r"--sweep model.dtype names no value"):
     step.main(["--sweep", "model.dtype"])
