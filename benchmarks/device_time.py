@@ -30,7 +30,8 @@ def split_time(
     parts: names of `jax.named_scope`s.
 
   Returns:
-    Each of `parts`, and "other" → share, 0..1; they add up to 1. Operations that run side by side
+    Each of `parts`, and "other" → share, 0..1; they add up to 1; empty where a profile tells none.
+    Operations that run side by side
     count in full, each.
   """
   part = parts_of_instructions(compiled.as_text(), frozenset(parts))
@@ -41,6 +42,8 @@ def split_time(
     times = Counter()
     for operation, nanoseconds in _events(path):
       times[part.get(operation, OTHER)] += nanoseconds
+  if not times:  # a profile that names no operations, where profiling is not permitted
+    return {}
   return {part: times[part] / times.total() for part in (*parts, OTHER)}
 
 

@@ -17,7 +17,7 @@ from corda_jax.depth.motion import image_names
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step
-from corda_jax.training.sharding import put_batch, replicated_key
+from corda_jax.training.sharding import check_divisible, put_batch, replicated_key
 
 
 class Runner(Protocol):
@@ -54,6 +54,7 @@ class JaxStep:
   def build(cls, name: str, config: Any) -> "JaxStep":
     """Compiles the step of `config` and makes its state and its batches."""
     experiment = Experiment.from_config(config)
+    check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
     state = experiment.initial_state()
     classes = len(experiment.classes)
     batches = [
@@ -193,6 +194,8 @@ def time_in_turn(runners: Sequence[Runner], *, rounds: int, steps: int) -> dict[
   In turn, so that whatever else the machine does meets all of them alike.
   """
   seconds = {runner.name: [] for runner in runners}
+  if len(seconds) < len(runners):
+    raise UserError(f"two runners have one name: {', '.join(runner.name for runner in runners)}")
   for round_number in range(rounds + 1):
     for runner in runners:
       taken = runner.run(steps) / steps

@@ -6,10 +6,10 @@
 
 Times the step of a configuration on random batches in memory, every combination of the values
 swept, and peers that are other programs (`benchmarks.runners.Peer` tells how they are spoken to),
-all in turn. Floating-point operations are counted from the trace and, to check, by XLA. The peak is
-that of a large matrix product in the type that the network computes in, measured in the same run.
-Where there are several devices, what they send each other is counted, too; `benchmarks.messages`
-counts it without running anything.
+all in turn. Floating-point operations are counted from the trace and, to check, by XLA; those that
+are computed again count again. The peak is that of a large matrix product in the type and at the
+precision that the network computes in, measured in the same run. Where there are several devices,
+what they send each other is counted, too; `benchmarks.messages` counts it and runs nothing.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmarks.operations import OTHER, count_operations
 from benchmarks.options import add_config_options, run_command, swept_configs
 from benchmarks.runners import JaxStep, Peer, measured_peak, time_in_turn
 from corda_jax.errors import UserError
+from corda_jax.models.operations import at_matmul_precision
 
 PARTS = ("source", "teacher", "mixed", "optimizer")  # scopes of `corda_jax.adaptation.step`
 _PEAK_SIZES = {"cpu": 3072}  # rows of the matrices whose product tells the peak
@@ -54,7 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
     seconds = time_in_turn([*steps, *peers], rounds=options.rounds, steps=options.steps)
   results = [measure(step, seconds[step.name]) for step in steps]
   size = _PEAK_SIZES.get(jax.devices()[0].platform, _PEAK_SIZE)
-  peaks = {dtype: measured_peak(dtype, size) for dtype in {r["dtype"] for r in results}}
+  peaks = {}
+  for kind in {r["peak"] for r in results}:
+    dtype, precision = kind.split(", ")
+    peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
   print(report(results, peaks, {peer.name: seconds[peer.name] for peer in peers}, failed))
   if options.json:
     options.json.write_text(
@@ -69,11 +73,13 @@ def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str
     try:
       step = JaxStep.build(name, config)
       step.run(1)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, UserError) as error:
       failed[name] = str(error).splitlines()[0]
       continue
     print(f"{name}: compiled in {step.compile_seconds:.0f} s", flush=True)
     steps.append(step)
+  if not steps:
+    raise UserError("; ".join(f"{name}: {why}" for name, why in failed.items()))
   return steps, failed
 
 
@@ -87,7 +93,7 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
   cost, memory = step.compiled.cost_analysis(), step.compiled.memory_analysis()
   return {
     "name": step.name,
-    "dtype": config.model.dtype,
+    "peak": f"{config.model.dtype}, {config.compute.matmul_precision}",
     "images": 2 * config.data.batch_size,
     "operations": by_part,
     "xla_operations": step.xla_operations,
@@ -114,7 +120,7 @@ def report(
 
   Args:
     results: of `measure`.
-    peaks: type → operations a second, of one device.
+    peaks: "type, precision" → operations a second, of one device.
     peers: name → seconds a step, of every round.
     failed: variants that could not run → why.
   """
@@ -124,14 +130,14 @@ def report(
     f"{jax.device_count()} x {device.device_kind} ({device.platform}), JAX {jax.__version__}; "
     + ", ".join(f"{d} peak {p / 1e12:.2f} TFLOP/s" for d, p in sorted(peaks.items())),
     "",
-    "| | GFLOP a step | by XLA | GB accessed | memory, GB | compiled in, s | ms, median (fastest) "
-    "| images/s | TFLOP/s | of the peak |",
+    "| | GFLOP a step | by XLA | a device: GB accessed | memory, GB | compiled in, s "
+    "| ms, median (fastest) | images/s | TFLOP/s | of the peak |",
     "|---" * 10 + "|",
   ]
   for r in results:
     operations = sum(r["operations"].values())
     rate = operations / r["seconds"]
-    share = rate / peaks[r["dtype"]] / jax.device_count()
+    share = rate / peaks[r["peak"]] / jax.device_count()
     lines.append(
       f"| {r['name']} | {operations / 1e9:,.0f} | {r['xla_operations'] / 1e9:,.0f} | "
       f"{r['bytes'] / 1e9:.1f} | {r['peak_memory'] / 1e9:.2f} | {r['compile_seconds']:.0f} | "
@@ -148,10 +154,10 @@ def report(
     ]
   lines += ["", f"| ms (GFLOP) | {' | '.join((*PARTS, OTHER))} |", "|---" * (len(PARTS) + 2) + "|"]
   for r in results:
-    cells = [
-      f"{1e3 * r['seconds'] * r['shares'][part]:.1f} ({r['operations'][part] / 1e9:,.0f})"
-      for part in (*PARTS, OTHER)
-    ]
+    cells = []
+    for part in (*PARTS, OTHER):
+      time = f"{1e3 * r['seconds'] * r['shares'][part]:.1f}" if r["shares"] else "–"
+      cells.append(f"{time} ({r['operations'][part] / 1e9:,.0f})")
     lines.append(f"| {r['name']} | {' | '.join(cells)} |")
   if any(r["collectives"] for r in results):
     lines += ["", *collectives_table({r["name"]: r["collectives"] for r in results})]

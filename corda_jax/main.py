@@ -9,6 +9,7 @@ TensorFlow: it reads the data and writes the curves.
 import functools
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_in
 from corda_jax.jobs.train import train
 from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
 from corda_jax.training.processes import first_process_first, join_processes
-from corda_jax.training.sharding import check_divisible, frame_mesh
+from corda_jax.training.sharding import check_divisible, check_groups, frame_mesh
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet
 from data_pipelines.batches import evaluation_batches, train_batches
@@ -80,6 +81,7 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     _convert_weights(experiment, workdir, mode)
     return
   check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
+  check_groups(experiment.mesh, config.data.batch_size, config.model.batch_norm_group)
   frames = frame_mesh(experiment.mesh, config.evaluation.devices_per_frame)
   check_divisible(frames, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   experiment.state_shapes()  # a network that cannot be is told before data are prepared for hours
@@ -175,11 +177,10 @@ def _write_pictures(
 
 
 def _check_writable(workdir: Path) -> None:
-  probe = workdir / f".writable-{os.getpid()}"
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
+    # Of a name of its own: several processes ask at once, in containers all of number 1.
+    tempfile.TemporaryFile(dir=workdir).close()
   except OSError as error:
     raise UserError(
       f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"

@@ -2,8 +2,8 @@
 # One run on all hosts of a Cloud TPU slice.
 #
 #   launch/tpu_pod.sh install my-tpu us-central2-b
-#   launch/tpu_pod.sh run my-tpu us-central2-b --config=configs/gta2cs.py \
-#     --workdir=/mnt/runs/gta2cs --config.data.batch_size=64
+#   launch/tpu_pod.sh run my-tpu us-central2-b --config=configs/gta2cs.py:batch=64 \
+#     --workdir=/mnt/runs/gta2cs
 #
 # "install" copies this checkout to every host and installs it there. "run" gives what follows to
 # `python -m corda_jax.main` on every host; the folder of the run lies on a disk that all of them

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import options, step
+from benchmarks import device_time, options, step
 from benchmarks.device_time import parts_of_instructions, split_time
 from benchmarks.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
 from benchmarks.options import apply_settings, load_config, setting
@@ -164,6 +164,20 @@ def test_a_peer_is_timed_in_turn():
   assert seconds == {"ours": [2 / 2, 3 / 2], "slow": [3.0, 3.0]}  # the first round does not count
 
 
+def test_two_runners_of_one_name_are_refused():
+  class Ours:
+    name = "ours"
+
+  with pytest.raises(UserError, match="two runners have one name: ours, ours"):
+    time_in_turn([Ours(), Ours()], rounds=1, steps=1)
+
+
+def test_a_profile_without_operations_gives_no_shares(monkeypatch):
+  monkeypatch.setattr(device_time, "_events", lambda path: iter(()))
+  compiled = jax.jit(jnp.sin).lower(jnp.ones(3)).compile()
+  assert split_time(compiled, lambda: compiled(jnp.ones(3)), ("some",)) == {}
+
+
 @pytest.mark.parametrize(
   ("command", "message"),
   [
@@ -223,6 +237,8 @@ def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(step, "_PEAK_SIZES", {"cpu": 64})
   with pytest.raises(UserError, match=r"--sweep model.dtype names no value"):
     step.main(["--sweep", "model.dtype"])
+  with pytest.raises(UserError, match=r"data.batch_size is 3, wanted a multiple"):
+    step.main(["--set", "data.batch_size=3"])
   arguments = ["--sweep", "model.dtype", "float32", "bfloat16", "--rounds", "1", "--steps", "1"]
   with jax.numpy_dtype_promotion("standard"):
     step.main([*arguments, "--json", str(tmp_path / "numbers.json")])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 
 import nbformat
 import pytest
@@ -9,6 +11,8 @@ from nbclient import NotebookClient
 
 from tests.test_main import ROOT, TINY
 
+# git wants to know who commits.
+IDENTITY = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"]
 NOTEBOOK = ROOT / "launch" / "colab.ipynb"
 
 
@@ -52,6 +56,37 @@ def test_the_notebook_installs_adapts_and_shows_pictures(tmp_path, monkeypatch):
   for run in ("adapted", "source_only"):
     result = json.loads((tmp_path / "made here" / run / "results.json").read_text())
     assert result["step"] == 2
+
+
+def test_in_an_empty_folder_it_clones_and_installs(tmp_path, monkeypatch):
+  repository, stubs = tmp_path / "origin", tmp_path / "stubs"
+  (repository / "corda_jax").mkdir(parents=True)
+  (repository / "corda_jax" / "main.py").touch()
+  for command in (["init", "-q"], ["add", "."], [*IDENTITY, "commit", "-q", "-m", "all"]):
+    subprocess.run(["git", *command], cwd=repository, check=True)
+  stubs.mkdir()
+  (stubs / "pip.py").write_text("import sys; print('pip was given', *sys.argv[1:])")
+  monkeypatch.setenv("PYTHONPATH", str(stubs))
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  settings, install = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]
+  settings.source += f"\nREPOSITORY = {str(repository)!r}"
+  not_there = nbformat.v4.new_code_cell(
+    "import importlib.metadata as metadata\n"
+    "def version(name): raise metadata.PackageNotFoundError(name)\n"
+    "metadata.version = version"
+  )
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  NotebookClient(
+    nbformat.v4.new_notebook(cells=[settings, not_there, install]),
+    kernel_name="python3",
+    resources={"metadata": {"path": str(empty)}},
+  ).execute()
+  printed = "".join(output.get("text", "") for output in install.outputs)
+  assert re.search(
+    rf"pip was given install --quiet --editable {empty}/corda_jax(\[\w+\])?$", printed, re.M
+  )
+  assert f"The program is in {empty}/corda_jax" in printed
 
 
 def test_a_notebook_away_from_the_checkout_says_what_it_needs(tmp_path):

@@ -1,5 +1,6 @@
 """The launch scripts, run with stand-ins for the schedulers that they call."""
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1
+echo "$SRUN_CPUS_PER_TASK cores a task"
 SLURM_PROCID=1 SLURM_LOCALID=1 "$@" > {folder}/second.txt &
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait -n
 """
@@ -99,15 +101,22 @@ def test_a_wrong_call_prints_how_to_call(arguments):
   assert "usage: " in result.stderr
 
 
+def free_job_number():
+  """A number of a Slurm job whose coordinator's port, which it says, is free: 61440 + 0..4095."""
+  for number in range(os.getpid() % 4096, 4096 + os.getpid() % 4096):
+    with socket.socket() as wanted, contextlib.suppress(OSError):
+      wanted.bind(("127.0.0.1", 61440 + number % 4096))
+      return number
+  raise AssertionError("no port is free")
+
+
 @pytest.mark.long
 def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
   srun = tmp_path / "bin" / "srun"
   srun.parent.mkdir()
   srun.write_text(SRUN.format(folder=tmp_path))
   srun.chmod(0o755)
-  with socket.socket() as free:  # Slurm's job number says the coordinator's port
-    free.bind(("127.0.0.1", 0))
-    number = free.getsockname()[1] % 4096
+  number = free_job_number()
   fields = {"data__target__depth": "official"}  # which validation frames have, too
   flags = command(tmp_path, **fields)[3:]
   result = launch(
@@ -117,6 +126,7 @@ def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
     PYTHON=sys.executable,
     SLURM_SUBMIT_DIR=str(ROOT),
     SLURM_JOB_ID=str(number),
+    SLURM_CPUS_PER_TASK="6",
     JAX_DISABLE_MOST_OPTIMIZATIONS="1",
   )
   assert result.returncode == 0, result.stderr[-3000:]
@@ -124,6 +134,7 @@ def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
   assert "pixel accuracy" not in second  # one process tells for both
   assert "Results: " not in second
   assert "pixel accuracy" in result.stdout
+  assert "6 cores a task" in result.stdout
   together = json.loads((tmp_path / "run" / "results.json").read_text())
   assert together["frames"] == 3
   # Alone, with the same data, it comes to the same.

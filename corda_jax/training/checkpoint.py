@@ -37,6 +37,12 @@ _FREE_FIELDS = (
   "data.evaluation_batch_size",
 )
 
+# Fields that came later: a run without them was made with these values.
+_ADDED_FIELDS = {
+  "compute.matmul_precision": "default",
+  "model.batch_norm_group": 0,
+}
+
 
 class Checkpoints:
   """The checkpoints of one run, in `workdir/checkpoints`.
@@ -186,6 +192,7 @@ def check_config(
   if not (path.exists() and has_checkpoints(workdir)):
     return  # nothing was made with the other configuration
   old, new = (_flatten(tree) for tree in (json.loads(path.read_text()), _as_json(config)))
+  old = {name: value for name, value in _ADDED_FIELDS.items() if name in new} | old
   differing = [
     f"{name} ({old.get(name)} → {new.get(name)})"
     for name in sorted(old.keys() | new.keys())

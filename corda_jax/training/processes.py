@@ -1,19 +1,24 @@
 """Several processes, on one host or on many, that train together."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
 import jax
 
+# Its client alone can wait for other processes without a message between devices.
+from jax._src import distributed
+
 from corda_jax.errors import UserError
-from corda_jax.training.sharding import wait_for_all
 
 _ADDRESS, _COUNT, _INDEX = (
   "JAX_COORDINATOR_ADDRESS",
   "JAX_NUM_PROCESSES",
   "JAX_PROCESS_ID",
 )
+_ASK_AGAIN = 10_000  # milliseconds after which a process that waits asks again
+_meetings = itertools.count()  # all processes come to the same ones in the same order
 
 
 def join_processes() -> None:
@@ -55,13 +60,56 @@ def join_processes() -> None:
 def first_process_first(name: str) -> Iterator[None]:
   """What stands in this context, process 0 does before all others do it.
 
-  For work that leaves files: the others find them done, or, on a disk of their own, do it too.
+  For work that leaves files: the others find them done, or, on a disk of their own, do it too. It
+  may take hours: they wait by the coordinator, not by their devices, whose messages time out.
 
   Args:
     name: of the work, the same in all processes.
+
+  Raises:
+    UserError: another process failed in it.
   """
+  meeting = f"{name} {next(_meetings)}"
   if jax.process_index() > 0:
-    wait_for_all(name)
-  yield
-  if jax.process_index() == 0:
-    wait_for_all(name)
+    _wait_for(0, meeting)
+  try:
+    yield
+  except BaseException:
+    _tell(meeting, "failed")
+    raise
+  _meet(meeting)
+
+
+def wait_for_all(name: str) -> None:
+  """Returns when every process has come to the point of this name.
+
+  Raises:
+    UserError: another process failed before it.
+  """
+  _meet(f"{name} {next(_meetings)}")
+
+
+def _meet(meeting: str) -> None:
+  _tell(meeting, "done")
+  for index in range(jax.process_count()):
+    _wait_for(index, meeting)
+
+
+def _tell(meeting: str, outcome: str) -> None:
+  if jax.process_count() > 1:
+    distributed.global_state.client.key_value_set(f"{meeting}/{jax.process_index()}", outcome)
+
+
+def _wait_for(index: int, meeting: str) -> None:
+  """Waits, however long it takes; where the coordinator is lost, JAX itself ends the process."""
+  outcome = "done" if index == jax.process_index() else None
+  while outcome is None:
+    try:
+      outcome = distributed.global_state.client.blocking_key_value_get(
+        f"{meeting}/{index}", _ASK_AGAIN
+      )
+    except jax.errors.JaxRuntimeError as error:
+      if "DEADLINE_EXCEEDED" not in str(error):
+        raise
+  if outcome != "done":
+    raise UserError(f"process {index} failed: what it printed tells why")

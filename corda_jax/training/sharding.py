@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from corda_jax.errors import UserError
@@ -21,10 +20,15 @@ _SPLIT_FIELDS = {"optimizer_state", "teacher_params"}
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh of all devices (or of `devices`) along the batch axis."""
+  """A mesh of all devices (or of `devices`) along the batch axis, those of a process together.
+
+  Not `jax.make_mesh`: it refuses several machines of GPUs, and on TPUs it follows the network, so
+  that the devices of a host, which hold neighbouring rows of a batch, would lie apart.
+  """
   devices = jax.devices() if devices is None else devices
+  devices = sorted(devices, key=lambda device: (device.process_index, device.id))
   # Auto axes: the compiler chooses how operations are split, given how their inputs are.
-  return jax.make_mesh((len(devices),), (BATCH_AXIS,), (AxisType.Auto,), devices=devices)
+  return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -38,10 +42,11 @@ def frame_mesh(mesh: Mesh, devices_per_frame: int) -> Mesh:
   Raises:
     UserError: they do not divide the devices of a process.
   """
-  if devices_per_frame < 1 or mesh.local_mesh.size % devices_per_frame:
+  local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+  if devices_per_frame < 1 or local % devices_per_frame:
     raise UserError(
-      f"evaluation.devices_per_frame is {devices_per_frame}, wanted a divisor of the "
-      f"{mesh.local_mesh.size} devices of a process"
+      f"evaluation.devices_per_frame is {devices_per_frame}, wanted a divisor of the {local} "
+      "devices of a process"
     )
   devices = mesh.devices.reshape(-1, devices_per_frame)
   return Mesh(devices, (BATCH_AXIS, PIXEL_AXIS), axis_types=(AxisType.Auto,) * 2)
@@ -99,6 +104,17 @@ def check_divisible(mesh: Mesh, batch_size: int, field: str) -> None:
     )
 
 
+def check_groups(mesh: Mesh, batch_size: int, group: int) -> None:
+  """Raises UserError where groups of images that are normalised together lie on several devices."""
+  share = batch_size // mesh.size
+  if group and mesh.size > 1 and share % group:
+    raise UserError(
+      f"model.batch_norm_group is {group}, but each of the {mesh.size} devices holds {share} of "
+      f"{batch_size} images: whole groups alone spare messages; set --config.data.batch_size="
+      f"{mesh.size * group} or a multiple, or --config.model.batch_norm_group=0"
+    )
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """Moves a host's share of a batch to its devices, as global arrays."""
   sharding = batch_sharded(mesh)
@@ -116,9 +132,3 @@ def local_rows(array: jax.Array) -> np.ndarray:
   """This process's part of an array whose first axis is split, in the order of `put_batch`."""
   shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
   return np.concatenate([np.asarray(shard.data) for shard in shards])
-
-
-def wait_for_all(name: str) -> None:
-  """Returns when every process has come to the point of this name."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)

@@ -193,6 +193,13 @@ def test_a_run_refuses_another_configuration(tmp_path):
   with pytest.raises(UserError, match=told):
     check_config(tmp_path, changed)
   check_config(tmp_path, changed, parts=("model.",))
+  old = tiny.get_config().to_dict()
+  del old["compute"], old["model"]["batch_norm_group"]  # of a version that had neither
+  record_config(tmp_path, old)
+  check_config(tmp_path, tiny.get_config().to_dict())
+  with pytest.raises(UserError, match=r"batch_norm_group \(0 → 2\)"):
+    check_config(tmp_path, tiny.get_config(**{"model.batch_norm_group": 2}).to_dict())
+  record_config(tmp_path, tiny.get_config().to_dict())
   changed = tiny.get_config(**{"model.classifier_dilations": (2, 5)}).to_dict()
   with pytest.raises(UserError, match=r"model.classifier_dilations"):
     check_config(tmp_path, changed, parts=("model.",))

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 
 from benchmarks.collectives import count_collectives
+from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import step_inputs
 from corda_jax.jobs.train_depth import depth_step_inputs
-from corda_jax.training.sharding import batch_sharded, make_mesh, put_batch, replicated
+from corda_jax.training.sharding import (
+  batch_sharded,
+  check_groups,
+  make_mesh,
+  put_batch,
+  replicated,
+)
 from tests import tiny, tiny_depth
 from tests.jaxprs import equations_of, precision_of, products_of
 
@@ -86,6 +93,16 @@ def test_blocks_computed_again_give_the_same_gradients(float64):
   kept, again = results
   assert jax.tree.structure(again) == jax.tree.structure(kept)
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12), again, kept)
+
+
+def test_groups_that_devices_would_share_are_refused():
+  mesh = make_mesh(jax.devices()[:4])
+  check_groups(mesh, 8, 2)
+  check_groups(mesh, 6, 0)
+  check_groups(make_mesh(jax.devices()[:1]), 6, 4)
+  for batch in (4, 12):
+    with pytest.raises(UserError, match=r"set --config\.data\.batch_size=8 or a multiple"):
+      check_groups(mesh, batch, 2)
 
 
 def test_groups_of_a_batch_are_normalised_without_messages():

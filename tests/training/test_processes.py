@@ -1,5 +1,6 @@
 """The same steps on 1, 2, 4 and 8 devices, and on two processes of 2 devices each."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ import pytest
 
 from corda_jax.errors import UserError
 from corda_jax.training.processes import join_processes
+from corda_jax.training.sharding import frame_mesh, make_mesh
 
 
 def start(path, *arguments, devices, **environment):
@@ -29,6 +31,12 @@ def finish(*processes):
   for process in processes:
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
+
+
+def free_address():
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +76,7 @@ def test_the_state_of_optimizer_and_teacher_is_split(one_process):
 
 @pytest.mark.long
 def test_two_processes_change_nothing(one_process, tmp_path):
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{free.getsockname()[1]}"
+  address = free_address()
   path = tmp_path / "results.json"
   finish(
     *(
@@ -91,6 +97,71 @@ def test_two_processes_change_nothing(one_process, tmp_path):
   assert found["processes"] == 2
   for devices in ("4", "4s"):
     assert_same(found["results"][devices], one_process["1"])
+
+
+def take_turns(folder, *flags):
+  """Exit codes and errors of two processes of `turns`."""
+  command = [sys.executable, "-m", "tests.training.turns", str(folder), *flags]
+  address = free_address()
+  processes = [
+    subprocess.Popen(
+      command,
+      env={
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(index),
+      },
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  errors = [process.communicate(timeout=100)[1] for process in processes]
+  return [process.returncode for process in processes], errors
+
+
+def test_the_first_process_is_done_before_others_begin_and_all_before_any_goes_on(tmp_path):
+  codes, errors = take_turns(tmp_path)
+  assert codes == [0, 0], errors
+  for turn in (0, 1):
+    times = [
+      [float(x) for x in (tmp_path / f"{turn}_{index}").read_text().split()] for index in (0, 1)
+    ]
+    assert times[0][1] <= times[1][0]
+    for index in (0, 1):
+      assert float((tmp_path / f"{turn}_{index}_after").read_text()) >= times[1][1]
+
+
+def test_where_the_first_process_fails_the_others_end_with_a_line(tmp_path):
+  codes, (first, second) = take_turns(tmp_path, "--fail")
+  assert codes == [1, 1]
+  assert "error: it cannot be done" in first
+  assert "error: process 0 failed: what it printed tells why" in second
+  assert "Traceback" not in first + second
+  assert not list(tmp_path.iterdir())
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """What a mesh asks of a device."""
+
+  id: int
+  process_index: int
+  slice_index: int
+  platform: str = "gpu"
+  device_kind: str = "H100"
+
+
+def test_devices_of_a_process_lie_together_and_several_machines_make_one_mesh():
+  # Two machines of GPUs, as JAX tells them apart, in an order that alternates.
+  devices = [Device(number, number % 2, number % 2) for number in range(8)]
+  mesh = make_mesh(devices)
+  assert [device.process_index for device in mesh.devices] == [0] * 4 + [1] * 4
+  shared = frame_mesh(mesh, 2)
+  assert shared.devices.shape == (4, 2)
+  assert all(a.process_index == b.process_index for a, b in shared.devices)
 
 
 @pytest.mark.parametrize(
