@@ -4,8 +4,6 @@ Experiments import `get_config` from here and override what differs. Any value c
 the command line: `--config.optimizer.learning_rate=1e-3`.
 """
 
-import math
-
 import ml_collections
 
 # What the publication says where the release does otherwise; docs/paper_and_release.md tells why.
@@ -44,9 +42,9 @@ def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collectio
 def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections.ConfigDict:
   """The same training with a larger batch: as many pairs in fewer steps (docs/scaling.md).
 
-  With K times the pairs a step, steps of all kinds are divided by K; the learning rate grows by K
-  (SGD) or by its root (AdamW); the teacher keeps its K-th power; and as many images are normalised
-  together as before.
+  With K times the pairs a step, steps of all kinds are divided by K; the learning rate of SGD
+  grows by K, that of AdamW stays; the teacher keeps its K-th power; and as many images are
+  normalised together as before.
 
   Args:
     config: changed in place.
@@ -66,9 +64,8 @@ def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections
   method = config.method
   method.initial_pseudo_label_steps = -(-method.initial_pseudo_label_steps // factor)
   method.teacher_decay = method.teacher_decay**factor
-  rate = factor if config.optimizer.name == "sgd" else math.sqrt(factor)
-  config.optimizer.learning_rate *= rate
-  method.photometric.pose_learning_rate *= math.sqrt(factor)
+  if config.optimizer.name == "sgd":
+    config.optimizer.learning_rate *= factor
   return config
 
 
@@ -132,7 +129,8 @@ def get_model_config() -> ml_collections.ConfigDict:
   model.dtype = "float32"  # of the computation; parameters, statistics and losses stay wide
   model.param_dtype = "float32"
   # Images of a batch that are normalised together in training, each group by its own statistics; 0:
-  # all. 2 is as released whatever the batch, and spares many devices most of their messages.
+  # all. 2 is as released whatever the batch, and spares many devices most of their messages; each
+  # device then holds whole groups.
   model.batch_norm_group = 0
   # Released: "normal_0.01", then pretrained weights over it. From scratch: "he_normal".
   model.kernel_init = "normal_0.01"

@@ -245,7 +245,7 @@ def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
   printed = capsys.readouterr().out
   assert "| dtype float32 |" in printed
   assert "| dtype bfloat16 |" in printed
-  assert "float32 peak" in printed
+  assert "float32, default peak" in printed
   assert (tmp_path / "numbers.json").stat().st_size > 1000
 
 
