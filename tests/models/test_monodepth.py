@@ -57,6 +57,7 @@ def small_config(**fields):
       "dtype": "float32",
       "param_dtype": "float32",
       "kernel_init": "he_normal",
+      "batch_norm_group": 0,
       "encoder": small_fields(),
       "pose_encoder": small_fields(),
       "decoder_widths": (4, 6, 8, 10, 12),
