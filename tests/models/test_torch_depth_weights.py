@@ -35,7 +35,6 @@ def released_config(name="resnet18"):
   return small_config(
     encoder=fields,
     pose_encoder=fields,
-    batch_norm_group=0,
     decoder_widths=(16, 32, 64, 128, 256),
     pose_decoder_width=256,
   )
