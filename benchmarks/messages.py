@@ -18,7 +18,7 @@ from benchmarks.runners import random_batch
 from benchmarks.step import PARTS
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step
-from corda_jax.training.sharding import check_divisible, put_batch, replicated_key
+from corda_jax.training.sharding import check_training_batch, put_batch, replicated_key
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
   for name, config in swept_configs(options):
     experiment = Experiment.from_config(config)
     mesh, state = experiment.mesh, experiment.state_shapes()
-    check_divisible(mesh, config.data.batch_size, "data.batch_size")
+    check_training_batch(mesh, config.data.batch_size, config.model.batch_norm_group)
     host = random_batch(config.data, len(experiment.classes), 0, experiment.joint)
     arguments = (state, put_batch(mesh, host), replicated_key(mesh, config.seed))
     program = compile_step(experiment).lower(*arguments).compile().as_text()

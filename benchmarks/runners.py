@@ -17,7 +17,7 @@ from corda_jax.depth.motion import image_names
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step
-from corda_jax.training.sharding import check_divisible, put_batch, replicated_key
+from corda_jax.training.sharding import check_training_batch, put_batch, replicated_key
 
 
 class Runner(Protocol):
@@ -54,7 +54,7 @@ class JaxStep:
   def build(cls, name: str, config: Any) -> "JaxStep":
     """Compiles the step of `config` and makes its state and its batches."""
     experiment = Experiment.from_config(config)
-    check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
+    check_training_batch(experiment.mesh, config.data.batch_size, config.model.batch_norm_group)
     state = experiment.initial_state()
     classes = len(experiment.classes)
     batches = [

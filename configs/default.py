@@ -4,6 +4,8 @@ Experiments import `get_config` from here and override what differs. Any value c
 the command line: `--config.optimizer.learning_rate=1e-3`.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 
 # What the publication says where the release does otherwise; docs/paper_and_release.md tells why.
@@ -16,23 +18,30 @@ _AS_PUBLISHED = {
 }
 
 
-def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
+def apply_preset(
+  config: ml_collections.ConfigDict,
+  preset: str,
+  known: Sequence[str] = ("as_released", "as_published"),
+) -> ml_collections.ConfigDict:
   """Sets the switches between publication and release, and a larger batch.
 
   Args:
     config: as released.
     preset: "as_released" changes nothing; "as_published" follows the publication; either may be
       followed, or replaced, by a batch: "as_published,batch=16", "batch=16"; see `scale_batch`.
+    known: those of them that the configuration has.
 
   Raises:
     ValueError: there is no such preset.
   """
   name, _, batch = preset.partition("batch=")
-  name = name.removesuffix(",") if batch else name
-  if name not in ("as_released", "as_published") and not (batch and not name):
+  if batch:
+    name = name.removesuffix(",") or known[0]
+  if name not in known:
+    wanted = " or ".join(map(repr, known))
     raise ValueError(
-      f"preset {preset!r} is unknown, wanted 'as_released' or 'as_published', and perhaps a batch, "
-      "as in 'as_released,batch=16'"
+      f"preset {preset!r} is unknown, wanted {wanted}, and perhaps a batch, as in "
+      f"'{known[0]},batch=16'"
     )
   if name == "as_published":
     config.update_from_flattened_dict(_AS_PUBLISHED)

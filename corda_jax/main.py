@@ -33,7 +33,7 @@ from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_in
 from corda_jax.jobs.train import train
 from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
 from corda_jax.training.processes import first_process_first, join_processes
-from corda_jax.training.sharding import check_divisible, check_groups, frame_mesh
+from corda_jax.training.sharding import check_divisible, check_training_batch, frame_mesh
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet
 from data_pipelines.batches import evaluation_batches, train_batches
@@ -80,12 +80,12 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   if mode in ("import_torch", "export_torch"):
     _convert_weights(experiment, workdir, mode)
     return
-  check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
-  check_groups(experiment.mesh, config.data.batch_size, config.model.batch_norm_group)
   frames = frame_mesh(experiment.mesh, config.evaluation.devices_per_frame)
   check_divisible(frames, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   experiment.state_shapes()  # a network that cannot be is told before data are prepared for hours
   if mode == "train":
+    group = config.model.batch_norm_group
+    check_training_batch(experiment.mesh, config.data.batch_size, group)
     check_config(workdir, config.to_dict())
     if not has_checkpoints(workdir):  # and so is a wrong file
       read_initial_pose(experiment)

@@ -28,7 +28,7 @@ from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.training.checkpoint import check_config, has_checkpoints, read_config, record_config
 from corda_jax.training.processes import first_process_first, wait_for_all
-from corda_jax.training.sharding import check_divisible
+from corda_jax.training.sharding import check_divisible, check_training_batch
 from corda_jax.visualize import depth_sheet
 from data_pipelines.batches import evaluation_batches, num_examples, train_batches
 from data_pipelines.depth_files import DepthFiles
@@ -62,7 +62,6 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
       config = config.copy_and_resolve_references()
       config.data.target.views = ()
   experiment = DepthExperiment.from_config(config, views=trained)
-  check_divisible(experiment.mesh, config.data.batch_size, "data.batch_size")
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   experiment.state_shapes()  # networks that cannot be are told before data are prepared for hours
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -76,6 +75,8 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     **processes,
   )
   if mode == "train":
+    group = config.model.batch_norm_group
+    check_training_batch(experiment.mesh, config.data.batch_size, group)
     check_config(workdir, config.to_dict())
     if not has_checkpoints(workdir):
       read_initial_depth_weights(experiment)  # and so is a wrong file

@@ -165,7 +165,7 @@ def test_a_network_that_cannot_be_is_told_before_data_are_made(tmp_path):
 
 def test_presets_that_are_not_there(tmp_path):
   result = run(command(tmp_path, config="configs/demo.py:as_published"))
-  assert_one_line(result, "preset 'as_published' is not of this configuration")
+  assert_one_line(result, "preset 'as_published' is unknown, wanted 'as_released', and")
   result = run(command(tmp_path, config="configs/your_data.py:as_published"))
   assert_one_line(result, "this configuration takes no preset")
   result = run(command(tmp_path, config="configs/gta2cs.py:as_written"))

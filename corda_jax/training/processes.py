@@ -81,11 +81,7 @@ def first_process_first(name: str) -> Iterator[None]:
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when every process has come to the point of this name.
-
-  Raises:
-    UserError: another process failed before it.
-  """
+  """Returns when every process has come to the point of this name."""
   _meet(f"{name} {next(_meetings)}")
 
 

@@ -15,7 +15,7 @@ from corda_jax.errors import UserError
 BATCH_AXIS = "data"
 PIXEL_AXIS = "pixels"  # of `frame_mesh`
 
-# Fields of states that the network's forward and backward pass need the least of the time.
+# Fields of states that can be split over the devices: the student's pass reads neither.
 _SPLIT_FIELDS = {"optimizer_state", "teacher_params"}
 
 
@@ -104,8 +104,18 @@ def check_divisible(mesh: Mesh, batch_size: int, field: str) -> None:
     )
 
 
-def check_groups(mesh: Mesh, batch_size: int, group: int) -> None:
-  """Raises UserError where groups of images that are normalised together lie on several devices."""
+def check_training_batch(mesh: Mesh, batch_size: int, group: int) -> None:
+  """Checks how a training batch lies on the devices.
+
+  Args:
+    mesh: of the run.
+    batch_size: data.batch_size.
+    group: model.batch_norm_group.
+
+  Raises:
+    UserError: the batch cannot be split evenly, or a group would lie on several devices.
+  """
+  check_divisible(mesh, batch_size, "data.batch_size")
   share = batch_size // mesh.size
   if group and mesh.size > 1 and share % group:
     raise UserError(

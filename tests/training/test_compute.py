@@ -14,7 +14,7 @@ from corda_jax.jobs.train import step_inputs
 from corda_jax.jobs.train_depth import depth_step_inputs
 from corda_jax.training.sharding import (
   batch_sharded,
-  check_groups,
+  check_training_batch,
   make_mesh,
   put_batch,
   replicated,
@@ -97,12 +97,14 @@ def test_blocks_computed_again_give_the_same_gradients(float64):
 
 def test_groups_that_devices_would_share_are_refused():
   mesh = make_mesh(jax.devices()[:4])
-  check_groups(mesh, 8, 2)
-  check_groups(mesh, 6, 0)
-  check_groups(make_mesh(jax.devices()[:1]), 6, 4)
+  check_training_batch(mesh, 8, 2)
+  check_training_batch(mesh, 4, 0)
+  check_training_batch(make_mesh(jax.devices()[:1]), 6, 4)
+  with pytest.raises(UserError, match=r"data\.batch_size is 6, wanted a multiple of the 4 devices"):
+    check_training_batch(mesh, 6, 0)
   for batch in (4, 12):
     with pytest.raises(UserError, match=r"set --config\.data\.batch_size=8 or a multiple"):
-      check_groups(mesh, batch, 2)
+      check_training_batch(mesh, batch, 2)
 
 
 def test_groups_of_a_batch_are_normalised_without_messages():
