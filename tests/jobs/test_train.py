@@ -149,6 +149,7 @@ def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
     for arguments in ((split, four), (tiny.get_config(), one), (split, four))
   )
   state = written.initial_state()
+  assert not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.optimizer_state))
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, state, score=None)
   checkpoints.close()
