@@ -172,6 +172,18 @@ def test_presets_that_are_not_there(tmp_path):
   assert_one_line(result, "preset 'as_written' is unknown, wanted 'as_released' or 'as_published'")
 
 
+def test_only_training_wants_a_training_batch_that_fits_the_devices(tmp_path, monkeypatch):
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
+  fields = {"data__evaluation_batch_size": 4}
+  result = run(command(tmp_path, **fields))
+  assert_one_line(result, "data.batch_size is 2, wanted a multiple of the 4 devices")
+  fields |= {"data__batch_size": 4, "model__batch_norm_group": 2}
+  assert_one_line(
+    run(command(tmp_path, **fields)), "model.batch_norm_group is 2, but each of the 4"
+  )
+  assert_one_line(run(command(tmp_path, mode="evaluate", **fields)), "no checkpoint")
+
+
 def test_missing_configuration(tmp_path):
   result = run(command(tmp_path, config="configs/none.py"))
   assert_one_line(result, "configs/none.py")

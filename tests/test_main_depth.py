@@ -56,6 +56,14 @@ def trained(tmp_path_factory):
   return folder, result
 
 
+def test_training_wants_a_batch_that_fits_the_devices(tmp_path, monkeypatch):
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
+  result = run(depth_command(tmp_path, data__evaluation_batch_size=4, data__batch_size=6))
+  assert result.returncode == 1
+  assert "error: data.batch_size is 6, wanted a multiple of the 4 devices" in result.stderr
+  assert "Traceback" not in result.stderr
+
+
 @pytest.mark.long
 def test_depth_is_trained_and_measured(trained):
   folder, result = trained
