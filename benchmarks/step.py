@@ -29,7 +29,8 @@ from benchmarks.runners import JaxStep, Peer, measured_peak, time_in_turn
 from corda_jax.errors import UserError
 from corda_jax.models.operations import at_matmul_precision
 
-PARTS = ("source", "teacher", "mixed", "optimizer")  # scopes of `corda_jax.adaptation.step`
+# Scopes of `corda_jax.adaptation.step`; "student": where one pass takes source and mixed images.
+PARTS = ("source", "teacher", "mixed", "student", "optimizer")
 _PEAK_SIZES = {"cpu": 3072}  # rows of the matrices whose product tells the peak
 _PEAK_SIZE = 8192  # the same on other platforms
 _PROFILED_STEPS = 3
@@ -152,10 +153,11 @@ def report(
       f"{name}: {1e3 * statistics.median(seconds):.1f} ms ({1e3 * min(seconds):.1f}); times ours "
       f"takes less: {', '.join(ours)}",
     ]
-  lines += ["", f"| ms (GFLOP) | {' | '.join((*PARTS, OTHER))} |", "|---" * (len(PARTS) + 2) + "|"]
+  parts = [part for part in (*PARTS, OTHER) if any(r["operations"][part] for r in results)]
+  lines += ["", f"| ms (GFLOP) | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
   for r in results:
     cells = []
-    for part in (*PARTS, OTHER):
+    for part in parts:
       time = f"{1e3 * r['seconds'] * r['shares'][part]:.1f}" if r["shares"] else "–"
       cells.append(f"{time} ({r['operations'][part] / 1e9:,.0f})")
     lines.append(f"| {r['name']} | {' | '.join(cells)} |")

@@ -96,6 +96,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.method = get_method_config()
   config.optimizer = get_optimizer_config()
   config.compute = get_compute_config()
+  # The student sees source and mixed images as one batch, each normalised by itself, and not one
+  # after the other. The numbers are the same; many devices exchange half the gradients.
+  config.compute.one_student_pass = False
 
   config.log_every = 50  # steps between console lines and scalars
   config.evaluate_every = 5_000  # steps; also evaluated after the last step

@@ -246,6 +246,7 @@ def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
   assert "| dtype float32 |" in printed
   assert "| dtype bfloat16 |" in printed
   assert "float32, default peak" in printed
+  assert "| ms (GFLOP) | source | teacher | mixed | optimizer |" in printed
   assert (tmp_path / "numbers.json").stat().st_size > 1000
 
 

@@ -103,6 +103,7 @@ def drawn_step(experiment, source_label):
       experiment.normalization,
       method,
       experiment.joint,
+      experiment.config.compute.one_student_pass,
     )
 
   return draws, step

@@ -89,6 +89,7 @@ def make_step(
   config: Any,
   num_classes: int,
   joint: JointDepth | None = None,
+  one_student_pass: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the pure function of one step.
 
@@ -99,6 +100,7 @@ def make_step(
     config: the `method` part of a configuration.
     num_classes: semantic classes.
     joint: the photometric part of the step, if a domain has such supervision.
+    one_student_pass: of `adapt`.
 
   Returns:
     step(state, batch, key) → (state, metrics). `batch` holds "source_image", "target_image" uint8
@@ -114,7 +116,9 @@ def make_step(
       inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
     inputs["scenes"] = {} if joint is None else scenes(batch, joint, wide)
     draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
-    state, metrics, _ = adapt(state, inputs, draws, model, optimizer, normalization, config, joint)
+    state, metrics, _ = adapt(
+      state, inputs, draws, model, optimizer, normalization, config, joint, one_student_pass
+    )
     return state, metrics
 
   return step
@@ -129,8 +133,21 @@ def adapt(
   normalization: Normalization,
   config: Any,
   joint: JointDepth | None = None,
+  one_student_pass: bool = False,
 ) -> tuple[TrainState, Metrics, Maps]:
   """The arithmetic of a step: `inputs` with images as network input, random choices given.
+
+  Args:
+    state: before the step.
+    inputs: the batch of `make_step`, images as network input.
+    draws: of `draw`.
+    model: of `make_step`, as are all others but the last.
+    optimizer: of parameters.
+    normalization: of images.
+    config: of the method.
+    joint: the photometric part.
+    one_student_pass: whether the student sees source and mixed images as one batch, each still
+      normalised by its own statistics, and not one after the other. The results are the same.
 
   Returns:
     The next state, scalar metrics, and the maps of the mixed image: those of `mix_domains`,
@@ -152,7 +169,7 @@ def adapt(
   def loss_function(params, pose_params):
     return _losses(
       params, pose_params, state, inputs, draws, mixed, teacher_outputs, model, normalization,
-      config, joint,
+      config, joint, one_student_pass,
     )  # fmt: skip
 
   pose_params = None if state.pose is None else state.pose.params
@@ -207,9 +224,30 @@ def _forward(model, params, batch_stats, x, *, by_batch=True):
   return wide, updated["batch_stats"]
 
 
+def _student_forward(model, params, batch_stats, source, mixed, one_pass):
+  """`_forward` of the source, and of the mixed image if there is one (else None).
+
+  Returns:
+    The two outputs, and the statistics that first the source has updated, then the mixed image.
+  """
+  if mixed is not None and one_pass:
+    with jax.named_scope("student"):
+      model = model.clone(encoder=model.encoder.clone(batch_norm_domains=2))
+      # In turn, so that every device's share of the batch holds images of both.
+      images = jnp.stack([source, mixed], axis=1).reshape(-1, *source.shape[1:])
+      outputs, stats = _forward(model, params, batch_stats, images)
+      return *({name: x[first::2] for name, x in outputs.items()} for first in range(2)), stats
+  with jax.named_scope("source"):
+    outputs, stats = _forward(model, params, batch_stats, source)
+  if mixed is None:
+    return outputs, None, stats
+  with jax.named_scope("mixed"):
+    return outputs, *_forward(model, params, stats, mixed)
+
+
 def _losses(
   params, pose_params, state, inputs, draws, mixed, teacher_outputs, model, normalization, config,
-  joint,
+  joint, one_student_pass,
 ):  # fmt: skip
   """The student's passes: total loss; all losses, statistics, pose state, and how pixels weigh."""
 
@@ -232,16 +270,17 @@ def _losses(
       draws["noise"][domain],
     )
 
+  outputs, mixed_outputs, stats = _student_forward(
+    model, params, state.batch_stats, inputs["source_image"], mixed.get("image"), one_student_pass
+  )
   with jax.named_scope("source"):
-    outputs, stats = _forward(model, params, state.batch_stats, inputs["source_image"])
     outputs = upsample(outputs)
     losses, weighing = source_losses(outputs, inputs, config), {}
     found, pose = photometric("source", outputs, inputs["source_image"], None, state.pose)
     losses |= {"photometric_src" + suffix: loss for suffix, loss in found.items()}
   if mixed:
     with jax.named_scope("mixed"):
-      outputs, stats = _forward(model, params, stats, mixed["image"])
-      outputs = upsample(outputs)
+      outputs = upsample(mixed_outputs)
       weights, depth_weight = mixed_weights(
         outputs, upsample(teacher_outputs), mixed, inputs["target_inverse_depth"], config
       )

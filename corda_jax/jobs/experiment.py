@@ -91,6 +91,7 @@ class Experiment:
       self.config.method,
       len(self.classes),
       self.joint,
+      self.config.compute.one_student_pass,
     )
     return at_matmul_precision(step, self.config.compute.matmul_precision)
 

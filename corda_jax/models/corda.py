@@ -52,8 +52,8 @@ class Corda(nn.Module):
   """Encoder, semantic and depth decoders, feature correlation, initial and final predictions.
 
   Attributes:
-    encoder: the residual encoder; its groups and its
-      rematerialisation are those of the decoders, too.
+    encoder: the residual encoder; its groups, its domains and its rematerialisation are those of
+      the decoders, too.
     num_classes: semantic classes.
     task_width: width of the bottlenecks that make a task's feature; it has 4 times as many
       channels.
@@ -118,6 +118,7 @@ class Corda(nn.Module):
           4 * self.task_width,
           project=block == 0,
           batch_norm_group=self.encoder.batch_norm_group,
+          batch_norm_domains=self.encoder.batch_norm_domains,
           kernel_init=self.kernel_init,
           name=f"decoder_{task}_block{block}",
           **types,

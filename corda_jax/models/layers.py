@@ -90,6 +90,8 @@ class BatchNorm(nn.Module):
     group: consecutive images of a batch that are normalised by their own statistics; the running
       ones take the groups' mean. 0: the whole batch. Where each device holds whole groups, they
       need no messages.
+    domains: a batch takes its images in turn from this many domains, each normalised by its own
+      statistics. The running ones are updated by one domain after the other.
     dtype: of the output; None: that of the input. Statistics are never below float32.
     param_dtype: of the parameters.
   """
@@ -98,6 +100,7 @@ class BatchNorm(nn.Module):
   momentum: float = 0.9
   trainable: bool = True
   group: int = 0
+  domains: int = 1
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
 
@@ -108,15 +111,17 @@ class BatchNorm(nn.Module):
     Raises:
       ValueError: in training the groups do not divide the batch.
     """
-    if train and self.group and not self.is_initializing() and len(x) != self.group:
-      if len(x) % self.group:
-        raise ValueError(f"groups of {self.group} images do not divide a batch of {len(x)}")
-      groups = x.reshape(-1, self.group, *x.shape[1:])
-      return self._normalize(groups, train=True).reshape(x.shape)
-    return self._normalize(x, train=train)
+    group = self.group or len(x) // self.domains
+    if not train or self.is_initializing() or group == len(x):
+      return self._normalize(x, train=train)
+    if not group or len(x) % (group * self.domains):
+      of_domains = f" of each of {self.domains} domains" if self.domains > 1 else ""
+      raise ValueError(f"groups of {group} images{of_domains} do not divide a batch of {len(x)}")
+    groups = x.reshape(-1, group, self.domains, *x.shape[1:])
+    return self._normalize(groups, train=True).reshape(x.shape)
 
   def _normalize(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Normalises [B, H, W, C], or groups [G, B, H, W, C] each by itself."""
+    """Normalises [B, H, W, C], or each domain of each group of [G, B, D, H, W, C] by itself."""
     shape = (x.shape[-1],)
     scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
@@ -128,11 +133,12 @@ class BatchNorm(nn.Module):
     dtype = self.dtype or x.dtype
     wide = accumulation_dtype(x.dtype)
     if train:
-      values, pixels = x.astype(wide), (-4, -3, -2)
-      mean = values.mean(pixels, keepdims=x.ndim == 5)
-      var = jnp.square(values - mean).mean(pixels, keepdims=x.ndim == 5)
+      values, grouped = x.astype(wide), x.ndim == 6
+      pixels = (1, 3, 4) if grouped else (0, 1, 2)
+      mean = values.mean(pixels, keepdims=grouped)
+      var = jnp.square(values - mean).mean(pixels, keepdims=grouped)
       if not self.is_initializing():
-        count = math.prod(x.shape[-4:-1])
+        count = math.prod(x.shape[axis] for axis in pixels)
         unbiased = var * (count / max(count - 1, 1))
         running_mean.value = self._blend(running_mean.value, mean)
         running_var.value = self._blend(running_var.value, unbiased)
@@ -142,6 +148,8 @@ class BatchNorm(nn.Module):
     # Not (x - mean) * factor: the difference, made for the variance, would be kept for this.
     return (x.astype(wide) * factor + (bias.astype(wide) - mean * factor)).astype(dtype)
 
-  def _blend(self, old: jax.Array, new: jax.Array) -> jax.Array:
-    new = jax.lax.stop_gradient(new).astype(old.dtype).reshape(-1, *old.shape).mean(0)
-    return self.momentum * old + (1 - self.momentum) * new
+  def _blend(self, running: jax.Array, found: jax.Array) -> jax.Array:
+    found = jax.lax.stop_gradient(found).astype(running.dtype)
+    for each in found.reshape(-1, self.domains, *running.shape).mean(0):
+      running = self.momentum * running + (1 - self.momentum) * each
+    return running

@@ -24,6 +24,8 @@ class Bottleneck(nn.Module):
       "conv2", the 3x3, as in torchvision.
     trainable_affine: whether the scales and biases of the normalisations are trained.
     batch_norm_group: images that are normalised together in training; 0: the whole batch.
+    batch_norm_domains: domains that a batch takes its images from in turn, each normalised by
+      itself in training.
     dtype: of the computation.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernels.
@@ -37,6 +39,7 @@ class Bottleneck(nn.Module):
   stride_on: str = "conv1"
   trainable_affine: bool = True
   batch_norm_group: int = 0
+  batch_norm_domains: int = 1
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -68,6 +71,8 @@ class BasicBlock(nn.Module):
     project: whether the shortcut is a 1x1 convolution with normalisation.
     trainable_affine: whether the scales and biases of the normalisations are trained.
     batch_norm_group: images that are normalised together in training; 0: the whole batch.
+    batch_norm_domains: domains that a batch takes its images from in turn, each normalised by
+      itself in training.
     dtype: of the computation.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernels.
@@ -79,6 +84,7 @@ class BasicBlock(nn.Module):
   project: bool = False
   trainable_affine: bool = True
   batch_norm_group: int = 0
+  batch_norm_domains: int = 1
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -110,7 +116,11 @@ def rematerialized(block: type[nn.Module], wanted: bool) -> type[nn.Module]:
 def _parts(block: Bottleneck | BasicBlock, train: bool) -> tuple[Callable, Callable]:
   """What makes a convolution of a block, and what normalises its output."""
   types = {"dtype": block.dtype, "param_dtype": block.param_dtype}
-  norm = {"trainable": block.trainable_affine, "group": block.batch_norm_group}
+  norm = {
+    "trainable": block.trainable_affine,
+    "group": block.batch_norm_group,
+    "domains": block.batch_norm_domains,
+  }
 
   def convolution(features, name, **kwargs):
     return Convolution(features, name=name, kernel_init=block.kernel_init, **types, **kwargs)
@@ -146,6 +156,8 @@ class ResNet(nn.Module):
     trainable_affine: whether the scales and biases of the normalisations are trained. The release
       freezes them.
     batch_norm_group: images that are normalised together in training; 0: the whole batch.
+    batch_norm_domains: domains that a batch takes its images from in turn, each normalised by
+      itself in training.
     rematerialize: whether blocks are computed again in the backward pass, to save memory.
     dtype: of the computation.
     param_dtype: of the parameters.
@@ -165,6 +177,7 @@ class ResNet(nn.Module):
   dilations: Sequence[int] = (1, 1, 2, 4)
   trainable_affine: bool = False
   batch_norm_group: int = 0
+  batch_norm_domains: int = 1
   rematerialize: bool = False
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
@@ -207,7 +220,11 @@ class ResNet(nn.Module):
       name="stem_conv",
       **types,
     )(x)
-    norm = {"trainable": self.trainable_affine, "group": self.batch_norm_group}
+    norm = {
+      "trainable": self.trainable_affine,
+      "group": self.batch_norm_group,
+      "domains": self.batch_norm_domains,
+    }
     x = BatchNorm(name="stem_norm", **norm, **types)(x, train=train)
     x = nn.relu(x)
     levels = [x]
@@ -231,6 +248,7 @@ class ResNet(nn.Module):
       "project": stride != 1 or channels != features,
       "trainable_affine": self.trainable_affine,
       "batch_norm_group": self.batch_norm_group,
+      "batch_norm_domains": self.batch_norm_domains,
       "dtype": self.dtype,
       "param_dtype": self.param_dtype,
       "kernel_init": self.kernel_init,

@@ -24,6 +24,7 @@ _FREE_FIELDS = (
   "keep_best",
   "evaluation.",
   "label_depth.",
+  "compute.one_student_pass",
   "compute.rematerialize",
   "compute.shard_state",
   "data.classes.colors",

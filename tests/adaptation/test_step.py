@@ -14,6 +14,7 @@ from corda_jax.models.build import Normalization
 from corda_jax.resize import resize_aligned
 from corda_jax.training.sharding import make_mesh, put_batch
 from tests import tiny
+from tests.jaxprs import products_of
 
 SIZE = (tiny.HEIGHT, tiny.WIDTH)
 
@@ -306,3 +307,31 @@ def test_brightness_is_configured(brightness):
   )
   got = NORMALIZATION.to_unit_range(augment(x, draws, NORMALIZATION, config))
   np.testing.assert_allclose(got, jittered, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [{}, {"model.batch_norm_group": 2}, {"model.name": "deeplab"}, {"method.adapt": False}],
+  ids=["whole batch", "groups", "deeplab", "source only"],
+)
+def test_one_pass_of_the_student_or_two(float64, overrides):
+  """Both images in one batch give what one after the other gives."""
+  types = {"model.dtype": "float64", "model.param_dtype": "float64"}
+  batch = step_inputs(tiny.get_batch(4))
+  found, products = [], []
+  for one_pass in (False, True):
+    config = tiny.get_config(**types, **overrides, **{"compute.one_student_pass": one_pass})
+    experiment = Experiment.from_config(config, make_mesh(jax.devices()[:1]))
+    step, state = experiment.make_step(), experiment.initial_state()
+    key = jax.random.key(6)
+    products.append(len(products_of(jax.make_jaxpr(step)(state, batch, key).jaxpr)))
+    found.append(jax.jit(step)(state, batch, key))
+  two, one = jax.device_get(found)
+  jax.tree.map(lambda o, t: np.testing.assert_allclose(o, t, rtol=1e-9, atol=1e-11), one, two)
+  moved = jax.tree.map(lambda after, before: np.abs(after - before).max(), one[0], state)
+  assert min(jax.tree.leaves(moved.batch_stats)) > 1e-4
+  # Forward and both gradients of one pass less, beside the teacher's forward.
+  if config.method.adapt:
+    assert products[1] < 0.7 * products[0]
+  else:
+    assert products[1] == products[0]

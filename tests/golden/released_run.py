@@ -189,6 +189,7 @@ class ReleasedRun:
         self._optimizer,
         experiment.normalization,
         method,
+        one_student_pass=experiment.config.compute.one_student_pass,
       )
 
     return step

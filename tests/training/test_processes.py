@@ -42,7 +42,7 @@ def free_address():
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
   path = tmp_path_factory.mktemp("one") / "results.json"
-  finish(start(path, "1", "2", "4", "8", "8s", devices=8))
+  finish(start(path, "1", "2", "4p", "8", "8s", devices=8))
   return json.loads(path.read_text())["results"]
 
 
@@ -59,7 +59,7 @@ def assert_same(given, expected):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("devices", ["2", "4", "8", "8s"])
+@pytest.mark.parametrize("devices", ["2", "4p", "8", "8s"])
 def test_the_number_of_devices_changes_nothing(one_process, devices):
   assert_same(one_process[devices], one_process["1"])
   assert any(one_process["1"]["masks"])
