@@ -97,7 +97,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer = get_optimizer_config()
   config.compute = get_compute_config()
   # The student sees source and mixed images as one batch, each normalised by itself, and not one
-  # after the other. The numbers are the same; many devices exchange half the gradients.
+  # after the other. The numbers are the same; devices exchange gradients once, not twice.
   config.compute.one_student_pass = False
 
   config.log_every = 50  # steps between console lines and scalars
