@@ -139,13 +139,14 @@ def adapt(
 
   Args:
     state: before the step.
-    inputs: the batch of `make_step`, images as network input.
+    inputs: the batch of `make_step`, but images as network input, inverse depths of the type of the
+      statistics, and "scenes", of `scenes`.
     draws: of `draw`.
-    model: of `make_step`, as are all others but the last.
-    optimizer: of parameters.
-    normalization: of images.
-    config: of the method.
-    joint: the photometric part.
+    model: of `make_step`.
+    optimizer: of `make_step`.
+    normalization: of `make_step`.
+    config: of `make_step`.
+    joint: of `make_step`.
     one_student_pass: whether the student sees source and mixed images as one batch, each still
       normalised by its own statistics, and not one after the other. The results are the same.
 

@@ -10,7 +10,7 @@ from benchmarks.collectives import count_collectives
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import step_inputs
+from corda_jax.jobs.train import compile_step, step_inputs
 from corda_jax.jobs.train_depth import depth_step_inputs
 from corda_jax.training.sharding import (
   batch_sharded,
@@ -18,6 +18,7 @@ from corda_jax.training.sharding import (
   make_mesh,
   put_batch,
   replicated,
+  replicated_key,
 )
 from tests import tiny, tiny_depth
 from tests.jaxprs import equations_of, precision_of, products_of
@@ -130,3 +131,21 @@ def test_groups_of_a_batch_are_normalised_without_messages():
   assert messages[4, 0] > 20  # two and more a normalisation
   for one, four in zip(*map(jax.tree.leaves, (outputs[1, 1], outputs[4, 1])), strict=True):
     np.testing.assert_allclose(four, one, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
+def test_one_pass_of_the_student_exchanges_gradients_once():
+  mesh, sent = make_mesh(jax.devices()[:4]), {}
+  for one_pass in (False, True):
+    fields = {"model.name": "deeplab", "model.batch_norm_group": 1}
+    config = tiny.get_config(**fields, **{"compute.one_student_pass": one_pass})
+    experiment = Experiment.from_config(config, mesh)
+    state = experiment.state_shapes()
+    arguments = (state, put_batch(mesh, step_inputs(tiny.get_batch())), replicated_key(mesh, 0))
+    program = compile_step(experiment).lower(*arguments).compile().as_text()
+    counted = count_collectives(program)
+    assert {kind for _, kind in counted} == {"all-reduce"}  # no device sees another's images
+    sent[one_pass] = sum(each.payload for each in counted.values())
+  gradients = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
+  assert 2 * gradients < sent[False] < 2.3 * gradients
+  assert gradients < sent[True] < 1.3 * gradients
