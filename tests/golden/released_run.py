@@ -29,7 +29,13 @@ CONFIGS = {"gta": gta2cs, "synthia": synthia2cs}
 STORED = 1e-7  # relative error of arrays that are stored as float32
 EXACT = 1e-9  # of values that are stored as float64
 CHANGES = 1e-8  # of changes of parameters, relative to the norm of the change
-SPREAD = 1e-3  # of float32 outputs, relative to the largest minus the smallest value
+# Of float32 outputs, relative to the largest minus the smallest value. With these weights a gate of
+# the correlation is sigmoid(x), x of 3e8 and its rounding of some hundreds: where x is near 0 the
+# order of sums, thus the machine, decides whether it opens. One of 226,304 did so on one machine
+# and moved 5 of 442 places of the semantic output by 2 %, all others by 1e-6. So all but a
+# fiftieth of the values are held to SPREAD, and every one to FLIPPED.
+SPREAD = 1e-3
+FLIPPED = 0.1
 
 
 class Measure(NamedTuple):
@@ -147,8 +153,9 @@ class ReleasedRun:
         if self.dtype == "float64":
           yield Measure(f"{mode}/{name}", relative(got, expected), STORED, 1)
         else:
-          error = np.abs(np.asarray(got, np.float64) - expected).max() / np.ptp(expected)
-          yield Measure(f"{mode}/{name}", float(error), SPREAD, 1)
+          errors = np.abs(np.asarray(got, np.float64) - expected) / np.ptp(expected)
+          yield Measure(f"{mode}/{name}", float(np.quantile(errors, 0.98)), SPREAD, 1)
+          yield Measure(f"{mode}/{name}, largest", float(errors.max()), FLIPPED, 1)
     entries = [n for n in self.reference.files if n.startswith("after_train_forward/")]
     tensors = [state_dict_tensor(updated, n.removeprefix("after_train_forward/")) for n in entries]
     errors = [relative(t, self.reference[n]) for t, n in zip(tensors, entries, strict=True)]
