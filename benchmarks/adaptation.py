@@ -20,7 +20,7 @@ import jax
 from benchmarks.options import apply_settings, load_config, run_command, setting
 from corda_jax.errors import UserError
 from corda_jax.main import run
-from corda_jax.training.checkpoint import check_config
+from corda_jax.training.run_files import check_config
 
 TARGET_LABELS = "trained on target labels"  # the target takes the place of the source
 

@@ -104,6 +104,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate_every = 5_000  # steps; also evaluated after the last step
   config.checkpoint_every = 5_000  # steps; also written after the last step
   config.keep_best = 1  # checkpoints kept for their target mIoU, beside the newest
+  add_running(config)
   config.evaluation = ml_collections.ConfigDict(
     {
       # Whose mean is reported as mIoU: "all", one of `class_sets` or, with the 19 classes of
@@ -132,6 +133,29 @@ def get_config() -> ml_collections.ConfigDict:
     }
   )
   return config
+
+
+def add_running(config: ml_collections.ConfigDict) -> None:
+  """Adds how a run bears faults and what it shows, which touches none of its numbers."""
+  config.keep_newest = 2  # checkpoints kept because they are new; a damaged one is passed over
+  # Steps between pictures of what training makes of a batch: contact sheets in `pictures/`, and
+  # TensorBoard; 0: none.
+  config.draw_every = 0
+  config.faults = ml_collections.ConfigDict(
+    {
+      # A step whose loss or gradients are not finite is not applied; so many in a row end the run
+      # (told when the curves are next written); 0: never.
+      "skipped_steps": 10,
+      # Where a checkpoint cannot be written: how often and after how many seconds it is tried
+      # again, and what then: "stop" or "continue" until the next is due. The last one always stops.
+      "retries": 3,
+      "retry_seconds": 10.0,
+      "failed_save": "stop",
+    }
+  )
+  # A profile for TensorBoard, of so many steps: from a step on (0: none), and whenever the process
+  # gets SIGUSR1.
+  config.profile = ml_collections.ConfigDict({"at_step": 0, "steps": 5})
 
 
 def get_model_config() -> ml_collections.ConfigDict:

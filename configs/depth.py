@@ -66,6 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate_every = 5_000  # steps; also evaluated after the last step
   config.checkpoint_every = 5_000  # steps; also written after the last step
   config.keep_best = 1  # checkpoints kept for their score, beside the newest
+  default.add_running(config)
   config.evaluation = ml_collections.ConfigDict(
     {
       # Metres between which depth is measured, and to which predictions are clipped.

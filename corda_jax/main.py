@@ -7,6 +7,7 @@ TensorFlow: it reads the data and writes the curves.
 """
 
 import functools
+import logging as python_logging
 import os
 import sys
 import tempfile
@@ -31,8 +32,9 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.initial_pose import read_initial_pose
 from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_initial_weights
 from corda_jax.jobs.train import train
-from corda_jax.training.checkpoint import check_config, has_checkpoints, record_config
+from corda_jax.training.preemption import EXIT_CODE, Preempted
 from corda_jax.training.processes import first_process_first, join_processes
+from corda_jax.training.run_files import check_config, has_checkpoints, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch, frame_mesh
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet
@@ -199,7 +201,10 @@ def _parameter_overview(params: Any) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  """Runs the job of the flags; a mistake of the user's ends in one line and exit code 1."""
+  """Runs the job of the flags; a mistake of the user's ends in one line and exit code 1.
+
+  SIGTERM ends a training with 143, when its state is saved; Ctrl-C ends any job with 130.
+  """
   try:
     if len(arguments) > 1:
       raise UserError(f"unknown argument {arguments[1]!r}: flags begin with --")
@@ -210,6 +215,9 @@ def main(arguments: list[str]) -> None:
     run(_CONFIG.value, Path(_WORKDIR.value or ""), _MODE.value)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {error}")
+  except Preempted as stop:
+    print(f"\n{stop}, which is saved. The same command goes on from it.", file=sys.stderr)
+    sys.exit(EXIT_CODE)
   except KeyboardInterrupt:
     print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
     sys.exit(130)
@@ -246,5 +254,7 @@ if __name__ == "__main__":
     message="--workdir is missing: name the folder of the run",
   )
   logging.set_verbosity(logging.WARNING)
+  # Where a checkpoint fails, Orbax leaves tasks whose errors were told already.
+  python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
   jax.config.config_with_absl()
   app.run(main, flags_parser=_parse_flags)

@@ -26,8 +26,8 @@ from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_dig
 from corda_jax.jobs.evaluate import find_checkpoint, restore_state
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
-from corda_jax.training.checkpoint import check_config, has_checkpoints, read_config, record_config
 from corda_jax.training.processes import first_process_first, wait_for_all
+from corda_jax.training.run_files import check_config, has_checkpoints, read_config, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
 from corda_jax.visualize import depth_sheet
 from data_pipelines.batches import evaluation_batches, num_examples, train_batches

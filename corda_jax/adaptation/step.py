@@ -26,7 +26,7 @@ from corda_jax.adaptation.objective import (
 from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.resize import resize_aligned
-from corda_jax.training.state import TrainState, update_teacher
+from corda_jax.training.state import TrainState, skip_unless_finite, update_teacher
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -105,7 +105,8 @@ def make_step(
   Returns:
     step(state, batch, key) → (state, metrics). `batch` holds "source_image", "target_image" uint8
     RGB [B, H, W, 3], "source_label" uint8 [B, H, W], "source_inverse_depth" and
-    "target_inverse_depth" float [B, H, W], and what `scenes` reads. Metrics are scalars.
+    "target_inverse_depth" float [B, H, W], and what `scenes` reads. Metrics are scalars. A step
+    whose loss or gradients are not finite changes nothing but the count of steps.
   """
 
   def step(state, batch, key):
@@ -116,10 +117,10 @@ def make_step(
       inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
     inputs["scenes"] = {} if joint is None else scenes(batch, joint, wide)
     draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
-    state, metrics, _ = adapt(
+    after, metrics, _ = adapt(
       state, inputs, draws, model, optimizer, normalization, config, joint, one_student_pass
     )
-    return state, metrics
+    return skip_unless_finite(state, after, metrics)
 
   return step
 
@@ -177,7 +178,11 @@ def adapt(
   (total, (losses, stats, pose, weighing)), (gradients, pose_gradients) = jax.value_and_grad(
     loss_function, argnums=(0, 1), has_aux=True
   )(state.params, pose_params)
-  metrics = {**losses, "total": total, "gradient_norm": optax.tree.norm(gradients)}
+  metrics = {
+    **losses,
+    "total": total,
+    "gradient_norm": optax.tree.norm((gradients, pose_gradients)),
+  }
   if mixed:
     metrics["confident_fraction"] = mixed["confident_fraction"].mean()
   state = state.replace(batch_stats=stats, pose=pose)

@@ -18,6 +18,7 @@ from corda_jax.depth.motion import explaining_views, image_names, predict_poses,
 from corda_jax.depth.photometric import photometric_loss
 from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
+from corda_jax.training.state import skip_unless_finite
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -141,15 +142,16 @@ def make_step(
   Returns:
     step(state, batch, key) → (state, metrics). `batch` holds "image" and, of each view,
     "VIEW_image" uint8 RGB [B, H, W, 3], "intrinsics" float32[B, 4] in pixels and "baseline"
-    float32[B] in metres. Metrics are scalars.
+    float32[B] in metres. Metrics are scalars. A step whose loss or gradients are not finite changes
+    nothing but the count of steps.
   """
 
   def step(state, batch, key):
     draws = draw(jax.random.fold_in(key, state.step), len(batch["image"]), config)
-    state, metrics, _ = descend(
+    after, metrics, _ = descend(
       state, batch, draws, models, optimizer, normalization, config, views
     )
-    return state, metrics
+    return skip_unless_finite(state, after, metrics)
 
   return step
 

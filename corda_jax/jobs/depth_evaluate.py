@@ -25,7 +25,7 @@ from corda_jax.jobs.evaluate import restore_state
 from corda_jax.metrics import depth_errors
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
-from corda_jax.training.checkpoint import write_json
+from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 
 Batches = Callable[[], Iterable[Mapping[str, Any]]]

@@ -21,7 +21,8 @@ from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.resize import resize_aligned, resize_nearest
-from corda_jax.training.checkpoint import Checkpoints, write_json
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import (
   BATCH_AXIS,
   PIXEL_AXIS,

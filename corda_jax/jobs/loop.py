@@ -1,7 +1,8 @@
 """The loop that every training job runs in: steps, curves, evaluations, checkpoints, resuming."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from corda_jax.errors import UserError
+from corda_jax.jobs.profile import Profile
 from corda_jax.jobs.progress import Progress
-from corda_jax.training.checkpoint import Checkpoints, write_json
+from corda_jax.jobs.skipped import SkippedSteps
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.history import History
+from corda_jax.training.preemption import Preempted, Preemption
+from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated, replicated_key
 
 HostBatch = Mapping[str, np.ndarray]
+Batches = Callable[[], Iterable[HostBatch]]
+Frames = Mapping[str, list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +55,13 @@ class TrainingJob:
     state_shapes: shapes, dtypes and shardings of the state, to restore it.
     step: compiled step(state, batch, key) → (state, metrics).
     inputs: host batch → the arrays that the step reads.
-    evaluate: scores a state.
+    evaluate: scores a state by host batches of the validation set, which it may ask for again.
+    evaluation_batches: → these, once through.
+    rates: step → learning rates by the name of their curve.
     images_per_step: for the rate.
     shown: (words, metric, format) of the live line.
+    draw: (step, state, batch, key) → pictures of what the step makes of the batch, every
+      `config.draw_every` steps.
   """
 
   config: Any
@@ -57,9 +70,12 @@ class TrainingJob:
   state_shapes: Callable[[], Any]
   step: Callable[..., tuple[Any, dict[str, jax.Array]]]
   inputs: Callable[[HostBatch], dict[str, np.ndarray]]
-  evaluate: Callable[[Any], Evaluation]
+  evaluate: Callable[[Any, Batches], Evaluation]
+  evaluation_batches: Batches
+  rates: Callable[[int], dict[str, float]]
   images_per_step: int
   shown: Sequence[tuple[str, str, str]]
+  draw: Callable[[int, Any, Mapping[str, jax.Array], jax.Array], None] | None = None
 
 
 def compile_step(
@@ -92,63 +108,192 @@ def run_training(
 ) -> tuple[Any, dict[str, Any]]:
   """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
+  A state is saved before it is evaluated, so whatever happens meanwhile loses nothing; a run that
+  goes on from it makes the evaluation that is missing.
+
   Args:
     job: what is trained and how.
-    workdir: existing folder for checkpoints and `results.json`.
+    workdir: existing folder for checkpoints, `history.jsonl` and `results.json`.
     train_batches: first step → host batches for that step and all after it.
     write_scalars: (step, name → value) for curves.
     show: (state, result) → pictures of it, after each evaluation.
 
   Returns:
     The last state, and the results that `results.json` holds.
+
+  Raises:
+    Preempted: SIGTERM asked to stop; the state is saved.
+    UserError: too many steps in a row were not finite, or a checkpoint cannot be written.
   """
-  config = job.config
-  checkpoints = Checkpoints(workdir, keep_best=config.keep_best)
-  state, first = _initial_or_restored(job, checkpoints)
-  key = replicated_key(job.mesh, config.seed)
+  with Preemption() as preemption:
+    run = _Run(job, Path(workdir), write_scalars, show, preemption)
+    return run.finish(train_batches)
 
-  def evaluate(step):
-    evaluation = job.evaluate(state)
-    write_scalars(step, evaluation.curves)
+
+class _Run:
+  """One run of `run_training`, from its newest checkpoint to its end."""
+
+  def __init__(self, job, workdir, write_scalars, show, preemption):
+    config = job.config
+    self._job, self._workdir, self._show = job, workdir, show
+    self._write_scalars, self._preemption = write_scalars, preemption
+    self._history = History(workdir)
+    self._checkpoints = Checkpoints(
+      workdir, keep_best=config.keep_best, keep_newest=config.keep_newest
+    )
+    self._state, self._first = self._initial_or_restored()
+    self._history.rewind(self._first)
+    self._evaluation: Evaluation | None = None
+    self._profile = Profile(workdir, config.profile)
+    self._frames: dict[int, Frames] = {}  # of the batches whose metrics were not read yet
+    self._progress = Progress(
+      self._first,
+      config.num_steps,
+      job.images_per_step,
+      shown=job.shown,
+      on_read=SkippedSteps(
+        workdir,
+        config.faults.skipped_steps,
+        frames_of=self._frames.__getitem__,
+        last_checkpoint=self._checkpoints.latest_step,
+        tell=lambda text: self._progress.message(text),
+      ).read,
+    )
+
+  def _initial_or_restored(self):
+    newest = self._checkpoints.newest_undamaged()
+    if newest is None:
+      return self._job.initial_state(), 0
+    print(f"Resuming from the checkpoint of step {newest}.")
+    return self._checkpoints.restore(newest, self._job.state_shapes()), newest
+
+  def finish(self, train_batches):
+    """Trains to the end, evaluates, and writes the results."""
+    last = self._job.config.num_steps
+    try:
+      due = 0 < self._first < last and self._due(self._first, "evaluate")
+      if due and not self._history.evaluated(self._first):  # something came between
+        self._evaluate(self._first)
+      if self._first < last:
+        self._train(train_batches(self._first))
+      else:
+        print(f"The run in {self._workdir} is complete at step {self._first}.")
+        self._evaluate(self._first)
+    finally:
+      self._profile.close()
+      self._progress.close()
+      self._checkpoints.close()
+    print(self._evaluation.table)
+    if jax.process_index() == 0:
+      write_json(self._workdir / "results.json", self._evaluation.result)
+    return self._state, self._evaluation.result
+
+  def _train(self, batches):
+    job = self._job
+    key = replicated_key(job.mesh, job.config.seed)
+    owed = None  # a report, made when the device has the next step to work on
+    for step in range(self._first + 1, job.config.num_steps + 1):
+      since = time.monotonic()
+      host_batch = next(batches)
+      batch = put_batch(job.mesh, job.inputs(host_batch))
+      waited = time.monotonic() - since
+      self._frames[step] = _frames(host_batch)
+      with self._profile.step(step):
+        self._state, metrics = job.step(self._state, batch, key)
+        self._progress.update(step, metrics, waited=waited)
+      if owed is not None:
+        self._report(owed)
+      owed = step if self._due(step, "log") else None
+      stop = self._preemption.reached(step)
+      evaluate = self._due(step, "evaluate")
+      save = stop or evaluate or self._due(step, "checkpoint")
+      if save:  # all that is told of a step is told before it is saved
+        owed = self._report(step)
+      if job.draw is not None and self._due(step, "draw"):
+        self._progress.stop_clock()
+        job.draw(step, self._state, batch, key)
+      if save:
+        self._save(step, must=stop or step == job.config.num_steps)
+      else:
+        self._mend_checkpoint(step)
+      if stop:
+        raise Preempted(step)
+      if evaluate:
+        self._evaluate(step)
+
+  def _due(self, step, what):
+    period = self._job.config[f"{what}_every"]
+    if not period:
+      return False
+    return step % period == 0 or (step == self._job.config.num_steps and what != "draw")
+
+  def _report(self, until):
+    """Tells the metrics of the steps up to `until` that were not told yet."""
+    means = self._progress.report(until)
+    for step in [step for step in self._frames if step <= until]:
+      del self._frames[step]
+    if means:
+      curves = {f"train/{name}": value for name, value in means.items()}
+      curves |= self._job.rates(until - 1)
+      self._history.add_curves(until, curves)
+      self._write_scalars(until, curves)
+
+  def _save(self, step, *, must=False):
+    """Saves the state; tries again, and stops or goes on without, as `faults` says."""
+    faults = self._job.config.faults
+    alone = jax.process_count() == 1  # several would each try at another time
+    for left in range(faults.retries if alone else 0, -1, -1):
+      try:
+        self._checkpoints.save(step, self._state)
+        if must:
+          self._checkpoints.wait()
+        return
+      except UserError as error:
+        if left:
+          again = f"trying again in {faults.retry_seconds:g} seconds"
+          self._progress.message(f"step {step}: {error}; {again}")
+          time.sleep(faults.retry_seconds)
+        elif must or faults.failed_save == "stop" or not alone:
+          raise
+        else:
+          self._progress.message(f"step {step}: {error}; training goes on without this checkpoint")
+
+  def _mend_checkpoint(self, step):
+    """Where the one that was being written has failed, saves anew at once."""
+    try:
+      self._checkpoints.check()
+    except UserError as error:
+      self._progress.message(f"step {step}: {error}")
+      if self._job.config.faults.failed_save == "stop" and not self._job.config.faults.retries:
+        raise
+      self._save(step)
+
+  def _evaluate(self, step):
+    """Scores the state, which is saved, and tells how it did."""
+    self._progress.stop_clock()
+
+    def batches():
+      for batch in self._job.evaluation_batches():
+        if self._preemption.asked:
+          raise Preempted(step)
+        yield batch
+
+    evaluation = self._job.evaluate(self._state, batches)
     evaluation = dataclasses.replace(evaluation, result={"step": step, **evaluation.result})
-    if show is not None:
-      show(state, evaluation.result)
-    return evaluation
-
-  def due(step, period):
-    return step % period == 0 or step == config.num_steps
-
-  evaluation = None
-  batches = train_batches(first) if first < config.num_steps else iter(())
-  progress = Progress(first, config.num_steps, job.images_per_step, shown=job.shown)
-  try:
-    for done in range(first + 1, config.num_steps + 1):
-      batch = put_batch(job.mesh, job.inputs(next(batches)))
-      state, metrics = job.step(state, batch, key)
-      progress.update(metrics)
-      if due(done, config.log_every):
-        write_scalars(done, {f"train/{k}": v for k, v in progress.report().items()})
-      if due(done, config.evaluate_every):
-        evaluation = evaluate(done)
-        progress.message(f"step {done}: {evaluation.line}")
-      if due(done, config.checkpoint_every):
-        evaluated = evaluation is not None and evaluation.result["step"] == done
-        checkpoints.save(done, state, score=evaluation.score if evaluated else None)
-  finally:
-    progress.close()
-    checkpoints.close()
-  if evaluation is None:
-    print(f"The run in {workdir} is complete at step {first}.")
-    evaluation = evaluate(first)
-  print(evaluation.table)
-  if jax.process_index() == 0:
-    write_json(Path(workdir) / "results.json", evaluation.result)
-  return state, evaluation.result
+    if self._show is not None:
+      self._show(self._state, evaluation.result)
+    if not self._history.evaluated(step):  # last of all: a kill before it has it made again
+      self._history.add_evaluation(step, evaluation.score, evaluation.result, evaluation.curves)
+    self._checkpoints.add_score(step, evaluation.score)
+    self._write_scalars(step, evaluation.curves)
+    self._progress.message(f"step {step}: {evaluation.line}")
+    self._evaluation = evaluation
 
 
-def _initial_or_restored(job: TrainingJob, checkpoints: Checkpoints) -> tuple[Any, int]:
-  latest = checkpoints.latest_step()
-  if latest is None:
-    return job.initial_state(), 0
-  print(f"Resuming from the checkpoint of step {latest}.")
-  return checkpoints.restore(latest, job.state_shapes()), latest
+def _frames(batch: HostBatch) -> Frames:
+  """Names of a batch's frames by domain, where it holds them."""
+  return {
+    name.removesuffix("_name"): [str(each) for each in value]
+    for name, value in batch.items()
+    if name.endswith("_name")
+  }

@@ -2,25 +2,36 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from corda_jax.console import progress_bar
 
+_SKIPPED = "skipped"  # the metric that is 1 where a step was not applied
+
+
+class _Pending(NamedTuple):
+  """A step whose metrics were not read yet."""
+
+  step: int
+  metrics: Mapping[str, jax.Array]
+  waited: float | None  # seconds for its batch; None: the clock stood
+
 
 class Progress:
   """Counts steps on the console and averages their metrics between reports.
 
-  Metrics stay on the device until a report, and the newest step's until the one after, so that
-  reading them does not make the device wait for the host.
+  Metrics stay on the device until a report.
 
   Args:
     first: steps made before.
     total: steps of the whole run.
     images_per_step: for the rate.
     shown: (words, metric, format) of what the line shows.
+    on_read: called with (step, its metrics as numbers), in order, as they are read.
   """
 
   def __init__(
@@ -30,19 +41,19 @@ class Progress:
     images_per_step: int,
     *,
     shown: Sequence[tuple[str, str, str]] = (("loss", "total", ".3f"),),
+    on_read: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
   ):
     """Starts the line."""
-    self._shown = shown
+    self._shown, self._on_read = shown, on_read
     others = jax.process_index() > 0  # of several processes one shows the line
     self._bar = progress_bar(total=total, initial=first, desc="train", unit="step", disable=others)
     self._images_per_step = images_per_step
-    # Metrics of steps that were not reported yet, and whether the clock saw them made.
-    self._pending: list[tuple[Mapping[str, jax.Array], bool]] = []
+    self._pending: list[_Pending] = []
     self._since: float | None = None  # when the clock started; None while it stands
 
-  def update(self, metrics: Mapping[str, jax.Array]) -> None:
-    """Takes in the metrics of one step."""
-    self._pending.append((metrics, self._since is not None))
+  def update(self, step: int, metrics: Mapping[str, jax.Array], *, waited: float = 0.0) -> None:
+    """Takes in the metrics of a step, and the seconds that its batch was waited for."""
+    self._pending.append(_Pending(step, metrics, None if self._since is None else waited))
     if self._since is None:
       # The first step compiles, or follows an evaluation: neither belongs in the rate.
       jax.block_until_ready(metrics)
@@ -50,25 +61,47 @@ class Progress:
       self._bar.unpause()  # nor in the bar's rate and its time left
     self._bar.update()
 
-  def report(self) -> dict[str, float]:
-    """Means of the metrics since the last report, shown on the line; with "images_per_second"."""
-    newest = self._pending[-1:]
-    reported = self._pending[:-1] or newest
-    self._pending = newest if len(self._pending) > 1 else []
-    read = jax.device_get([metrics for metrics, _ in reported])  # waits for these steps
-    means = {name: float(np.mean([metrics[name] for metrics in read])) for name in read[0]}
-    if steps := sum(seen for _, seen in reported):
+  def report(self, until: int) -> dict[str, float]:
+    """Means of the metrics since the last report and up to the step `until`, shown on the line.
+
+    To be asked for when a later step is under way: reading does then not make the device wait.
+
+    Returns:
+      The means over the steps that were applied (NaN where none was), "skipped", the number of the
+      others, and of steps that the clock saw "images_per_second" and "data_wait", the seconds a
+      step that the host waited for its batch.
+    """
+    told = [pending for pending in self._pending if pending.step <= until]
+    self._pending = self._pending[len(told) :]
+    if not told:
+      return {}
+    read = jax.device_get([pending.metrics for pending in told])  # waits for these steps
+    values = [{name: float(value) for name, value in metrics.items()} for metrics in read]
+    for pending, metrics in zip(told, values, strict=True):
+      self._on_read(pending.step, metrics)
+    applied = [metrics for metrics in values if not metrics.get(_SKIPPED)]
+    means = {
+      name: float(np.mean([metrics[name] for metrics in applied])) if applied else float("nan")
+      for name in values[0]
+    }
+    means[_SKIPPED] = float(len(values) - len(applied))
+    waits = [pending.waited for pending in told if pending.waited is not None]
+    if waits:
       now = time.monotonic()
-      means["images_per_second"] = self._images_per_step * steps / (now - self._since)
+      means["images_per_second"] = self._images_per_step * len(waits) / (now - self._since)
+      means["data_wait"] = sum(waits) / len(waits)
       self._since = now
     self._bar.set_postfix_str(_summary(means, self._shown), refresh=sys.stderr.isatty())
     return means
 
   def message(self, text: str) -> None:
-    """Prints a line above the live one and stops the clock: something else took time."""
+    """Prints a line above the live one."""
     self._bar.write(text)
+
+  def stop_clock(self) -> None:
+    """Something else takes time now, until the next step."""
     self._since = None
-    self._pending = [(metrics, False) for metrics, _ in self._pending]
+    self._pending = [pending._replace(waited=None) for pending in self._pending]
 
   def close(self) -> None:
     """Ends the line."""
@@ -79,4 +112,6 @@ def _summary(means: Mapping[str, float], shown: Sequence[tuple[str, str, str]]) 
   parts = [f"{words} {means[name]:{form}}" for words, name, form in shown if name in means]
   if "images_per_second" in means:
     parts.append(f"{means['images_per_second']:.0f} images/s")
+  if means[_SKIPPED]:
+    parts.append(f"{means[_SKIPPED]:.0f} steps skipped")
   return ", ".join(parts)

@@ -15,7 +15,8 @@ from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import find_state_dicts, format_report, match, unused_branches
 from corda_jax.models.torch_weights import state_dict_from_variables
 from corda_jax.models.torch_write import write_torch_file
-from corda_jax.training.checkpoint import Checkpoints, has_checkpoints
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.run_files import has_checkpoints
 from corda_jax.training.sharding import shardings_of
 from corda_jax.training.state import TrainState
 
@@ -152,7 +153,7 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
     )
   write_torch_file(workdir / _KEPT, weights.kept)
   checkpoints = Checkpoints(workdir)
-  checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}), score=None)
+  checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
   checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
 

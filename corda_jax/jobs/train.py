@@ -15,6 +15,7 @@ from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, run_training
 from corda_jax.jobs.loop import compile_step as compile_any_step
 from corda_jax.jobs.scores import format_scores
 from corda_jax.jobs.torch_checkpoints import initial_state
+from corda_jax.training.optimizer import learning_rates
 from corda_jax.training.sharding import shardings_of
 from corda_jax.training.state import TrainState
 
@@ -69,8 +70,8 @@ def train(
   """
   evaluator = Evaluator(experiment)
 
-  def evaluate(state):
-    result = evaluator.score(state, evaluation_batches())
+  def evaluate(state, batches):
+    result = evaluator.score(state, batches())
     curves = {"target/miou": result["miou"]}
     curves |= {f"iou/{name}": value for name, value in result["iou"].items() if value is not None}
     if "depth" in result:
@@ -91,6 +92,8 @@ def train(
     step=compile_step(experiment),
     inputs=lambda batch: step_inputs(batch, experiment.joint),
     evaluate=evaluate,
+    evaluation_batches=evaluation_batches,
+    rates=learning_rates(experiment.config.optimizer, num_steps=experiment.config.num_steps),
     images_per_step=2 * experiment.config.data.batch_size,
     shown=_SHOWN,
   )

@@ -14,6 +14,7 @@ from corda_jax.jobs.depth_scores import format_depth_scores
 from corda_jax.jobs.depth_weights import initial_depth_state
 from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, compile_step, run_training
 from corda_jax.metrics import DEPTH_ERRORS
+from corda_jax.training.optimizer import depth_learning_rates
 from corda_jax.training.sharding import shardings_of
 
 _SHOWN = (
@@ -59,8 +60,8 @@ def train_depth(
   """
   evaluator = DepthEvaluator(experiment)
 
-  def evaluate(state):
-    result = evaluator.score(state, evaluation_batches)
+  def evaluate(state, batches):
+    result = evaluator.score(state, batches)
     if "photometric_loss" in result:
       loss = result["photometric_loss"]
       curves, score = {"depth/photometric_loss": loss}, -loss
@@ -81,6 +82,8 @@ def train_depth(
     ),
     inputs=lambda batch: depth_step_inputs(batch, experiment.views),
     evaluate=evaluate,
+    evaluation_batches=evaluation_batches,
+    rates=depth_learning_rates(experiment.config.optimizer),
     images_per_step=experiment.config.data.batch_size,
     shown=_SHOWN,
   )

@@ -15,7 +15,13 @@ _AT_LEAST = {
   "log_every": 1,
   "evaluate_every": 1,
   "checkpoint_every": 1,
+  "draw_every": 0,
   "keep_best": 0,
+  "keep_newest": 1,
+  "faults.skipped_steps": 0,
+  "faults.retries": 0,
+  "profile.at_step": 0,
+  "profile.steps": 1,
   "evaluation.max_frames": 0,
   "evaluation.pictures": 0,
   "data.batch_size": 1,
@@ -25,6 +31,7 @@ _AT_LEAST = {
 
 # Least and largest value; None where there is no largest.
 _RANGES = {
+  "faults.retry_seconds": (0, None),
   "optimizer.learning_rate": (0, None),
   "optimizer.head_learning_rate_factor": (0, None),
   "optimizer.schedule_power": (0, None),
@@ -58,6 +65,7 @@ _FLOATS = ("float32", "bfloat16", "float16", "float64")
 _ONE_OF = {
   "evaluation.network": ("student", "teacher"),
   "evaluation.checkpoint": ("latest", "best"),
+  "faults.failed_save": ("stop", "continue"),
   "method.depth_supervision.source": _SUPERVISION,
   "method.depth_supervision.target": _SUPERVISION,
   "method.photometric.automask": ("all", "temporal", "none"),

@@ -1,9 +1,18 @@
-"""Checkpoints: the newest and the best by score, written atomically in the background."""
+"""Checkpoints: the newest ones and the best by score, written atomically in the background.
+
+Orbax writes a checkpoint under another name and renames it when it is whole, so a kill leaves no
+half of one. What it writes has no checksums of the numbers themselves: a disk that turns a bit
+would give other weights and no error. So each checkpoint is sealed by the checksums of its files as
+soon as it is whole, and a run goes on from the newest one that its seal confirms.
+"""
 
 import contextlib
+import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +20,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from corda_jax.errors import UserError
+from corda_jax.training.history import read_history, scores_of
+from corda_jax.training.processes import first_process_first
+from corda_jax.training.run_files import write_json
 
-# What a resumed run may change: fields that touch no number of its training.
-_FREE_FIELDS = (
-  "initial_",  # weights: read once, before the first step; elsewhere the file has another path
-  "log_every",
-  "evaluate_every",
-  "checkpoint_every",
-  "keep_best",
-  "evaluation.",
-  "label_depth.",
-  "compute.one_student_pass",
-  "compute.rematerialize",
-  "compute.shard_state",
-  "data.classes.colors",
-  "data.records_dir",
-  "data.source.root",
-  "data.target.root",
-  "data.source.depth_root",
-  "data.target.depth_root",
-  "data.prepare_processes",
-  "data.reader_threads",
-  "data.evaluation_batch_size",
-)
-
-# Fields that came later: a run without them was made with these values.
-_ADDED_FIELDS = {
-  "compute.matmul_precision": "default",
-  "model.batch_norm_group": 0,
-}
+_SEAL = "checksums.json"
+_DAMAGED = "damaged"  # folder of a run that damaged checkpoints are moved to
+_POLL_SECONDS = 0.05
 
 
 class Checkpoints:
@@ -51,60 +38,151 @@ class Checkpoints:
   Args:
     workdir: folder of the run.
     keep_best: how many checkpoints are kept for their score, beside the newest.
+    keep_newest: how many are kept because they are new: with 2 or more there is one to go back to.
   """
 
-  def __init__(self, workdir: Path, *, keep_best: int = 1):
+  def __init__(self, workdir: Path, *, keep_best: int = 1, keep_newest: int = 2):
     """Opens the folder, creating it if needed."""
-    # `best_fn` with `max_to_keep` would delete the newest step; policies say what stays.
-    policies = [LatestN(1)]
-    if keep_best:
-      policies.append(
-        BestN(
-          get_metric_fn=lambda metrics: metrics["score"],
-          n=keep_best,
-          keep_checkpoints_without_metrics=False,
-        )
-      )
+    self._workdir = Path(workdir)
+    self._folder = (self._workdir / "checkpoints").absolute()
+    self._scores = scores_of(read_history(workdir))
     self._manager = ocp.CheckpointManager(
-      (Path(workdir) / "checkpoints").absolute(),
+      self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=AnyPreservationPolicy(policies),
-        best_fn=lambda metrics: metrics["score"],
+        preservation_policy=_NewestAndBest(keep_newest, keep_best, self._scores),
         cleanup_tmp_directories=True,  # what a killed run left half-written
       ),
     )
+    self._sealing: threading.Thread | None = None
 
-  def save(self, step: int, state: Any, *, score: float | None) -> None:
-    """Starts writing `state`; a checkpoint appears under its name when it is whole.
+  def add_score(self, step: int, score: float) -> None:
+    """Takes in how the checkpoint of `step` scored; larger is better, not finite is none."""
+    if np.isfinite(score):  # sorted, NaN would be the best
+      self._scores[step] = score
 
-    Args:
-      step: its number.
-      state: any pytree of arrays.
-      score: larger is better; None where the state was not evaluated. One that is not finite counts
-        as none: sorted, NaN would be the best.
+  def save(self, step: int, state: Any) -> None:
+    """Starts writing `state`, a pytree of arrays; it appears under its name when it is whole.
+
+    Raises:
+      UserError: this checkpoint, or the one before, cannot be written.
     """
-    metrics = None if score is None or not math.isfinite(score) else {"score": score}
-    with self._told(), _no_warnings() if metrics is None else contextlib.nullcontext():
-      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    self.wait()  # one at a time
+    with self._told():
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+    if jax.process_index() == 0:
+      self._sealing = threading.Thread(target=self._seal_when_whole, args=(step,), name="seal")
+      self._sealing.start()
+
+  def check(self) -> None:
+    """Asks, without waiting, how the writing goes.
+
+    Raises:
+      UserError: it has failed.
+    """
+    with self._told():
+      self._manager.check_for_errors()
+
+  def wait(self) -> None:
+    """Until the last checkpoint is whole and sealed.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    sealing, self._sealing = self._sealing, None
+    try:
+      with self._told():
+        self._manager.wait_until_finished()
+    finally:
+      if sealing is not None:
+        sealing.join()
 
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint, or None."""
-    return self._manager.latest_step()
+    names = [path.name for path in self._folder.iterdir()]
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
   def best_step(self) -> int | None:
-    """Step of the whole checkpoint with the best score, or None."""
-    return self._manager.best_step()
+    """Step of the checkpoint with the best score among those that are there, or None."""
+    return next(iter(_best_first(self._manager.all_steps(), self._scores)), None)
+
+  def newest_undamaged(self) -> int | None:
+    """Step of the newest checkpoint that is as it was written; None where there is no checkpoint.
+
+    Newer ones that are not are told, and moved to `workdir/damaged`.
+
+    Raises:
+      UserError: there are checkpoints, and all are damaged.
+    """
+    with first_process_first("check the checkpoints"):
+      if jax.process_index() == 0:
+        self._move_damaged()
+    self._manager.reload()
+    return self.latest_step()
+
+  def _move_damaged(self) -> None:
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      damage = self.damage(step)
+      if damage is None:
+        return
+      if step == steps[-1]:
+        raise UserError(
+          f"the checkpoint {self._folder / str(step)} is damaged ({damage}), and there is none "
+          f"before it: restore it from a copy, or delete {self._folder} to begin again"
+        )
+      place = self._workdir / _DAMAGED / str(step)
+      shutil.rmtree(place, ignore_errors=True)
+      place.parent.mkdir(exist_ok=True)
+      (self._folder / str(step)).rename(place)
+      print(
+        f"The checkpoint of step {step} is damaged ({damage}): it lies in {place} now, and the one "
+        "before it is taken."
+      )
+
+  def damage(self, step: int) -> str | None:
+    """What is wrong with the files of a checkpoint, in a few words; None: nothing."""
+    folder = self._folder / str(step)
+    seal = folder / _SEAL
+    if seal.exists():
+      try:
+        written = json.loads(seal.read_text())
+        found = _checksums(folder)
+        differing = sorted(k for k in written.keys() | found if written.get(k) != found.get(k))
+      except (OSError, ValueError, AttributeError) as error:
+        return _first_line(error)
+      if not differing:
+        return None
+      return f"{differing[0]} is " + ("changed" if differing[0] in found else "missing")
+    # Killed between the last file and its seal; what can be read is whole.
+    try:
+      self.restore_arrays(step)
+    except UserError as error:
+      return str(error.__cause__ and _first_line(error.__cause__))
+    self._seal(step)
+    return None
 
   def restore(self, step: int, like: Any) -> Any:
     """Reads the checkpoint of `step`.
 
     Args:
-      step: of `latest_step` or `best_step`.
+      step: of a checkpoint.
       like: a pytree of arrays or ShapeDtypeStructs with shardings, of the wanted structure.
 
     Raises:
       UserError: the checkpoint is damaged, or holds other arrays than `like`.
     """
+    with self._damage_told(step):
+      held = _shapes(self._metadata(step))
+    wanted = _shapes(like)
+    if differing := sorted(
+      name for name in held.keys() | wanted if held.get(name) != wanted.get(name)
+    ):
+      name = differing[0]
+      raise UserError(
+        f"the checkpoint {self._folder / str(step)} is of another network: {len(differing)} arrays "
+        f"differ, as {name}, which is {held.get(name, 'not there')} in it, wanted "
+        f"{wanted.get(name, 'none')}: give the configuration that wrote it"
+      )
     with self._damage_told(step):
       return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
@@ -115,21 +193,26 @@ class Checkpoints:
       UserError: the checkpoint is damaged.
     """
     with self._damage_told(step), _no_warnings(), ocp.PyTreeCheckpointer() as reader:
-      folder = self._manager.directory / str(step) / "default"
-      tree = reader.metadata(folder).item_metadata.tree
-      kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-      return reader.restore(folder, restore_args=kinds)
+      kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._metadata(step))
+      return reader.restore(self._folder / str(step) / "default", restore_args=kinds)
+
+  def _metadata(self, step: int) -> Any:
+    """The tree of a checkpoint's arrays, with their shapes in place of them."""
+    with _no_warnings(), ocp.PyTreeCheckpointer() as reader:
+      found = reader.metadata(self._folder / str(step) / "default")
+    if found is None or found.item_metadata is None:
+      raise ValueError("its list of arrays is missing")
+    return found.item_metadata.tree
 
   @contextlib.contextmanager
   def _damage_told(self, step: int) -> Iterator[None]:
     """Turns what the library raises at a damaged checkpoint into one line."""
     try:
       yield
-    except (ValueError, KeyError, OSError) as error:
-      folder = self._manager.directory / str(step)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
       raise UserError(
-        f"the checkpoint {folder} is damaged or of another network ({_first_line(error)}): delete "
-        "that folder to use the one before, or give the configuration that wrote it"
+        f"the checkpoint {self._folder / str(step)} is damaged ({_first_line(error)}): move that "
+        "folder away to use the one before"
       ) from error
 
   def close(self) -> None:
@@ -138,9 +221,22 @@ class Checkpoints:
     Raises:
       UserError: a checkpoint could not be written.
     """
-    with self._told():
-      self._manager.wait_until_finished()
+    try:
+      self.wait()
+    finally:
       self._manager.close()
+
+  def _seal_when_whole(self, step: int) -> None:
+    while self._manager.is_saving_in_progress():
+      time.sleep(_POLL_SECONDS)
+    if (self._folder / str(step)).is_dir():  # else `_wait` raises what happened
+      self._seal(step)
+
+  def _seal(self, step: int) -> None:
+    """Leaves checksums beside the files of a checkpoint; it is good without them, too."""
+    folder = self._folder / str(step)
+    with contextlib.suppress(OSError):  # a full disk, which the next checkpoint will tell
+      write_json(folder / _SEAL, _checksums(folder))
 
   @contextlib.contextmanager
   def _told(self) -> Iterator[None]:
@@ -148,15 +244,51 @@ class Checkpoints:
     try:
       yield
     except (OSError, ValueError, RuntimeError) as error:
+      self._manager.reload()  # without what is not there
       raise UserError(
-        f"a checkpoint in {self._manager.directory} cannot be written ({_first_line(error)}): make "
-        "room or mend the disk; the same command goes on from the newest whole one"
+        f"a checkpoint in {self._folder} cannot be written ({_first_line(error)}): make room or "
+        "mend the disk; the same command goes on from the newest whole one"
       ) from error
+
+
+class _NewestAndBest(PreservationPolicy):
+  """Keeps the newest checkpoints and the best by scores, which come after they are written."""
+
+  def __init__(self, newest: int, best: int, scores: dict[int, float]):
+    self._newest, self._best, self._scores = newest, best, scores
+
+  def should_preserve(self, checkpoints, *, context):
+    steps = [info.step for info in checkpoints]
+    kept = {*steps[-self._newest :], *_best_first(steps, self._scores)[: self._best]}
+    return [step in kept for step in steps]
+
+
+def _best_first(steps, scores):
+  """The steps that have a score, the best first, of equals the newest."""
+  return sorted(scores.keys() & set(steps), key=lambda step: (scores[step], step), reverse=True)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+  """SHA-256 by path of all files below a folder but the seal itself."""
+  sums = {}
+  for path in sorted(folder.rglob("*")):
+    if path.is_file() and path.name not in (_SEAL, _SEAL + ".partial"):
+      with open(path, "rb") as file:
+        sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+  return sums
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of a tree's arrays by their paths."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-  """Orbax warns of every checkpoint without a score, and of more that is meant here."""
+  """Orbax warns of arrays read without shardings, which are meant here."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -165,94 +297,5 @@ def _no_warnings() -> Iterator[None]:
     logging.set_verbosity(verbosity)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
   return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def has_checkpoints(workdir: Path) -> bool:
-  """Whether the run in `workdir` has a whole checkpoint; creates nothing."""
-  folder = Path(workdir) / "checkpoints"
-  return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
-
-
-def check_config(
-  workdir: Path, config: Mapping[str, Any], *, parts: Sequence[str] | None = None
-) -> None:
-  """Compares a configuration with that of the run in `workdir`, if there is a checkpoint of one.
-
-  Args:
-    workdir: folder of the run.
-    config: the whole configuration.
-    parts: what the names of fields that matter begin with, such as "model."; None: all fields that
-      touch the numbers of training.
-
-  Raises:
-    UserError: they differ; names the fields.
-  """
-  path = Path(workdir) / "config.json"
-  if not (path.exists() and has_checkpoints(workdir)):
-    return  # nothing was made with the other configuration
-  old, new = (_flatten(tree) for tree in (json.loads(path.read_text()), _as_json(config)))
-  old = {name: value for name, value in _ADDED_FIELDS.items() if name in new} | old
-  differing = [
-    f"{name} ({old.get(name)} → {new.get(name)})"
-    for name in sorted(old.keys() | new.keys())
-    if old.get(name) != new.get(name)
-    and not name.startswith(_FREE_FIELDS)
-    and (parts is None or name.startswith(tuple(parts)))
-  ]
-  if differing:
-    raise UserError(
-      f"{workdir} holds a run with another configuration: {', '.join(differing)}; restore these "
-      "values or choose another --workdir"
-    )
-
-
-def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
-  """Writes `workdir/config.json`, whole or not at all."""
-  if jax.process_index() == 0:
-    write_json(Path(workdir) / "config.json", config)
-
-
-def read_config(workdir: Path) -> dict[str, Any]:
-  """The configuration of the run in `workdir`, as `record_config` wrote it; tuples are lists.
-
-  Raises:
-    UserError: there is none, or it is damaged.
-  """
-  path = Path(workdir) / "config.json"
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read ({error}): name the folder of a run") from error
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-  """Writes `value` to `path` whole or not at all; numbers that are not finite as null."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
-  partial.replace(path)
-
-
-def _finite(value: Any) -> Any:
-  """The same with None in place of NaN and infinities, which JSON does not know."""
-  if isinstance(value, Mapping):
-    return {name: _finite(each) for name, each in value.items()}
-  if isinstance(value, list | tuple):
-    return [_finite(each) for each in value]
-  return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The configuration as a JSON file gives it back: tuples are lists."""
-  return json.loads(json.dumps(config))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= _flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat

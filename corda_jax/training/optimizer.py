@@ -64,12 +64,7 @@ def build_optimizer(
   Raises:
     UserError: `name` is unknown, or repeated updates are asked of AdamW.
   """
-  polynomial = optax.polynomial_schedule(
-    init_value=config.learning_rate,
-    end_value=0.0,
-    power=config.schedule_power,
-    transition_steps=num_steps,
-  )
+  polynomial = _polynomial(config, num_steps)
 
   def schedule(count):
     # In the widest float enabled: float64 runs are compared with reference values.
@@ -95,6 +90,34 @@ def build_optimizer(
   raise UserError(f"optimizer.name is {config.name!r}, wanted 'sgd' or 'adamw'")
 
 
+def _polynomial(config, num_steps):
+  return optax.polynomial_schedule(
+    init_value=config.learning_rate,
+    end_value=0.0,
+    power=config.schedule_power,
+    transition_steps=num_steps,
+  )
+
+
+def learning_rates(config: Any, *, num_steps: int) -> Callable[[int], dict[str, float]]:
+  """Updates made so far → learning rates of the next by the names of their curves.
+
+  Args:
+    config: of `build_optimizer`.
+    num_steps: of `build_optimizer`.
+  """
+  schedule = _polynomial(config, num_steps)
+
+  def rates(count):
+    rate = float(schedule(count))
+    return {
+      "learning_rate/encoder": rate,
+      "learning_rate/heads": rate * config.head_learning_rate_factor,
+    }
+
+  return rates
+
+
 def build_depth_optimizer(config: Any) -> optax.GradientTransformation:
   """Adam for the depth and pose networks, with a learning rate that falls in steps.
 
@@ -102,9 +125,7 @@ def build_depth_optimizer(config: Any) -> optax.GradientTransformation:
     config: the `optimizer` part of a configuration of the depth stage: `learning_rate`,
       `depth_encoder_learning_rate_factor`, `decay_at` (steps), `decay_factor`, `beta1`, `beta2`.
   """
-  schedule = optax.piecewise_constant_schedule(
-    config.learning_rate, {int(step): config.decay_factor for step in config.decay_at}
-  )
+  schedule = _steps_down(config)
 
   def group(path):
     encoder = path_name(path).startswith("depth/encoder/")
@@ -115,6 +136,26 @@ def build_depth_optimizer(config: Any) -> optax.GradientTransformation:
     _scale_groups(group),
     optax.scale_by_learning_rate(schedule),
   )
+
+
+def _steps_down(config):
+  return optax.piecewise_constant_schedule(
+    config.learning_rate, {int(step): config.decay_factor for step in config.decay_at}
+  )
+
+
+def depth_learning_rates(config: Any) -> Callable[[int], dict[str, float]]:
+  """`learning_rates` of `build_depth_optimizer`."""
+  schedule = _steps_down(config)
+
+  def rates(count):
+    rate = float(schedule(count))
+    return {
+      "learning_rate/depth_encoder": rate * config.depth_encoder_learning_rate_factor,
+      "learning_rate/others": rate,
+    }
+
+  return rates
 
 
 def _scale_groups(group: Callable[[Any], ParameterGroup]) -> optax.GradientTransformation:

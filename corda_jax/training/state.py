@@ -81,6 +81,28 @@ def create_pose_state(
   return PoseState(params, variables["batch_stats"], optimizer.init(params))
 
 
+def skip_unless_finite(
+  before: Any, after: Any, metrics: dict[str, jax.Array]
+) -> tuple[Any, dict[str, jax.Array]]:
+  """The state after a step whose loss and gradients are finite; else the one before, counted on.
+
+  One pixel that overflows would else turn every weight, the teacher's and the statistics to NaN,
+  and no later step could mend them.
+
+  Args:
+    before: state before the step, with an attribute `step`.
+    after: state after it.
+    metrics: scalars of the step, with "total" and "gradient_norm".
+
+  Returns:
+    The state, and the metrics with "skipped": 1.0 where the step was not applied, else 0.0.
+  """
+  finite = jnp.isfinite(metrics["total"]) & jnp.isfinite(metrics["gradient_norm"])
+  kept = jax.tree.map(lambda old, new: jnp.where(finite, new, old), before, after)
+  skipped = jnp.where(finite, 0.0, 1.0).astype(metrics["total"].dtype)
+  return kept.replace(step=after.step), {**metrics, "skipped": skipped}
+
+
 def update_teacher(teacher: Any, student: Any, step: jax.Array, maximum: float) -> Any:
   """Exponential moving average: keeps min(1 - 1 / (step + 1), maximum) of the teacher.
 

@@ -253,7 +253,7 @@ def test_checkpoints_hold_the_pose_network_where_there_is_one(case, tmp_path):
   after = one_step(*case)[1]
   assert (after.pose is not None) is (case is EVERYTHING)
   checkpoints = Checkpoints(tmp_path)
-  checkpoints.save(1, after, score=None)
+  checkpoints.save(1, after)
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path)
   restored = checkpoints.restore(1, experiment.state_shapes())

@@ -8,7 +8,8 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.initial_pose import read_initial_pose, with_initial_pose
-from corda_jax.training.checkpoint import Checkpoints, record_config
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.run_files import record_config
 from corda_jax.training.sharding import make_mesh
 from tests import tiny_depth, tiny_joint
 
@@ -25,7 +26,7 @@ def depth_run(folder, views=("previous",), **fields):
   state = experiment.initial_state()
   state = jax.tree.map(lambda x: x if x.dtype.kind == "i" else x + 1, state)
   checkpoints = Checkpoints(folder)
-  checkpoints.save(3, state, score=None)
+  checkpoints.save(3, state)
   checkpoints.close()
   record_config(folder, config.to_dict())
   return state

@@ -15,7 +15,8 @@ from corda_jax.jobs.train import train
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_weights import state_dict_from_variables
 from corda_jax.models.torch_write import write_torch_file
-from corda_jax.training.checkpoint import Checkpoints, check_config, record_config
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.run_files import check_config, record_config
 from corda_jax.training.sharding import make_mesh
 from tests import tiny
 
@@ -165,7 +166,7 @@ def test_the_count_of_steps_goes_out(tmp_path):
   run = experiment()
   state = run.initial_state()
   checkpoints = Checkpoints(tmp_path)
-  checkpoints.save(5, state.replace(step=state.step + 5), score=None)
+  checkpoints.save(5, state.replace(step=state.step + 5))
   checkpoints.close()
   tree = read_torch_file(export_torch(run, tmp_path))
   assert tree["iteration"] == 5

@@ -11,7 +11,9 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.train import train
 from corda_jax.resize import resize_aligned
-from corda_jax.training.checkpoint import Checkpoints, check_config, record_config, write_json
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.history import History
+from corda_jax.training.run_files import check_config, record_config, write_json
 from corda_jax.training.sharding import check_divisible, make_mesh, shardings_of
 from tests import tiny
 
@@ -125,19 +127,25 @@ def test_evaluation_reads_the_network_that_is_asked_for(tmp_path):
   assert (results[0] != results[1]).any()
 
 
+def steps_in(folder):
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
 def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
+  history, state = History(tmp_path), experiment.initial_state()
   checkpoints = Checkpoints(tmp_path, keep_best=1)
-  state = experiment.initial_state()
-  for step, miou in ((1, 10.0), (2, 30.0), (3, 20.0), (4, None), (5, 15.0)):
-    checkpoints.save(step, state, score=miou)
+  for step, miou in ((1, 10.0), (2, 30.0), (3, 20.0), (4, None), (5, 15.0), (6, None)):
+    checkpoints.save(step, state)
+    if miou is not None:
+      checkpoints.add_score(step, miou)
+      history.add_evaluation(step, miou, {}, {})
   checkpoints.close()
-  kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
-  assert kept == [2, 5]
+  assert steps_in(tmp_path / "checkpoints") == [2, 5, 6]
   checkpoints = Checkpoints(tmp_path)
-  assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
+  assert (checkpoints.latest_step(), checkpoints.best_step()) == (6, 2)
   other = Experiment.from_config(tiny.get_config(**{"model.task_width": 8}), experiment.mesh)
-  with pytest.raises(UserError, match="damaged or of another network"):
-    checkpoints.restore(5, other.state_shapes())
+  with pytest.raises(UserError, match=r"is of another network: \d+ arrays differ, as .* wanted \("):
+    checkpoints.restore(6, other.state_shapes())
   checkpoints.close()
 
 
@@ -151,7 +159,7 @@ def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
   state = written.initial_state()
   assert not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.optimizer_state))
   checkpoints = Checkpoints(tmp_path)
-  checkpoints.save(1, state, score=None)
+  checkpoints.save(1, state)
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path)
   for reader in (read, again):
@@ -164,13 +172,13 @@ def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
 
 @pytest.mark.parametrize("astray", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_is_never_the_best(experiment, tmp_path, astray):
-  checkpoints = Checkpoints(tmp_path, keep_best=1)
+  checkpoints = Checkpoints(tmp_path, keep_best=1, keep_newest=1)
   state = experiment.initial_state()
   for step, score in ((1, -0.5), (2, -0.3), (3, astray), (4, astray)):
-    checkpoints.save(step, state, score=score)
+    checkpoints.save(step, state)
+    checkpoints.add_score(step, score)
   checkpoints.close()
-  kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
-  assert kept == [2, 4]
+  assert steps_in(tmp_path / "checkpoints") == [2, 4]
 
 
 def test_results_without_numbers_are_json(tmp_path):
@@ -214,7 +222,7 @@ def test_checkpoints_that_cannot_be_written_are_told(experiment, tmp_path, monke
 
   monkeypatch.setattr(checkpoints._manager, "save", full)
   with pytest.raises(UserError, match=r"cannot be written .*No space left on device"):
-    checkpoints.save(1, experiment.initial_state(), score=None)
+    checkpoints.save(1, experiment.initial_state())
   checkpoints.close()
 
 
@@ -270,21 +278,31 @@ def test_depth_heads_want_depth_somewhere():
 def test_progress_averages_what_lies_between_reports(monkeypatch):
   now = [100.0]
   monkeypatch.setattr("time.monotonic", lambda: now[0])
-  progress = Progress(0, 10, images_per_step=6)
+  read = []
+  progress = Progress(0, 10, images_per_step=6, on_read=lambda *each: read.append(each))
+  done = [0]
 
-  def steps(values):
+  def steps(values, skipped=0.0):
     for value in values:
-      progress.update({"total": jnp.float32(value), "ce_src": jnp.float32(2 * value)})
+      done[0] += 1
+      metrics = {"total": jnp.float32(value), "skipped": jnp.float32(skipped)}
+      progress.update(done[0], metrics, waited=0.25)
       now[0] += 0.5
 
-  steps([1, 2, 3])
-  # The newest step is left for the next report; the first one starts the clock and has no rate.
-  assert progress.report() == {"total": 1.5, "ce_src": 3.0, "images_per_second": 6 * 1 / 1.5}
-  steps([5, 7])
-  means = progress.report()
-  assert (means["total"], means["images_per_second"]) == (4.0, 6 * 2 / 1.0)
-  progress.message("evaluated")  # what takes time beside training stops the clock
+  steps([1, 2, 3, 100])
+  # The first step starts the clock and has no rate; the last is left for the next report.
+  means = progress.report(3)
+  rate = {"images_per_second": 6 * 2 / 2.0, "data_wait": 0.25}
+  assert means == {"total": 2.0, "skipped": 0.0, **rate}
+  steps([float("nan")], skipped=1.0)
+  steps([50])
+  means = progress.report(6)
+  assert (means["total"], means["skipped"]) == (75.0, 1.0)
+  assert means["images_per_second"] == 6 * 3 / 1.0
+  assert [step for step, _ in read] == [1, 2, 3, 4, 5, 6]
+  assert progress.report(6) == {}
+  progress.stop_clock()  # what takes time beside training
   now[0] += 100
   steps([9])
-  assert "images_per_second" not in progress.report()
+  assert "images_per_second" not in progress.report(7)
   progress.close()

@@ -1,0 +1,76 @@
+"""Steps that were not applied because a loss or a gradient was not finite: told, and ended."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from corda_jax.errors import UserError
+from corda_jax.training.run_files import write_json
+
+REPORT = "diverged.json"
+
+
+class SkippedSteps:
+  """Tells of steps that were not applied, and stops a run that makes too many of them in a row.
+
+  Args:
+    workdir: folder of the run, for the report.
+    most: steps in a row after which the run stops; 0: it never does.
+    frames_of: step → names of the frames of its batch, by domain, of this process.
+    last_checkpoint: → step of the newest checkpoint, or None.
+    tell: prints a line.
+  """
+
+  def __init__(
+    self,
+    workdir: Path,
+    most: int,
+    *,
+    frames_of: Callable[[int], Mapping[str, list[str]]],
+    last_checkpoint: Callable[[], int | None],
+    tell: Callable[[str], None],
+  ):
+    """Starts with none."""
+    self._workdir, self._most = Path(workdir), most
+    self._frames_of, self._last_checkpoint, self._tell = frames_of, last_checkpoint, tell
+    self._row: list[dict[str, Any]] = []
+
+  def read(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Takes in the metrics of a step; all steps, in order.
+
+    Raises:
+      UserError: this is one skipped step too many.
+    """
+    if not metrics.get("skipped"):
+      self._row.clear()
+      return
+    astray = {name: str(x) for name, x in metrics.items() if not math.isfinite(x)}
+    frames = {domain: list(names) for domain, names in self._frames_of(step).items()}
+    self._row.append({"step": step, "not_finite": astray, "frames": frames})
+    told = ", ".join(f"{name} is {value}" for name, value in astray.items())
+    batch = "; ".join(f"{domain}: {', '.join(names)}" for domain, names in frames.items())
+    self._tell(f"step {step} was not applied: {told} (frames of {batch})")
+    if self._most and len(self._row) >= self._most:
+      self._stop(told)
+
+  def _stop(self, told: str) -> None:
+    good = self._last_checkpoint()
+    path = self._workdir / REPORT
+    report = {
+      "process": jax.process_index(),
+      "last_good_checkpoint": good,
+      "steps": self._row,
+    }
+    if jax.process_index() == 0:
+      write_json(path, report)
+    first, last = self._row[0]["step"], self._row[-1]["step"]
+    before = f"its checkpoint of step {good} is good" if good is not None else "no checkpoint yet"
+    raise UserError(
+      f"training diverged: {len(self._row)} steps in a row, {first}..{last}, were not applied "
+      f"({told}); {before}; {path} tells more. Look at these frames, lower the learning rate or "
+      "raise the precision, and start anew or from that checkpoint in another --workdir; "
+      "faults.skipped_steps says how many are borne"
+    )

@@ -1,0 +1,92 @@
+"""What a run has told so far: `history.jsonl` in its folder, a line for each thing told.
+
+{"step": 50, "curves": {"train/total": 1.25, …}}, or that and "score" and "result" of an evaluation.
+Resumed, a run forgets what lies after the checkpoint that it goes on from: it tells it again.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from corda_jax.training.run_files import finite, write_text
+
+_NAME = "history.jsonl"
+
+
+class History:
+  """The history of the run in a folder; the first process writes it, all may read.
+
+  Args:
+    workdir: folder of the run.
+  """
+
+  def __init__(self, workdir: Path):
+    """Reads what is there."""
+    self._path = Path(workdir) / _NAME
+    self.entries = read_history(workdir)
+
+  def rewind(self, step: int) -> None:
+    """Forgets what was told after `step`."""
+    self.entries = [entry for entry in self.entries if entry["step"] <= step]
+    if jax.process_index() == 0 and self._path.exists():
+      write_text(self._path, "".join(map(_line, self.entries)))
+
+  def add_curves(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds points of curves."""
+    self._add({"step": step, "curves": dict(values)})
+
+  def add_evaluation(
+    self, step: int, score: float, result: Mapping[str, Any], curves: Mapping[str, float]
+  ) -> None:
+    """Adds an evaluation: its score (larger is better), its JSON-ready result, points of curves."""
+    entry = {"step": step, "score": score, "result": dict(result), "curves": dict(curves)}
+    self._add(entry)
+
+  def evaluated(self, step: int) -> bool:
+    """Whether there is an evaluation of `step`."""
+    return any(entry["step"] == step and "result" in entry for entry in self.entries)
+
+  def _add(self, entry: dict[str, Any]) -> None:
+    self.entries.append(entry)
+    if jax.process_index() > 0:
+      return
+    with open(self._path, "a", encoding="utf-8") as file:
+      file.write(_line(entry))
+      file.flush()
+      os.fsync(file.fileno())
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+  """Entries of the history in `workdir`; a line that a kill cut short, or that is none, is left."""
+  try:
+    lines = (Path(workdir) / _NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+  except FileNotFoundError:
+    return []
+  entries = []
+  for line in lines:
+    try:
+      entry = json.loads(line)
+    except (ValueError, RecursionError):
+      continue
+    if isinstance(entry, dict) and type(entry.get("step")) is int:
+      entries.append(entry)
+  return entries
+
+
+def scores_of(entries: list[dict[str, Any]]) -> dict[int, float]:
+  """Finite scores by step."""
+  scores = {entry["step"]: entry.get("score") for entry in entries if "score" in entry}
+  return {
+    step: float(score)
+    for step, score in scores.items()
+    if isinstance(score, int | float) and math.isfinite(score)
+  }
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+  return json.dumps(finite(entry), allow_nan=False) + "\n"

@@ -1,0 +1,65 @@
+"""Stopping when a scheduler asks for it: SIGTERM, at the same step in all processes."""
+
+import signal
+import threading
+from types import TracebackType
+
+from jax._src import distributed
+from jax.experimental import multihost_utils
+
+# What a shell tells of a program that SIGTERM ended, and what schedulers know as such.
+EXIT_CODE = 128 + signal.SIGTERM
+
+
+class Preempted(BaseException):
+  """The run was asked to stop; its state is saved. Like Ctrl-C no error of the program's.
+
+  Attributes:
+    step: of the checkpoint that it left.
+  """
+
+  def __init__(self, step: int):
+    """See the class."""
+    super().__init__(f"Stopped by SIGTERM after step {step}")
+    self.step = step
+
+
+class Preemption:
+  """Notices SIGTERM while it is entered.
+
+  Several processes agree on a step: each may get the signal at another time, or one of them alone.
+  """
+
+  def __init__(self) -> None:
+    """Asks nothing yet."""
+    # `jax.distributed.initialize` takes the signal itself, and tells it to all processes.
+    self._shared = distributed.global_state.preemption_sync_manager is not None
+    self._asked = threading.Event()
+    self._before = None
+
+  def __enter__(self) -> "Preemption":
+    """Begins to listen; outside the main thread Python hears no signals."""
+    if not self._shared and threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    """Gives the signal back."""
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def reached(self, step: int) -> bool:
+    """Whether to save and stop after `step`: the same answer in all processes."""
+    if self._shared:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._asked.is_set()
+
+  @property
+  def asked(self) -> bool:
+    """Whether this process, alone in its run, was asked to stop; of several each goes on."""
+    return self._asked.is_set()

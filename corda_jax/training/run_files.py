@@ -1,0 +1,185 @@
+"""What lies in the folder of a run beside its checkpoints: configuration, code version, results."""
+
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from corda_jax.errors import UserError
+
+# What a resumed run may change: fields that touch no number of its training.
+_FREE_FIELDS = (
+  "initial_",  # weights: read once, before the first step; elsewhere the file has another path
+  "log_every",
+  "evaluate_every",
+  "checkpoint_every",
+  "keep_best",
+  "keep_newest",
+  "faults.",
+  "profile.",
+  "draw_every",
+  "evaluation.",
+  "prediction.",
+  "label_depth.",
+  "compute.one_student_pass",
+  "compute.rematerialize",
+  "compute.shard_state",
+  "data.bad_records",
+  "data.classes.colors",
+  "data.records_dir",
+  "data.source.root",
+  "data.target.root",
+  "data.source.depth_root",
+  "data.target.depth_root",
+  "data.prepare_processes",
+  "data.reader_threads",
+  "data.evaluation_batch_size",
+)
+
+# Fields that came later: a run without them was made with these values.
+_ADDED_FIELDS = {
+  "compute.matmul_precision": "default",
+  "model.batch_norm_group": 0,
+}
+
+_PACKAGES = ("corda_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def has_checkpoints(workdir: Path) -> bool:
+  """Whether the run in `workdir` has a whole checkpoint; creates nothing."""
+  folder = Path(workdir) / "checkpoints"
+  return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def check_config(
+  workdir: Path, config: Mapping[str, Any], *, parts: Sequence[str] | None = None
+) -> None:
+  """Compares a configuration with that of the run in `workdir`, if there is a checkpoint of one.
+
+  Args:
+    workdir: folder of the run.
+    config: the whole configuration.
+    parts: what the names of fields that matter begin with, such as "model."; None: all fields that
+      touch the numbers of training.
+
+  Raises:
+    UserError: they differ; names the fields.
+  """
+  path = Path(workdir) / "config.json"
+  if not (path.exists() and has_checkpoints(workdir)):
+    return  # nothing was made with the other configuration
+  old, new = (_flatten(tree) for tree in (read_config(workdir), _as_json(config)))
+  old = {name: value for name, value in _ADDED_FIELDS.items() if name in new} | old
+  differing = [
+    f"{name} ({old.get(name)} → {new.get(name)})"
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name)
+    and not name.startswith(_FREE_FIELDS)
+    and (parts is None or name.startswith(tuple(parts)))
+  ]
+  if differing:
+    raise UserError(
+      f"{workdir} holds a run with another configuration: {', '.join(differing)}; restore these "
+      "values or choose another --workdir"
+    )
+
+
+def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
+  """Writes `workdir/config.json`, whole or not at all, and adds this code to `workdir/code.json`.
+
+  The latter lists what the run was trained by, one entry after another where that changed: versions
+  of packages and, in a checkout, its commit.
+  """
+  if jax.process_index() > 0:
+    return
+  write_json(Path(workdir) / "config.json", config)
+  path = Path(workdir) / "code.json"
+  try:
+    told = json.loads(path.read_text())["code"]
+  except (OSError, ValueError, KeyError, TypeError):
+    told = []
+  code = code_version()
+  if told[-1:] != [code]:
+    write_json(path, {"code": [*told, code]})
+
+
+def code_version() -> dict[str, Any]:
+  """Versions of this package and of those that its numbers depend on; its commit, or None."""
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return versions | {"commit": _commit()}
+
+
+def _commit() -> str | None:
+  """Of the checkout that this file lies in; "-dirty" where tracked files differ from it."""
+  folder = Path(__file__).resolve().parents[2]
+  if not (folder / ".git").exists():
+    return None
+  command = ["git", "-C", os.fspath(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+  try:
+    found = subprocess.run(
+      [*command, "--exclude=*"], capture_output=True, text=True, timeout=30, check=True
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return found.stdout.strip()
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+  """The configuration of the run in `workdir`, as `record_config` wrote it; tuples are lists.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  path = Path(workdir) / "config.json"
+  try:
+    config = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f"{path} cannot be read ({error}): name the folder of a run") from error
+  if not isinstance(config, dict):
+    raise UserError(f"{path} holds no configuration: name the folder of a run")
+  return config
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+  """Writes `value` to `path` whole or not at all; numbers that are not finite as null."""
+  write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes `text` to `path` whole or not at all."""
+  partial = path.with_name(path.name + ".partial")
+  with open(partial, "w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())  # else a machine that dies may keep the name and lose the contents
+  partial.replace(path)
+
+
+def finite(value: Any) -> Any:
+  """The same with None in place of NaN and infinities, which JSON does not know."""
+  if isinstance(value, Mapping):
+    return {name: finite(each) for name, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(each) for each in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The configuration as a JSON file gives it back: tuples are lists."""
+  return json.loads(json.dumps(config))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat

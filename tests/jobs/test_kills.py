@@ -1,0 +1,133 @@
+"""Runs in processes of their own that are killed, asked to stop, and starved of disk."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks import kills
+from corda_jax.training.preemption import EXIT_CODE
+
+RUN = [sys.executable, "-m", "tests.jobs.tiny_run"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    patch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    yield
+
+
+@pytest.fixture(scope="module")
+def whole(compiled_once, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  subprocess.run([*RUN, workdir, "num_steps=8"], check=True)
+  return workdir
+
+
+def start(workdir, *settings, **options):
+  return subprocess.Popen(
+    [*RUN, workdir, *settings],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    **options,
+  )
+
+
+def wait_for(process, path):
+  while not path.exists():
+    assert process.poll() is None, process.stdout.read()
+    time.sleep(0.005)
+
+
+def wait_for_text(path, text):
+  until = time.monotonic() + 60
+  while text not in path.read_text():
+    assert time.monotonic() < until
+    time.sleep(0.005)
+
+
+def test_killed_at_any_moment_a_run_ends_the_same(tmp_path, capsys):
+  command = ["--folder", str(tmp_path / "runs"), "--kills", "4", "--", *RUN, "{}", "num_steps=8"]
+  assert kills.main(command) == 0
+  told = capsys.readouterr().out
+  assert "4 kills in" in told
+  assert "0 differ" in told
+  assert " 0 of them" not in told
+
+
+def test_what_differs_is_found(whole, tmp_path):
+  subprocess.run([*RUN, tmp_path / "run", "num_steps=8", "seed=1"], check=True)
+  found = kills.differences(whole, tmp_path / "run")
+  assert "history" in found
+  assert any(name.startswith("8/params/") for name in found)
+
+
+@pytest.mark.parametrize("during", ["training", "evaluation"])
+def test_sigterm_saves_and_ends_with_its_code(whole, tmp_path, during):
+  workdir = tmp_path / "run"
+  process = start(workdir, "num_steps=8", "seconds_a_step=0.3")
+  wait_for(process, workdir / "checkpoints" / "2")
+  if during == "training":
+    wait_for_text(workdir / "history.jsonl", '"step": 3')
+  process.send_signal(signal.SIGTERM)
+  told = process.communicate(timeout=60)[0]
+  assert process.returncode == EXIT_CODE == 143, told
+  steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+  assert f"Stopped by SIGTERM after step {max(steps)}" in told
+  assert max(steps) == 2 if during == "evaluation" else 2 < max(steps) < 8
+  told = subprocess.run([*RUN, workdir, "num_steps=8"], check=True, capture_output=True, text=True)
+  assert f"Resuming from the checkpoint of step {max(steps)}" in told.stdout
+  differing = kills.differences(whole, workdir)
+  # The curves have one point more, where it was stopped.
+  assert [name for name in differing if name != "history"] == []
+
+
+def test_two_processes_stop_at_the_same_step(whole, tmp_path):
+  workdir = tmp_path / "run"
+  shared = {"JAX_COORDINATOR_ADDRESS": "localhost:18476", "JAX_NUM_PROCESSES": "2"}
+  processes = [
+    start(
+      workdir,
+      "num_steps=8",
+      "seconds_a_step=0.3",
+      env={**os.environ, **shared, "JAX_PROCESS_ID": str(index)},
+    )
+    for index in range(2)
+  ]
+  wait_for(processes[0], workdir / "checkpoints" / "2")
+  processes[1].send_signal(signal.SIGTERM)  # one alone is asked; the other hears of it
+  told = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [EXIT_CODE] * 2, told
+  step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+  assert step < 8
+  for each in told:
+    assert f"Stopped by SIGTERM after step {step}" in each
+
+
+def test_a_full_disk_is_tried_again_and_told(tmp_path):
+  """A limit on the size of files stands in for it: the writer gets an error from the system."""
+  workdir = tmp_path / "run"
+
+  settings = ("num_steps=4", "faults.retries=1", "faults.retry_seconds=0")
+  command = f"ulimit -f 50; trap '' XFSZ; exec {shlex.join([*RUN, str(workdir), *settings])}"
+  process = subprocess.Popen(
+    ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+  told = process.communicate(timeout=120)[0]
+  assert process.returncode == 1, told
+  assert "cannot be written" in told
+  assert "trying again in 0 seconds" in told
+  assert "\nerror: a checkpoint in" in told
+  assert not [path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+  told = subprocess.run([*RUN, workdir, *settings], check=True, capture_output=True, text=True)
+  assert json.loads((workdir / "results.json").read_text())["step"] == 4

@@ -1,0 +1,127 @@
+"""Checkpoints that disks and kills have harmed."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from corda_jax.errors import UserError
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.history import History
+
+
+def state(step):
+  random = np.random.RandomState(step)
+  return {"weights": jnp.asarray(random.randn(64, 64), jnp.float32), "step": jnp.int32(step)}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """Two whole checkpoints, of steps 1 and 2."""
+  checkpoints = Checkpoints(tmp_path)
+  for step in (1, 2):
+    checkpoints.save(step, state(step))
+  checkpoints.close()
+  return tmp_path
+
+
+def files_of(workdir, step):
+  folder = workdir / "checkpoints" / str(step)
+  return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def restored(workdir):
+  """The newest undamaged state."""
+  checkpoints = Checkpoints(workdir)
+  try:
+    step = checkpoints.newest_undamaged()
+    return step, checkpoints.restore(step, state(0))
+  finally:
+    checkpoints.close()
+
+
+def assert_is(found, step):
+  assert found[0] == step
+  jax.tree.map(np.testing.assert_array_equal, found[1], state(step))
+
+
+def test_whole_checkpoints_are_sealed_and_taken(workdir, capsys):
+  seal = json.loads((workdir / "checkpoints/2/checksums.json").read_text())
+  names = {path.relative_to(workdir / "checkpoints/2").as_posix() for path in files_of(workdir, 2)}
+  assert seal.keys() == names - {"checksums.json"}
+  assert_is(restored(workdir), 2)
+  assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("harm", ["bit", "cut", "empty", "missing"])
+def test_any_harmed_file_is_found_and_the_one_before_taken(workdir, capsys, harm):
+  # The largest file holds the numbers: without the seal a turned bit in it is read as a number.
+  path = max(files_of(workdir, 2), key=lambda path: path.stat().st_size)
+  contents = bytearray(path.read_bytes())
+  if harm == "missing":
+    path.unlink()
+  else:
+    contents[len(contents) // 2] ^= 4
+    path.write_bytes({"bit": contents, "cut": contents[:-1], "empty": b""}[harm])
+  assert_is(restored(workdir), 1)
+  told = capsys.readouterr().out
+  name = path.relative_to(workdir / "checkpoints/2").as_posix()
+  assert f"step 2 is damaged ({name} is" in told
+  assert str(workdir / "damaged" / "2") in told
+  assert (workdir / "damaged" / "2" / "checksums.json").exists()
+  assert_is(restored(workdir), 1)
+  assert capsys.readouterr().out == ""  # told once
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(2, state(2))  # made again under its own name
+  checkpoints.close()
+  assert_is(restored(workdir), 2)
+
+
+def test_a_checkpoint_that_was_killed_before_its_seal_is_read_to_see(workdir, capsys):
+  seal = workdir / "checkpoints/2/checksums.json"
+  seal.unlink()
+  assert_is(restored(workdir), 2)
+  assert seal.exists()
+  seal.unlink()
+  (workdir / "checkpoints/2/default/manifest.ocdbt").write_bytes(b"nothing")
+  assert_is(restored(workdir), 1)
+  assert "step 2 is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": "b"}'])
+def test_a_harmed_seal_is_damage(workdir, text):
+  (workdir / "checkpoints/2/checksums.json").write_text(text)
+  assert_is(restored(workdir), 1)
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew(workdir):
+  for step in (1, 2):
+    (workdir / f"checkpoints/{step}/default/manifest.ocdbt").write_bytes(b"nothing")
+  with pytest.raises(UserError, match=r"checkpoints/1 is damaged .*there is none before it"):
+    restored(workdir)
+  assert (workdir / "damaged/2").is_dir()
+  assert (workdir / "checkpoints/1").is_dir()
+
+
+def test_a_history_that_a_kill_cut_short(tmp_path):
+  history = History(tmp_path)
+  history.add_curves(1, {"loss": 2.0})
+  history.add_evaluation(2, 40.0, {"miou": 40.0}, {"target/miou": 40.0})
+  history.add_evaluation(4, float("nan"), {"miou": float("nan")}, {})
+  history.add_curves(5, {"loss": 1.0})
+  with open(tmp_path / "history.jsonl", "a") as file:
+    file.write('{"step": 6, "cur')
+  again = History(tmp_path)
+  assert [entry["step"] for entry in again.entries] == [1, 2, 4, 5]
+  assert again.evaluated(2)
+  assert again.evaluated(4)
+  assert not again.evaluated(5)
+  again.rewind(4)
+  again.add_curves(5, {"loss": 3.0})
+  steps = [
+    json.loads(line)["step"] for line in (tmp_path / "history.jsonl").read_text().splitlines()
+  ]
+  assert steps == [1, 2, 4, 5]
+  assert Checkpoints(tmp_path)._scores == {2: 40.0}
