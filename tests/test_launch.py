@@ -60,10 +60,73 @@ def test_scripts_and_the_container_file_pass_their_linters(name, files):
   assert result.returncode == 0, result.stdout
 
 
+# Keys of jobset.x-k8s.io/v1alpha2, whose schema no package brings (api/jobset/v1alpha2 of
+# https://github.com/kubernetes-sigs/jobset); None: what is below is not looked at here.
+JOBSET_KEYS = {
+  "apiVersion": None,
+  "kind": None,
+  "metadata": None,
+  "spec": {
+    "replicatedJobs": {
+      "name": None,
+      "groupName": None,
+      "template": None,  # a Job
+      "replicas": None,
+      "dependsOn": {"name": None, "status": None},
+    },
+    "network": {"enableDNSHostnames": None, "subdomain": None, "publishNotReadyAddresses": None},
+    "successPolicy": {"operator": None, "targetReplicatedJobs": None},
+    "failurePolicy": {
+      "maxRestarts": None,
+      "restartStrategy": None,
+      "rules": {
+        "name": None,
+        "action": None,
+        "onJobFailureReasons": None,
+        "onJobFailureMessagePatterns": None,
+        "targetReplicatedJobs": None,
+      },
+    },
+    "startupPolicy": {"startupPolicyOrder": None},
+    "suspend": None,
+    "coordinator": {"replicatedJob": None, "jobIndex": None, "podIndex": None},
+    "managedBy": None,
+    "ttlSecondsAfterFinished": None,
+    "volumeClaimPolicies": None,
+  },
+}
+
+
+def unknown_keys(value, known, path=""):
+  """Paths of the keys of a tree that `known` lacks; the items of a list are alike."""
+  if known is None:
+    return []
+  if isinstance(value, list):
+    return [found for item in value for found in unknown_keys(item, known, path)]
+  unknown = [f"{path}.{key}" for key in value if key not in known]
+  for key in value.keys() & known.keys():
+    unknown += unknown_keys(value[key], known[key], f"{path}.{key}")
+  return unknown
+
+
+def test_a_misspelt_key_of_a_jobset_is_found():
+  spec = {
+    "failurePolicy": {"maxRestart": 1},
+    "replicatedJobs": [{"name": "a", "template": {"any": 1}}, {"replica": 1}],
+  }
+  assert sorted(unknown_keys({"kind": "JobSet", "spec": spec}, JOBSET_KEYS)) == [
+    ".spec.failurePolicy.maxRestart",
+    ".spec.replicatedJobs.replica",
+  ]
+
+
 def test_the_jobs_of_a_jobset_are_valid_and_find_each_other():
   jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+  assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+  assert unknown_keys(jobset, JOBSET_KEYS) == []
   (jobs,) = jobset["spec"]["replicatedJobs"]
-  # A JobSet holds Jobs, whose schema is published; of its own it has little more.
+  assert isinstance(jobset["spec"]["failurePolicy"]["maxRestarts"], int)
+  # The Jobs that a JobSet holds have a published schema.
   job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "one"}, **jobs["template"]}
   kubernetes_validate.validate(job, "1.33", strict=True)
   spec = job["spec"]
