@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.options import load_config, run_command
+from benchmarks.runners import device_name
 from corda_jax.depth import camera, photometric
 from corda_jax.depth.motion import are_temporal, image_names, temporal_views
 from corda_jax.depth.step import draw, jittered_input
@@ -165,9 +166,8 @@ def _loss_parts(
 def report(experiment: DepthExperiment, parts: dict[str, float]) -> str:
   """The times and their shares of the step, as Markdown."""
   data, whole = experiment.config.data, parts["the whole step"]
-  device = jax.devices()[0]
   lines = [
-    f"{device.device_kind} ({device.platform}), batch {data.batch_size}, "
+    f"{device_name()}, batch {data.batch_size}, "
     f"{data.crop_width}x{data.crop_height}, views {', '.join(experiment.views)}, "
     f"{data.batch_size / whole * 1e3:.1f} frames/s",
     "",

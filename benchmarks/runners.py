@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import re
 import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -18,6 +20,9 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step
 from corda_jax.training.sharding import check_training_batch, put_batch, replicated_key
+
+# Of a runner alone: the others' numbers are worth having all the same.
+FAILURES = (jax.errors.JaxRuntimeError, UserError)
 
 
 class Runner(Protocol):
@@ -188,20 +193,49 @@ class Peer:
     return line
 
 
-def time_in_turn(runners: Sequence[Runner], *, rounds: int, steps: int) -> dict[str, list[float]]:
+def time_in_turn(
+  runners: Sequence[Runner], *, rounds: int, steps: int
+) -> tuple[dict[str, list[float]], dict[str, str]]:
   """Seconds a step of every runner, one value a round, after a round that does not count.
 
   In turn, so that whatever else the machine does meets all of them alike.
+
+  Returns:
+    Name → seconds a step, of the runners that ran to the end; name → why, of those that failed,
+    for want of memory perhaps, and were left out from then on.
   """
   seconds = {runner.name: [] for runner in runners}
   if len(seconds) < len(runners):
     raise UserError(f"two runners have one name: {', '.join(runner.name for runner in runners)}")
+  failed = {}
   for round_number in range(rounds + 1):
     for runner in runners:
-      taken = runner.run(steps) / steps
+      if runner.name in failed:
+        continue
+      try:
+        taken = runner.run(steps) / steps
+      except FAILURES as error:
+        failed[runner.name] = first_line(error)
+        del seconds[runner.name]
+        continue
       if round_number:
         seconds[runner.name].append(taken)
-  return seconds
+  return seconds, failed
+
+
+def first_line(error: Exception) -> str:
+  """What a table tells of an error."""
+  return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def device_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+  """What the devices are: "H200 (gpu)"; of a CPU its model, where the system tells it."""
+  device = jax.devices()[0]
+  name = device.device_kind
+  if device.platform == "cpu" and cpuinfo.exists():
+    model = re.search(r"^model name\s*:\s*(.+?)\s*$", cpuinfo.read_text(), re.MULTILINE)
+    name = model[1] if model else name
+  return f"{name} ({device.platform})"
 
 
 def measured_peak(dtype: Any, size: int, repeats: int = 5) -> float:

@@ -6,10 +6,11 @@
 
 Times the step of a configuration on random batches in memory, every combination of the values
 swept, and peers that are other programs (`benchmarks.runners.Peer` tells how they are spoken to),
-all in turn. Floating-point operations are counted from the trace and, to check, by XLA; those that
-are computed again count again. The peak is that of a large matrix product in the type and at the
-precision that the network computes in, measured in the same run. Where there are several devices,
-what they send each other is counted, too; `benchmarks.messages` counts it and runs nothing.
+all in turn; what fails, for want of memory perhaps, is told in a row of its own. Floating-point
+operations are counted from the trace and, to check, by XLA; those that are computed again count
+again. The peak is that of a large matrix product in the type and at the precision that the network
+computes in, measured in the same run. Where there are several devices, what they send each other is
+counted, too; `benchmarks.messages` counts it and runs nothing.
 """
 
 import argparse
@@ -25,7 +26,15 @@ from benchmarks.collectives import by_name, collectives_table, count_collectives
 from benchmarks.device_time import split_time
 from benchmarks.operations import OTHER, count_operations
 from benchmarks.options import add_config_options, run_command, swept_configs
-from benchmarks.runners import JaxStep, Peer, measured_peak, time_in_turn
+from benchmarks.runners import (
+  FAILURES,
+  JaxStep,
+  Peer,
+  device_name,
+  first_line,
+  measured_peak,
+  time_in_turn,
+)
 from corda_jax.errors import UserError
 from corda_jax.models.operations import at_matmul_precision
 
@@ -53,17 +62,19 @@ def main(arguments: list[str] | None = None) -> None:
   steps, failed = build_variants(options)
   with contextlib.ExitStack() as stack:
     peers = [stack.enter_context(Peer.of_option(text)) for text in options.peer]
-    seconds = time_in_turn([*steps, *peers], rounds=options.rounds, steps=options.steps)
-  results = [measure(step, seconds[step.name]) for step in steps]
+    seconds, stopped = time_in_turn([*steps, *peers], rounds=options.rounds, steps=options.steps)
+  failed |= stopped
+  results = [measure(step, seconds[step.name]) for step in steps if step.name in seconds]
   size = _PEAK_SIZES.get(jax.devices()[0].platform, _PEAK_SIZE)
   peaks = {}
   for kind in {r["peak"] for r in results}:
     dtype, precision = kind.split(", ")
     peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
-  print(report(results, peaks, {peer.name: seconds[peer.name] for peer in peers}, failed))
+  of_peers = {peer.name: seconds[peer.name] for peer in peers if peer.name in seconds}
+  print(report(results, peaks, of_peers, failed))
   if options.json:
     options.json.write_text(
-      json.dumps({"steps": results, "peaks": peaks, "seconds": seconds}, indent=1)
+      json.dumps({"steps": results, "peaks": peaks, "seconds": seconds, "failed": failed}, indent=1)
     )
 
 
@@ -74,8 +85,8 @@ def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str
     try:
       step = JaxStep.build(name, config)
       step.run(1)
-    except (jax.errors.JaxRuntimeError, UserError) as error:
-      failed[name] = str(error).splitlines()[0]
+    except FAILURES as error:
+      failed[name] = first_line(error)
       continue
     print(f"{name}: compiled in {step.compile_seconds:.0f} s", flush=True)
     steps.append(step)
@@ -123,12 +134,11 @@ def report(
     results: of `measure`.
     peaks: "type, precision" → operations a second, of one device.
     peers: name → seconds a step, of every round.
-    failed: variants that could not run → why.
+    failed: variants and peers that could not run → why.
   """
-  device = jax.devices()[0]
   lines = [
     "",
-    f"{jax.device_count()} x {device.device_kind} ({device.platform}), JAX {jax.__version__}; "
+    f"{jax.device_count()} x {device_name()}, JAX {jax.__version__}; "
     + ", ".join(f"{d} peak {p / 1e12:.2f} TFLOP/s" for d, p in sorted(peaks.items())),
     "",
     "| | GFLOP a step | by XLA | a device: GB accessed | memory, GB | compiled in, s "

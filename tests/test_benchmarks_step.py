@@ -11,7 +11,7 @@ from benchmarks import device_time, options, step
 from benchmarks.device_time import parts_of_instructions, split_time
 from benchmarks.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
 from benchmarks.options import apply_settings, load_config, setting
-from benchmarks.runners import JaxStep, Peer, random_batch, time_in_turn
+from benchmarks.runners import JaxStep, Peer, device_name, random_batch, time_in_turn
 from corda_jax.errors import UserError
 from corda_jax.jobs.train import step_inputs
 from tests import tiny, tiny_joint
@@ -160,8 +160,85 @@ def test_a_peer_is_timed_in_turn():
       return float(len(order))
 
   with peer:
-    seconds = time_in_turn([Ours(), peer], rounds=2, steps=2)
+    seconds, failed = time_in_turn([Ours(), peer], rounds=2, steps=2)
+  assert failed == {}
   assert seconds == {"ours": [2 / 2, 3 / 2], "slow": [3.0, 3.0]}  # the first round does not count
+
+
+@pytest.mark.parametrize("good_runs", [0, 2])
+@pytest.mark.parametrize(
+  "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory\nmore"), UserError("ended")]
+)
+def test_a_runner_that_fails_leaves_the_others_timed(error, good_runs):
+  class Ours:
+    name = "ours"
+
+    def run(self, steps):
+      return 3.0 * steps
+
+  class Large:
+    name = "large"
+    runs = 0
+
+    def run(self, steps):
+      assert self.runs <= good_runs  # is not asked again
+      self.runs += 1
+      if self.runs > good_runs:
+        raise error
+      return 1.0
+
+  seconds, failed = time_in_turn([Large(), Ours()], rounds=3, steps=2)
+  assert seconds == {"ours": [3.0] * 3}
+  assert failed == {"large": str(error).splitlines()[0]}
+
+
+def made_up(name, seconds, **fields):
+  """What `measure` gives, of 12 TFLOP a step."""
+  return {
+    "name": name,
+    "peak": "float32, default",
+    "images": 8,
+    "operations": dict.fromkeys((*step.PARTS, OTHER), 0) | {"source": 8e12, "mixed": 4e12},
+    "xla_operations": 11e12,
+    "bytes": 5e9,
+    "peak_memory": 6e9,
+    "compile_seconds": 7.0,
+    "seconds": seconds,
+    "fastest": seconds / 2,
+    "collectives": {},
+    "shares": {},
+    **fields,
+  }
+
+
+def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
+  monkeypatch.setattr(jax, "device_count", lambda: 2)
+  shares = dict.fromkeys((*step.PARTS, OTHER), 0.0) | {"source": 0.75, "mixed": 0.25}
+  printed = step.report(
+    [made_up("small", 2.0), made_up("large", 4.0, shares=shares)],
+    {"float32, default": 12e12},
+    {"peer": [9.0, 6.0, 5.0]},
+    {"huge": "no memory"},
+  )
+  lines = printed.splitlines()
+  # 6 s of the peer are 3 times our 2 s, and 1.5 times our 4 s.
+  assert "peer: 6000.0 ms (5000.0); times ours takes less: small: 3.00, large: 1.50" in lines
+  row = [cell.strip() for cell in next(x for x in lines if x.startswith("| small")).split("|")]
+  assert row[6:10] == ["7", "2000.0 (1000.0)", "4.0", "6.00"]
+  assert row[10] == "25%"  # 6 of the 24 TFLOP/s of two devices
+  assert "| huge | no memory |" + " |" * 8 in lines
+  assert "| large | 3000.0 (8,000) | 1000.0 (4,000) |" in lines
+  assert "| small | – (8,000) | – (4,000) |" in lines
+  assert "JAX " + jax.__version__ + "; float32, default peak 12.00 TFLOP/s" in lines[1]
+
+
+def test_a_cpu_is_named_by_its_model_where_the_system_tells_it(tmp_path):
+  cpuinfo = tmp_path / "cpuinfo"
+  assert device_name(cpuinfo) == "cpu (cpu)"
+  cpuinfo.write_text("processor : 0\n")
+  assert device_name(cpuinfo) == "cpu (cpu)"
+  cpuinfo.write_text("vendor_id\t: X\nmodel name\t: Fast CPU @ 3 GHz\nmodel name\t: other\n")
+  assert device_name(cpuinfo) == "Fast CPU @ 3 GHz (cpu)"
 
 
 def test_two_runners_of_one_name_are_refused():
@@ -240,9 +317,12 @@ def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
   with pytest.raises(UserError, match=r"data.batch_size is 3, wanted a multiple"):
     step.main(["--set", "data.batch_size=3"])
   arguments = ["--sweep", "model.dtype", "float32", "bfloat16", "--rounds", "1", "--steps", "1"]
+  ends = f'ends={sys.executable} -c "print(1)"'  # before it is timed
   with jax.numpy_dtype_promotion("standard"):
-    step.main([*arguments, "--json", str(tmp_path / "numbers.json")])
+    step.main([*arguments, "--peer", ends, "--json", str(tmp_path / "numbers.json")])
   printed = capsys.readouterr().out
+  assert "| ends | --peer ends ended with code 0 |" in printed
+  assert "times ours" not in printed
   assert "| dtype float32 |" in printed
   assert "| dtype bfloat16 |" in printed
   assert "float32, default peak" in printed

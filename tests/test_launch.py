@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
+import tomllib
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from tests.test_main import ROOT, command, run
 
@@ -29,14 +32,14 @@ SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait -n
 """
 
 
-def launch(script, *arguments, **environment):
+def launch(script, *arguments, cwd=ROOT, **environment):
   return subprocess.run(
     [str(ROOT / "launch" / script), *map(str, arguments)],
     env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environment,
     capture_output=True,
     text=True,
     check=False,
-    cwd=ROOT,
+    cwd=cwd,
   )
 
 
@@ -57,10 +60,73 @@ def test_scripts_and_the_container_file_pass_their_linters(name, files):
   assert result.returncode == 0, result.stdout
 
 
+# Keys of jobset.x-k8s.io/v1alpha2, whose schema no package brings (api/jobset/v1alpha2 of
+# https://github.com/kubernetes-sigs/jobset); None: what is below is not looked at here.
+JOBSET_KEYS = {
+  "apiVersion": None,
+  "kind": None,
+  "metadata": None,
+  "spec": {
+    "replicatedJobs": {
+      "name": None,
+      "groupName": None,
+      "template": None,  # a Job
+      "replicas": None,
+      "dependsOn": {"name": None, "status": None},
+    },
+    "network": {"enableDNSHostnames": None, "subdomain": None, "publishNotReadyAddresses": None},
+    "successPolicy": {"operator": None, "targetReplicatedJobs": None},
+    "failurePolicy": {
+      "maxRestarts": None,
+      "restartStrategy": None,
+      "rules": {
+        "name": None,
+        "action": None,
+        "onJobFailureReasons": None,
+        "onJobFailureMessagePatterns": None,
+        "targetReplicatedJobs": None,
+      },
+    },
+    "startupPolicy": {"startupPolicyOrder": None},
+    "suspend": None,
+    "coordinator": {"replicatedJob": None, "jobIndex": None, "podIndex": None},
+    "managedBy": None,
+    "ttlSecondsAfterFinished": None,
+    "volumeClaimPolicies": None,
+  },
+}
+
+
+def unknown_keys(value, known, path=""):
+  """Paths of the keys of a tree that `known` lacks; the items of a list are alike."""
+  if known is None:
+    return []
+  if isinstance(value, list):
+    return [found for item in value for found in unknown_keys(item, known, path)]
+  unknown = [f"{path}.{key}" for key in value if key not in known]
+  for key in value.keys() & known.keys():
+    unknown += unknown_keys(value[key], known[key], f"{path}.{key}")
+  return unknown
+
+
+def test_a_misspelt_key_of_a_jobset_is_found():
+  spec = {
+    "failurePolicy": {"maxRestart": 1},
+    "replicatedJobs": [{"name": "a", "template": {"any": 1}}, {"replica": 1}],
+  }
+  assert sorted(unknown_keys({"kind": "JobSet", "spec": spec}, JOBSET_KEYS)) == [
+    ".spec.failurePolicy.maxRestart",
+    ".spec.replicatedJobs.replica",
+  ]
+
+
 def test_the_jobs_of_a_jobset_are_valid_and_find_each_other():
   jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+  assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+  assert unknown_keys(jobset, JOBSET_KEYS) == []
   (jobs,) = jobset["spec"]["replicatedJobs"]
-  # A JobSet holds Jobs, whose schema is published; of its own it has little more.
+  assert isinstance(jobset["spec"]["failurePolicy"]["maxRestarts"], int)
+  # The Jobs that a JobSet holds have a published schema.
   job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "one"}, **jobs["template"]}
   kubernetes_validate.validate(job, "1.33", strict=True)
   spec = job["spec"]
@@ -75,23 +141,117 @@ def test_the_jobs_of_a_jobset_are_valid_and_find_each_other():
   assert "--multihost" in container["args"]
 
 
-def test_a_tpu_slice_gets_the_flags_as_they_were_given():
-  views = """--config.data.target.views=("right",)"""
-  result = launch("tpu_pod.sh", "run", "my-tpu", "zone-a", views, "--workdir=/mnt/a b", DRY_RUN="1")
+def commands_on_tpu_hosts(action, *arguments):
+  """What the shell of each host of a TPU slice is given, after checking what gcloud is."""
+  result = launch("tpu_pod.sh", action, "my-tpu", "zone-a", *arguments, DRY_RUN="1")
   assert result.returncode == 0, result.stderr
-  # What gcloud gets, and what the shell on each host makes of it.
-  words = subprocess.run(
-    ["bash", "-c", f'for word in {result.stdout.strip()}; do echo "$word"; done'],
+  commands = []
+  for line in result.stdout.splitlines():
+    words = words_of(line)
+    assert words[:4] == ["gcloud", "compute", "tpus", "tpu-vm"]
+    assert words[-2:] == ["--zone=zone-a", "--worker=all"]
+    if words[4] == "ssh":
+      assert words[5] == "my-tpu"
+      assert len(words) == 9
+      commands.append(words[6].removeprefix("--command="))
+    else:
+      assert (words[4], words[6]) == ("scp", "my-tpu:corda_jax.tar.gz")
+  return commands
+
+
+def words_of(line):
+  command = ["bash", "-c", f"printf '%s\\0' {line}"]
+  return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+
+
+def on_a_host(command, home):
+  """Runs a command as ssh would; it must come to its end while what it started goes on."""
+  return subprocess.run(
+    ["bash", "-c", command],
+    cwd=home,
+    env={"HOME": str(home), "PATH": f"{home}/bin:{os.environ['PATH']}"},
     capture_output=True,
     text=True,
-    check=True,
-  ).stdout.splitlines()
-  assert words[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "my-tpu"]
-  assert words[-2:] == ["--zone=zone-a", "--worker=all"]
-  (there,) = (word.removeprefix("--command=") for word in words if word.startswith("--command="))
-  there = there.replace("cd corda_jax &&", "").replace(".venv/bin/python", "printf '%s\\n'")
-  flags = subprocess.run(["bash", "-c", there], capture_output=True, text=True, check=True).stdout
-  assert flags.splitlines() == ["-m", "corda_jax.main", "--multihost", views, "--workdir=/mnt/a b"]
+    check=False,
+    timeout=30,
+  )
+
+
+def executable(path, text):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text)
+  path.chmod(0o755)
+  return path
+
+
+def wait_for(condition):
+  for _ in range(200):
+    if condition():
+      return
+    time.sleep(0.05)
+  raise AssertionError("it did not come")
+
+
+@pytest.mark.parametrize(
+  "flags", [(), ("""--config.data.target.views=("right",)""", "--workdir=/mnt/a b")]
+)
+def test_a_tpu_slice_runs_in_the_background_with_the_flags_as_they_were_given(tmp_path, flags):
+  (there,) = commands_on_tpu_hosts("run", *flags)
+  if not flags:
+    assert "''" not in there
+  checkout = tmp_path / "corda_jax"
+  checkout.mkdir()
+  result = on_a_host(there, tmp_path)
+  assert (result.returncode, result.stderr) == (1, "error: install first\n")
+  stub = """#!/bin/bash
+printf '%s\\n' "$@"
+ps -o sid= -p $$ >session
+until [[ -e end ]]; do sleep 0.05; done
+echo ended
+"""
+  executable(checkout / ".venv" / "bin" / "python", stub)
+  result = on_a_host(there, tmp_path)
+  assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+  output, process = checkout / "output.txt", int((checkout / "process").read_text())
+  wait_for(lambda: (checkout / "session").exists() and (checkout / "session").read_text())
+  os.kill(process, 0)  # it runs, in a session of its own: a line that is cut does not end it
+  assert int((checkout / "session").read_text()) == process
+  expected = ["-m", "corda_jax.main", "--multihost", *flags]
+  assert output.read_text().splitlines() == expected
+  (checkout / "end").touch()
+  wait_for(lambda: output.read_text().splitlines() == [*expected, "ended"])
+
+
+def test_hosts_of_a_tpu_slice_get_a_python_that_is_new_enough(tmp_path):
+  (there,) = commands_on_tpu_hosts("install")
+  (tmp_path / "pyproject.toml").write_text("")
+  with tarfile.open(tmp_path / "corda_jax.tar.gz", "w:gz") as archive:
+    archive.add(tmp_path / "pyproject.toml", "pyproject.toml")
+  # The installer of uv, which gives a stand-in that writes down how it is called.
+  executable(
+    tmp_path / "bin" / "curl",
+    """#!/bin/bash
+echo "$*" >~/asked
+cat <<'END'
+mkdir -p ~/.local/bin
+printf '%s\\n' '#!/bin/bash' 'echo "$PWD: $*" >>~/called' >~/.local/bin/uv
+chmod +x ~/.local/bin/uv
+END
+""",
+  )
+  result = on_a_host(there, tmp_path)
+  assert result.returncode == 0, result.stderr
+  assert (tmp_path / "asked").read_text() == "-LsSf https://astral.sh/uv/install.sh\n"
+  environment, installation = (tmp_path / "called").read_text().splitlines()
+  checkout = tmp_path / "corda_jax"
+  assert (checkout / "pyproject.toml").exists()
+  assert environment == f"{checkout}: venv --quiet --allow-existing --python 3.12 .venv"
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  assert SpecifierSet(project["requires-python"]).contains("3.12")
+  assert "tpu" in project["optional-dependencies"]
+  assert installation == (
+    f"{checkout}: pip install --quiet --python .venv/bin/python --editable .[tpu]"
+  )
 
 
 @pytest.mark.parametrize("arguments", [(), ("run", "my-tpu"), ("stop", "my-tpu", "zone-a")])
@@ -154,18 +314,51 @@ def test_slurm_says_what_it_lacks():
   assert "submit this file with sbatch" in result.stderr
 
 
+PRINTS = '#!/bin/bash\necho "ran $*"\n'
+
+
 def test_one_machine_runs_in_the_background(tmp_path):
-  stub = tmp_path / "python"
-  stub.write_text('#!/bin/bash\necho "ran $*"\n')
-  stub.chmod(0o755)
+  stub = executable(tmp_path / "python", PRINTS)
   result = launch("gpu.sh", tmp_path / "run", "--config=configs/demo.py", PYTHON=str(stub))
   assert result.returncode == 0, result.stderr
   assert re.match(rf"process \d+; tail -f {re.escape(str(tmp_path))}/run/output.txt", result.stdout)
   output = tmp_path / "run" / "output.txt"
-  for _ in range(100):
-    if output.read_text():
-      break
-    time.sleep(0.05)
+  wait_for(output.read_text)
   expected = f"ran -m corda_jax.main --workdir={tmp_path / 'run'} --config=configs/demo.py\n"
   assert output.read_text() == expected
   assert "name the folder of the run" in launch("gpu.sh").stderr
+
+
+def test_the_folder_of_a_run_is_that_of_the_caller(tmp_path):
+  stub = executable(tmp_path / "python", PRINTS)
+  result = launch("gpu.sh", "runs/one", PYTHON=str(stub), cwd=tmp_path)
+  assert result.returncode == 0, result.stderr
+  output = tmp_path / "runs" / "one" / "output.txt"
+  wait_for(output.read_text)
+  assert output.read_text() == f"ran -m corda_jax.main --workdir={tmp_path}/runs/one\n"
+
+
+def test_one_folder_has_one_run_at_a_time(tmp_path):
+  stub = executable(
+    tmp_path / "python",
+    f"#!/bin/bash\necho ran\nuntil [[ -e {tmp_path}/end ]]; do sleep 0.05; done\n",
+  )
+  folder, output = tmp_path / "run", tmp_path / "run" / "output.txt"
+  assert launch("gpu.sh", folder, PYTHON=str(stub)).returncode == 0
+  second = launch("gpu.sh", folder, PYTHON=str(stub))
+  assert second.returncode == 1
+  assert second.stderr.startswith(f"error: a run in {folder} is under way")
+  assert launch("gpu.sh", tmp_path / "other", PYTHON=str(stub)).returncode == 0
+  (tmp_path / "end").touch()
+  # Once it has ended, the same command goes on.
+  wait_for(lambda: launch("gpu.sh", folder, PYTHON=str(stub)).returncode == 0)
+  wait_for(lambda: output.read_text() == "ran\nran\n")
+
+
+def test_without_python_nothing_is_started(tmp_path):
+  result = launch("gpu.sh", tmp_path / "run", PYTHON="/no/such/python")
+  assert result.returncode == 1
+  assert result.stderr == (
+    "error: there is no /no/such/python: install the project, or set PYTHON\n"
+  )
+  assert not (tmp_path / "run" / "output.txt").exists()

@@ -2,7 +2,8 @@
 
 python -m tests.training.sharded_steps FILE.json DEVICES… [--join]: on meshes of so many devices
 each, of this process alone or, with --join, of all processes. "4s" splits the state of the
-optimiser and of the teacher over 4 devices, "4p" has the student see both images in one pass.
+optimiser and of the teacher over 4 devices, "4p" has the student see both images in one pass, "4g"
+normalises groups of 2 images; "4gps" does all of it.
 """
 
 import argparse
@@ -30,14 +31,15 @@ BATCH, STEPS = 8, 2
 
 def run(devices: str) -> dict:
   """Losses, statistics and mix masks of all steps, in float64, and the bytes of the state."""
-  mesh = make_mesh(jax.devices()[: int(devices.rstrip("sp"))])
+  mesh = make_mesh(jax.devices()[: int(devices.rstrip("gps"))])
   config = tiny.get_config(
     **{
       "data.batch_size": BATCH,
       "model.dtype": "float64",
       "model.param_dtype": "float64",
-      "compute.shard_state": devices.endswith("s"),
-      "compute.one_student_pass": devices.endswith("p"),
+      "model.batch_norm_group": 2 if "g" in devices else 0,
+      "compute.shard_state": "s" in devices,
+      "compute.one_student_pass": "p" in devices,
     }
   )
   experiment = Experiment.from_config(config, mesh)

@@ -59,6 +59,19 @@ def test_steps_have_the_precision_asked_for(build):
     assert set().union(*found) == wanted, name
 
 
+@pytest.mark.parametrize("build", [adaptation, depth])
+def test_half_the_bits_leave_parameters_statistics_and_losses_wide(build):
+  experiment, batch = build(**{"model.dtype": "bfloat16"})
+  given = experiment.state_shapes()
+  with jax.numpy_dtype_promotion("standard"):
+    state, metrics = jax.eval_shape(experiment.make_step(), given, batch, jax.random.key(0))
+  types = {x.dtype for x in jax.tree.leaves((state, metrics)) if x.dtype != np.int32}
+  assert types == {np.dtype("float32")}
+  products = products_of(traced_step(build, **{"model.dtype": "bfloat16"}))
+  narrow = [each for each in products if each.outvars[0].aval.dtype == "bfloat16"]
+  assert len(narrow) > len(products) / 2
+
+
 # Two blocks and four of the decoders, in the teacher's pass and in two backward passes; three of
 # the depth encoder and three of the pose encoder.
 @pytest.mark.parametrize(("build", "blocks"), [(adaptation, 3 * 6), (depth, 6)])

@@ -42,7 +42,7 @@ def free_address():
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
   path = tmp_path_factory.mktemp("one") / "results.json"
-  finish(start(path, "1", "2", "4p", "8", "8s", devices=8))
+  finish(start(path, "1", "1g", "2", "4p", "4gps", "8", "8s", devices=8))
   return json.loads(path.read_text())["results"]
 
 
@@ -63,6 +63,17 @@ def assert_same(given, expected):
 def test_the_number_of_devices_changes_nothing(one_process, devices):
   assert_same(one_process[devices], one_process["1"])
   assert any(one_process["1"]["masks"])
+
+
+@pytest.mark.long
+def test_groups_one_pass_and_a_split_state_together_are_those_of_one_device(one_process):
+  assert_same(one_process["4gps"], one_process["1g"])
+  # Groups are another training than the whole batch.
+  assert one_process["1g"]["losses"][0]["total"] != pytest.approx(
+    one_process["1"]["losses"][0]["total"], rel=1e-6
+  )
+  for name in ("optimizer_state", "teacher_params"):
+    assert one_process["4gps"]["bytes"][name] < 0.6 * one_process["1g"]["bytes"][name]
 
 
 @pytest.mark.long
