@@ -22,7 +22,7 @@ from data_pipelines.builder import FramesBuilder
 from data_pipelines.decoding import decode_crops, decode_frames, frame_name
 from data_pipelines.prepare import open_records
 from data_pipelines.record_encodings import packed_shape
-from data_pipelines.records import Records, parse
+from data_pipelines.records import Records, UnreadableRecordError, parse, tell
 
 DOMAINS = ("source", "target")  # the place of a domain is part of what its order is drawn from
 CONTENTS = ("image", "label", "inverse_depth", "views")  # of evaluation batches
@@ -44,6 +44,7 @@ def train_batches(
     `source_image`, `target_image`: uint8 (b, H, W, 3), RGB.
     `source_label`, `target_label`: uint8 (b, H, W), training ids, 255 where there is none.
     `source_inverse_depth`, `target_inverse_depth`: float32 (b, H, W), 1 where there is no depth.
+    `source_name`, `target_name`: str (b,).
   Of each of a domain's `views`, for example `target_right_image`, and then of its camera:
     `target_VIEW_image`: uint8 (b, H, W, 3), cut at the same place.
     `target_intrinsics`: float32 (b, 4), fx, fy, cx, cy of the crop in pixels, the centre of its
@@ -82,6 +83,7 @@ def train_batches(
       crop=crop,
       first=process_index * size,
       batch=(size, data_config.batch_size),
+      bad_records=data_config.bad_records,
     )
 
   def make(step: int) -> dict[str, np.ndarray]:
@@ -211,10 +213,18 @@ class _Training:
     crop: height and width.
     first: place of this process's first sample in the batch.
     batch: samples of this process, and of all, in a step.
+    bad_records: `retries`, `retry_seconds` and `then`, "stop" or "skip".
   """
 
-  def __init__(self, builder, *, seed, crop, first, batch):
-    self._records = Records(builder, *builder.builder_config.splits)
+  def __init__(self, builder, *, seed, crop, first, batch, bad_records):
+    self._records = Records(
+      builder,
+      *builder.builder_config.splits,
+      retries=bad_records.retries,
+      retry_seconds=bad_records.retry_seconds,
+    )
+    self._skip = bad_records.then == "skip"
+    self._unreadable: set[int] = set()
     self._views = builder.builder_config.views
     frame = (builder.builder_config.height, builder.builder_config.width)
     size, total = batch
@@ -228,9 +238,31 @@ class _Training:
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Image, label and inverse depth of this process's part of a batch."""
     samples = step * self._total + self._places
-    records = self._records.read(self._shuffled(samples))
+    records = self._read(self._shuffled(samples))
     corners = [self._corner(sample) for sample in samples]
     return decode_crops(records, corners, self._crop, views=self._views)
+
+  def _read(self, numbers: list[int]) -> list[bytes]:
+    """Records, or, where one cannot be read and that is borne, the next that can."""
+    try:
+      return self._records.read(numbers)
+    except UnreadableRecordError:
+      if not self._skip:
+        raise
+    return [self._read_or_next(number) for number in numbers]
+
+  def _read_or_next(self, number: int) -> bytes:
+    for candidate in (*range(number, self._count), *range(number)):
+      if candidate not in self._unreadable:
+        try:
+          return self._records.read([candidate])[0]
+        except UnreadableRecordError as error:
+          self._unreadable.add(candidate)
+          tell(
+            f"record {candidate} is left out, another stands for it ({len(self._unreadable)} of "
+            f"{self._count} so far): {error}"
+          )
+    raise UserError("no record of the training set can be read: prepare the data set again")
 
   def _shuffled(self, samples: np.ndarray) -> list[int]:
     """Record numbers of samples."""

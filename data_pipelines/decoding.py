@@ -18,7 +18,7 @@ def decode_crops(
   *,
   views: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-  """Image, label, inverse depth and views of examples, cut to the crop (height, width).
+  """Image, label, inverse depth and views of examples, cut to the crop, and their names.
 
   Args:
     serialized: examples, as records hold them.
@@ -31,6 +31,7 @@ def decode_crops(
   keys = ("image", "label", "inverse_depth", *view_keys(views))
   batch = {key: unpack_all([example[key] for example in examples], windows) for key in keys}
   batch["label"] = batch["label"][..., 0]
+  batch["name"] = np.array([frame_name(example) for example in examples])
   if views:
     batch |= _cameras(examples)
     batch["intrinsics"] -= np.array([(0, 0, left, top) for top, left in corners], np.float32)

@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from array_record.python import array_record_data_source
+from tqdm import tqdm
 
 from corda_jax.errors import UserError
 from data_pipelines.builder import FramesBuilder
@@ -12,17 +15,36 @@ from data_pipelines.builder import FramesBuilder
 _LENGTH_DELIMITED = 2  # wire type of protocol buffers
 
 
-class Records:
-  """The records of one split after another, by number; several threads may read at once."""
+class UnreadableRecordError(UserError):
+  """A record cannot be read, however often it was tried."""
 
-  def __init__(self, builder: FramesBuilder, *splits: str):
+
+class Records:
+  """The records of one split after another, by number; several threads may read at once.
+
+  Args:
+    builder: of the records.
+    splits: their names.
+    retries: how often what cannot be read is tried again: disks of networks come back.
+    retry_seconds: before each.
+  """
+
+  def __init__(
+    self, builder: FramesBuilder, *splits: str, retries: int = 0, retry_seconds: float = 1.0
+  ):
     """Opens them."""
     self._folder = os.fspath(builder.data_path)
+    self._paths = [
+      os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths
+    ]
+    self._retries, self._retry_seconds = retries, retry_seconds
     with self._told():
-      self._source = array_record_data_source.ArrayRecordDataSource(
-        [os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths],
-        reader_options={"max_parallelism": "0"},
-      )
+      self._source = self._open()
+
+  def _open(self) -> array_record_data_source.ArrayRecordDataSource:
+    return array_record_data_source.ArrayRecordDataSource(
+      self._paths, reader_options={"max_parallelism": "0"}
+    )
 
   def __len__(self) -> int:
     """Their number."""
@@ -32,22 +54,41 @@ class Records:
     """Serialized examples.
 
     Raises:
-      UserError: a file is damaged.
+      UnreadableRecordError: a file is damaged or lost.
     """
     # One by one in this thread: to read them together starts threads anew for every call, which
     # costs three times the reading. Readers of batches are several already.
+    return [self._read(number) for number in numbers]
+
+  def _read(self, number: int) -> bytes:
+    for left in range(self._retries, 0, -1):
+      try:
+        return self._source[number]
+      except (RuntimeError, OSError) as error:
+        tell(
+          f"record {number} in {self._folder!r} cannot be read ({error or 'no reason told'}): "
+          f"trying again in {self._retry_seconds:g} seconds, {left} times at most"
+        )
+        time.sleep(self._retry_seconds)
+        with contextlib.suppress(RuntimeError, OSError):
+          self._source = self._open()  # files that were lost want to be opened anew
     with self._told():
-      return [self._source[number] for number in numbers]
+      return self._source[number]
 
   @contextlib.contextmanager
   def _told(self) -> Iterator[None]:
     try:
       yield
-    except RuntimeError as error:  # whose text may be empty
-      raise UserError(
+    except (RuntimeError, OSError) as error:  # whose text may be empty
+      raise UnreadableRecordError(
         f"a record file in {self._folder!r} is damaged ({error or 'no reason told'}): delete that "
         "folder, and prepare the data set again"
       ) from error
+
+
+def tell(text: str) -> None:
+  """Prints a line above the bars of the console."""
+  tqdm.write(text, file=sys.stderr)
 
 
 def parse(serialized: bytes) -> dict[str, memoryview]:

@@ -308,6 +308,17 @@ def assert_succeeds(result):
   assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize(("code", "requeued"), [(143, True), (1, False), (0, False)])
+def test_slurm_puts_a_stopped_run_back_into_the_queue(tmp_path, code, requeued):
+  executable(tmp_path / "bin" / "srun", f"#!/bin/bash\nexit {code}\n")
+  executable(tmp_path / "bin" / "scontrol", f'#!/bin/bash\necho "$*" >{tmp_path}/asked\n')
+  path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+  result = launch("slurm.sh", PATH=path, SLURM_SUBMIT_DIR=str(ROOT), SLURM_JOB_ID="17")
+  assert result.returncode == code
+  asked = tmp_path / "asked"
+  assert (asked.read_text() == "requeue 17\n") if requeued else not asked.exists()
+
+
 def test_slurm_says_what_it_lacks():
   result = launch("slurm.sh", SLURM_SUBMIT_DIR="")
   assert result.returncode != 0

@@ -20,6 +20,7 @@ _AT_LEAST = {
   "keep_newest": 1,
   "faults.skipped_steps": 0,
   "faults.retries": 0,
+  "data.bad_records.retries": 0,
   "profile.at_step": 0,
   "profile.steps": 1,
   "evaluation.max_frames": 0,
@@ -31,6 +32,7 @@ _AT_LEAST = {
 
 # Least and largest value; None where there is no largest.
 _RANGES = {
+  "data.bad_records.retry_seconds": (0, None),
   "faults.retry_seconds": (0, None),
   "optimizer.learning_rate": (0, None),
   "optimizer.head_learning_rate_factor": (0, None),
@@ -64,6 +66,7 @@ _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
   "evaluation.network": ("student", "teacher"),
+  "data.bad_records.then": ("stop", "skip"),
   "evaluation.checkpoint": ("latest", "best"),
   "faults.failed_save": ("stop", "continue"),
   "method.depth_supervision.source": _SUPERVISION,
@@ -85,6 +88,8 @@ _ONE_OF = {
 }
 
 _DEPTH_RANGES = {
+  "data.bad_records.retry_seconds": (0, None),
+  "faults.retry_seconds": (0, None),
   "optimizer.learning_rate": (0, None),
   "optimizer.depth_encoder_learning_rate_factor": (0, None),
   "optimizer.decay_factor": (0, 1),
@@ -99,7 +104,9 @@ _DEPTH_RANGES = {
 }
 
 _DEPTH_ONE_OF = {
+  "data.bad_records.then": ("stop", "skip"),
   "evaluation.checkpoint": ("latest", "best"),
+  "faults.failed_save": ("stop", "continue"),
   "evaluation.split": ("validation", "train"),
   "evaluation.median_scaling": ("always", "never", "video"),
   "label_depth.encoding": ("sigmoid", "metric"),

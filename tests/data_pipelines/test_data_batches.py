@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_trees import dataset_config, pixels, save, write_cityscapes, write_gta5
+from tiny_trees import BAD_RECORDS, dataset_config, pixels, save, write_cityscapes, write_gta5
 
 from corda_jax.errors import UserError
 from data_pipelines.batch_threads import READY_BATCHES
@@ -42,6 +42,7 @@ def prepared(tmp_path_factory):
       "batch_size": 4,
       "evaluation_batch_size": 4,
       "reader_threads": 0,
+      "bad_records": BAD_RECORDS,
     }
   )
   frames = {}
@@ -113,6 +114,7 @@ def test_shapes_and_types(config):
       assert type(value) is np.ndarray
       assert value.shape == shape
       assert value.dtype == dtype
+    assert batch.pop(f"{domain}_name").shape == (4,)
   assert not batch
 
 
@@ -378,3 +380,64 @@ def test_the_program_ends_in_the_middle_of_an_epoch(config, tmp_path):
   assert output.returncode == 0
   assert output.stdout == "one batch\n"
   assert "Exception" not in output.stderr
+
+
+def harmed(monkeypatch, bad, times=10**9):
+  """Lets the records of these numbers fail so many times each."""
+  left = dict.fromkeys(bad, times)
+
+  class Harmed:
+    def __init__(self, source):
+      self._source = source
+
+    def __len__(self):
+      return len(self._source)
+
+    def __getitem__(self, number):
+      if left.get(number, 0) > 0:
+        left[number] -= 1
+        raise RuntimeError("the disk is gone")
+      return self._source[number]
+
+  opened = Records._open
+  monkeypatch.setattr(Records, "_open", lambda records: Harmed(opened(records)))
+
+
+def test_an_unreadable_record_stops_the_run_in_one_line(config, monkeypatch):
+  harmed(monkeypatch, range(100))
+  with pytest.raises(UserError, match=r"is damaged \(the disk is gone\)") as error:
+    take(config, 1)
+  assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_comes_back_changes_nothing(config, monkeypatch, capfd):
+  expected = take(config, 4)
+  harmed(monkeypatch, range(100), times=2)
+  config.reader_threads = 1
+  config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "stop"}
+  assert_equal(expected, take(config, 4))
+  assert "trying again in 0 seconds, 2 times at most" in capfd.readouterr().err
+
+
+def test_a_record_that_stays_unreadable_is_replaced_and_told(config, monkeypatch, capfd):
+  expected = take(config, 6)
+  harmed(monkeypatch, [1])
+  config.reader_threads = 1
+  config.bad_records = {"retries": 0, "retry_seconds": 0.0, "then": "skip"}
+  found = take(config, 6)
+  for domain in ("source", "target"):
+    before = np.concatenate([batch[f"{domain}_name"] for batch in expected])
+    after = np.concatenate([batch[f"{domain}_name"] for batch in found])
+    lost = before != after
+    assert lost.any()  # the record was among them
+    assert len(set(before[lost])) == len(set(after[lost])) == 1
+    assert set(before[lost]).isdisjoint(after)
+  told = capfd.readouterr().err
+  assert told.count("record 1 is left out, another stands for it") == 2  # once a domain
+
+
+def test_where_no_record_can_be_read_there_is_no_batch(config, monkeypatch):
+  harmed(monkeypatch, range(1000))
+  config.bad_records = {"retries": 0, "retry_seconds": 0.0, "then": "skip"}
+  with pytest.raises(UserError, match="no record of the training set can be read"):
+    take(config, 1)

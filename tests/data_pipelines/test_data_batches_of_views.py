@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from tiny_trees import (
+  BAD_RECORDS,
   dataset_config,
   examples,
   run,
@@ -44,6 +45,7 @@ def make_config(folder, records, **more):
       "batch_size": 4,
       "evaluation_batch_size": 2,
       "reader_threads": 1,
+      "bad_records": BAD_RECORDS,
     }
   )
   run(config.source, records)
@@ -116,6 +118,7 @@ def test_views_and_true_depth_of_the_street_world(tmp_path):
       "batch_size": 2,
       "evaluation_batch_size": 2,
       "reader_threads": 1,
+      "bad_records": BAD_RECORDS,
     }
   )
   contents = ("image", "inverse_depth", "views")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
-from tiny_trees import dataset_config, examples, record_files, run, write_gta5
+from tiny_trees import BAD_RECORDS, dataset_config, examples, record_files, run, write_gta5
 
 from corda_jax.errors import UserError
 from data_pipelines.batches import train_batches
@@ -42,6 +42,7 @@ def test_prepared_records_are_in_the_bucket_and_read_from_a_cache(tmp_path, buck
   assert len(examples(builder)) == 5
   assert record_files(builder) == here
   data = {"crop_height": 16, "crop_width": 24, "batch_size": 5, "reader_threads": 1}
+  data["bad_records"] = BAD_RECORDS
   data |= {
     "classes": {"names": (), "colors": ()},
     "records_dir": bucket,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from tiny_trees import (
+  BAD_RECORDS,
   dataset_config,
   examples,
   pixels,
@@ -45,6 +46,7 @@ def prepared(tmp_path_factory):
       "batch_size": 4,
       "evaluation_batch_size": 2,
       "reader_threads": 0,
+      "bad_records": BAD_RECORDS,
     }
   )
   return config, {

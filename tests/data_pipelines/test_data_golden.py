@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
-from tiny_trees import dataset_config, save_png16
+from tiny_trees import BAD_RECORDS, dataset_config, save_png16
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
@@ -87,9 +87,11 @@ def test_crops_equal_the_released_loaders(path, kind, index, prepared):
   np.testing.assert_array_equal(batch["inverse_depth"][0], depth)
 
   # The same through TFDS, by NumPy and by TensorFlow.
+  (name,) = batch.pop("name")
   window = np.s_[corner[0] : corner[0] + image.shape[0], corner[1] : corner[1] + image.shape[1]]
   example = builder.as_data_source("train")[int(index)]
   deserialize = builder.info.features.deserialize_example
+  assert name == example["name"].decode()
   eager = deserialize(records[0])
   (graph,) = tf.data.Dataset.from_tensors(records[0]).map(deserialize)
   for key, value in batch.items():
@@ -111,6 +113,7 @@ def test_evaluated_frames_equal_the_released_loader(path, kind, index, prepared)
       "classes": {"names": (), "colors": ()},
       "evaluation_batch_size": 1,
       "reader_threads": 1,
+      "bad_records": BAD_RECORDS,
     }
   )
   batch = next(itertools.islice(evaluation_batches(data), int(index), None))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_trees import dataset_config, examples, pixels, run, save, write_gta5
+from tiny_trees import BAD_RECORDS, dataset_config, examples, pixels, run, save, write_gta5
 
 from configs.default import get_folder_config
 from corda_jax.errors import UserError
@@ -54,6 +54,7 @@ def data_config(target, records):
       "batch_size": 2,
       "evaluation_batch_size": 2,
       "reader_threads": 1,
+      "bad_records": BAD_RECORDS,
     }
   )
 

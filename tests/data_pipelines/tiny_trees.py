@@ -20,6 +20,9 @@ from data_pipelines.prepare import prepare
 HEIGHT, WIDTH = 18, 31  # of the files; odd, not square
 
 
+BAD_RECORDS = {"retries": 0, "retry_seconds": 0.0, "then": "stop"}  # of `data.bad_records`
+
+
 def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> SimpleNamespace:
   """Contents of one frame: `rgb`, `train_ids`, `disparity` (uint16)."""
   random = np.random.RandomState(seed)

@@ -1,4 +1,6 @@
+import itertools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.progress import Progress
-from corda_jax.jobs.train import train
+from corda_jax.jobs.train import compile_step, step_inputs, train
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
@@ -168,6 +170,55 @@ def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, state)
     assert jax.tree.map(lambda x: x.sharding, found) == shardings_of(shapes)
   checkpoints.close()
+
+
+def poisoned(*steps):
+  """Batches with the names of their frames, some with depths that give a loss that is no number."""
+
+  def batches(start):
+    for step, batch in enumerate(tiny.train_batches(start), start + 1):
+      if step in steps:
+        batch["source_inverse_depth"] = np.full_like(batch["source_inverse_depth"], np.nan)
+      names = np.array([f"frame_{step}_{row}" for row in range(4)])
+      yield batch | {"source_name": names, "target_name": names}
+
+  return batches
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_told(experiment, tmp_path, capsys):
+  scalars, step = [], compile_step(experiment)
+  state, key = experiment.initial_state(), jax.random.key(0)
+  before = jax.device_get(state)
+  (batch,) = itertools.islice(poisoned(1)(0), 1)
+  state, metrics = step(state, step_inputs(batch), key)
+  assert metrics["skipped"] == 1
+  assert int(state.step) == 1
+  jax.tree.map(
+    np.testing.assert_array_equal, jax.device_get(state).replace(step=before.step), before
+  )
+
+  state, result = run(experiment, tmp_path, scalars, batches=poisoned(2, 3))
+  assert result["step"] == 4
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state)))
+  curves = {step: values for step, values in scalars if "train/skipped" in values}
+  assert [curves[step]["train/skipped"] for step in (1, 2, 3, 4)] == [0, 1, 1, 0]
+  told = capsys.readouterr().out
+  assert re.search(r"step 2 was not applied: .*total is nan \(frames of source: frame_2_0, ", told)
+
+
+def test_too_many_such_steps_in_a_row_end_the_run_with_a_report(experiment, tmp_path):
+  experiment.config.faults.skipped_steps = 2
+  try:
+    with pytest.raises(UserError, match=r"2 steps in a row, 3..4, .* checkpoint of step 2 is good"):
+      run(experiment, tmp_path, batches=poisoned(1, 3, 4))
+  finally:
+    experiment.config.faults.skipped_steps = 10
+  report = json.loads((tmp_path / "diverged.json").read_text())
+  assert report["last_good_checkpoint"] == 2
+  assert [step["step"] for step in report["steps"]] == [3, 4]
+  assert report["steps"][0]["not_finite"]["total"] == "nan"
+  assert report["steps"][1]["frames"]["target"] == [f"frame_4_{row}" for row in range(4)]
+  assert not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.parametrize("astray", [float("nan"), float("inf")])
