@@ -37,7 +37,7 @@ from corda_jax.training.processes import first_process_first, join_processes
 from corda_jax.training.run_files import check_config, has_checkpoints, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch, frame_mesh
 from corda_jax.training.state import TrainState
-from corda_jax.visualize import contact_sheet
+from corda_jax.visualize import contact_sheet, training_sheet
 from data_pipelines.batches import evaluation_batches, train_batches
 from data_pipelines.provide import provide
 
@@ -129,6 +129,7 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     ),
     evaluation_batches=validation,
     write_scalars=writer.write_scalars,
+    show=functools.partial(_show_training, experiment, workdir, writer),
   )
   sheet = _write_pictures(experiment, workdir, state, result, validation)
   if sheet is not None:
@@ -176,6 +177,17 @@ def _write_pictures(
   contact_sheet(pictures, title, sheet, experiment.classes)
   print(f"Pictures: {sheet}")
   return sheet
+
+
+def _show_training(
+  experiment: Experiment, workdir: Path, writer: Any, step: int, pictures: dict[str, np.ndarray]
+) -> None:
+  """Writes the sheet of what a training step sees, and shows it in TensorBoard."""
+  sheet = workdir / "pictures" / f"train_step_{step:06d}.png"
+  sheet.parent.mkdir(exist_ok=True)
+  title = f"{workdir.name}: what training sees after {step} steps"
+  training_sheet(pictures, title, sheet, experiment.classes)
+  writer.write_images(step, {"train": np.asarray(Image.open(sheet))[None, ..., :3]})
 
 
 def _check_writable(workdir: Path) -> None:

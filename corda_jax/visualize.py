@@ -36,9 +36,22 @@ def contact_sheet(
     path: of the PNG; written whole or not at all.
     classes: of the labels.
   """
-  colors = [tuple(np.array(color) / 255) for color in classes.colors]
-  legend = [*zip(classes.names, colors, strict=True), ("ignored", "black")]
-  _write_sheet(_rows(pictures, classes), title, path, legend)
+  _write_sheet(_rows(pictures, classes), title, path, _legend(classes))
+
+
+def training_sheet(
+  pictures: Mapping[str, np.ndarray], title: str, path: Path, classes: ClassList = CITYSCAPES
+) -> None:
+  """Writes a PNG of what a training step makes of its batch: a column a pair, a row a map.
+
+  Args:
+    pictures: "source_image", "target_image" uint8 RGB [N, H, W, 3], "source_label" [N, H, W], and
+      what `adaptation.step.make_maps` gives.
+    title: shown at the top.
+    path: of the PNG; written whole or not at all.
+    classes: of the labels.
+  """
+  _write_sheet(_training_rows(pictures, classes), title, path, _legend(classes))
 
 
 def depth_sheet(
@@ -135,6 +148,53 @@ def _write_sheet(
   partial.replace(path)
 
 
+def _legend(classes: ClassList) -> list[tuple[str, Any]]:
+  colors = [tuple(np.array(color) / 255) for color in classes.colors]
+  return [*zip(classes.names, colors, strict=True), ("ignored", "black")]
+
+
+def _training_rows(
+  pictures: Mapping[str, np.ndarray], classes: ClassList
+) -> list[tuple[str, np.ndarray]]:
+  """Name and RGB pictures [N, H, W, 3] of each row of a training sheet."""
+  rows = [
+    ("source image", pictures["source_image"]),
+    ("its labels", colorize_labels(pictures["source_label"], classes)),
+    ("target image", pictures["target_image"]),
+  ]
+  seen = "source image"
+  if "image" in pictures:
+    seen = "mixed image"
+    mixed = np.rint(255 * np.clip(pictures["image"], 0, 1)).astype(np.uint8)
+    largest = float(pictures["pixel_weight"].max())
+    rows += [
+      ("pseudo-labels", colorize_labels(pictures["pseudo_label"], classes)),
+      ("mixed image,\naugmented", mixed),
+      ("its labels", colorize_labels(pictures["label"], classes)),
+      (
+        f"weight of a pixel\n(bright: {largest:.2f},\nblack: 0)",
+        colorize(pictures["pixel_weight"], 0, largest, "inferno"),
+      ),
+    ]
+  rows.append((f"prediction on\nthe {seen}", colorize_labels(pictures["prediction"], classes)))
+  if "difficulty" in pictures:
+    rows += [
+      ("inverse depth by\nthe target's head", _colorize_inverse(pictures["inverse_depth"])),
+      ("by the source's", _colorize_inverse(pictures["source_inverse_depth"])),
+      (_DIFFICULTY, colorize(pictures["difficulty"], 0, 1, "viridis")),
+    ]
+  return rows
+
+
+_DIFFICULTY = "difficulty\n(bright: the two\ndepth heads differ\nby the depth itself)"
+
+
+def _colorize_inverse(inverse_depth: np.ndarray) -> np.ndarray:
+  """Logarithmic: inverse depth spans two orders of magnitude, most of it near the camera."""
+  values = np.log(np.maximum(inverse_depth, 1))
+  return colorize(values, 0, max(float(np.percentile(values, 99)), 1.0), "inferno")
+
+
 def _rows(pictures: Mapping[str, np.ndarray], classes: ClassList) -> list[tuple[str, np.ndarray]]:
   """Name and RGB pictures [N, H, W, 3] of each row of a contact sheet."""
   label, prediction = pictures["label"], pictures["prediction"]
@@ -146,13 +206,9 @@ def _rows(pictures: Mapping[str, np.ndarray], classes: ClassList) -> list[tuple[
     ("errors\n(dark red)", colorize((prediction != label) & ~ignored, 0, 1, "Reds")),
   ]
   if "inverse_depth" in pictures:
-    # Logarithmic: inverse depth spans two orders of magnitude, most of it near the camera.
-    values = np.log(np.maximum(pictures["inverse_depth"], 1))
-    near = max(float(np.percentile(values, 99)), 1.0)
-    rows.append(("inverse depth\n(bright: near)", colorize(values, 0, near, "inferno")))
+    rows.append(("inverse depth\n(bright: near)", _colorize_inverse(pictures["inverse_depth"])))
   if "difficulty" in pictures:
-    name = "difficulty\n(bright: the two\ndepth heads differ\nby the depth itself)"
-    rows.append((name, colorize(pictures["difficulty"], 0, 1, "viridis")))
+    rows.append((_DIFFICULTY, colorize(pictures["difficulty"], 0, 1, "viridis")))
   return rows
 
 

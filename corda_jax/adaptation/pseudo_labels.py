@@ -64,6 +64,19 @@ def depth_discrepancy_weight(
   return jax.lax.stop_gradient(jnp.clip(agreement + floor + unknown, 0, 1))
 
 
+def difficulty(source_head: jax.Array, target_head: jax.Array) -> jax.Array:
+  """How far the two depth heads differ, where no depth is measured: of the depth itself.
+
+  Args:
+    source_head: [B, H, W], inverse depth by the head trained on the source.
+    target_head: [B, H, W], that by the head trained on the target, which stands for the truth.
+
+  Returns:
+    [B, H, W], 0..1.
+  """
+  return jnp.clip(jnp.abs(source_head - target_head) / jnp.maximum(target_head, 1), 0, 1)
+
+
 def pixel_weights(
   mask: jax.Array,
   confident_fraction: jax.Array,

@@ -110,19 +110,64 @@ def make_step(
   """
 
   def step(state, batch, key):
-    wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
-    inputs = dict(batch)
-    for domain in ("source", "target"):
-      inputs[f"{domain}_image"] = normalization.normalize(batch[f"{domain}_image"], wide)
-      inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
-    inputs["scenes"] = {} if joint is None else scenes(batch, joint, wide)
-    draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
+    inputs, draws = _prepare(state, batch, key, normalization, config, num_classes, joint)
     after, metrics, _ = adapt(
       state, inputs, draws, model, optimizer, normalization, config, joint, one_student_pass
     )
     return skip_unless_finite(state, after, metrics)
 
   return step
+
+
+def make_maps(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  normalization: Normalization,
+  config: Any,
+  num_classes: int,
+  joint: JointDepth | None = None,
+) -> Callable[[TrainState, Batch, jax.Array], Maps]:
+  """Builds the pure function of what a step sees; arguments are those of `make_step`.
+
+  Returns:
+    maps(state, batch, key) → "prediction" uint8[B, H, W] of the student on the mixed image (without
+    adaptation: on the source's) and, with depth heads, "inverse_depth", "source_inverse_depth" (by
+    the target's and by the source's head) and "difficulty" [B, H, W], see `difficulty`; with
+    adaptation "image" [B, H, W, 3], RGB 0..1, mixed and augmented, "label" uint8[B, H, W], mixed of
+    the source's labels and the pseudo-labels, "pseudo_label" uint8[B, H, W], all of them, and
+    "pixel_weight" [B, H, W].
+  """
+
+  def maps(state, batch, key):
+    inputs, draws = _prepare(state, batch, key, normalization, config, num_classes, joint)
+    # What only the update needs is never computed: nothing asks for it.
+    found = adapt(state, inputs, draws, model, optimizer, normalization, config, joint)[2]
+    outputs = found["outputs"]
+    shown = {"prediction": outputs["S"].argmax(-1).astype(jnp.uint8)}
+    if "D" in outputs:
+      target, source = outputs["D"][..., 0], outputs["D_src"][..., 0]
+      shown |= {"inverse_depth": target, "source_inverse_depth": source}
+      shown["difficulty"] = pseudo_labels.difficulty(source, target)
+    if "image" in found:
+      image = normalization.to_unit_range(found["image"])
+      shown["image"] = image[..., ::-1] if normalization.bgr else image
+      shown |= {name: found[name].astype(jnp.uint8) for name in ("label", "pseudo_label")}
+      shown["pixel_weight"] = jnp.broadcast_to(found["pixel_weight"], found["label"].shape)
+    return shown
+
+  return maps
+
+
+def _prepare(state, batch, key, normalization, config, num_classes, joint):
+  """Inputs and draws of `adapt`."""
+  wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
+  inputs = dict(batch)
+  for domain in ("source", "target"):
+    inputs[f"{domain}_image"] = normalization.normalize(batch[f"{domain}_image"], wide)
+    inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
+  inputs["scenes"] = {} if joint is None else scenes(batch, joint, wide)
+  draws = draw(jax.random.fold_in(key, state.step), batch["source_label"], num_classes, config)
+  return inputs, draws
 
 
 def adapt(
@@ -152,8 +197,9 @@ def adapt(
       normalised by its own statistics, and not one after the other. The results are the same.
 
   Returns:
-    The next state, scalar metrics, and the maps of the mixed image: those of `mix_domains`,
-    "pixel_weight" and, where there is one, "depth_weight" (empty without adaptation).
+    The next state, scalar metrics, and maps: "outputs", the student's predictions by name on the
+    mixed image, at its size, and those of `mix_domains`, "pixel_weight" and, where there is one,
+    "depth_weight". Without adaptation only "outputs", on the source image.
   """
   teacher_outputs, teacher_stats, mixed = {}, state.teacher_batch_stats, {}
   # The scopes name the parts in profiles and counts of operations.
@@ -281,7 +327,7 @@ def _losses(
   )
   with jax.named_scope("source"):
     outputs = upsample(outputs)
-    losses, weighing = source_losses(outputs, inputs, config), {}
+    losses, weighing = source_losses(outputs, inputs, config), {"outputs": outputs}
     found, pose = photometric("source", outputs, inputs["source_image"], None, state.pose)
     losses |= {"photometric_src" + suffix: loss for suffix, loss in found.items()}
   if mixed:
@@ -294,5 +340,5 @@ def _losses(
       # The target's depth is predicted where the mixed image shows the target.
       found, pose = photometric("target", outputs, mixed["image"], ~mixed["mask"], pose)
       losses |= {"photometric_mix" + suffix: loss for suffix, loss in found.items()}
-    weighing = {"pixel_weight": weights, "depth_weight": depth_weight}
+    weighing = {"pixel_weight": weights, "depth_weight": depth_weight, "outputs": outputs}
   return total_loss(losses, config), (losses, stats, pose, weighing)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from corda_jax.adaptation.joint_depth import head_to_metres, uses_files, uses_views
+from corda_jax.adaptation.pseudo_labels import difficulty
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, make_views
 from corda_jax.jobs.depth_scores import DepthErrors, known_metres
@@ -90,8 +91,7 @@ class Evaluator:
       if "D" in maps:
         target, source = maps["D"][..., 0], maps["D_src"][..., 0]
         pictures["inverse_depth"] = target
-        # No measured depth is needed here: the target head's own prediction stands for it.
-        pictures["difficulty"] = jnp.clip(jnp.abs(source - target) / jnp.maximum(target, 1), 0, 1)
+        pictures["difficulty"] = difficulty(source, target)
       return pictures
 
     def compiled(function):

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from corda_jax.adaptation.joint_depth import JointDepth, uses_views
-from corda_jax.adaptation.step import Metrics, make_step
+from corda_jax.adaptation.step import Maps, Metrics, make_maps, make_step
 from corda_jax.depth.motion import temporal_views
 from corda_jax.jobs.validate import validate
 from corda_jax.labels import ClassList
@@ -94,6 +94,18 @@ class Experiment:
       self.config.compute.one_student_pass,
     )
     return at_matmul_precision(step, self.config.compute.matmul_precision)
+
+  def make_maps(self) -> Callable[..., Maps]:
+    """The pure maps(state, batch, key) of what a step sees, not compiled."""
+    maps = make_maps(
+      self.model,
+      self.optimizer,
+      self.normalization,
+      self.config.method,
+      len(self.classes),
+      self.joint,
+    )
+    return at_matmul_precision(maps, self.config.compute.matmul_precision)
 
   def _create_state(self) -> TrainState:
     key = jax.random.key(self.config.seed)

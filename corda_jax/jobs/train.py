@@ -16,8 +16,10 @@ from corda_jax.jobs.loop import compile_step as compile_any_step
 from corda_jax.jobs.scores import format_scores
 from corda_jax.jobs.torch_checkpoints import initial_state
 from corda_jax.training.optimizer import learning_rates
-from corda_jax.training.sharding import shardings_of
+from corda_jax.training.sharding import batch_sharded, replicated, shardings_of
 from corda_jax.training.state import TrainState
+
+_DRAWN_PAIRS = 4
 
 _SHOWN = (
   ("loss", "total", ".3f"),
@@ -55,6 +57,7 @@ def train(
   train_batches: Callable[[int], Iterator[HostBatch]],
   evaluation_batches: Callable[[], Iterator[HostBatch]],
   write_scalars: Callable[[int, Mapping[str, float]], None],
+  show: Callable[[int, dict[str, np.ndarray]], None] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -64,6 +67,8 @@ def train(
     train_batches: first step → host batches for that step and all after it.
     evaluation_batches: → host batches of the validation set, once through.
     write_scalars: (step, name → value) for curves.
+    show: (step, pictures of `visualize.training_sheet`), every `config.draw_every` steps, in the
+      first process.
 
   Returns:
     The last state, and the results that `results.json` holds.
@@ -96,5 +101,24 @@ def train(
     rates=learning_rates(experiment.config.optimizer, num_steps=experiment.config.num_steps),
     images_per_step=2 * experiment.config.data.batch_size,
     shown=_SHOWN,
+    draw=None if show is None else _drawing(experiment, show),
   )
   return run_training(job, workdir, train_batches=train_batches, write_scalars=write_scalars)
+
+
+def _drawing(experiment, show):
+  """`TrainingJob.draw`: of the first pairs of a batch."""
+  everywhere, split = replicated(experiment.mesh), batch_sharded(experiment.mesh)
+  shardings = shardings_of(experiment.state_shapes())
+  maps = jax.jit(
+    experiment.make_maps(), in_shardings=(shardings, split, everywhere), out_shardings=everywhere
+  )
+  inputs = jax.jit(lambda arrays: arrays, out_shardings=everywhere)
+
+  def draw(step, state, batch, key):
+    names = ("source_image", "source_label", "target_image")
+    found = maps(state, batch, key) | inputs({name: batch[name] for name in names})
+    if jax.process_index() == 0:
+      show(step, {name: np.asarray(value)[:_DRAWN_PAIRS] for name, value in found.items()})
+
+  return draw

@@ -57,7 +57,17 @@ def wait_for_text(path, text):
 
 
 def test_killed_at_any_moment_a_run_ends_the_same(tmp_path, capsys):
-  command = ["--folder", str(tmp_path / "runs"), "--kills", "4", "--", *RUN, "{}", "num_steps=8"]
+  command = [
+    "--folder",
+    str(tmp_path / "runs"),
+    "--kills",
+    "4",
+    "--",
+    *RUN,
+    "{}",
+    "num_steps=8",
+    "draw_every=4",
+  ]
   assert kills.main(command) == 0
   told = capsys.readouterr().out
   assert "4 kills in" in told

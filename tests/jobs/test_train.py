@@ -17,6 +17,7 @@ from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.run_files import check_config, record_config, write_json
 from corda_jax.training.sharding import check_divisible, make_mesh, shardings_of
+from corda_jax.visualize import training_sheet
 from tests import tiny
 
 
@@ -219,6 +220,43 @@ def test_too_many_such_steps_in_a_row_end_the_run_with_a_report(experiment, tmp_
   assert report["steps"][0]["not_finite"]["total"] == "nan"
   assert report["steps"][1]["frames"]["target"] == [f"frame_4_{row}" for row in range(4)]
   assert not (tmp_path / "results.json").exists()
+
+
+def test_what_training_sees_is_shown(tmp_path):
+  fields = {"draw_every": 2, "num_steps": 2, "evaluate_every": 2}
+  fields |= {f"method.strong_augmentation.{name}_probability": 0.0 for name in ("jitter", "blur")}
+  experiment = Experiment.from_config(tiny.get_config(**fields), make_mesh(jax.devices()[:2]))
+  shown = {}
+  train(
+    experiment,
+    tmp_path,
+    train_batches=tiny.train_batches,
+    evaluation_batches=tiny.evaluation_batches,
+    write_scalars=lambda step, values: None,
+    show=shown.__setitem__,
+  )
+  ((step, maps),) = shown.items()
+  assert step == 2
+  batch = tiny.get_batch(1)  # of the second step
+  for name in ("source_image", "source_label", "target_image"):
+    np.testing.assert_array_equal(maps[name], batch[name])
+  # A mixed pixel has the image and the label of one domain.
+  label, pseudo = maps["label"], maps["pseudo_label"]
+  from_source = (label == batch["source_label"]) & (label != pseudo)
+  from_target = (label != batch["source_label"]) & (label == pseudo)
+  assert from_source.any()
+  assert from_target.any()
+  assert ((label == batch["source_label"]) | (label == pseudo)).all()
+  colors = np.rint(255 * maps["image"])
+  np.testing.assert_array_equal(colors[from_source], batch["source_image"][from_source])
+  np.testing.assert_array_equal(colors[from_target], batch["target_image"][from_target])
+  assert maps["pixel_weight"].shape == maps["prediction"].shape == label.shape
+  target, source = maps["inverse_depth"], maps["source_inverse_depth"]
+  expected = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)
+  np.testing.assert_allclose(maps["difficulty"], expected, atol=1e-6)
+  sheet = tmp_path / "sheet.png"
+  training_sheet(maps, "what training sees", sheet, experiment.classes)
+  assert sheet.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("astray", [float("nan"), float("inf")])

@@ -20,7 +20,7 @@ from corda_jax.jobs.train import train
 from corda_jax.training.preemption import EXIT_CODE, Preempted
 from corda_jax.training.processes import join_processes
 from corda_jax.training.run_files import check_config, record_config
-from corda_jax.visualize import contact_sheet
+from corda_jax.visualize import contact_sheet, training_sheet
 from tests import tiny
 
 
@@ -58,6 +58,9 @@ def main() -> None:
     train_batches=batches,
     evaluation_batches=evaluation_batches,
     write_scalars=lambda step, curves: None,
+    show=lambda step, maps: training_sheet(
+      maps, f"{step}", Path(workdir) / f"{step}.png", experiment.classes
+    ),
   )
   pictures = Evaluator(experiment).pictures(state, evaluation_batches(), 2)
   if jax.process_index() == 0:
