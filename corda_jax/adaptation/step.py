@@ -231,6 +231,8 @@ def adapt(
   }
   if mixed:
     metrics["confident_fraction"] = mixed["confident_fraction"].mean()
+  if weighing.get("depth_weight") is not None:
+    metrics["depth_weight"] = weighing["depth_weight"].mean()
   state = state.replace(batch_stats=stats, pose=pose)
   if config.teacher_statistics == "own":
     state = state.replace(teacher_batch_stats=teacher_stats)

@@ -45,7 +45,7 @@ NAMES = {"ce_src", "ce_mix", "berhu_src", "berhu_mix", "photometric_src", "photo
 def test_each_supervision_has_its_losses(case, absent):
   *_, metrics, _ = one_step(*case)
   wanted = {name + suffix for name in NAMES - absent for suffix in ("", "_initial")}
-  assert set(metrics) == wanted | {"total", "gradient_norm", "confident_fraction"}
+  assert set(metrics) == wanted | {"total", "gradient_norm", "confident_fraction", "depth_weight"}
   values = jax.device_get(metrics)
   assert all(np.isfinite(value) for value in values.values())
   factors = {"berhu_src": 0.01, "berhu_mix": 0.001}
