@@ -19,10 +19,14 @@ _SCOPES = re.compile(r'op_name="([^"]*)"')
 _CALLERS = ("call", "conditional", "while")
 
 
+# What a profile names and the program does not: kernels of libraries, or of graphs of them.
+UNNAMED = "not named"
+
+
 def split_time(
   compiled: jax.stages.Compiled, run: Callable[[], Any], parts: Sequence[str]
 ) -> dict[str, float]:
-  """Share of the device's busy time by scope, from a profile.
+  """Seconds that the device was busy by scope, from a profile.
 
   Args:
     compiled: the program.
@@ -30,21 +34,20 @@ def split_time(
     parts: names of `jax.named_scope`s.
 
   Returns:
-    Each of `parts`, and "other" → share, 0..1; they add up to 1; empty where a profile tells none.
-    Operations that run side by side
-    count in full, each.
+    Each of `parts`, "other" and "not named" → seconds, of all runs together; empty where a profile
+    tells none. Operations that run side by side count in full, each.
   """
   part = parts_of_instructions(compiled.as_text(), frozenset(parts))
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       run()
-    (path,) = Path(folder).glob("**/*.xplane.pb")
     times = Counter()
-    for operation, nanoseconds in _events(path):
-      times[part.get(operation, OTHER)] += nanoseconds
+    for path in Path(folder).glob("**/*.xplane.pb"):
+      for operation, nanoseconds in _events(path):
+        times[part.get(operation, UNNAMED)] += nanoseconds
   if not times:  # a profile that names no operations, where profiling is not permitted
     return {}
-  return {part: times[part] / times.total() for part in (*parts, OTHER)}
+  return {part: times[part] / 1e9 for part in (*parts, OTHER, UNNAMED)}
 
 
 def parts_of_instructions(program: str, parts: frozenset[str]) -> dict[str, str]:
@@ -70,7 +73,10 @@ def parts_of_instructions(program: str, parts: frozenset[str]) -> dict[str, str]
 
 def _events(path: Path) -> Iterator[tuple[str, float]]:
   """Operation and duration in nanoseconds of every event of a device program in a profile."""
-  for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+  planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+  # Where devices have planes of their own, the host's name the same operations when it starts them.
+  devices = [plane for plane in planes if plane.name.startswith("/device:")]
+  for plane in devices or planes:
     for line in plane.lines:
       for event in line.events:
         operation = dict(event.stats).get("hlo_op")

@@ -21,6 +21,7 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import jax
 import numpy as np
 
+from benchmarks.operations import count_operations
 from benchmarks.options import load_config, run_command
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, make_views
@@ -181,7 +182,7 @@ def time_device(config: Any, frames: int) -> tuple[list[Part], Part, float]:
   start = time.perf_counter()
   _, counted = evaluator.confusion(state, batches(frames * size))
   milliseconds = 1e3 * (time.perf_counter() - start) / counted
-  flops = network.lower(variables, put["image"]).cost_analysis()["flops"] / size
+  flops = count_operations(network, variables, put["image"]).total() / size
   return parts, Part("the whole evaluation", counted, milliseconds), flops
 
 

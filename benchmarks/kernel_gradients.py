@@ -9,6 +9,7 @@ batch 2, float32: at the recipe's sizes for crops of 128 and of 256 pixels, and 
 import functools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,14 +60,14 @@ def measure(size: int, channels: int, dilation: int) -> list[float]:
   return [operations / each for each in seconds]
 
 
-def fastest(function: Callable[..., jax.Array], *arguments: np.ndarray) -> float:
+def fastest(function: Callable[..., Any], *arguments: Any) -> float:
   """Seconds of the fastest of some calls, compiled before."""
   compiled, arguments = jax.jit(function), jax.device_put(arguments)
-  compiled(*arguments).block_until_ready()
+  jax.block_until_ready(compiled(*arguments))
   seconds = []
   for _ in range(_REPEATS):
     started = time.perf_counter()
-    compiled(*arguments).block_until_ready()
+    jax.block_until_ready(compiled(*arguments))
     seconds.append(time.perf_counter() - started)
   return min(seconds)
 

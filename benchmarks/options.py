@@ -21,6 +21,8 @@ def load_config(name: str) -> Any:
   try:
     get_config = importlib.import_module(f"configs.{module}").get_config
   except ModuleNotFoundError as error:
+    if error.name != f"configs.{module}":
+      raise UserError(f"configs/{module}.py needs {error.name}, which is not installed") from error
     raise UserError(f"--config is {name!r}, wanted the name of a file in configs") from error
   try:
     return get_config(argument) if argument else get_config()

@@ -3,9 +3,10 @@
     python -m benchmarks.precision
 
 Adapts on the street world in float32 and in bfloat16, from the same weights and with the same
-batches, several seeds. Two tables: the losses of the first 200 steps, beside what seeds alone make
-them differ by, and the target's mIoU at the end. Started again, it goes on where it was stopped;
-runs that are done are not repeated.
+batches, several seeds; and, as a control, in float32 with the student's one pass, the same
+arithmetic in another order of sums. Two tables: the losses of the first 200 steps, beside what
+seeds and other sums alone make them differ by, and the target's mIoU at the end. Started again, it
+goes on where it was stopped; runs that are done are not repeated.
 """
 
 import argparse
@@ -24,7 +25,12 @@ from benchmarks.adaptation import miou_table, run_seed
 from benchmarks.options import apply_settings, load_config, run_command, setting
 from corda_jax.errors import UserError
 
-DTYPES = ("float32", "bfloat16")
+# Name → what it changes; the first is what the others are compared with.
+KINDS = {
+  "float32": {"model.dtype": "float32"},
+  "bfloat16": {"model.dtype": "bfloat16"},
+  "float32, other sums": {"model.dtype": "float32", "compute.one_student_pass": True},
+}
 _WINDOWS = ((1, 50), (51, 100), (101, 150), (151, 200))  # steps, both ends among them
 _LOSSES = ("total", "ce_src", "ce_mix")
 
@@ -48,16 +54,16 @@ def main(arguments: list[str] | None = None) -> None:
     raise UserError(f"--steps is {options.steps}, wanted {_WINDOWS[-1][1]} or more")
   jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
   started = time.monotonic()
-  results = {dtype: [] for dtype in DTYPES}
-  curves = {dtype: [] for dtype in DTYPES}
+  results = {kind: [] for kind in KINDS}
+  curves = {kind: [] for kind in KINDS}
   for seed in range(options.seeds):
-    for dtype in DTYPES:
+    for kind, changes in KINDS.items():
       config = load_config(options.config)
-      apply_settings(config, dict(options.set) | {"model.dtype": dtype, "log_every": 1})
-      workdir = options.workdir / f"{dtype}_{seed}"
-      results[dtype].append(run_seed(config, seed, options.steps, workdir))
-      curves[dtype].append(read_curves(workdir))
-      print(f"{dtype}, seed {seed}: target mIoU {results[dtype][-1]['miou']:.1f} %", flush=True)
+      apply_settings(config, dict(options.set) | changes | {"log_every": 1})
+      workdir = options.workdir / f"{kind.replace(', ', '_').replace(' ', '_')}_{seed}"
+      results[kind].append(run_seed(config, seed, options.steps, workdir))
+      curves[kind].append(read_curves(workdir))
+      print(f"{kind}, seed {seed}: target mIoU {results[kind][-1]['miou']:.1f} %", flush=True)
   print(f"\n{losses_table(curves)}\n\n{miou_table(results)}")
   print(f"\n{time.monotonic() - started:.0f} s on {os.cpu_count()} cores")
 
@@ -86,28 +92,32 @@ def read_curves(workdir: Path) -> Curves:
 
 
 def losses_table(curves: Mapping[str, Sequence[Curves]]) -> str:
-  """Mean losses of windows of steps: what types and what seeds make them differ by, as Markdown.
+  """Mean losses of windows of steps: what kinds and what seeds make them differ by, as Markdown.
 
   Args:
-    curves: type → of each seed.
+    curves: kind → of each seed; the others are compared with the first.
   """
-  first, second = DTYPES
+  first, *others = curves
   lines = [
-    f"| loss, steps | {first}, mean ± spread over seeds | {second} | largest difference with the "
-    "same seed |",
-    "|---|---|---|---|",
+    "| loss, steps | "
+    + " | ".join([f"{first}, mean ± spread over seeds", *others])
+    + " | largest difference with the same seed: "
+    + " | ".join(others)
+    + " |",
+    "|---" * (2 + 2 * len(others)) + "|",
   ]
   for name in _LOSSES:
     for begin, end in _WINDOWS:
       means = {
-        dtype: [curve[name][begin - 1 : end].mean() for curve in curves[dtype]] for dtype in DTYPES
+        kind: np.array([curve[name][begin - 1 : end].mean() for curve in of_seeds])
+        for kind, of_seeds in curves.items()
       }
       cells = [
         f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
-        for values in means.values()
+        for values in map(np.ndarray.tolist, means.values())
       ]
-      largest = max(abs(a - b) for a, b in zip(means[first], means[second], strict=True))
-      lines.append(f"| {name}, {begin} to {end} | {' | '.join(cells)} | {largest:.3f} |")
+      cells += [f"{np.abs(means[first] - means[kind]).max():.3f}" for kind in others]
+      lines.append(f"| {name}, {begin} to {end} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 

@@ -43,14 +43,15 @@ class JaxStep:
     experiment: what is trained.
     compiled: the step.
     compile_seconds: what tracing and compiling it took, no cache used.
-    xla_operations: floating-point operations by XLA's count, before it optimises.
+    xla_operations: floating-point operations by XLA's count, before it optimises; None: it tells
+      none, as on GPUs.
   """
 
   name: str
   experiment: Experiment
   compiled: jax.stages.Compiled
   compile_seconds: float
-  xla_operations: float
+  xla_operations: float | None
   _state: Any
   _batches: list[dict[str, jax.Array]]
   _key: jax.Array
@@ -72,7 +73,7 @@ class JaxStep:
       lowered = compile_step(experiment).lower(state, batches[0], key)
       compiled = lowered.compile()
       seconds = time.perf_counter() - started
-    operations = lowered.cost_analysis()["flops"]
+    operations = (lowered.cost_analysis() or {}).get("flops")
     return cls(name, experiment, compiled, seconds, operations, state, batches, key)
 
   def traced(self) -> tuple[Any, ...]:
@@ -145,21 +146,21 @@ class Peer:
       self._process = subprocess.Popen(
         shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
       )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a quote that does not end
       raise UserError(f"--peer {name} cannot be started: {error}") from error
     self._answer()
 
-  @classmethod
-  def of_option(cls, text: str) -> "Peer":
-    """The peer of an option "NAME=COMMAND".
+  @staticmethod
+  def parts_of_option(text: str) -> tuple[str, str]:
+    """Name and command of an option "NAME=COMMAND".
 
     Raises:
-      UserError: a part is missing, or as told by the constructor.
+      UserError: a part is missing.
     """
     name, _, command = text.partition("=")
     if not (name and command.strip()):
       raise UserError(f"--peer is {text!r}, wanted NAME=COMMAND")
-    return cls(name, command)
+    return name, command
 
   def __enter__(self) -> "Peer":
     """Itself; it ends with the context."""

@@ -10,7 +10,9 @@ all in turn; what fails, for want of memory perhaps, is told in a row of its own
 operations are counted from the trace and, to check, by XLA; those that are computed again count
 again. The peak is that of a large matrix product in the type and at the precision that the network
 computes in, measured in the same run. Where there are several devices, what they send each other is
-counted, too; `benchmarks.messages` counts it and runs nothing.
+counted, too; `benchmarks.messages` counts it and runs nothing. The parts' times are those in which
+the device was busy, by a profile: less than a step takes where it waits for the host, more where
+operations run side by side.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from typing import Any
 import jax
 
 from benchmarks.collectives import by_name, collectives_table, count_collectives
-from benchmarks.device_time import split_time
+from benchmarks.device_time import UNNAMED, split_time
 from benchmarks.operations import OTHER, count_operations
 from benchmarks.options import add_config_options, run_command, swept_configs
 from benchmarks.runners import (
@@ -59,23 +61,45 @@ def main(arguments: list[str] | None = None) -> None:
   for name in ("rounds", "steps"):
     if getattr(options, name) < 1:
       raise UserError(f"--{name} is {getattr(options, name)}, wanted 1 or more")
-  steps, failed = build_variants(options)
   with contextlib.ExitStack() as stack:
-    peers = [stack.enter_context(Peer.of_option(text)) for text in options.peer]
+    peers, failed = start_peers(options.peer, stack)
+    steps, without = build_variants(options)
+    failed |= without
     seconds, stopped = time_in_turn([*steps, *peers], rounds=options.rounds, steps=options.steps)
   failed |= stopped
-  results = [measure(step, seconds[step.name]) for step in steps if step.name in seconds]
-  size = _PEAK_SIZES.get(jax.devices()[0].platform, _PEAK_SIZE)
-  peaks = {}
-  for kind in {r["peak"] for r in results}:
-    dtype, precision = kind.split(", ")
-    peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
   of_peers = {peer.name: seconds[peer.name] for peer in peers if peer.name in seconds}
+  results, peaks = [], {}
+
+  def save():
+    told = {"steps": results, "peaks": peaks, "seconds": seconds, "failed": failed}
+    if options.json:
+      options.json.write_text(json.dumps({"device": device_name(), **told}, indent=1))
+
+  save()  # whatever happens to the rest
+  size = _PEAK_SIZES.get(jax.devices()[0].platform, _PEAK_SIZE)
+  for step in steps:
+    if step.name not in seconds:
+      continue
+    print(f"{step.name}: {1e3 * statistics.median(seconds[step.name]):.1f} ms", flush=True)
+    results.append(measure(step, seconds[step.name]))
+    kind = results[-1]["peak"]
+    if kind not in peaks:
+      dtype, precision = kind.split(", ")
+      peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
+    save()
   print(report(results, peaks, of_peers, failed))
-  if options.json:
-    options.json.write_text(
-      json.dumps({"steps": results, "peaks": peaks, "seconds": seconds, "failed": failed}, indent=1)
-    )
+
+
+def start_peers(texts: list[str], stack: contextlib.ExitStack) -> tuple[list[Peer], dict[str, str]]:
+  """Starts the peers of `texts`, which end with `stack`; those that do not start → why."""
+  peers, failed = [], {}
+  for text in texts:
+    name, command = Peer.parts_of_option(text)
+    try:
+      peers.append(stack.enter_context(Peer(name, command)))
+    except UserError as error:
+      failed[name] = first_line(error)
+  return peers, failed
 
 
 def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str, str]]:
@@ -87,6 +111,7 @@ def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str
       step.run(1)
     except FAILURES as error:
       failed[name] = first_line(error)
+      print(f"{name}: {failed[name]}", flush=True)
       continue
     print(f"{name}: compiled in {step.compile_seconds:.0f} s", flush=True)
     steps.append(step)
@@ -96,21 +121,23 @@ def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str
 
 
 def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
-  """Everything that the tables tell of one variant."""
+  """Everything that the tables tell of one variant; None for what this device does not tell."""
   config = step.experiment.config
   operations = count_operations(*step.traced(), parts=PARTS)
   by_part = dict.fromkeys((*PARTS, OTHER), 0)
   for (part, _), count in operations.items():
     by_part[part] += count
-  cost, memory = step.compiled.cost_analysis(), step.compiled.memory_analysis()
+  memory = step.compiled.memory_analysis()
+  busy = split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS)
   return {
     "name": step.name,
     "peak": f"{config.model.dtype}, {config.compute.matmul_precision}",
     "images": 2 * config.data.batch_size,
     "operations": by_part,
     "xla_operations": step.xla_operations,
-    "bytes": cost["bytes accessed"],
-    "peak_memory": memory.argument_size_in_bytes
+    "bytes": (step.compiled.cost_analysis() or {}).get("bytes accessed"),
+    "peak_memory": memory
+    and memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + memory.temp_size_in_bytes
     - memory.alias_size_in_bytes,
@@ -118,7 +145,7 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
     "seconds": statistics.median(seconds),
     "fastest": min(seconds),
     "collectives": by_name(count_collectives(step.compiled.as_text(), frozenset(PARTS))),
-    "shares": split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS),
+    "busy": {part: value / _PROFILED_STEPS for part, value in busy.items()},
   }
 
 
@@ -150,10 +177,10 @@ def report(
     rate = operations / r["seconds"]
     share = rate / peaks[r["peak"]] / jax.device_count()
     lines.append(
-      f"| {r['name']} | {operations / 1e9:,.0f} | {r['xla_operations'] / 1e9:,.0f} | "
-      f"{r['bytes'] / 1e9:.1f} | {r['peak_memory'] / 1e9:.2f} | {r['compile_seconds']:.0f} | "
-      f"{1e3 * r['seconds']:.1f} ({1e3 * r['fastest']:.1f}) | {r['images'] / r['seconds']:.1f} | "
-      f"{rate / 1e12:.2f} | {share:.0%} |"
+      f"| {r['name']} | {operations / 1e9:,.0f} | {_told(r['xla_operations'], 1e9, ',.0f')} | "
+      f"{_told(r['bytes'], 1e9, '.1f')} | {_told(r['peak_memory'], 1e9, '.2f')} | "
+      f"{r['compile_seconds']:.0f} | {1e3 * r['seconds']:.1f} ({1e3 * r['fastest']:.1f}) | "
+      f"{r['images'] / r['seconds']:.1f} | {rate / 1e12:.2f} | {share:.0%} |"
     )
   lines += [f"| {name} | {why} |" + " |" * 8 for name, why in failed.items()]
   for name, seconds in peers.items():
@@ -163,17 +190,33 @@ def report(
       f"{name}: {1e3 * statistics.median(seconds):.1f} ms ({1e3 * min(seconds):.1f}); times ours "
       f"takes less: {', '.join(ours)}",
     ]
-  parts = [part for part in (*PARTS, OTHER) if any(r["operations"][part] for r in results)]
-  lines += ["", f"| ms (GFLOP) | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
-  for r in results:
-    cells = []
-    for part in parts:
-      time = f"{1e3 * r['seconds'] * r['shares'][part]:.1f}" if r["shares"] else "–"
-      cells.append(f"{time} ({r['operations'][part] / 1e9:,.0f})")
-    lines.append(f"| {r['name']} | {' | '.join(cells)} |")
+  lines += ["", *_parts_table(results)]
   if any(r["collectives"] for r in results):
     lines += ["", *collectives_table({r["name"]: r["collectives"] for r in results})]
   return "\n".join(lines)
+
+
+def _told(value: float | None, unit: float, form: str) -> str:
+  return "–" if value is None else format(value / unit, form)
+
+
+def _parts_table(results: list[dict[str, Any]]) -> list[str]:
+  """Milliseconds that the device was busy a step, and operations, by part."""
+  parts = [
+    part
+    for part in (*PARTS, OTHER, UNNAMED)
+    if any(r["operations"].get(part) or r["busy"].get(part) for r in results)
+  ]
+  lines = [f"| busy, ms (GFLOP) | {' | '.join(parts)} | all |", "|---" * (len(parts) + 2) + "|"]
+  for r in results:
+    cells = []
+    for part in parts:
+      count = r["operations"].get(part, 0)
+      time = _told(r["busy"].get(part), 1e-3, ".1f")
+      cells.append(f"{time} ({count / 1e9:,.0f})")
+    cells.append(_told(sum(r["busy"].values()) if r["busy"] else None, 1e-3, ".1f"))
+    lines.append(f"| {r['name']} | {' | '.join(cells)} |")
+  return lines
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Arra
       f"logits {logits.shape} and labels {labels.shape} differ in more than the class axis"
     )
   valid = labels != IGNORE
-  classes = jnp.where(valid, labels, 0).astype(jnp.int32)
-  chosen = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
+  # Chosen by a comparison, not by an index: the gradient of an index is a scatter into zeros of the
+  # logits' size, that of a comparison is joined with the softmax.
+  places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  chosen = jnp.where(places == labels[..., None].astype(jnp.int32), logits, 0).sum(-1)
   entropy = jax.nn.logsumexp(logits, axis=-1) - chosen
   return jnp.where(valid, entropy, 0.0), valid
 

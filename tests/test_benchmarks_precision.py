@@ -38,9 +38,13 @@ def test_the_table_tells_types_from_seeds():
   def curves(values):
     return [dict.fromkeys(("total", "ce_src", "ce_mix"), np.full(STEPS, x)) for x in values]
 
-  lines = precision.losses_table({"float32": curves([1.0, 3.0]), "bfloat16": curves([1.1, 2.8])})
+  lines = precision.losses_table(
+    {"wide": curves([1.0, 3.0]), "narrow": curves([1.1, 2.8]), "other": curves([1.5, 3.0])}
+  )
   first = lines.splitlines()[2]
-  assert first == "| total, 1 to 50 | 2.000 ± 1.414 | 1.950 ± 1.202 | 0.200 |"
+  assert first == (
+    "| total, 1 to 50 | 2.000 ± 1.414 | 1.950 ± 1.202 | 2.250 ± 1.061 | 0.200 | 0.500 |"
+  )
   assert len(lines.splitlines()) == 2 + 3 * 4
 
 

@@ -1,7 +1,10 @@
 """What the benchmark of the training step counts, splits and times."""
 
+import json
 import math
 import sys
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -142,14 +145,40 @@ def test_the_time_of_a_profile_goes_to_the_scopes():
 
   x = jax.random.normal(jax.random.key(0), (300, 300))
   compiled = jax.jit(function).lower(x).compile()
-  shares = split_time(compiled, lambda: compiled(x).block_until_ready(), ("source", "mixed"))
-  assert sum(shares.values()) == pytest.approx(1)
-  assert shares["mixed"] > shares["source"] > 0
+  started = time.perf_counter()
+  busy = split_time(compiled, lambda: compiled(x).block_until_ready(), ("source", "mixed"))
+  assert busy["mixed"] > busy["source"] > 0
+  assert sum(busy.values()) < 2 * (time.perf_counter() - started)  # on two cores at most
+
+
+def test_what_a_profile_names_and_the_program_does_not_is_told(monkeypatch):
+  events = iter((("dot.1", 3e9), ("kernel_of_a_library", 5e9)))
+  monkeypatch.setattr(device_time, "_events", lambda path: events)
+  monkeypatch.setattr(device_time, "parts_of_instructions", lambda *_: {"dot.1": "some"})
+  compiled = jax.jit(jnp.sin).lower(jnp.ones(3)).compile()
+  busy = split_time(compiled, lambda: compiled(jnp.ones(3)), ("some",))
+  assert busy == {"some": 3, OTHER: 0, device_time.UNNAMED: 5}
+
+
+def test_where_devices_have_planes_the_host_is_not_counted(monkeypatch):
+  def plane(name, *operations):
+    events = [
+      types.SimpleNamespace(name=o, stats=[("hlo_op", o)], duration_ns=2.0) for o in operations
+    ]
+    return types.SimpleNamespace(name=name, lines=[types.SimpleNamespace(events=events)])
+
+  planes = [plane("/host:CPU", "dot.1", "while.2"), plane("/device:GPU:0", "dot.3", "while.4")]
+  for seen, found in ((planes, ["dot.3"]), (planes[:1], ["dot.1"])):
+    profile = types.SimpleNamespace(planes=seen)
+    monkeypatch.setattr(
+      jax.profiler, "ProfileData", types.SimpleNamespace(from_file=lambda _, p=profile: p)
+    )
+    assert [operation for operation, _ in device_time._events("")] == found
 
 
 def test_a_peer_is_timed_in_turn():
   code = "import sys; print('hello', flush=True)\nfor n in sys.stdin: print(3 * int(n), flush=True)"
-  peer = Peer.of_option(f'slow={sys.executable} -c "{code}"')
+  peer = Peer(*Peer.parts_of_option(f'slow={sys.executable} -c "{code}"'))
   order = []
 
   class Ours:
@@ -206,16 +235,17 @@ def made_up(name, seconds, **fields):
     "seconds": seconds,
     "fastest": seconds / 2,
     "collectives": {},
-    "shares": {},
+    "busy": {},
     **fields,
   }
 
 
 def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
   monkeypatch.setattr(jax, "device_count", lambda: 2)
-  shares = dict.fromkeys((*step.PARTS, OTHER), 0.0) | {"source": 0.75, "mixed": 0.25}
+  busy = dict.fromkeys((*step.PARTS, OTHER), 0.0) | {"source": 3.0, "mixed": 1.0}
+  untold = dict.fromkeys(("xla_operations", "bytes", "peak_memory"))
   printed = step.report(
-    [made_up("small", 2.0), made_up("large", 4.0, shares=shares)],
+    [made_up("small", 2.0, **untold), made_up("large", 4.0, busy=busy)],
     {"float32, default": 12e12},
     {"peer": [9.0, 6.0, 5.0]},
     {"huge": "no memory"},
@@ -224,11 +254,11 @@ def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
   # 6 s of the peer are 3 times our 2 s, and 1.5 times our 4 s.
   assert "peer: 6000.0 ms (5000.0); times ours takes less: small: 3.00, large: 1.50" in lines
   row = [cell.strip() for cell in next(x for x in lines if x.startswith("| small")).split("|")]
-  assert row[6:10] == ["7", "2000.0 (1000.0)", "4.0", "6.00"]
+  assert row[3:10] == ["–", "–", "–", "7", "2000.0 (1000.0)", "4.0", "6.00"]
   assert row[10] == "25%"  # 6 of the 24 TFLOP/s of two devices
   assert "| huge | no memory |" + " |" * 8 in lines
-  assert "| large | 3000.0 (8,000) | 1000.0 (4,000) |" in lines
-  assert "| small | – (8,000) | – (4,000) |" in lines
+  assert "| large | 3000.0 (8,000) | 1000.0 (4,000) | 4000.0 |" in lines
+  assert "| small | – (8,000) | – (4,000) | – |" in lines
   assert "JAX " + jax.__version__ + "; float32, default peak 12.00 TFLOP/s" in lines[1]
 
 
@@ -282,7 +312,7 @@ def test_a_peer_that_fails_later(answer, message):
 @pytest.mark.parametrize("text", ["python", "=python", "name="])
 def test_a_peer_has_a_name_and_a_command(text):
   with pytest.raises(UserError, match="wanted NAME=COMMAND"):
-    Peer.of_option(text)
+    Peer.parts_of_option(text)
 
 
 def test_random_batches_are_what_the_step_reads():
@@ -295,11 +325,17 @@ def test_random_batches_are_what_the_step_reads():
   assert made["source_label"].max() < 19
 
 
-def test_options():
+def test_options(monkeypatch):
   assert setting("data.batch_size=4") == ("data.batch_size", 4)
   assert setting("model.dtype=bfloat16") == ("model.dtype", "bfloat16")
   config = load_config("gta2cs:as_published")
   assert config.model.classifier_dilations == (6, 12, 18, 24)
+  monkeypatch.setitem(sys.modules, "ml_collections", None)  # as where it is not installed
+  monkeypatch.delitem(sys.modules, "configs.gta2cs_dacs", raising=False)
+  monkeypatch.delitem(sys.modules, "configs.default", raising=False)
+  with pytest.raises(UserError, match=r"configs/gta2cs_dacs.py needs ml_collections"):
+    load_config("gta2cs_dacs")
+  monkeypatch.undo()
   for name in ("none_such", "gta2cs:none_such"):
     with pytest.raises(UserError, match=name):
       load_config(name)
@@ -318,16 +354,31 @@ def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
     step.main(["--set", "data.batch_size=3"])
   arguments = ["--sweep", "model.dtype", "float32", "bfloat16", "--rounds", "1", "--steps", "1"]
   ends = f'ends={sys.executable} -c "print(1)"'  # before it is timed
+  fails = f'fails={sys.executable} -c "raise SystemExit(3)"'  # before it is ready
+  numbers = tmp_path / "numbers.json"
   with jax.numpy_dtype_promotion("standard"):
-    step.main([*arguments, "--peer", ends, "--json", str(tmp_path / "numbers.json")])
+    step.main([*arguments, "--peer", ends, "--peer", fails, "--json", str(numbers)])
   printed = capsys.readouterr().out
   assert "| ends | --peer ends ended with code 0 |" in printed
+  assert "| fails | --peer fails ended with code 3 |" in printed
   assert "times ours" not in printed
   assert "| dtype float32 |" in printed
   assert "| dtype bfloat16 |" in printed
   assert "float32, default peak" in printed
-  assert "| ms (GFLOP) | source | teacher | mixed | optimizer |" in printed
-  assert (tmp_path / "numbers.json").stat().st_size > 1000
+  assert "| busy, ms (GFLOP) | source | teacher | mixed | optimizer |" in printed
+  told = json.loads(numbers.read_text())
+  assert set(told["failed"]) == {"ends", "fails"}
+  for variant in told["steps"]:
+    assert variant["busy"]["optimizer"] > 0
+
+
+def test_a_device_that_counts_nothing_is_no_obstacle(monkeypatch):
+  monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda self: None)
+  monkeypatch.setattr(jax.stages.Compiled, "cost_analysis", lambda self: None)
+  monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
+  made = JaxStep.build("tiny", tiny.get_config())
+  found = step.measure(made, [made.run(1)])
+  assert found["xla_operations"] is found["bytes"] is found["peak_memory"] is None
 
 
 @pytest.mark.long

@@ -31,9 +31,9 @@ def test_reports_of_a_run_add_no_lines_to_files(monkeypatch):
   stream = io.StringIO()
   monkeypatch.setattr(sys, "stderr", stream)
   progress = Progress(0, 10, images_per_step=2)
-  for loss in range(8):
-    progress.update({"total": jnp.float32(loss)})
-    progress.report()
+  for step in range(1, 9):
+    progress.update(step, {"total": jnp.float32(step)})
+    progress.report(step)
   assert stream.getvalue().count("train:") == 1
   progress.close()
   assert "8/10" in stream.getvalue()

@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from tests.test_main import ROOT, command, run
 
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "benchmarks").glob("*.sh")])
 
 # srun for two processes on this machine, with the variables that Slurm sets for each.
 SRUN = """#!/bin/bash

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from corda_jax import losses
+from tests.jaxprs import equations_of
 
 
 def test_ignored_pixels_count_in_the_weighted_mean_over_all_only():
@@ -58,3 +59,11 @@ def test_berhu_threshold_is_a_constant_to_the_gradient(float64):
 def test_shapes_that_would_broadcast_are_refused(function, shapes):
   with pytest.raises(ValueError, match="differ"):
     function(*(jnp.zeros(shape) for shape in shapes))
+
+
+def test_the_gradient_of_the_cross_entropy_writes_no_pixel_by_its_index():
+  logits, label = jnp.zeros((2, 4, 5, 19)), jnp.zeros((2, 4, 5), jnp.uint8)
+  traced = jax.make_jaxpr(jax.grad(losses.cross_entropy))(logits, label)
+  names = {each.primitive.name for each in equations_of(traced.jaxpr)}
+  assert "exp" in names
+  assert not any(name.startswith(("scatter", "gather")) for name in names)

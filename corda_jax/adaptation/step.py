@@ -114,7 +114,8 @@ def make_step(
     after, metrics, _ = adapt(
       state, inputs, draws, model, optimizer, normalization, config, joint, one_student_pass
     )
-    return skip_unless_finite(state, after, metrics)
+    with jax.named_scope("optimizer"):  # the compiler makes one of this choice and of the update
+      return skip_unless_finite(state, after, metrics)
 
   return step
 
@@ -224,11 +225,9 @@ def adapt(
   (total, (losses, stats, pose, weighing)), (gradients, pose_gradients) = jax.value_and_grad(
     loss_function, argnums=(0, 1), has_aux=True
   )(state.params, pose_params)
-  metrics = {
-    **losses,
-    "total": total,
-    "gradient_norm": optax.tree.norm((gradients, pose_gradients)),
-  }
+  with jax.named_scope("optimizer"):
+    gradient_norm = optax.tree.norm((gradients, pose_gradients))
+  metrics = {**losses, "total": total, "gradient_norm": gradient_norm}
   if mixed:
     metrics["confident_fraction"] = mixed["confident_fraction"].mean()
   if weighing.get("depth_weight") is not None:

@@ -139,6 +139,7 @@ class Corda(nn.Module):
       return Convolution(
         channels,
         use_bias=True,
+        predicts=True,
         kernel_init=self.head_init,
         bias_init=nn.initializers.constant(start),
         name=name,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from corda_jax.models.layers import Dtype
+from corda_jax.models.layers import Dtype, accumulation_dtype
 from corda_jax.models.operations import channel_product
 from corda_jax.models.resnet import ResNet
 
@@ -35,7 +35,7 @@ class DilatedClassifier(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, H, W, C] to logits [B, H, W, features]."""
+    """Maps [B, H, W, C] to logits [B, H, W, features], which are at least float32."""
     channels, branches = x.shape[-1], len(self.dilations)
     kernels = [
       self.param(f"kernel{i}", self.kernel_init, (3, 3, channels, self.features), self.param_dtype)
@@ -50,8 +50,9 @@ class DilatedClassifier(nn.Module):
     matrix = taps.transpose(2, 0, 1, 3).reshape(channels, -1)
     # Split, not indexed: the gradient of a split is one concatenation, that of an index a padding
     # and an addition of the whole array for every tap.
-    products = jnp.split(channel_product(x.astype(dtype), matrix), 9 * branches, axis=-1)
-    y = sum(biases).astype(dtype)
+    wide = accumulation_dtype(dtype)
+    products = jnp.split(channel_product(x.astype(dtype), matrix, wide), 9 * branches, axis=-1)
+    y = sum(biases).astype(wide)
     for index, product in enumerate(products):
       dilation, tap = self.dilations[index // 9], index % 9
       down, right = dilation * (tap // 3 - 1), dilation * (tap % 3 - 1)

@@ -37,6 +37,7 @@ class Convolution(nn.Module):
     reflect: whether the image is continued by its mirror image, edge pixels not repeated, and not
       by zeros.
     dtype: of the computation; None: that of the input.
+    predicts: whether what leaves are predictions, which are at least float32: a 1x1 kernel alone.
     param_dtype: of the parameters.
     kernel_init: initialiser of the kernel, [kernel_size, kernel_size, in, out].
     bias_init: initialiser of the bias.
@@ -48,6 +49,7 @@ class Convolution(nn.Module):
   dilation: int = 1
   use_bias: bool = False
   reflect: bool = False
+  predicts: bool = False
   dtype: Dtype | None = None
   param_dtype: Dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -63,7 +65,8 @@ class Convolution(nn.Module):
     dtype = self.dtype or x.dtype
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if size == 1:
-      y = channel_product(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+      wide = accumulation_dtype(dtype) if self.predicts else dtype
+      y = channel_product(x[:, :: self.stride, :: self.stride], kernel[0, 0], wide)
     else:
       padding = self.dilation * (size - 1) // 2
       if self.reflect:
@@ -72,7 +75,7 @@ class Convolution(nn.Module):
       y = convolve(x, kernel, stride=self.stride, padding=padding, dilation=self.dilation)
     if self.use_bias:
       bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-      y = y + bias.astype(dtype)
+      y = y + bias.astype(y.dtype)
     return y
 
 
@@ -111,9 +114,11 @@ class BatchNorm(nn.Module):
     Raises:
       ValueError: in training the groups do not divide the batch.
     """
-    group = self.group or len(x) // self.domains
-    if not train or self.is_initializing() or group == len(x):
+    if not train or self.is_initializing():
       return self._normalize(x, train=train)
+    group = self.group or len(x) // self.domains
+    if self.domains == 1 and group == len(x):
+      return self._normalize(x, train=True)
     if not group or len(x) % (group * self.domains):
       of_domains = f" of each of {self.domains} domains" if self.domains > 1 else ""
       raise ValueError(f"groups of {group} images{of_domains} do not divide a batch of {len(x)}")

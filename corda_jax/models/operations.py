@@ -17,22 +17,32 @@ import jax.numpy as jnp
 _PRODUCTS_FROM = 128
 
 
-@jax.custom_vjp
-def channel_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+def channel_product(x: jax.Array, matrix: jax.Array, dtype: Any = None) -> jax.Array:
   """A 1x1 convolution, x @ matrix: [..., I] and [I, O] → [..., O].
 
   In the matrix's gradient, a product over pixels, the narrower factor stands first: a CPU copies
   that one transposed, and the automatic gradient puts the result's cotangent there, however wide.
+
+  Args:
+    x: [..., I].
+    matrix: [I, O], of the same dtype.
+    dtype: of the result, into which its sums are added up; None: that of `x`.
   """
-  return x @ matrix
+  return _channel_product(x, matrix, dtype or x.dtype)
 
 
-def _channel_product_forward(x, matrix):
-  return x @ matrix, (x, matrix)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _channel_product(x, matrix, dtype):
+  return jnp.matmul(x, matrix, preferred_element_type=dtype)
 
 
-def _channel_product_backward(residuals, cotangent):
+def _channel_product_forward(x, matrix, dtype):
+  return _channel_product(x, matrix, dtype), (x, matrix)
+
+
+def _channel_product_backward(dtype, residuals, cotangent):
   x, matrix = residuals
+  cotangent = cotangent.astype(x.dtype)
   if x.shape[-1] <= cotangent.shape[-1]:
     of_matrix = jnp.einsum("...i,...o->io", x, cotangent)
   else:
@@ -40,7 +50,7 @@ def _channel_product_backward(residuals, cotangent):
   return cotangent @ matrix.T, of_matrix
 
 
-channel_product.defvjp(_channel_product_forward, _channel_product_backward)
+_channel_product.defvjp(_channel_product_forward, _channel_product_backward)
 
 
 def convolve(

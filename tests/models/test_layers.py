@@ -76,6 +76,8 @@ def test_batch_norm_of_groups_is_that_of_each(float64, random):
   )
   with pytest.raises(ValueError, match="groups of 2 images do not divide a batch of 3"):
     groups.apply(variables, x[:3], train=True, mutable=["batch_stats"])
+  with pytest.raises(ValueError, match="groups of 2 images of each of 2 domains do not divide"):
+    groups.clone(domains=2).apply(variables, x[:2], train=True, mutable=["batch_stats"])
 
 
 def test_frozen_affine_gets_no_gradient(random):

@@ -7,6 +7,7 @@ from configs import default
 from corda_jax.errors import UserError
 from corda_jax.models.build import Normalization, build_model
 from corda_jax.models.deeplab import DilatedClassifier
+from corda_jax.models.layers import Convolution
 from tests import tiny
 from tests.golden import released_shapes
 
@@ -30,6 +31,29 @@ def test_dilated_classifier_is_a_sum_of_convolutions(float64, random, dilations)
     )
   got = jax.jit(layer.apply)({"params": params}, x)
   np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+def test_predictions_in_half_the_bits_are_not_rounded_to_them(random):
+  def narrow(shape):  # what bfloat16 holds
+    return jnp.asarray(random.standard_normal(shape), jnp.bfloat16)
+
+  x = narrow((2, 9, 13, 64))
+  for layer in (
+    DilatedClassifier(3, (1, 2), dtype=jnp.bfloat16),
+    Convolution(3, predicts=True, use_bias=True, dtype=jnp.bfloat16),
+  ):
+    params = layer.init(jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda p: narrow(p.shape).astype(jnp.float32), params)
+    got = layer.apply({"params": params}, x)
+    exact = layer.clone(dtype=jnp.float32).apply({"params": params}, x.astype(jnp.float32))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, exact, atol=1e-4)  # bfloat16 near 30: 0.06
+
+    def loss(params, layer=layer):
+      return (layer.apply({"params": params}, x) ** 2).sum()
+
+    gradients = jax.tree.leaves(jax.grad(loss)(params))
+    assert all(bool(jnp.isfinite(g).all()) and bool(g.any()) for g in gradients)
 
 
 def shapes(config, size=(97, 129)):
