@@ -6,12 +6,13 @@ WORKDIR ?= runs/demo
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format clean help
+.PHONY: demo test check docs format clean help
 
 help:
 	@echo "make demo    one procedural city adapts to another: numbers and pictures in $(WORKDIR)"
 	@echo "make test    all tests"
 	@echo "make check   linter and formatter, without changes"
+	@echo "make docs    guides and reference as pages: docs/_build/index.html"
 	@echo "make format  mends what they find"
 	@echo "make clean   removes the environment, the made data and the demo's results"
 
@@ -34,9 +35,13 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# Any warning fails it: a reference without docstrings, a link to nowhere.
+docs: $(READY)
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build
+
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) data/street_world runs/demo build *.egg-info
+	rm -rf $(VENV) data/street_world runs/demo build docs/api docs/_build *.egg-info

@@ -116,7 +116,7 @@ def kill(
 def contents(workdir: Path) -> dict[str, object]:
   """What a run left, by name: digests of arrays and pictures, results, and lines of the history."""
   found: dict[str, object] = {"history": _without_times(read_history(workdir))}
-  checkpoints = Checkpoints(workdir)
+  checkpoints = Checkpoints(workdir, read_only=True)
   for folder in (workdir / "checkpoints").iterdir():
     if folder.name.isdigit():
       for name, array in _leaves(checkpoints.restore_arrays(int(folder.name))):

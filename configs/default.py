@@ -132,6 +132,28 @@ def get_config() -> ml_collections.ConfigDict:
       "pictures": 6,  # frames shown in the contact sheet
     }
   )
+  config.prediction = ml_collections.ConfigDict(  # --mode=predict
+    {
+      "input": "",  # an image, a folder of images, or a video
+      "output": "",  # folder; "": predictions/NAME in that of the run
+      # What is written of each image: the classes' colours over it; its label file; inverse depth Y
+      # in 16 bits, 256 (Y - 1), and in colours; difficulty, 0..1, in 8 bits with colours.
+      "write": ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty"),
+      "label_ids": "train",  # in label files: places in the class list; or "cityscapes"
+      "overlay_opacity": 0.5,
+      # Rows that the network sees, columns in proportion; 0: data.target.height, as it was trained;
+      # -1: those of the file. Maps have the file's size in any case.
+      "height": 0,
+      "image_filter": "bilinear",  # or "bicubic"; resizes images
+      # Most pixels that the network sees at once; larger images are cut into tiles, each with a
+      # margin that is predicted and not kept. 0: no tiles along that axis.
+      "tile_height": 1024,
+      "tile_width": 2048,
+      "tile_margin": 128,
+      "batch_size": 1,  # images of one size predicted together, over all devices
+      "bad_files": "stop",  # or "skip" images that cannot be read, and tell of them
+    }
+  )
   return config
 
 
@@ -139,8 +161,8 @@ def add_running(config: ml_collections.ConfigDict) -> None:
   """Adds how a run bears faults and what it shows, which touches none of its numbers."""
   config.keep_newest = 2  # checkpoints kept because they are new; a damaged one is passed over
   # Steps between pictures of what training makes of a batch: contact sheets in `pictures/`, and
-  # TensorBoard; 0: none.
-  config.draw_every = 0
+  # TensorBoard; 0: none. The first of them compiles one more function.
+  config.draw_every = 5_000
   config.faults = ml_collections.ConfigDict(
     {
       # A step whose loss or gradients are not finite is not applied; so many in a row end the run

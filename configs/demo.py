@@ -19,6 +19,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   config.log_every = 50
   config.evaluate_every = 1_000
   config.checkpoint_every = 1_000
+  config.draw_every = 1_000
 
   data = config.data
   data.records_dir = "data/street_world/records"

@@ -1,15 +1,16 @@
-"""Class maps of whole frames, from one view of them or from several.
+"""Maps of whole frames: classes, from one view of them or from several, depth and difficulty.
 
 A view is the frame at some scale, mirrored or not. One view gives the class of the largest logit;
 several are averaged as probabilities at the size of the class map.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from corda_jax.resize import aligned_weights, interpolate, resize_centered
+from corda_jax.adaptation.pseudo_labels import difficulty
+from corda_jax.resize import aligned_weights, interpolate, resize_aligned, resize_centered
 
 # Rows of the class map that are made at once. Logits of a whole frame of 2048x1024 would be 160 MB,
 # for every view; of 64 rows they are 10 MB, and on a CPU three times faster for it.
@@ -101,3 +102,19 @@ def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array
     # mirrored probabilities to the last bit.
     total = total + sum((x[:, :, ::-1] for x in mirrored), start=as_seen)
   return total / sum(len(scale) for scale in views)
+
+
+def depth_maps(outputs: Mapping[str, jax.Array], shape: tuple[int, int]) -> dict[str, jax.Array]:
+  """Depth of every pixel, and how far the two depth heads differ about it.
+
+  Args:
+    outputs: of the network, at its output stride; without depth heads there are no maps.
+    shape: (H, W) of the maps, in pixels.
+
+  Returns:
+    "inverse_depth" [B, H, W], by the head trained on the target, and "difficulty" [B, H, W], 0..1.
+  """
+  if "D" not in outputs:
+    return {}
+  target, source = (resize_aligned(outputs[name], shape)[..., 0] for name in ("D", "D_src"))
+  return {"inverse_depth": target, "difficulty": difficulty(source, target)}

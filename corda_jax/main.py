@@ -2,13 +2,14 @@
 
     python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
 
-With main_depth.py, which it calls for the depth stage, the only module of the package that imports
-TensorFlow: it reads the data and writes the curves.
+With main_depth.py, which it calls for the depth stage, and main_curves.py, which writes the curves,
+the only module of the package that imports TensorFlow: it reads the data.
 """
 
 import functools
 import logging as python_logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,6 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import jax
 import numpy as np
 from absl import app, flags, logging
-from clu import metric_writers
 from ml_collections import config_flags
 from PIL import Image
 
@@ -29,9 +29,19 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.export import export
 from corda_jax.jobs.initial_pose import read_initial_pose
-from corda_jax.jobs.torch_checkpoints import export_torch, import_torch, read_initial_weights
+from corda_jax.jobs.predict import predict
+from corda_jax.jobs.report import write_report
+from corda_jax.jobs.torch_checkpoints import (
+  check_no_checkpoints,
+  export_torch,
+  import_torch,
+  read_initial_weights,
+)
 from corda_jax.jobs.train import train
+from corda_jax.main_curves import curves_writer
+from corda_jax.main_flags import parse_flags
 from corda_jax.training.preemption import EXIT_CODE, Preempted
 from corda_jax.training.processes import first_process_first, join_processes
 from corda_jax.training.run_files import check_config, has_checkpoints, record_config
@@ -39,16 +49,20 @@ from corda_jax.training.sharding import check_divisible, check_training_batch, f
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet, training_sheet
 from data_pipelines.batches import evaluation_batches, train_batches
+from data_pipelines.inverse_depth import to_disparity
 from data_pipelines.provide import provide
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, curves, results.")
-_MODES = ["prepare", "train", "evaluate", "label_depth", "import_torch", "export_torch"]
 # What the two tasks of configurations can do.
 _TASK_MODES = {
-  "adaptation": ("prepare", "train", "evaluate", "import_torch", "export_torch"),
-  "depth": ("prepare", "train", "evaluate", "label_depth"),
+  "adaptation": (
+    *("prepare", "train", "evaluate", "predict", "export", "report"),
+    *("import_torch", "export_torch"),
+  ),
+  "depth": ("prepare", "train", "evaluate", "label_depth", "report"),
 }
+_MODES = sorted({mode for modes in _TASK_MODES.values() for mode in modes})
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "The job.")
 _MULTIHOST = flags.DEFINE_bool(
   "multihost", False, "Join the other processes of this run, on this host or on others."
@@ -67,21 +81,46 @@ def run(config: Any, workdir: Path, mode: str) -> None:
       f"--mode={mode} does not go with a configuration of task {task!r}, wanted "
       + "; ".join(f"{', '.join(modes)} ({task!r})" for task, modes in _TASK_MODES.items())
     )
-  if task == "depth" and mode != "prepare":
-    main_depth.run(config, workdir, mode, _check_writable)
-    return
   if mode == "prepare":
-    (DepthExperiment if task == "depth" else Experiment).from_config(config)
-    domains = ("target",) if task == "depth" else ("source", "target")
-    for domain, builder in zip(
-      domains, provide(config.data, domains, self_supervised=task == "depth"), strict=True
-    ):
-      print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
-    return
-  experiment = Experiment.from_config(config)
-  if mode in ("import_torch", "export_torch"):
-    _convert_weights(experiment, workdir, mode)
-    return
+    _prepare(config, task)
+  elif mode == "report":
+    print(f"Report: {write_report(workdir, config.to_dict())}")
+  elif task == "depth":
+    main_depth.run(config, workdir, mode, _check_writable)
+  elif mode in ("import_torch", "export_torch"):
+    _convert_weights(Experiment.from_config(config), workdir, mode)
+  elif mode in ("predict", "export"):
+    _use(Experiment.from_config(config), workdir, mode)
+  else:
+    _train_or_evaluate(Experiment.from_config(config), workdir, mode)
+
+
+def _prepare(config: Any, task: str) -> None:
+  """Makes the records of the data sets, and tells what is in them."""
+  (DepthExperiment if task == "depth" else Experiment).from_config(config)
+  domains = ("target",) if task == "depth" else ("source", "target")
+  for domain, builder in zip(
+    domains, provide(config.data, domains, self_supervised=task == "depth"), strict=True
+  ):
+    print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
+
+
+def _use(experiment: Experiment, workdir: Path, mode: str) -> None:
+  """Runs one of the jobs that take a trained network to other images, or elsewhere."""
+  check_config(
+    workdir, experiment.config.to_dict(), parts=("model.", "data.classes.", "data.target.height")
+  )
+  if jax.process_count() > 1:
+    raise UserError(f"--mode={mode} wants one process: leave --multihost out")
+  if mode == "predict":
+    predict(experiment, workdir, encode_depth=to_disparity)
+  else:
+    export(experiment, workdir)
+
+
+def _train_or_evaluate(experiment: Experiment, workdir: Path, mode: str) -> None:
+  """Runs one of the jobs that need the data sets."""
+  config = experiment.config
   frames = frame_mesh(experiment.mesh, config.evaluation.devices_per_frame)
   check_divisible(frames, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   experiment.state_shapes()  # a network that cannot be is told before data are prepared for hours
@@ -118,25 +157,24 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     _write_pictures(experiment, workdir, state, result, validation)
     return
   print(_parameter_overview(experiment.state_shapes().params))
-  writer = metric_writers.create_default_writer(
-    str(workdir / "tensorboard"), just_logging=jax.process_index() > 0
-  )
-  state, result = train(
-    experiment,
-    workdir,
-    train_batches=lambda step: train_batches(
-      config.data, seed=config.seed, start_step=step, **processes
-    ),
-    evaluation_batches=validation,
-    write_scalars=writer.write_scalars,
-    show=functools.partial(_show_training, experiment, workdir, writer),
-  )
-  sheet = _write_pictures(experiment, workdir, state, result, validation)
-  if sheet is not None:
-    writer.write_images(result["step"], {"target": np.asarray(Image.open(sheet))[None, ..., :3]})
+  with curves_writer(workdir) as writer:
+    state, result = train(
+      experiment,
+      workdir,
+      train_batches=lambda step: train_batches(
+        config.data, seed=config.seed, start_step=step, **processes
+      ),
+      evaluation_batches=validation,
+      write_scalars=writer.write_scalars,
+      show=functools.partial(_show_training, experiment, workdir, writer),
+    )
+    sheet = _write_pictures(experiment, workdir, state, result, validation)
+    if sheet is not None:
+      writer.write_images(result["step"], {"target": np.asarray(Image.open(sheet))[None, ..., :3]})
+  if jax.process_index() == 0:
     print(f"Results: {workdir / 'results.json'}")
+    print(f"Report: {write_report(workdir, config.to_dict())}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
-  writer.close()
 
 
 def _convert_weights(experiment: Experiment, workdir: Path, mode: str) -> None:
@@ -149,8 +187,9 @@ def _convert_weights(experiment: Experiment, workdir: Path, mode: str) -> None:
   check_config(workdir, config)
   weights = read_initial_weights(experiment)
   _check_writable(workdir)
+  check_no_checkpoints(workdir)
+  record_config(workdir, config)  # before there is a checkpoint that it must tell of
   import_torch(experiment, workdir, weights)
-  record_config(workdir, config)
 
 
 def _write_pictures(
@@ -191,6 +230,12 @@ def _show_training(
 
 
 def _check_writable(workdir: Path) -> None:
+  if ":/" in os.fspath(workdir):  # of "gs://…" Path leaves one slash
+    raise UserError(
+      f"--workdir={workdir} is no folder of this machine: checkpoints are written and checked on a "
+      "disk; mount the bucket (gcsfuse, s3fs) and name the folder. Records may lie in a bucket: "
+      "data.records_dir"
+    )
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     # Of a name of its own: several processes ask at once, in containers all of number 1.
@@ -220,6 +265,7 @@ def main(arguments: list[str]) -> None:
   try:
     if len(arguments) > 1:
       raise UserError(f"unknown argument {arguments[1]!r}: flags begin with --")
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # heard while steps are made: see `Profile`
     if _MULTIHOST.value:
       join_processes()
       if jax.process_index() > 0:
@@ -236,26 +282,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
-  """Parses flags; an unknown field, a value of the wrong type and so on end in one line."""
   try:
-    positional = flags.FLAGS(arguments)
-    _CONFIG.value.num_steps  # noqa: B018 (a configuration that cannot be loaded fails on access)
-  except flags.Error as error:
-    message = str(error)
-    if "Traceback" in message:  # raised by the configuration file itself: the last line says what
-      message = message.splitlines()[-1].partition(": ")[2]
-  except (AttributeError, KeyError) as error:
-    # 'name' or "'name'\\nDid you mean …?"
-    text = str(error.args[0]).replace("\\n", "\n").replace("\\", "")
-    name, *hint = (part.strip("\"'") for part in text.split("\n"))
-    message = ". ".join((f"unknown configuration field: {name}", *hint))
-  except (OSError, TypeError, ValueError) as error:
-    message = str(error)
-  else:
-    return positional
-  if "get_config() takes" in message:
-    message = "this configuration takes no preset: leave out what follows ':' in --config"
-  sys.exit(f"error: {' '.join(message.split())}")
+    return parse_flags(arguments, flags.FLAGS)
+  except UserError as error:
+    sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from clu import metric_writers
 from PIL import Image
 
 from corda_jax.depth.camera import disparity_to_depth
@@ -25,7 +24,9 @@ from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_digest
 from corda_jax.jobs.evaluate import find_checkpoint, restore_state
 from corda_jax.jobs.label_depth import label_depth
+from corda_jax.jobs.report import write_report
 from corda_jax.jobs.train_depth import train_depth
+from corda_jax.main_curves import curves_writer
 from corda_jax.training.processes import first_process_first, wait_for_all
 from corda_jax.training.run_files import check_config, has_checkpoints, read_config, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
@@ -129,31 +130,30 @@ def _train(
   experiment: DepthExperiment, workdir: Path, validation: Batches, processes: dict[str, int]
 ) -> None:
   """Trains, with curves and pictures."""
-  writer = metric_writers.create_default_writer(
-    str(workdir / "tensorboard"), just_logging=jax.process_index() > 0
-  )
   config, pictures = experiment.config, _Pictures(experiment, workdir, validation)
+  with curves_writer(workdir) as writer:
 
-  def show(state, result):
-    sheet = pictures.write(state, result)
-    if sheet is not None:
-      writer.write_images(result["step"], {"depth": np.asarray(Image.open(sheet))[None, ..., :3]})
+    def show(state, result):
+      sheet = pictures.write(state, result)
+      if sheet is not None:
+        images = np.asarray(Image.open(sheet))[None, ..., :3]
+        writer.write_images(result["step"], {"depth": images})
 
-  train_depth(
-    experiment,
-    workdir,
-    train_batches=lambda step: train_batches(
-      config.data, seed=config.seed, start_step=step, domains=("target",), **processes
-    ),
-    evaluation_batches=validation,
-    write_scalars=writer.write_scalars,
-    show=show,
-  )
+    train_depth(
+      experiment,
+      workdir,
+      train_batches=lambda step: train_batches(
+        config.data, seed=config.seed, start_step=step, domains=("target",), **processes
+      ),
+      evaluation_batches=validation,
+      write_scalars=writer.write_scalars,
+      show=show,
+    )
   if jax.process_index() == 0:
     print(f"Results: {workdir / 'results.json'}")
     print(f"Pictures: {workdir / 'pictures'}")
+    print(f"Report: {write_report(workdir, config.to_dict())}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
-  writer.close()
 
 
 def _count_frames(config: Any, split: str, field: str) -> int:

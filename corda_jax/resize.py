@@ -14,17 +14,21 @@ import numpy as np
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
-def aligned_weights(input_size: int, output_size: int) -> np.ndarray:
+def aligned_weights(input_size: int, output_size: int) -> np.ndarray | jax.Array:
   """Interpolation matrix of one axis.
 
   Args:
-    input_size: length of the axis, in pixels.
-    output_size: length after resizing, in pixels.
+    input_size: length of the axis, in pixels; also a dimension that is only known when an exported
+      function is called.
+    output_size: length after resizing, in pixels; also such a dimension.
 
   Returns:
-    float64[output_size, input_size] whose rows sum to one. Row i weighs the two neighbours of the
-    position i (input_size - 1) / (output_size - 1).
+    float64[output_size, input_size] whose rows sum to one; float32, on the device, where a size is
+    not known. Row i weighs the two neighbours of the position
+    i (input_size - 1) / (output_size - 1).
   """
+  if not (isinstance(input_size, int) and isinstance(output_size, int)):
+    return _weights_of_unknown_size(input_size, output_size)
   if output_size == 1:
     position = np.zeros(1)
   else:
@@ -36,6 +40,16 @@ def aligned_weights(input_size: int, output_size: int) -> np.ndarray:
   weights[rows, low] = 1 - fraction
   weights[rows, np.minimum(low + 1, input_size - 1)] += fraction
   return weights
+
+
+def _weights_of_unknown_size(input_size, output_size):
+  """`aligned_weights` of 2 pixels and more; positions are whole numbers and rests, hence exact."""
+  steps = jnp.asarray(output_size) - 1
+  scaled = jnp.arange(output_size) * (jnp.asarray(input_size) - 1)
+  low, fraction = scaled // steps, (scaled % steps).astype(jnp.float32) / steps.astype(jnp.float32)
+  places = jnp.arange(input_size)
+  at_low = jnp.where(places == low[:, None], 1 - fraction[:, None], 0)
+  return at_low + jnp.where(places == low[:, None] + 1, fraction[:, None], 0)
 
 
 def resize_aligned(x: jax.Array, shape: tuple[int, int]) -> jax.Array:

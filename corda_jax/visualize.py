@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from corda_jax.files import whole_or_not
 from corda_jax.labels import CITYSCAPES, IGNORE, ClassList
 
 
@@ -21,6 +22,11 @@ def colorize(values: np.ndarray, low: float, high: float, colormap: str) -> np.n
 
   unit = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
   return colormaps[colormap](unit, bytes=True)[..., :3]
+
+
+def colormap_palette(colormap: str) -> np.ndarray:
+  """uint8[256, 3]: the colours of a matplotlib colour map, from its low end to its high one."""
+  return colorize(np.arange(256), 0, 255, colormap)
 
 
 def contact_sheet(
@@ -143,9 +149,8 @@ def _write_sheet(
       fontsize=8,
       frameon=False,
     )
-  partial = path.with_name(path.name + ".partial")
-  figure.savefig(partial, format="png")
-  partial.replace(path)
+  with whole_or_not(path) as partial:
+    figure.savefig(partial, format="png")
 
 
 def _legend(classes: ClassList) -> list[tuple[str, Any]]:
@@ -178,9 +183,11 @@ def _training_rows(
     ]
   rows.append((f"prediction on\nthe {seen}", colorize_labels(pictures["prediction"], classes)))
   if "difficulty" in pictures:
+    heads = [pictures[name] for name in ("inverse_depth", "source_inverse_depth")]
+    by_target, by_source = colorize_inverse_depth(np.stack(heads))  # in the same colours
     rows += [
-      ("inverse depth by\nthe target's head", _colorize_inverse(pictures["inverse_depth"])),
-      ("by the source's", _colorize_inverse(pictures["source_inverse_depth"])),
+      ("inverse depth by\nthe target's head", by_target),
+      ("by the source's", by_source),
       (_DIFFICULTY, colorize(pictures["difficulty"], 0, 1, "viridis")),
     ]
   return rows
@@ -189,8 +196,11 @@ def _training_rows(
 _DIFFICULTY = "difficulty\n(bright: the two\ndepth heads differ\nby the depth itself)"
 
 
-def _colorize_inverse(inverse_depth: np.ndarray) -> np.ndarray:
-  """Logarithmic: inverse depth spans two orders of magnitude, most of it near the camera."""
+def colorize_inverse_depth(inverse_depth: np.ndarray) -> np.ndarray:
+  """Inverse depth [...] → uint8 RGB [..., 3], bright where it is near; one scale for all of it.
+
+  Logarithmic: inverse depth spans two orders of magnitude, most of it near the camera.
+  """
   values = np.log(np.maximum(inverse_depth, 1))
   return colorize(values, 0, max(float(np.percentile(values, 99)), 1.0), "inferno")
 
@@ -206,7 +216,8 @@ def _rows(pictures: Mapping[str, np.ndarray], classes: ClassList) -> list[tuple[
     ("errors\n(dark red)", colorize((prediction != label) & ~ignored, 0, 1, "Reds")),
   ]
   if "inverse_depth" in pictures:
-    rows.append(("inverse depth\n(bright: near)", _colorize_inverse(pictures["inverse_depth"])))
+    colors = colorize_inverse_depth(pictures["inverse_depth"])
+    rows.append(("inverse depth\n(bright: near)", colors))
   if "difficulty" in pictures:
     rows.append((_DIFFICULTY, colorize(pictures["difficulty"], 0, 1, "viridis")))
   return rows

@@ -150,7 +150,12 @@ def evaluation_batches(
       f"the records of {builder.name} hold no views, but they are needed here: set data.{domain}"
       ".views"
     )
-  records = Records(builder, split)
+  records = Records(
+    builder,
+    split,
+    retries=data_config.bad_records.retries,
+    retry_seconds=data_config.bad_records.retry_seconds,
+  )
   numbers = np.arange(examples if limit is None else min(examples, limit))
   if wanted is not None:
     names = in_order(
@@ -244,19 +249,18 @@ class _Training:
 
   def _read(self, numbers: list[int]) -> list[bytes]:
     """Records, or, where one cannot be read and that is borne, the next that can."""
-    try:
+    if not self._skip:
       return self._records.read(numbers)
-    except UnreadableRecordError:
-      if not self._skip:
-        raise
     return [self._read_or_next(number) for number in numbers]
 
   def _read_or_next(self, number: int) -> bytes:
-    for candidate in (*range(number, self._count), *range(number)):
-      if candidate not in self._unreadable:
+    for candidate in itertools.chain(range(number, self._count), range(number)):
+      if candidate not in self._unreadable:  # else each would be waited for again
         try:
           return self._records.read([candidate])[0]
         except UnreadableRecordError as error:
+          if candidate in self._unreadable:  # another thread was faster
+            continue
           self._unreadable.add(candidate)
           tell(
             f"record {candidate} is left out, another stands for it ({len(self._unreadable)} of "

@@ -7,13 +7,17 @@ records without it are not there.
 
 import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from corda_jax.errors import UserError
 from data_pipelines.builder import REPORT_FILE
+from data_pipelines.records import tell
 
 DEFAULT_CACHE = "data/cache"
 _MARK = "://"
+_WAITS = (2.0, 10.0)  # seconds before a bucket that does not answer is asked again
 
 
 def is_remote(records_dir: str) -> bool:
@@ -40,7 +44,7 @@ def fetch(remote: str, local: Path) -> None:
   """
   import tensorflow as tf  # here, so that to read records on a disk needs none of it
 
-  try:
+  def copy() -> None:
     if not tf.io.gfile.exists(f"{remote}/{REPORT_FILE}"):
       return
     with tf.io.gfile.GFile(f"{remote}/{REPORT_FILE}") as file:
@@ -54,6 +58,9 @@ def fetch(remote: str, local: Path) -> None:
       tf.io.gfile.copy(f"{remote}/{name}", os.fspath(unfinished / name))
     shutil.rmtree(local, ignore_errors=True)
     unfinished.rename(local)
+
+  try:
+    _tried_again(copy)
   except (OSError, tf.errors.OpError) as error:
     raise UserError(f"records cannot be fetched from {remote!r} ({_reason(error)})") from error
 
@@ -66,7 +73,7 @@ def publish(local: Path, remote: str) -> None:
   """
   import tensorflow as tf
 
-  try:
+  def copy() -> None:
     if tf.io.gfile.exists(f"{remote}/{REPORT_FILE}"):
       return
     tf.io.gfile.makedirs(remote)
@@ -75,11 +82,28 @@ def publish(local: Path, remote: str) -> None:
       if tf.io.gfile.exists(f"{remote}/{name}"):  # of a copy that was stopped
         tf.io.gfile.remove(f"{remote}/{name}")
       tf.io.gfile.copy(os.fspath(local / name), f"{remote}/{name}")
+
+  try:
+    _tried_again(copy)
   except (OSError, tf.errors.OpError) as error:
     raise UserError(
       f"records cannot be copied to {remote!r} ({_reason(error)}): mend that and run again; they "
       f"are whole in {os.fspath(local)!r}"
     ) from error
+
+
+def _tried_again(copy: Callable[[], None]) -> None:
+  """Runs it, and again where the bucket is lost for a while."""
+  import tensorflow as tf
+
+  for seconds in _WAITS:
+    try:
+      copy()
+      return
+    except (OSError, tf.errors.OpError) as error:
+      tell(f"the bucket does not answer ({_reason(error)}): trying again in {seconds:g} seconds")
+      time.sleep(seconds)
+  copy()
 
 
 def _reason(error: Exception) -> str:

@@ -203,6 +203,13 @@ class Camera:
     return np.array([*focal, *center], np.float32)
 
 
+def _number(value: Any) -> float:
+  """Of JSON; neither a text nor a truth value, which Python would also make one of."""
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise TypeError(f"got {value!r}, wanted a number")
+  return float(value)
+
+
 def read_camera(path: str, *, stereo: bool) -> Camera:
   """A calibration file of Cityscapes.
 
@@ -216,8 +223,8 @@ def read_camera(path: str, *, stereo: bool) -> Camera:
   with open_file(path) as file:
     values = json.load(file)
   try:
-    inside = [float(values["intrinsic"][key]) for key in ("fx", "fy", "u0", "v0")]
-    baseline = float(values["extrinsic"]["baseline"]) if stereo else 0.0
+    inside = [_number(values["intrinsic"][key]) for key in ("fx", "fy", "u0", "v0")]
+    baseline = _number(values["extrinsic"]["baseline"]) if stereo else 0.0
   except (KeyError, TypeError, ValueError) as error:
     wanted = "intrinsic fx, fy, u0, v0" + ", extrinsic baseline" * stereo
     raise BadFrameError(path, f"lacks one of the numbers {wanted}") from error

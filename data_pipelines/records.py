@@ -81,8 +81,8 @@ class Records:
       yield
     except (RuntimeError, OSError) as error:  # whose text may be empty
       raise UnreadableRecordError(
-        f"a record file in {self._folder!r} is damaged ({error or 'no reason told'}): delete that "
-        "folder, and prepare the data set again"
+        f"a record file in {self._folder!r} is damaged or lost ({error or 'no reason told'}): mend "
+        "the disk, or delete that folder and prepare the data set again"
       ) from error
 
 

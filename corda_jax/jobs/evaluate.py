@@ -12,9 +12,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from corda_jax.adaptation.joint_depth import head_to_metres, uses_files, uses_views
-from corda_jax.adaptation.pseudo_labels import difficulty
 from corda_jax.errors import UserError
-from corda_jax.inference import class_map, make_views
+from corda_jax.inference import class_map, depth_maps, make_views
 from corda_jax.jobs.depth_scores import DepthErrors, known_metres
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.scores import format_scores, scores
@@ -22,8 +21,8 @@ from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.resize import resize_aligned, resize_nearest
-from corda_jax.training.checkpoint import Checkpoints
-from corda_jax.training.run_files import write_json
+from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
+from corda_jax.training.run_files import whole_checkpoints, write_json
 from corda_jax.training.sharding import (
   BATCH_AXIS,
   PIXEL_AXIS,
@@ -86,13 +85,8 @@ class Evaluator:
       size = images.shape[1:3]
       x = normalization.normalize(images, wide)
       pictures = {"prediction": classify(variables, x, size)}
-      # The compiler merges this with the equal view, and drops it where there is no depth.
-      maps = {k: resize_aligned(v, size) for k, v in apply(variables, x).items()}
-      if "D" in maps:
-        target, source = maps["D"][..., 0], maps["D_src"][..., 0]
-        pictures["inverse_depth"] = target
-        pictures["difficulty"] = difficulty(source, target)
-      return pictures
+      # The compiler merges this pass with the equal view, and drops it where there is no depth.
+      return pictures | depth_maps(apply(variables, x), size)
 
     def compiled(function):
       # The state lies as it lies. Everything comes back to every process: they all measure all
@@ -106,10 +100,7 @@ class Evaluator:
     self._measure, self._draw = compiled(measure), compiled(draw)
 
   def _variables(self, state: TrainState) -> dict[str, Any]:
-    network = self._experiment.config.evaluation.network
-    if network == "teacher":
-      return {"params": state.teacher_params, "batch_stats": state.teacher_batch_stats}
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    return network_variables(state, self._experiment.config.evaluation.network)
 
   def traced_for(self, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Traced:
     """What `confusion` makes of one batch, traced, for those who count its operations."""
@@ -214,6 +205,13 @@ class Evaluator:
     return {name: np.concatenate(values)[:count] for name, values in parts.items()}
 
 
+def network_variables(state: TrainState, network: str) -> dict[str, Any]:
+  """Parameters and statistics of the "student" or of the "teacher"."""
+  if network == "teacher":
+    return {"params": state.teacher_params, "batch_stats": state.teacher_batch_stats}
+  return {"params": state.params, "batch_stats": state.batch_stats}
+
+
 def _by_video(config: Any) -> bool:
   """Whether video alone tells the target's depth heads what they learn."""
   supervision = config.method.depth_supervision.target
@@ -256,35 +254,45 @@ def evaluate(
 
 
 def restore_state(experiment: Any, workdir: Path) -> Any:
-  """The state of the checkpoint that `evaluation.checkpoint` names.
+  """The state of the checkpoint that `evaluation.checkpoint` names, if it is as it was written.
+
+  In place of a damaged one that is the latest, the one before it is taken, and that is told.
 
   Args:
     experiment: of the adaptation or of the depth stage.
-    workdir: folder of the run.
+    workdir: folder of the run; nothing in it is changed.
 
   Raises:
-    UserError: there is no such checkpoint, or it is of another network.
+    UserError: there is no such checkpoint, it is damaged, or it is of another network.
   """
-  step = find_checkpoint(workdir, experiment.config.evaluation.checkpoint)
-  checkpoints = Checkpoints(workdir)
+  which = experiment.config.evaluation.checkpoint
+  step = find_checkpoint(workdir, which)
+  checkpoints = Checkpoints(workdir, read_only=True)
   try:
+    earlier = [each for each in whole_checkpoints(workdir) if each < step]
+    while damage := checkpoints.damage(step):
+      told = f"the {which} checkpoint of {workdir}, of step {step}, is damaged ({damage})"
+      if which != "latest" or not earlier:
+        raise UserError(f"{told}: restore it from a copy, or set evaluation.checkpoint to another")
+      step = earlier.pop()
+      print(f"{told[0].upper()}{told[1:]}: that of step {step} is taken.")
     return checkpoints.restore(step, experiment.state_shapes())
   finally:
     checkpoints.close()
 
 
 def find_checkpoint(workdir: Path, which: str) -> int:
-  """Step of the "latest" or the "best" checkpoint of the run in `workdir`.
+  """Step of the "latest" or the "best" checkpoint of the run in `workdir`; changes nothing.
 
   Raises:
     UserError: there is none.
   """
-  folder = Path(workdir) / "checkpoints"
-  if not folder.is_dir():
+  steps = whole_checkpoints(workdir)
+  if not steps:
     raise UserError(f"no checkpoints in {workdir}: train there first, or name another --workdir")
-  checkpoints = Checkpoints(workdir)
-  step = checkpoints.latest_step() if which == "latest" else checkpoints.best_step()
-  checkpoints.close()
-  if step is None:
-    raise UserError(f"no {which} checkpoint in {folder}: train there first")
-  return step
+  if which == "latest":
+    return steps[-1]
+  best = best_checkpoint(workdir)
+  if best is None:
+    raise UserError(f"no {which} checkpoint in {workdir}: train there first")
+  return best

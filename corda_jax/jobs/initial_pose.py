@@ -44,7 +44,7 @@ def read_initial_pose(experiment: Experiment) -> dict[str, Any] | None:
       "set it to theirs"
     )
   step = find_checkpoint(Path(folder), "latest")
-  checkpoints = Checkpoints(Path(folder))
+  checkpoints = Checkpoints(Path(folder), read_only=True)
   try:
     tree = checkpoints.restore_arrays(step)
   finally:

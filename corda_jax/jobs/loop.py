@@ -1,5 +1,6 @@
 """The loop that every training job runs in: steps, curves, evaluations, checkpoints, resuming."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from corda_jax.errors import UserError
 from corda_jax.jobs.profile import Profile
 from corda_jax.jobs.progress import Progress
-from corda_jax.jobs.skipped import SkippedSteps
+from corda_jax.jobs.skipped import SkippedSteps, remove_report
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.preemption import Preempted, Preemption
@@ -115,8 +116,8 @@ def run_training(
     job: what is trained and how.
     workdir: existing folder for checkpoints, `history.jsonl` and `results.json`.
     train_batches: first step → host batches for that step and all after it.
-    write_scalars: (step, name → value) for curves.
-    show: (state, result) → pictures of it, after each evaluation.
+    write_scalars: (step, name → value) for curves; its `OSError` is told, and does not end the run.
+    show: (state, result) → pictures of it, after each evaluation; the same.
 
   Returns:
     The last state, and the results that `results.json` holds.
@@ -170,7 +171,9 @@ class _Run:
   def finish(self, train_batches):
     """Trains to the end, evaluates, and writes the results."""
     last = self._job.config.num_steps
-    try:
+    with contextlib.ExitStack() as closing:  # each is closed, whatever becomes of the others
+      for each in (self._checkpoints, self._progress, self._profile):
+        closing.callback(each.close)
       due = 0 < self._first < last and self._due(self._first, "evaluate")
       if due and not self._history.evaluated(self._first):  # something came between
         self._evaluate(self._first)
@@ -179,13 +182,10 @@ class _Run:
       else:
         print(f"The run in {self._workdir} is complete at step {self._first}.")
         self._evaluate(self._first)
-    finally:
-      self._profile.close()
-      self._progress.close()
-      self._checkpoints.close()
     print(self._evaluation.table)
     if jax.process_index() == 0:
       write_json(self._workdir / "results.json", self._evaluation.result)
+      remove_report(self._workdir)
     return self._state, self._evaluation.result
 
   def _train(self, batches):
@@ -198,6 +198,10 @@ class _Run:
       batch = put_batch(job.mesh, job.inputs(host_batch))
       waited = time.monotonic() - since
       self._frames[step] = _frames(host_batch)
+      if job.draw is not None and self._due(step, "draw"):  # of the state that the step sees
+        self._progress.stop_clock()
+        with self._not_fatal("pictures"):
+          job.draw(step, self._state, batch, key)
       with self._profile.step(step):
         self._state, metrics = job.step(self._state, batch, key)
         self._progress.update(step, metrics, waited=waited)
@@ -209,9 +213,6 @@ class _Run:
       save = stop or evaluate or self._due(step, "checkpoint")
       if save:  # all that is told of a step is told before it is saved
         owed = self._report(step)
-      if job.draw is not None and self._due(step, "draw"):
-        self._progress.stop_clock()
-        job.draw(step, self._state, batch, key)
       if save:
         self._save(step, must=stop or step == job.config.num_steps)
       else:
@@ -235,38 +236,65 @@ class _Run:
     if means:
       curves = {f"train/{name}": value for name, value in means.items()}
       curves |= self._job.rates(until - 1)
-      self._history.add_curves(until, curves)
-      self._write_scalars(until, curves)
+      with self._not_fatal("TensorBoard's curves"):
+        self._write_scalars(until, curves)
+      with self._not_fatal("the history"):
+        self._history.add_curves(until, curves)
+
+  @contextlib.contextmanager
+  def _not_fatal(self, what):
+    """What tells of a run must not end it: a full disk is told, and training goes on."""
+    try:
+      yield
+    except OSError as error:
+      reason = next(iter(str(error).splitlines()), type(error).__name__)
+      self._progress.message(f"{what} cannot be written ({reason}); the run goes on")
 
   def _save(self, step, *, must=False):
     """Saves the state; tries again, and stops or goes on without, as `faults` says."""
+    before = None
+    try:
+      self._checkpoints.wait()
+    except UserError as error:
+      before = error
+      self._progress.message(f"step {step}: {error}")
+    try:
+      if before is not None and self._stops_at_once():
+        raise before
+      self._checkpoints.save(step, self._state)
+      if must or before is not None:  # not trusted to come, as the others are
+        self._checkpoints.wait()
+    except UserError as error:
+      self._save_again(step, error, must=must)
+
+  def _save_again(self, step, error, *, must=False):
+    """After a checkpoint failed: tries as often as `faults` says, each time until it is known."""
     faults = self._job.config.faults
-    alone = jax.process_count() == 1  # several would each try at another time
-    for left in range(faults.retries if alone else 0, -1, -1):
+    for _ in range(0 if self._stops_at_once() else faults.retries):
+      again = f"trying again in {faults.retry_seconds:g} seconds"
+      self._progress.message(f"step {step}: {error}; {again}")
+      time.sleep(faults.retry_seconds)
       try:
         self._checkpoints.save(step, self._state)
-        if must:
-          self._checkpoints.wait()
+        self._checkpoints.wait()
         return
-      except UserError as error:
-        if left:
-          again = f"trying again in {faults.retry_seconds:g} seconds"
-          self._progress.message(f"step {step}: {error}; {again}")
-          time.sleep(faults.retry_seconds)
-        elif must or faults.failed_save == "stop" or not alone:
-          raise
-        else:
-          self._progress.message(f"step {step}: {error}; training goes on without this checkpoint")
+      except UserError as next_error:
+        error = next_error
+    if must or faults.failed_save == "stop" or jax.process_count() > 1:
+      raise error
+    self._progress.message(f"step {step}: {error}; training goes on without this checkpoint")
+
+  def _stops_at_once(self):
+    """Whether nothing is tried again: several processes would each do so at another time."""
+    faults = self._job.config.faults
+    return jax.process_count() > 1 or (faults.failed_save == "stop" and not faults.retries)
 
   def _mend_checkpoint(self, step):
     """Where the one that was being written has failed, saves anew at once."""
     try:
       self._checkpoints.check()
     except UserError as error:
-      self._progress.message(f"step {step}: {error}")
-      if self._job.config.faults.failed_save == "stop" and not self._job.config.faults.retries:
-        raise
-      self._save(step)
+      self._save_again(step, error)
 
   def _evaluate(self, step):
     """Scores the state, which is saved, and tells how it did."""
@@ -281,11 +309,14 @@ class _Run:
     evaluation = self._job.evaluate(self._state, batches)
     evaluation = dataclasses.replace(evaluation, result={"step": step, **evaluation.result})
     if self._show is not None:
-      self._show(self._state, evaluation.result)
+      with self._not_fatal("pictures"):
+        self._show(self._state, evaluation.result)
+    with self._not_fatal("TensorBoard's curves"):
+      self._write_scalars(step, evaluation.curves)
     if not self._history.evaluated(step):  # last of all: a kill before it has it made again
-      self._history.add_evaluation(step, evaluation.score, evaluation.result, evaluation.curves)
+      with self._not_fatal("the history"):
+        self._history.add_evaluation(step, evaluation.score, evaluation.result, evaluation.curves)
     self._checkpoints.add_score(step, evaluation.score)
-    self._write_scalars(step, evaluation.curves)
     self._progress.message(f"step {step}: {evaluation.line}")
     self._evaluation = evaluation
 

@@ -10,7 +10,17 @@ import jax
 from corda_jax.errors import UserError
 from corda_jax.training.run_files import write_json
 
-REPORT = "diverged.json"
+
+def report_path(workdir: Path) -> Path:
+  """Where this process tells of a run that was ended: each of several read other frames."""
+  index = jax.process_index()
+  return Path(workdir) / (f"diverged_{index}.json" if index else "diverged.json")
+
+
+def remove_report(workdir: Path) -> None:
+  """Forgets an end that a later run, in the same folder, has gone past."""
+  for path in Path(workdir).glob("diverged*.json"):
+    path.unlink(missing_ok=True)
 
 
 class SkippedSteps:
@@ -58,14 +68,13 @@ class SkippedSteps:
 
   def _stop(self, told: str) -> None:
     good = self._last_checkpoint()
-    path = self._workdir / REPORT
+    path = report_path(self._workdir)
     report = {
       "process": jax.process_index(),
       "last_good_checkpoint": good,
       "steps": self._row,
     }
-    if jax.process_index() == 0:
-      write_json(path, report)
+    write_json(path, report)
     first, last = self._row[0]["step"], self._row[-1]["step"]
     before = f"its checkpoint of step {good} is good" if good is not None else "no checkpoint yet"
     raise UserError(

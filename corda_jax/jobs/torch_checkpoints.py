@@ -141,8 +141,7 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
   Raises:
     UserError: there are checkpoints in `workdir` already, or they cannot be written.
   """
-  if has_checkpoints(workdir):
-    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
+  check_no_checkpoints(workdir)
   print(weights.summary)
   if weights.teacher is None:
     print("teacher: not in the file, a copy of the student")
@@ -156,6 +155,12 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
   checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
   checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
+
+
+def check_no_checkpoints(workdir: Path) -> None:
+  """Raises UserError where there are checkpoints, which an import would be among."""
+  if has_checkpoints(workdir):
+    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
 
 
 def export_torch(experiment: Experiment, workdir: Path) -> Path:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
-from corda_jax.models.build import has_depth_heads
+from corda_jax.models.build import has_depth_heads, output_stride
 
 _AT_LEAST = {
   "num_steps": 1,
@@ -28,6 +28,13 @@ _AT_LEAST = {
   "data.batch_size": 1,
   "model.batch_norm_group": 0,
   "data.evaluation_batch_size": 1,
+}
+_PREDICTION_AT_LEAST = {
+  "prediction.height": -1,
+  "prediction.tile_height": 0,
+  "prediction.tile_width": 0,
+  "prediction.tile_margin": 0,
+  "prediction.batch_size": 1,
 }
 
 # Least and largest value; None where there is no largest.
@@ -56,11 +63,15 @@ _RANGES = {
   "method.strong_augmentation.jitter_probability": (0, 1),
   "method.strong_augmentation.jitter_strength": (0, 1),
   "method.strong_augmentation.blur_probability": (0, 1),
+  "prediction.overlay_opacity": (0, 1),
 }
 
 _SUPERVISION = ("files", "photometric", "both", "none")
 
 _MATMUL_PRECISIONS = ("default", "high", "highest")
+
+# Files that --mode=predict writes of an image; all but the first two want depth heads.
+PREDICTED_KINDS = ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty")
 
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
@@ -85,6 +96,9 @@ _ONE_OF = {
   "compute.matmul_precision": _MATMUL_PRECISIONS,
   "model.dtype": _FLOATS,
   "model.param_dtype": _FLOATS,
+  "prediction.label_ids": ("train", "cityscapes"),
+  "prediction.image_filter": ("bilinear", "bicubic"),
+  "prediction.bad_files": ("stop", "skip"),
 }
 
 _DEPTH_RANGES = {
@@ -120,6 +134,7 @@ _DEPTH_ONE_OF = {
 
 def _validate_values(
   config: Any,
+  at_least: Mapping[str, int],
   ranges: Mapping[str, tuple[float, float | None]],
   one_of: Mapping[str, Sequence[str]],
 ) -> None:
@@ -131,7 +146,7 @@ def _validate_values(
       node = node[part]
     return node
 
-  for name, least in _AT_LEAST.items():
+  for name, least in at_least.items():
     if value(name) < least:
       raise UserError(f"{name} is {value(name)}, wanted {least} or more")
   for name, (least, largest) in ranges.items():
@@ -184,7 +199,8 @@ def _validate_crop(data: Any, domain: str) -> None:
 
 def validate(config: Any) -> None:
   """Raises UserError where a value of `config` cannot work, alone or with others."""
-  _validate_values(config, _RANGES, _ONE_OF)
+  _validate_values(config, _AT_LEAST | _PREDICTION_AT_LEAST, _RANGES, _ONE_OF)
+  _validate_prediction(config)
   _validate_classes(config)
   scales = config.evaluation.scales
   if not scales or not all(isinstance(x, int | float) and 0 < x < math.inf for x in scales):
@@ -215,6 +231,25 @@ def validate(config: Any) -> None:
   _validate_depth_range(config, "evaluation")
   if has_depth_heads(config.model):
     _validate_depth_supervision(config)
+
+
+def _validate_prediction(config: Any) -> None:
+  prediction = config.prediction
+  unknown = [kind for kind in prediction.write if kind not in PREDICTED_KINDS]
+  if unknown or not prediction.write:
+    raise UserError(
+      f"prediction.write is {tuple(prediction.write)}, wanted some of {PREDICTED_KINDS}"
+    )
+  # The network's stride rounds tiles down and margins up.
+  stride = output_stride(config.model.encoder)
+  margin = -(-prediction.tile_margin // stride) * stride
+  for side in ("tile_height", "tile_width"):
+    tile = prediction[side] // stride * stride
+    if prediction[side] and tile <= 2 * margin:
+      raise UserError(
+        f"prediction.{side} is {prediction[side]}, wanted more than {2 * margin + stride - 1}: "
+        f"a margin of {margin} is lost on either side"
+      )
 
 
 def _validate_depth_supervision(config: Any) -> None:
@@ -267,7 +302,7 @@ def validate_depth(config: Any, views: Sequence[str]) -> None:
     config: the configuration.
     views: that the networks are trained on.
   """
-  _validate_values(config, _DEPTH_RANGES, _DEPTH_ONE_OF)
+  _validate_values(config, _AT_LEAST, _DEPTH_RANGES, _DEPTH_ONE_OF)
   _validate_crop(config.data, "target")
   _validate_hood(config.data, "target", "depth.ignored_bottom", config.depth.ignored_bottom)
   _validate_depth_range(config, "depth")

@@ -1,6 +1,7 @@
 """From configuration to network, and from uint8 images to its input."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,12 @@ def build_model(config: Any, num_classes: int, *, rematerialize: bool = False) -
 def has_depth_heads(config: Any) -> bool:
   """Whether the network that `config` (the `model` part of a configuration) describes has them."""
   return config.name == "corda" and config.depth
+
+
+def output_stride(encoder: Any) -> int:
+  """Pixels of the image from one prediction to the next, of the `encoder` of a configuration."""
+  stride = encoder.stem_stride * (2 if encoder.stem_pool else 1)
+  return stride * math.prod(encoder.strides)
 
 
 def build_depth_networks(

@@ -25,11 +25,12 @@ from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 from corda_jax.errors import UserError
 from corda_jax.training.history import read_history, scores_of
 from corda_jax.training.processes import first_process_first
-from corda_jax.training.run_files import write_json
+from corda_jax.training.run_files import whole_checkpoints, write_json
 
 _SEAL = "checksums.json"
 _DAMAGED = "damaged"  # folder of a run that damaged checkpoints are moved to
 _POLL_SECONDS = 0.05
+_TIMEOUT_SECONDS = 300
 
 
 class Checkpoints:
@@ -39,21 +40,33 @@ class Checkpoints:
     workdir: folder of the run.
     keep_best: how many checkpoints are kept for their score, beside the newest.
     keep_newest: how many are kept because they are new: with 2 or more there is one to go back to.
+    read_only: whether nothing is to be changed: another process may be writing there.
   """
 
-  def __init__(self, workdir: Path, *, keep_best: int = 1, keep_newest: int = 2):
+  def __init__(
+    self, workdir: Path, *, keep_best: int = 1, keep_newest: int = 2, read_only: bool = False
+  ):
     """Opens the folder, creating it if needed."""
-    self._workdir = Path(workdir)
+    self._workdir, self._read_only = Path(workdir), read_only
     self._folder = (self._workdir / "checkpoints").absolute()
     self._scores = scores_of(read_history(workdir))
-    self._manager = ocp.CheckpointManager(
+    with _no_warnings() if read_only else contextlib.nullcontext():  # of what that leaves out
+      self._manager = self._open(keep_best, keep_newest)
+    self._sealing: threading.Thread | None = None
+    self._saving: int | None = None  # the step whose checkpoint is being written
+    self._lost = False  # whether it turned out not to be there
+
+  def _open(self, keep_best: int, keep_newest: int) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=_NewestAndBest(keep_newest, keep_best, self._scores),
-        cleanup_tmp_directories=True,  # what a killed run left half-written
+        cleanup_tmp_directories=not self._read_only,  # what a killed run left half-written
+        read_only=self._read_only,
+        # Processes wait for each other: one whose disk is full does not come.
+        async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_SECONDS),
       ),
     )
-    self._sealing: threading.Thread | None = None
 
   def add_score(self, step: int, score: float) -> None:
     """Takes in how the checkpoint of `step` scored; larger is better, not finite is none."""
@@ -67,6 +80,7 @@ class Checkpoints:
       UserError: this checkpoint, or the one before, cannot be written.
     """
     self.wait()  # one at a time
+    self._saving, self._lost = step, False
     with self._told():
       self._manager.save(step, args=ocp.args.StandardSave(state))
     if jax.process_index() == 0:
@@ -79,31 +93,27 @@ class Checkpoints:
     Raises:
       UserError: it has failed.
     """
-    with self._told():
-      self._manager.check_for_errors()
+    if self._lost:
+      self.wait()
 
   def wait(self) -> None:
     """Until the last checkpoint is whole and sealed.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it cannot be written; told once.
     """
     sealing, self._sealing = self._sealing, None
-    try:
-      with self._told():
-        self._manager.wait_until_finished()
-    finally:
-      if sealing is not None:
-        sealing.join()
+    if sealing is not None:
+      sealing.join()
+    lost, self._lost = self._lost, False
+    with self._told():
+      self._manager.wait_until_finished()
+      if lost:  # and the library kept to itself why
+        raise OSError("it is not there")
 
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint, or None."""
-    names = [path.name for path in self._folder.iterdir()]
-    return max((int(name) for name in names if name.isdigit()), default=None)
-
-  def best_step(self) -> int | None:
-    """Step of the checkpoint with the best score among those that are there, or None."""
-    return next(iter(_best_first(self._manager.all_steps(), self._scores)), None)
+    return max(whole_checkpoints(self._workdir), default=None)
 
   def newest_undamaged(self) -> int | None:
     """Step of the newest checkpoint that is as it was written; None where there is no checkpoint.
@@ -158,7 +168,8 @@ class Checkpoints:
       self.restore_arrays(step)
     except UserError as error:
       return str(error.__cause__ and _first_line(error.__cause__))
-    self._seal(step)
+    if not self._read_only:
+      self._seal(step)
     return None
 
   def restore(self, step: int, like: Any) -> Any:
@@ -192,13 +203,13 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint is damaged.
     """
-    with self._damage_told(step), _no_warnings(), ocp.PyTreeCheckpointer() as reader:
+    with self._damage_told(step), _no_warnings(), _reader() as reader:
       kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._metadata(step))
       return reader.restore(self._folder / str(step) / "default", restore_args=kinds)
 
   def _metadata(self, step: int) -> Any:
     """The tree of a checkpoint's arrays, with their shapes in place of them."""
-    with _no_warnings(), ocp.PyTreeCheckpointer() as reader:
+    with _no_warnings(), _reader() as reader:
       found = reader.metadata(self._folder / str(step) / "default")
     if found is None or found.item_metadata is None:
       raise ValueError("its list of arrays is missing")
@@ -229,8 +240,10 @@ class Checkpoints:
   def _seal_when_whole(self, step: int) -> None:
     while self._manager.is_saving_in_progress():
       time.sleep(_POLL_SECONDS)
-    if (self._folder / str(step)).is_dir():  # else `_wait` raises what happened
+    if (self._folder / str(step)).is_dir():
       self._seal(step)
+    else:
+      self._lost = True
 
   def _seal(self, step: int) -> None:
     """Leaves checksums beside the files of a checkpoint; it is good without them, too."""
@@ -245,10 +258,32 @@ class Checkpoints:
       yield
     except (OSError, ValueError, RuntimeError) as error:
       self._manager.reload()  # without what is not there
+      if jax.process_index() == 0:  # else each further try would fill the disk more
+        for path in self._folder.glob(f"{self._saving}.*tmp*"):
+          shutil.rmtree(path, ignore_errors=True)
       raise UserError(
-        f"a checkpoint in {self._folder} cannot be written ({_first_line(error)}): make room or "
-        "mend the disk; the same command goes on from the newest whole one"
+        f"the checkpoint of step {self._saving} in {self._folder} cannot be written "
+        f"({_first_line(error)}): make room or mend the disk; the same command goes on from the "
+        "newest whole one"
       ) from error
+
+
+def best_checkpoint(workdir: Path) -> int | None:
+  """Step of the checkpoint with the best score among those that are there, or None."""
+  scores = scores_of(read_history(workdir))
+  return next(iter(_best_first(whole_checkpoints(workdir), scores)), None)
+
+
+def _reader() -> ocp.Checkpointer:
+  """Reads by itself, without waiting for other processes, who may not be asked."""
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=jax.process_index(),
+    active_processes={jax.process_index()},
+    barrier_sync_key_prefix=f"alone_{jax.process_index()}",
+  )
+  return ocp.Checkpointer(
+    ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+  )
 
 
 class _NewestAndBest(PreservationPolicy):

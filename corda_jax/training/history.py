@@ -21,6 +21,9 @@ _NAME = "history.jsonl"
 class History:
   """The history of the run in a folder; the first process writes it, all may read.
 
+  Where it cannot be written, `OSError` tells so. Nothing is lost: the next entry that can be
+  written brings those before it.
+
   Args:
     workdir: folder of the run.
   """
@@ -29,6 +32,7 @@ class History:
     """Reads what is there."""
     self._path = Path(workdir) / _NAME
     self.entries = read_history(workdir)
+    self._behind = False  # whether the file lacks entries: the disk was full
 
   def rewind(self, step: int) -> None:
     """Forgets what was told after `step`."""
@@ -55,10 +59,15 @@ class History:
     self.entries.append(entry)
     if jax.process_index() > 0:
       return
-    with open(self._path, "a", encoding="utf-8") as file:
-      file.write(_line(entry))
-      file.flush()
-      os.fsync(file.fileno())
+    behind, self._behind = self._behind, True
+    if behind:
+      write_text(self._path, "".join(map(_line, self.entries)))
+    else:
+      with open(self._path, "a", encoding="utf-8") as file:
+        file.write(_line(entry))
+        file.flush()
+        os.fsync(file.fileno())
+    self._behind = False
 
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:

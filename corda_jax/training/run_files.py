@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from corda_jax.errors import UserError
+from corda_jax.files import whole_or_not
 
 # What a resumed run may change: fields that touch no number of its training.
 _FREE_FIELDS = (
@@ -53,8 +54,14 @@ _PACKAGES = ("corda_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 def has_checkpoints(workdir: Path) -> bool:
   """Whether the run in `workdir` has a whole checkpoint; creates nothing."""
+  return bool(whole_checkpoints(workdir))
+
+
+def whole_checkpoints(workdir: Path) -> list[int]:
+  """Steps of the whole checkpoints of the run in `workdir`, in order; creates nothing."""
   folder = Path(workdir) / "checkpoints"
-  return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+  names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
 
 
 def check_config(
@@ -69,12 +76,11 @@ def check_config(
       touch the numbers of training.
 
   Raises:
-    UserError: they differ; names the fields.
+    UserError: they differ; names the fields. Or there are checkpoints, and nothing tells of what.
   """
-  path = Path(workdir) / "config.json"
-  if not (path.exists() and has_checkpoints(workdir)):
-    return  # nothing was made with the other configuration
-  old, new = (_flatten(tree) for tree in (read_config(workdir), _as_json(config)))
+  if not has_checkpoints(workdir):
+    return  # nothing was made with another configuration
+  old, new = (flatten(tree) for tree in (read_config(workdir), _as_json(config)))
   old = {name: value for name, value in _ADDED_FIELDS.items() if name in new} | old
   differing = [
     f"{name} ({old.get(name)} → {new.get(name)})"
@@ -94,7 +100,7 @@ def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
   """Writes `workdir/config.json`, whole or not at all, and adds this code to `workdir/code.json`.
 
   The latter lists what the run was trained by, one entry after another where that changed: versions
-  of packages and, in a checkout, its commit.
+  of packages and, in a checkout, its commit, and the step from which on.
   """
   if jax.process_index() > 0:
     return
@@ -105,8 +111,9 @@ def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
   except (OSError, ValueError, KeyError, TypeError):
     told = []
   code = code_version()
-  if told[-1:] != [code]:
-    write_json(path, {"code": [*told, code]})
+  if not told or {**told[-1], "from_step": None} != {**code, "from_step": None}:
+    step = max(whole_checkpoints(workdir), default=0)
+    write_json(path, {"code": [*told, code | {"from_step": step}]})
 
 
 def code_version() -> dict[str, Any]:
@@ -146,6 +153,15 @@ def read_config(workdir: Path) -> dict[str, Any]:
   return config
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+  """What a JSON file holds; None where it is not there, or is no object."""
+  try:
+    value = json.loads(Path(path).read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError):
+    return None
+  return value if isinstance(value, dict) else None
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
   """Writes `value` to `path` whole or not at all; numbers that are not finite as null."""
   write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
@@ -153,12 +169,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
   """Writes `text` to `path` whole or not at all."""
-  partial = path.with_name(path.name + ".partial")
-  with open(partial, "w", encoding="utf-8") as file:
+  with whole_or_not(path) as partial, open(partial, "w", encoding="utf-8") as file:
     file.write(text)
-    file.flush()
-    os.fsync(file.fileno())  # else a machine that dies may keep the name and lose the contents
-  partial.replace(path)
 
 
 def finite(value: Any) -> Any:
@@ -175,11 +187,12 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(json.dumps(config))
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested mappings as one, the names joined by dots."""
   flat = {}
   for name, value in tree.items():
     if isinstance(value, Mapping):
-      flat |= _flatten(value, f"{prefix}{name}.")
+      flat |= flatten(value, f"{prefix}{name}.")
     else:
       flat[prefix + name] = value
   return flat

@@ -405,7 +405,7 @@ def harmed(monkeypatch, bad, times=10**9):
 
 def test_an_unreadable_record_stops_the_run_in_one_line(config, monkeypatch):
   harmed(monkeypatch, range(100))
-  with pytest.raises(UserError, match=r"is damaged \(the disk is gone\)") as error:
+  with pytest.raises(UserError, match=r"is damaged or lost \(the disk is gone\)") as error:
     take(config, 1)
   assert "\n" not in str(error.value)
 
@@ -434,6 +434,33 @@ def test_a_record_that_stays_unreadable_is_replaced_and_told(config, monkeypatch
     assert set(before[lost]).isdisjoint(after)
   told = capfd.readouterr().err
   assert told.count("record 1 is left out, another stands for it") == 2  # once a domain
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_lost_record_is_waited_for_once(config, monkeypatch, capfd, threads):
+  harmed(monkeypatch, [1])
+  config.reader_threads = threads
+  config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "skip"}
+  take(config, 12)  # several times over
+  told = capfd.readouterr().err
+  assert told.count("record 1 is left out") == 2  # once a domain
+  assert told.count("trying again") == 2 * 2 or threads > 1
+
+
+def test_evaluation_waits_for_a_disk_that_comes_back_and_ends_with_one_that_does_not(
+  config, monkeypatch
+):
+  def names():
+    return [str(n) for batch in evaluation_batches(config) for n in batch["name"]]
+
+  expected = names()
+  with monkeypatch.context() as patch:
+    harmed(patch, range(100), times=2)
+    config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "skip"}
+    assert names() == expected
+  harmed(monkeypatch, [0])
+  with pytest.raises(UserError, match="damaged or lost"):
+    names()
 
 
 def test_where_no_record_can_be_read_there_is_no_batch(config, monkeypatch):

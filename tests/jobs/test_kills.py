@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import time
 import pytest
 
 from benchmarks import kills
+from corda_jax.training.history import read_history
 from corda_jax.training.preemption import EXIT_CODE
 
 RUN = [sys.executable, "-m", "tests.jobs.tiny_run"]
@@ -102,18 +105,23 @@ def test_sigterm_saves_and_ends_with_its_code(whole, tmp_path, during):
   assert [name for name in differing if name != "history"] == []
 
 
-def test_two_processes_stop_at_the_same_step(whole, tmp_path):
-  workdir = tmp_path / "run"
-  shared = {"JAX_COORDINATOR_ADDRESS": "localhost:18476", "JAX_NUM_PROCESSES": "2"}
-  processes = [
-    start(
-      workdir,
-      "num_steps=8",
-      "seconds_a_step=0.3",
-      env={**os.environ, **shared, "JAX_PROCESS_ID": str(index)},
-    )
+def free_port():
+  with socket.socket() as found:
+    found.bind(("localhost", 0))
+    return found.getsockname()[1]
+
+
+def start_two(workdir, *settings):
+  shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+  return [
+    start(workdir, *settings, env={**os.environ, **shared, "JAX_PROCESS_ID": str(index)})
     for index in range(2)
   ]
+
+
+def test_two_processes_stop_at_the_same_step_and_go_on(whole, tmp_path):
+  workdir = tmp_path / "run"
+  processes = start_two(workdir, "num_steps=8", "seconds_a_step=0.3")
   wait_for(processes[0], workdir / "checkpoints" / "2")
   processes[1].send_signal(signal.SIGTERM)  # one alone is asked; the other hears of it
   told = [process.communicate(timeout=120)[0] for process in processes]
@@ -122,22 +130,40 @@ def test_two_processes_stop_at_the_same_step(whole, tmp_path):
   assert step < 8
   for each in told:
     assert f"Stopped by SIGTERM after step {step}" in each
+  # As a kill between the last file and its seal leaves it: the first process reads it by itself.
+  (workdir / "checkpoints" / str(step) / "checksums.json").unlink()
+  processes = start_two(workdir, "num_steps=8")
+  told = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], told
+  assert f"Resuming from the checkpoint of step {step}" in told[0]
+  results = [json.loads((each / "results.json").read_text()) for each in (whole, workdir)]
+  assert results[0]["miou"] == pytest.approx(results[1]["miou"], abs=1e-3)
 
 
-def test_a_full_disk_is_tried_again_and_told(tmp_path):
+@pytest.mark.parametrize("then", ["stop", "continue"])
+def test_a_full_disk_is_tried_again_and_told(tmp_path, then):
   """A limit on the size of files stands in for it: the writer gets an error from the system."""
   workdir = tmp_path / "run"
-
-  settings = ("num_steps=4", "faults.retries=1", "faults.retry_seconds=0")
-  command = f"ulimit -f 50; trap '' XFSZ; exec {shlex.join([*RUN, str(workdir), *settings])}"
+  settings = ("num_steps=12", f"faults.failed_save={then}")
+  tries = ("faults.retries=1", "faults.retry_seconds=0")
+  command = (
+    f"ulimit -f 50; trap '' XFSZ; exec {shlex.join([*RUN, str(workdir), *settings, *tries])}"
+  )
   process = subprocess.Popen(
     ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
   told = process.communicate(timeout=120)[0]
   assert process.returncode == 1, told
-  assert "cannot be written" in told
+  assert re.search(r"step \d+: the checkpoint of step \d+ in .* cannot be written", told)
   assert "trying again in 0 seconds" in told
-  assert "\nerror: a checkpoint in" in told
-  assert not [path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+  last = max(entry["step"] for entry in read_history(workdir))
+  if then == "stop":  # not at the end of the run, where the last one always stops it
+    assert last < 6
+    assert "training goes on" not in told
+  else:
+    assert last == 12
+    assert "training goes on without this checkpoint" in told
+  assert "\nerror: the checkpoint of step" in told
+  assert not list((workdir / "checkpoints").iterdir())  # nor what would fill the disk more
   told = subprocess.run([*RUN, workdir, *settings], check=True, capture_output=True, text=True)
-  assert json.loads((workdir / "results.json").read_text())["step"] == 4
+  assert json.loads((workdir / "results.json").read_text())["step"] == 12

@@ -13,7 +13,7 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.train import compile_step, step_inputs, train
 from corda_jax.resize import resize_aligned
-from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.history import History
 from corda_jax.training.run_files import check_config, record_config, write_json
 from corda_jax.training.sharding import check_divisible, make_mesh, shardings_of
@@ -145,7 +145,7 @@ def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
   checkpoints.close()
   assert steps_in(tmp_path / "checkpoints") == [2, 5, 6]
   checkpoints = Checkpoints(tmp_path)
-  assert (checkpoints.latest_step(), checkpoints.best_step()) == (6, 2)
+  assert (checkpoints.latest_step(), best_checkpoint(tmp_path)) == (6, 2)
   other = Experiment.from_config(tiny.get_config(**{"model.task_width": 8}), experiment.mesh)
   with pytest.raises(UserError, match=r"is of another network: \d+ arrays differ, as .* wanted \("):
     checkpoints.restore(6, other.state_shapes())
@@ -395,3 +395,25 @@ def test_progress_averages_what_lies_between_reports(monkeypatch):
   steps([9])
   assert "images_per_second" not in progress.report(7)
   progress.close()
+
+
+def test_curves_and_pictures_that_cannot_be_written_do_not_end_a_run(tmp_path, capsys):
+  fields = {"draw_every": 2, "log_every": 2}
+  experiment = Experiment.from_config(tiny.get_config(**fields), make_mesh(jax.devices()[:2]))
+
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  _, result = train(
+    experiment,
+    tmp_path,
+    train_batches=tiny.train_batches,
+    evaluation_batches=tiny.evaluation_batches,
+    write_scalars=full,
+    show=full,
+  )
+  assert result["step"] == 4
+  told = capsys.readouterr().out
+  for what in ("TensorBoard's curves", "pictures"):
+    assert f"{what} cannot be written ([Errno 28] No space left on device); the run goes" in told
+  assert [entry["step"] for entry in History(tmp_path).entries] == [2, 2, 4, 4]

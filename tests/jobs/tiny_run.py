@@ -23,6 +23,8 @@ from corda_jax.training.run_files import check_config, record_config
 from corda_jax.visualize import contact_sheet, training_sheet
 from tests import tiny
 
+TEXTS = ("faults.failed_save",)
+
 
 def main() -> None:
   workdir, *settings = sys.argv[1:]
@@ -30,7 +32,9 @@ def main() -> None:
   seconds = float(options.pop("seconds_a_step", 0))
   if os.environ.get("JAX_COORDINATOR_ADDRESS"):
     join_processes()
-  config = tiny.get_config(**{name: int(value) for name, value in options.items()})
+  config = tiny.get_config(
+    **{name: value if name in TEXTS else int(value) for name, value in options.items()}
+  )
   experiment = Experiment.from_config(config)
   share = config.data.batch_size // jax.process_count()
 

@@ -1,15 +1,19 @@
 """Checkpoints that disks and kills have harmed."""
 
 import json
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from corda_jax.errors import UserError
+from corda_jax.files import whole_or_not
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
+from corda_jax.training.run_files import check_config, record_config
 
 
 def state(step):
@@ -125,3 +129,81 @@ def test_a_history_that_a_kill_cut_short(tmp_path):
   ]
   assert steps == [1, 2, 4, 5]
   assert Checkpoints(tmp_path)._scores == {2: 40.0}
+
+
+def test_a_reader_leaves_what_is_being_written(workdir):
+  unfinished = workdir / "checkpoints" / "3.orbax-checkpoint-tmp"
+  unfinished.mkdir()
+  (unfinished / "part").write_text("half")
+  (workdir / "checkpoints/2/checksums.json").unlink()
+  before = files_of(workdir, 2)
+  reader = Checkpoints(workdir, read_only=True)
+  assert reader.damage(2) is None
+  jax.tree.map(np.testing.assert_array_equal, reader.restore(2, state(0)), state(2))
+  reader.close()
+  assert (unfinished / "part").exists()
+  assert files_of(workdir, 2) == before  # no seal either
+  run = Checkpoints(workdir)  # which has the folder to itself
+  until = time.monotonic() + 20
+  while unfinished.exists():  # cleared away in the background
+    assert time.monotonic() < until
+    time.sleep(0.01)
+  run.close()
+
+
+def test_a_write_that_fails_is_noticed_without_waiting_and_told_once(workdir, monkeypatch):
+  checkpoints = Checkpoints(workdir)
+  real = ocp.StandardCheckpointHandler.async_save
+
+  async def fails(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(ocp.StandardCheckpointHandler, "async_save", fails)
+
+  def save_and_wait():
+    checkpoints.save(4, state(4))
+    checkpoints.wait()
+
+  with pytest.raises(UserError, match=r"checkpoint of step 4 in .*No space left"):
+    save_and_wait()
+  monkeypatch.setattr(ocp.StandardCheckpointHandler, "async_save", real)
+  checkpoints.check()
+  checkpoints.save(5, state(5))
+  checkpoints.close()
+  assert_is(restored(workdir), 5)
+  assert not list((workdir / "checkpoints").glob("*tmp*"))
+
+
+def test_checkpoints_without_a_configuration_are_refused(workdir):
+  with pytest.raises(UserError, match=r"config.json cannot be read"):
+    check_config(workdir, {"seed": 1})
+  record_config(workdir, {"seed": 1})
+  check_config(workdir, {"seed": 1})
+  assert json.loads((workdir / "code.json").read_text())["code"][0]["from_step"] == 2
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+  def write():
+    with whole_or_not(tmp_path / "file") as partial:
+      partial.write_text("half")
+      raise OSError("full")
+
+  with pytest.raises(OSError, match="full"):
+    write()
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_history_on_a_full_disk_is_whole_again_when_there_is_room(tmp_path, monkeypatch):
+  history = History(tmp_path)
+  history.add_curves(1, {"loss": 1.0})
+
+  def full(_):
+    raise OSError(28, "No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr("os.fsync", full)
+    for step in (2, 3):
+      with pytest.raises(OSError, match="No space"):
+        history.add_curves(step, {"loss": 1.0})
+  history.add_curves(4, {"loss": 1.0})
+  assert [entry["step"] for entry in History(tmp_path).entries] == [1, 2, 3, 4]

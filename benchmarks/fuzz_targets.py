@@ -1,0 +1,376 @@
+"""What `benchmarks.fuzz` feeds malformed inputs to, and what it holds the answers against."""
+
+import hashlib
+import io
+import json
+import math
+import random
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
+
+from benchmarks.mutations import mutate_bytes, mutate_json, mutate_text
+from corda_jax import bundle
+from corda_jax.errors import UserError
+from corda_jax.jobs.validate import validate
+from corda_jax.main_flags import parse_flags
+from corda_jax.models.torch_files import read_torch_file
+from corda_jax.models.torch_write import write_torch_file
+from corda_jax.training.run_files import flatten
+from data_pipelines.readers import BadFrameError, decode, read_camera, read_depth_png
+
+_PLAIN = (bool, int, float, complex, str, bytes, np.ndarray, np.generic)
+_LONGEST_LINE = 2_000  # characters that an error may have
+
+
+class Input(NamedTuple):
+  """One input.
+
+  Attributes:
+    value: what the target reads.
+    same: whether, where it can be read, what comes must be what the good input holds.
+  """
+
+  value: Any
+  same: bool
+
+
+class Target(Protocol):
+  """Something that reads inputs.
+
+  Attributes:
+    errors: that the program shows its user in one line.
+  """
+
+  errors: tuple[type[Exception], ...]
+
+  def make(self, random: random.Random) -> Input:
+    """One malformed input."""
+
+  def read(self, value: Any) -> Any:
+    """What the program makes of it."""
+
+  def right(self, found: Any, same: bool) -> bool:
+    """Whether `found` is what it may be."""
+
+
+def outcome_of(target: Target, seed: int, number: int) -> tuple[str, str]:
+  """The outcome of one input, and what was told."""
+  made = target.make(random.Random(f"{seed} {number}"))
+  try:
+    found = target.read(made.value)
+  except target.errors as error:
+    told = str(error)
+    if not told.strip() or "\n" in told or len(told) > _LONGEST_LINE:
+      return "other error", f"not one clear line: {told[:200]!r}"
+    return "told", told[:200]
+  except Exception as error:
+    return "other error", f"{type(error).__name__}: {error}"[:200]
+  if not target.right(found, made.same):
+    return "wrong value", repr(found)[:200]
+  return "read", ""
+
+
+class StateDicts:
+  """Files of torch.save, zip archives, as weights are released in."""
+
+  errors = (UserError,)
+
+  def __init__(self, folder: Path):
+    """Writes a good file."""
+    made = np.random.RandomState(0)
+    self._path = folder / "state.pth"
+    self._tree = {
+      "model": {
+        "layer.weight": made.randn(4, 3, 1, 1).astype(np.float32),
+        "layer.bias": made.randn(4).astype(np.float32),
+        "count": np.int64(7).reshape(()),
+      },
+      "iteration": 250_000,
+    }
+    write_torch_file(self._path, self._tree)
+    self._good = self._path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(self._good)) as archive:
+      self._members = {name: archive.read(name) for name in archive.namelist()}
+
+  def make(self, random: random.Random) -> Input:
+    """The file's bytes changed, or a member's, which then has the checksum of what it holds."""
+    if random.random() < 0.5:
+      return Input(mutate_bytes(self._good, random), True)
+    name = random.choice(sorted(self._members))
+    members = self._members | {name: mutate_bytes(self._members[name], random)}
+    if random.random() < 0.2:
+      members[f"../{name}"] = members.pop(name)
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+      for each, contents in members.items():
+        archive.writestr(each, contents)
+    return Input(written.getvalue(), False)
+
+  def read(self, value: bytes) -> Any:
+    """As `initial_weights` is read."""
+    self._path.write_bytes(value)
+    return read_torch_file(self._path)
+
+  def right(self, found: Any, same: bool) -> bool:
+    """Equal to what was written, or a tree of plain values and arrays."""
+    if same:
+      return _equal(found, self._tree)
+    return _plain(found)
+
+
+class DepthPngs:
+  """16-bit depth files, one channel and three."""
+
+  errors = (BadFrameError,)
+
+  def __init__(self, folder: Path):
+    """Writes good files."""
+    self._path = folder / "depth.png"
+    self._values = np.random.RandomState(0).randint(0, 65536, (9, 14)).astype(np.uint16)
+    written = io.BytesIO()
+    Image.fromarray(self._values).save(written, format="PNG")
+    self._grey = written.getvalue()
+    rows = np.stack([self._values, self._values[::-1], self._values // 3], -1)
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", 14, 9, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
+    self._color = b"\x89PNG\r\n\x1a\n" + b"".join(map(_chunk, chunks))
+
+  def make(self, random: random.Random) -> Input:
+    """The file's bytes changed, or a chunk's, which then has the checksum of what it holds."""
+    good = random.choice((self._grey, self._color))
+    if random.random() < 0.5:
+      return Input(mutate_bytes(good, random), True)
+    chunks = [list(chunk) for chunk in _chunks(good)]
+    changed = random.choice(chunks)
+    changed[1] = mutate_bytes(changed[1], random)
+    if random.random() < 0.2:
+      random.shuffle(chunks)
+    return Input(good[:8] + b"".join(map(_chunk, chunks)), False)
+
+  def read(self, value: bytes) -> np.ndarray:
+    """As preparation reads them."""
+    self._path.write_bytes(value)
+    return decode(read_depth_png, str(self._path))
+
+  def right(self, found: np.ndarray, same: bool) -> bool:
+    """Equal to what was written, or a map of 16-bit values."""
+    if found.dtype != np.uint16 or found.ndim != 2:
+      return False
+    return not same or np.array_equal(found, self._values)
+
+
+class Cameras:
+  """Calibration files of Cityscapes."""
+
+  errors = (BadFrameError,)
+
+  def __init__(self, folder: Path):
+    """Makes a good one."""
+    self._path = folder / "camera.json"
+    self._good = {
+      "extrinsic": {"baseline": 0.209313, "pitch": 0.038, "roll": 0.0, "x": 1.7},
+      "intrinsic": {"fx": 2262.52, "fy": 2265.3017905988554, "u0": 1096.98, "v0": 513.137},
+    }
+
+  def make(self, random: random.Random) -> Input:
+    """Its bytes changed, or values and structure."""
+    if random.random() < 0.4:
+      return Input(mutate_bytes(json.dumps(self._good).encode(), random), False)
+    return Input(mutate_json(self._good, random).encode("utf-8", "surrogatepass"), False)
+
+  def read(self, value: bytes) -> Any:
+    """As preparation reads them, with stereo."""
+    self._path.write_bytes(value)
+    camera = decode(lambda path: read_camera(path, stereo=True), str(self._path))
+    try:
+      told = json.loads(value)
+    except (ValueError, RecursionError):
+      return camera, None
+    return camera, told
+
+  def right(self, found: Any, same: bool) -> bool:
+    """The numbers that the file holds, of a camera that can be."""
+    camera, told = found
+    numbers = [*camera.focal, *camera.center, camera.baseline]
+    if not all(math.isfinite(x) for x in numbers) or min(*camera.focal, camera.baseline) <= 0:
+      return False
+    held = [told["intrinsic"][name] for name in ("fx", "fy", "u0", "v0")]
+    held.append(told["extrinsic"]["baseline"])
+    return numbers == held
+
+
+class Overrides:
+  """--config.FIELD=VALUE on the command line, and the checks of a configuration."""
+
+  errors = (UserError,)
+
+  def __init__(self, folder: Path):
+    """Reads the demo's fields."""
+    self._folder = folder
+    self._fields = flatten(_parsed([]).to_dict())
+
+  def make(self, random: random.Random) -> Input:
+    """One to three overrides, some of fields that there are not."""
+    arguments = []
+    for _ in range(random.randint(1, 3)):
+      field = random.choice(sorted(self._fields))
+      if random.random() < 0.15:
+        field = mutate_text(field, random)
+      value = mutate_text(random.choice(self._values(field)), random)
+      if random.random() < 0.05:
+        value = f"__import__('pathlib').Path({str(self._folder / 'run')!r}).touch()"
+      arguments.append(f"--config.{field}={value}")
+    return Input(arguments, False)
+
+  def _values(self, field: str) -> list[str]:
+    values = [str(self._fields.get(field, "1")), "1", "-1", "0.5", "1e400", "nan", "True", "None"]
+    return [*values, "", "()", "(1.0,)", "(1, (2, 3))", "{}", "road", "7" * 400, "(" * 3_000]
+
+  def read(self, value: list[str]) -> Any:
+    """As main reads them, up to where data would be provided."""
+    config = _parsed(value)
+    validate(config)
+    return config
+
+  def right(self, found: Any, same: bool) -> bool:
+    """Every field has the type that it had, and nothing was run."""
+    if (self._folder / "run").exists():
+      return False
+    changed = flatten(found.to_dict())
+    return changed.keys() == self._fields.keys() and all(
+      _same_type(changed[name], before) for name, before in self._fields.items()
+    )
+
+
+class Bundles:
+  """Bundles of --mode=export: their list of checksums matches, as a stranger's would."""
+
+  errors = (UserError,)
+
+  def __init__(self, folder: Path):
+    """Exports a small function as a bundle."""
+    import jax
+    from jax import export
+
+    self._folder = folder / "bundle"
+    self._folder.mkdir()
+    shape = export.symbolic_shape("b, h, w, 3")
+    exported = export.export(jax.jit(lambda v, x: {"label": x[..., 0] + v["bias"]}))(
+      {"bias": jax.ShapeDtypeStruct((1,), np.uint8)}, jax.ShapeDtypeStruct(shape, np.uint8)
+    )
+    written = io.BytesIO()
+    np.savez(written, bias=np.ones(1, np.uint8))
+    told = {"format": bundle.FORMAT, "smallest_size": 1}
+    self._good = {
+      bundle.PROGRAM: bytes(exported.serialize()),
+      bundle.VARIABLES: written.getvalue(),
+      bundle.INFORMATION: json.dumps(told).encode(),
+    }
+
+  def make(self, random: random.Random) -> Input:
+    """One of the files changed."""
+    # The program's own reader is a part of JAX, and ends the process at some bytes: see
+    # docs/exporting.md. So it is changed only where the checksums tell.
+    name = random.choice((bundle.VARIABLES, bundle.INFORMATION, bundle.CHECKSUMS, bundle.PROGRAM))
+    files = dict(self._good)
+    sums = {each: _sha256(contents) for each, contents in files.items()}
+    if name in files:
+      files[name] = mutate_bytes(files[name], random)
+      told = name != bundle.PROGRAM and random.random() < 0.7
+      sums[name] = _sha256(files[name]) if told else sums[name]
+    files[bundle.CHECKSUMS] = json.dumps(sums).encode()
+    if name == bundle.CHECKSUMS:
+      files[name] = mutate_bytes(files[name], random)
+    return Input(files, name == bundle.PROGRAM)
+
+  def read(self, value: Mapping[str, bytes]) -> Any:
+    """As a user reads one."""
+    for name, contents in value.items():
+      (self._folder / name).write_bytes(contents)
+    return bundle.read_bundle(self._folder)
+
+  def right(self, found: bundle.Bundle, same: bool) -> bool:
+    """A variable of the promised type, and, where no checksum was mended, the good one."""
+    bias = found.variables["bias"]
+    return bias.dtype == np.uint8 and bias.shape == (1,) and (not same or bias[0] == 1)
+
+
+TARGETS: dict[str, Callable[[Path], Target]] = {
+  "state dicts": StateDicts,
+  "depth PNGs": DepthPngs,
+  "camera JSON": Cameras,
+  "config overrides": Overrides,
+  "bundles": Bundles,
+}
+
+
+def _parsed(arguments: list[str]) -> Any:
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file.", flag_values=values, lock_config=True
+  )
+  positional = parse_flags(["main", "--config=configs/demo.py", *arguments], values)
+  if len(positional) > 1:
+    raise UserError(f"unknown argument {positional[1]!r}: flags begin with --")
+  return holder.value
+
+
+def _same_type(value: Any, before: Any) -> bool:
+  if isinstance(before, tuple | list):
+    return isinstance(value, tuple | list)
+  if isinstance(before, float):
+    return isinstance(value, float | int) and not isinstance(value, bool)
+  return type(value) is type(before)
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+  if isinstance(wanted, dict):
+    return (
+      isinstance(found, dict)
+      and found.keys() == wanted.keys()
+      and all(_equal(found[name], value) for name, value in wanted.items())
+    )
+  if isinstance(wanted, np.ndarray):
+    return (
+      isinstance(found, np.ndarray)
+      and found.dtype == wanted.dtype
+      and np.array_equal(found, wanted)
+    )
+  return type(found) is type(wanted) and found == wanted
+
+
+def _plain(value: Any) -> bool:
+  if isinstance(value, dict):
+    return all(_plain(each) for each in (*value.keys(), *value.values()))
+  if isinstance(value, list | tuple | set | frozenset):
+    return all(map(_plain, value))
+  return value is None or isinstance(value, _PLAIN)
+
+
+def _chunks(contents: bytes) -> list[tuple[bytes, bytes]]:
+  found, offset = [], 8
+  while offset < len(contents):
+    (length,) = struct.unpack_from(">I", contents, offset)
+    kind = contents[offset + 4 : offset + 8]
+    found.append((kind, contents[offset + 8 : offset + 8 + length]))
+    offset += length + 12
+  return found
+
+
+def _chunk(chunk: tuple[bytes, bytes]) -> bytes:
+  kind, data = chunk
+  return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _sha256(contents: bytes) -> str:
+  return hashlib.sha256(contents).hexdigest()

@@ -1,0 +1,121 @@
+"""What do curves, history, checks, pictures and checkpoints cost a step?
+
+    python -m benchmarks.telling
+
+Trains the demo's network on batches in memory, in turn: the bare compiled step; the loop that every
+run has (`corda_jax.jobs.loop`: history, batches waited for, faults looked for) with TensorBoard's
+curves; and the same with checkpoints and with pictures of training, far more often than a run has
+them. Milliseconds a step, without compiling and evaluating.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.options import add_config_options, run_command, swept_configs
+from benchmarks.runners import device_name, random_batch
+from corda_jax.errors import UserError
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.train import compile_step, step_inputs, train
+from corda_jax.main_curves import curves_writer
+from corda_jax.training.sharding import put_batch, replicated_key
+from corda_jax.visualize import training_sheet
+
+_FIRST = 20  # steps that do not count
+_LOOPS = {  # kind → fields; checkpoints, pictures: never, or so often
+  "the loop of a run": {},
+  "… a checkpoint every 100 steps": {"checkpoint_every": 100},
+  "… pictures every 100 steps": {"draw_every": 100},
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Times and prints a row of each kind."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  add_config_options(parser)
+  parser.set_defaults(config="demo")
+  parser.add_argument("--steps", type=int, default=400, help="of each timing")
+  parser.add_argument("--rounds", type=int, default=3)
+  options = parser.parse_args(arguments)
+  if options.steps <= 2 * _FIRST:
+    raise UserError(f"--steps is {options.steps}, wanted more than {2 * _FIRST}")
+  ((_, config),) = swept_configs(options)
+  config.num_steps = options.steps
+  batches = [random_batch(config.data, 19, seed) for seed in range(2)]
+  runners: dict[str, Callable[[], float]] = {"the step alone": lambda: _bare(config, batches)}
+  for kind, fields in _LOOPS.items():
+    never = dict.fromkeys(("evaluate_every", "checkpoint_every"), options.steps) | {"draw_every": 0}
+    own = config.copy_and_resolve_references()
+    own.update(never | fields)
+    runners[kind] = lambda own=own: _looped(own, batches)
+  seconds: dict[str, list[float]] = {kind: [] for kind in runners}
+  with tempfile.TemporaryDirectory() as cache:
+    jax.config.update("jax_compilation_cache_dir", cache)
+    for _ in range(options.rounds):
+      for kind, runner in runners.items():
+        seconds[kind].append(runner())
+  print(
+    f"{device_name()}, JAX {jax.__version__}; {options.rounds} rounds of {options.steps} steps\n"
+  )
+  print("| | ms a step, median (fastest) | beside the step alone |")
+  print("|---|---|---|")
+  alone = statistics.median(seconds["the step alone"])
+  for kind, each in seconds.items():
+    median = statistics.median(each)
+    print(f"| {kind} | {1e3 * median:.2f} ({1e3 * min(each):.2f}) | {median / alone - 1:+.1%} |")
+
+
+def _bare(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
+  """Seconds a step that is called and nothing else; batches go to the device as in a run."""
+  experiment = Experiment.from_config(config)
+  step, state = compile_step(experiment), experiment.initial_state()
+  key = replicated_key(experiment.mesh, config.seed)
+  for number in range(config.num_steps):
+    if number == _FIRST:
+      jax.block_until_ready(state)
+      since = time.perf_counter()
+    batch = put_batch(experiment.mesh, step_inputs(batches[number % 2]))
+    state, metrics = step(state, batch, key)
+  jax.block_until_ready((state, metrics))
+  return (time.perf_counter() - since) / (config.num_steps - _FIRST)
+
+
+def _looped(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
+  """Seconds a step of a run, from one batch that it asks for to the last."""
+  experiment = Experiment.from_config(config)
+  asked: list[float] = []
+
+  def endless(start: int) -> Iterator[dict[str, np.ndarray]]:
+    for number in itertools.count(start):
+      asked.append(time.perf_counter())
+      yield batches[number % 2]
+
+  def evaluation_batches() -> Iterator[dict[str, np.ndarray]]:
+    asked.append(time.perf_counter())  # the last step is told
+    frame = np.zeros((config.data.evaluation_batch_size, 16, 16, 3), np.uint8)
+    yield {"image": frame, "label": frame[..., 0], "valid": np.ones(len(frame), bool)}
+
+  with tempfile.TemporaryDirectory() as folder, curves_writer(Path(folder)) as writer:
+    train(
+      experiment,
+      Path(folder),
+      train_batches=endless,
+      evaluation_batches=evaluation_batches,
+      write_scalars=writer.write_scalars,
+      show=lambda step, maps: training_sheet(
+        maps, "", Path(folder) / f"{step}.png", experiment.classes
+      ),
+    )
+  return (asked[config.num_steps] - asked[_FIRST]) / (config.num_steps - _FIRST)
+
+
+if __name__ == "__main__":
+  run_command(main)

@@ -1,0 +1,167 @@
+"""Inference bundles: a trained network as StableHLO, to be run by JAX and NumPy alone.
+
+`--mode=export` writes one (`corda_jax.jobs.export`); this reads it. Reading runs no code of the
+bundle's but the arithmetic of its program: arrays are read without pickle, and a program that calls
+out of itself is refused. The example that lies in a bundle is a program like any other: of a
+stranger's bundle, use the one in your own.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from corda_jax.errors import UserError
+
+FORMAT = 1
+INFORMATION, CHECKSUMS = "bundle.json", "checksums.json"
+PROGRAM, VARIABLES, CHECKPOINT, EXAMPLE = (
+  "model.stablehlo",
+  "variables.npz",
+  "orbax",
+  "example.py",
+)
+
+# What a program of ours calls: a check of the sizes that it is given, which calls nothing.
+_ALLOWED_CALLS = {"shape_assertion"}
+# Those that a damaged archive, or one of objects, makes NumPy raise.
+_ARRAY_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError)
+
+_CALL = re.compile(r"custom_call\s*@([\w.$-]+|\"[^\"]*\")|call_target_name\s*=\s*\"([^\"]*)\"")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+  """A network that is read, and what is told of it.
+
+  Attributes:
+    information: what `bundle.json` holds: "classes" (names, colours, label ids of Cityscapes),
+      "step", "network", "smallest_size", "trained_height" and so on.
+    variables: parameters and statistics by name.
+    program: of the network.
+  """
+
+  information: Mapping[str, Any]
+  variables: Mapping[str, np.ndarray]
+  program: jax_export.Exported
+
+  def __post_init__(self):
+    """Compiles at the first call of each size."""
+    object.__setattr__(self, "_call", jax.jit(self.program.call))
+
+  def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Predicts images.
+
+    Args:
+      images: uint8 RGB [B, H, W, 3], of any size from `smallest_size` on; the network was trained
+        on images of `trained_height` rows.
+
+    Returns:
+      "label" uint8 [B, H, W], places in the class list; "logits" float32 [B, h, w, C] at the
+      network's output stride; with depth heads "inverse_depth" and "difficulty" float32 [B, H, W].
+
+    Raises:
+      ValueError: the images are of another type or too small.
+    """
+    images, smallest = np.asarray(images), self.information["smallest_size"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+      raise ValueError(f"got images {images.dtype} {images.shape}, wanted uint8 [B, H, W, 3]")
+    if not len(images) or min(images.shape[1:3]) < smallest:
+      raise ValueError(f"got images {images.shape}, wanted {smallest} pixels a side or more")
+    return jax.device_get(self._call(dict(self.variables), images))
+
+
+def read_bundle(folder: Path) -> Bundle:
+  """Reads a bundle, and checks that it is whole.
+
+  Args:
+    folder: that `--mode=export` wrote.
+
+  Raises:
+    UserError: it is none, a file is changed or missing, or its program calls out of itself.
+  """
+  folder = Path(folder)
+  try:
+    checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    information = json.loads((folder / INFORMATION).read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f"{folder} is no bundle ({error}): name a folder of --mode=export") from error
+  if not isinstance(checksums, dict) or not isinstance(information, dict):
+    raise UserError(f"{folder} is no bundle: name a folder of --mode=export")
+  if information.get("format") != FORMAT:
+    raise UserError(
+      f"{folder} is of format {information.get('format')!r}, wanted {FORMAT}: read it with the "
+      "version of corda_jax that wrote it"
+    )
+  if (damage := _damage(folder, checksums)) is not None:
+    raise UserError(f"the bundle {folder} is damaged: {damage}; export it again or copy it anew")
+  variables = _read_variables(folder / VARIABLES)
+  program = _read_program(folder / PROGRAM)
+  wanted = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (x.shape, x.dtype)
+    for path, x in jax.tree_util.tree_leaves_with_path(
+      jax.tree_util.tree_unflatten(program.in_tree, program.in_avals)[0][0]
+    )
+  }
+  if wanted != {name: (x.shape, x.dtype) for name, x in variables.items()}:
+    raise UserError(
+      f"the bundle {folder} is damaged: {VARIABLES} holds other arrays than {PROGRAM} wants"
+    )
+  return Bundle(information, variables, program)
+
+
+def _damage(folder: Path, checksums: Mapping[str, Any]) -> str | None:
+  """What is wrong with the files, in a few words; None: nothing."""
+  found = checksums_of(folder)
+  for name in (INFORMATION, PROGRAM, VARIABLES):
+    if name not in checksums:
+      return f"{CHECKSUMS} lacks {name}"
+  for name, wanted in sorted(checksums.items()):
+    if name not in found:
+      return f"{name} is missing"
+    if found[name] != wanted:
+      return f"{name} is changed"
+  return None
+
+
+def checksums_of(folder: Path) -> dict[str, str]:
+  """SHA-256 by path of all files of a bundle but the list of them; links are not followed."""
+  found = {}
+  for path in sorted(folder.rglob("*")):
+    name = path.relative_to(folder).as_posix()
+    if path.is_file() and not path.is_symlink() and name != CHECKSUMS:
+      with open(path, "rb") as file:
+        found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+  return found
+
+
+def _read_variables(path: Path) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except _ARRAY_ERRORS as error:
+    raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def _read_program(path: Path) -> jax_export.Exported:
+  try:
+    program = jax_export.deserialize(bytearray(path.read_bytes()))
+    text = program.mlir_module()
+  except Exception as error:  # whatever its readers raise
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise UserError(
+      f"{path} cannot be read by JAX {jax.__version__} ({reason}): docs/exporting.md tells which "
+      "versions read it"
+    ) from error
+  called = {(a or b).strip('"') for a, b in _CALL.findall(text)}
+  if foreign := sorted(called - _ALLOWED_CALLS):
+    raise UserError(f"{path} is refused: its program calls {foreign[0]!r}, outside of itself")
+  return program

@@ -1,0 +1,21 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+  """A path to write to; `path` has it when the context ends well, else nothing is left of it."""
+  partial = path.with_name(path.name + ".partial")
+  try:
+    yield partial
+    with open(partial, "rb") as file:
+      os.fsync(file.fileno())  # else a machine that dies may keep the name and lose the contents
+    partial.replace(path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
+    raise

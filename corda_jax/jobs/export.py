@@ -1,0 +1,156 @@
+"""Writes a trained network as an inference bundle, which `corda_jax.bundle` reads."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import export as jax_export
+
+from corda_jax import bundle
+from corda_jax.errors import UserError
+from corda_jax.inference import class_map, depth_maps
+from corda_jax.jobs.evaluate import network_variables, restore_state
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.labels import CITYSCAPES_IDS
+from corda_jax.models.build import output_stride
+from corda_jax.models.layers import accumulation_dtype
+from corda_jax.models.operations import at_matmul_precision
+from corda_jax.training.run_files import code_version, write_json
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+_OUTPUTS = {
+  "label": "uint8 [batch, height, width], places in the class list",
+  "logits": "float32 [batch, h, w, classes], at the network's output stride",
+}
+_OUTPUTS_OF_DEPTH = {
+  "inverse_depth": "float32 [batch, height, width], 655.36 / (metres + 0.01)",
+  "difficulty": "float32 [batch, height, width], 0..1",
+}
+
+_EXAMPLE = '''"""By jax and numpy alone, of a uint8 array [H, W, 3]: python example.py IMAGE.npy"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from jax import export, jit
+
+folder = Path(__file__).parent
+told = json.loads((folder / "bundle.json").read_text())
+variables = dict(np.load(folder / "variables.npz"))
+network = jit(export.deserialize(bytearray((folder / "model.stablehlo").read_bytes())).call)
+
+image = np.load(sys.argv[1])
+maps = {name: np.asarray(x[0]) for name, x in network(variables, image[None]).items()}
+for number, name in enumerate(told["classes"]["names"]):
+  print(f"{name:<16}{(maps['label'] == number).mean():7.1%}")
+colors = np.asarray(told["classes"]["colors"], np.uint8)[maps["label"]]
+np.savez("prediction.npz", colors=colors, **maps)
+print("prediction.npz:", ", ".join(["colors", *maps]))
+'''
+
+
+def export(experiment: Experiment, workdir: Path) -> Path:
+  """Writes `workdir/bundle`, whole or not at all, in the place of one that is there.
+
+  Args:
+    experiment: network, mesh and configuration; `evaluation` says which checkpoint and network.
+    workdir: folder of the run.
+
+  Returns:
+    The folder.
+
+  Raises:
+    UserError: there is no such checkpoint, or the folder cannot be written.
+  """
+  state = restore_state(experiment, workdir)
+  variables = jax.device_get(network_variables(state, experiment.config.evaluation.network))
+  flat = flat_variables(variables)
+  folder, partial = Path(workdir) / "bundle", Path(workdir) / "bundle.partial"
+  try:
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir(parents=True)
+    (partial / bundle.PROGRAM).write_bytes(export_program(experiment, flat).serialize())
+    np.savez(partial / bundle.VARIABLES, **flat)
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save((partial / bundle.CHECKPOINT).absolute(), variables)
+    (partial / bundle.EXAMPLE).write_text(_EXAMPLE, encoding="utf-8")
+    write_json(partial / bundle.INFORMATION, _information(experiment, int(state.step)))
+    write_json(partial / bundle.CHECKSUMS, bundle.checksums_of(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+  except OSError as error:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise UserError(f"{folder} cannot be written ({error.strerror}): make room") from error
+  size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+  print(f"Bundle: {folder} ({size / 1e6:.1f} MB)")
+  return folder
+
+
+def flat_variables(variables: Any) -> dict[str, np.ndarray]:
+  """Parameters and statistics by name, "params/encoder/…"."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(variables)
+  }
+
+
+def export_program(experiment: Experiment, variables: dict[str, np.ndarray]) -> jax_export.Exported:
+  """The network as StableHLO: (variables by name, uint8 RGB [B, H, W, 3]) → maps by name.
+
+  Batch and size are known when it is called; `bundle.Bundle.predict` tells of the maps.
+  """
+  model, normalization = experiment.model, experiment.normalization
+  wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
+
+  def predict(flat, images):
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+      *folders, last = name.split("/")
+      place = tree
+      for each in folders:
+        place = place.setdefault(each, {})
+      place[last] = value
+    outputs = model.apply(tree, normalization.normalize(images, wide), train=False)
+    outputs = {name: value.astype(wide) for name, value in outputs.items()}
+    maps = {"label": class_map([(outputs["S"],)], images.shape[1:3]), "logits": outputs["S"]}
+    return maps | depth_maps(outputs, images.shape[1:3])
+
+  smallest = smallest_size(experiment.config)
+  shape = jax_export.symbolic_shape(
+    "batch, height, width, 3", constraints=[f"height >= {smallest}", f"width >= {smallest}"]
+  )
+  predict = at_matmul_precision(predict, experiment.config.compute.matmul_precision)
+  return jax_export.export(jax.jit(predict), platforms=PLATFORMS)(
+    {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()},
+    jax.ShapeDtypeStruct(shape, jnp.uint8),
+  )
+
+
+def smallest_size(config: Any) -> int:
+  """Pixels a side of the smallest images that an exported program takes: all taps count there."""
+  return output_stride(config.model.encoder) * (max(config.model.classifier_dilations) + 2)
+
+
+def _information(experiment: Experiment, step: int) -> dict[str, Any]:
+  config, classes = experiment.config, experiment.classes
+  ids = [CITYSCAPES_IDS.get(name) for name in classes.names]
+  return {
+    "format": bundle.FORMAT,
+    "step": step,
+    "network": config.evaluation.network,
+    "classes": {"names": classes.names, "colors": classes.colors, "cityscapes_ids": ids},
+    "trained_height": config.data.target.height,
+    "smallest_size": smallest_size(config),
+    "input": "uint8 RGB [batch, height, width, 3]",
+    "outputs": _OUTPUTS | (_OUTPUTS_OF_DEPTH if experiment.has_depth_heads else {}),
+    "platforms": PLATFORMS,
+    "written_by": code_version(),
+    "config": config.to_dict(),
+  }

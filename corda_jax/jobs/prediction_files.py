@@ -1,0 +1,256 @@
+"""What `--mode=predict` reads and writes: images, folders of them, videos, and their maps.
+
+Pillow and PyAV are imported where they are used, so that training needs neither.
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corda_jax.errors import UserError
+from corda_jax.files import whole_or_not
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+
+
+class BadImageError(Exception):
+  """An image that cannot be read, and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+  """One image to predict.
+
+  Attributes:
+    name: path of its maps below the folder of the output, without suffix.
+    path: of the file.
+  """
+
+  name: str
+  path: Path
+
+
+def find_images(path: Path) -> list[ImageFile]:
+  """The image at `path`, or all images below it, in the order of their names.
+
+  Raises:
+    UserError: there is none, or two of them differ in the suffix alone.
+  """
+  if path.is_file():
+    return [ImageFile(path.stem, path)]
+  if not path.is_dir():
+    raise UserError(
+      f"prediction.input is {path}, which is not there: name an image, a folder of "
+      "images or a video"
+    )
+  found: dict[str, Path] = {}
+  for file in sorted(path.rglob("*")):
+    if not (file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()):
+      continue
+    name = file.relative_to(path).with_suffix("").as_posix()
+    if name in found:
+      raise UserError(f"{found[name]} and {file} would have maps of the same names: rename one")
+    found[name] = file
+  if not found:
+    raise UserError(
+      f"prediction.input is {path}, a folder without images ({', '.join(IMAGE_SUFFIXES)})"
+    )
+  return [ImageFile(name, file) for name, file in found.items()]
+
+
+def is_video(path: Path) -> bool:
+  """Whether the name of a file is that of a video."""
+  return path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def read_image(path: Path) -> np.ndarray:
+  """Reads uint8 RGB [H, W, 3], upright as the camera tells.
+
+  Raises:
+    BadImageError: it cannot be read, or is not of 8 bits a channel.
+  """
+  from PIL import Image, ImageOps
+
+  try:
+    with warnings.catch_warnings(), Image.open(path) as image:
+      warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are meant
+      if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
+        raise BadImageError(f"{path} has pixels of mode {image.mode}, wanted 8 bits a channel")
+      return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+  # Pillow's readers raise what they please at a damaged file.
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    raise BadImageError(f"{path} cannot be read ({error})") from error
+
+
+def resized(image: np.ndarray, height: int, resampling: str) -> np.ndarray:
+  """An image [H, W, 3] brought to a height, its width in proportion, as preparation does it."""
+  from PIL import Image
+
+  if height == image.shape[0]:
+    return image
+  width = max(1, round(image.shape[1] * height / image.shape[0]))
+  resample = Image.Resampling[resampling.upper()]
+  return np.asarray(Image.fromarray(image).resize((width, height), resample))
+
+
+def write_png(path: Path, values: np.ndarray, palette: np.ndarray | None = None) -> None:
+  """Writes a PNG, whole or not at all.
+
+  Args:
+    path: of the file; its folder is made.
+    values: uint8 RGB [H, W, 3], or [H, W] of uint8 or uint16.
+    palette: uint8[256, 3], the colours that viewers show uint8 [H, W] in.
+  """
+  from PIL import Image
+
+  path.parent.mkdir(parents=True, exist_ok=True)
+  image = Image.fromarray(values)
+  if palette is not None:
+    image.putpalette(palette.tobytes())
+  with whole_or_not(path) as partial:
+    image.save(partial, format="PNG")
+
+
+class Video:
+  """A video file, read frame by frame.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    UserError: it cannot be opened, or PyAV is not installed.
+  """
+
+  def __init__(self, path: Path):
+    """Opens the file and reads what it tells of itself."""
+    self._path, self._av = path, _import_av()
+    with self._open() as container:
+      stream = container.streams.video[0]
+      self.rate = stream.average_rate or stream.guessed_rate or 25
+      self.frames = stream.frames  # 0 where the file does not tell
+
+  def _open(self) -> Any:
+    try:
+      container = self._av.open(os.fspath(self._path))
+      if not container.streams.video:
+        container.close()
+        raise UserError(f"{self._path} has no pictures: name a video")
+      return container
+    except (self._av.FFmpegError, OSError, ValueError) as error:
+      raise UserError(f"{self._path} cannot be read as a video ({error})") from error
+
+  def read(self) -> Iterator[np.ndarray]:
+    """Yields the frames in order, uint8 RGB [H, W, 3].
+
+    Raises:
+      BadImageError: a frame cannot be decoded; those before it were yielded.
+    """
+    with self._open() as container:
+      try:
+        for frame in container.decode(video=0):
+          yield frame.to_ndarray(format="rgb24")
+      except self._av.FFmpegError as error:
+        raise BadImageError(f"{self._path} cannot be read to its end ({error})") from error
+
+
+class VideoWriter:
+  """Writes an H.264 video, which is there when it is closed, whole or not at all.
+
+  Args:
+    path: of the file.
+    rate: frames a second.
+  """
+
+  def __init__(self, path: Path, rate: Any):
+    """Waits for the first frame, which tells the size."""
+    self._path, self._rate, self._container = path, rate, None
+    self._partial = path.with_name(path.name + ".partial")
+
+  def write(self, frame: np.ndarray) -> None:
+    """Adds a frame, uint8 RGB [H, W, 3]; an odd last row or column is left out."""
+    av = _import_av()
+    height, width = (size // 2 * 2 for size in frame.shape[:2])
+    if self._container is None:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      self._container = av.open(os.fspath(self._partial), "w", format="mp4")
+      self._stream = self._container.add_stream("libx264", rate=self._rate)
+      self._stream.width, self._stream.height = width, height
+      self._stream.pix_fmt = "yuv420p"  # what every player shows
+    picture = av.VideoFrame.from_ndarray(
+      np.ascontiguousarray(frame[:height, :width]), format="rgb24"
+    )
+    for packet in self._stream.encode(picture):
+      self._container.mux(packet)
+
+  def close(self) -> None:
+    """Ends the file and gives it its name."""
+    if self._container is None:
+      return
+    for packet in self._stream.encode():
+      self._container.mux(packet)
+    self._container.close()
+    self._partial.replace(self._path)
+
+
+def _import_av() -> Any:
+  try:
+    import av
+  except ImportError as error:
+    raise UserError(
+      "videos are read by PyAV, which is not installed: pip install 'corda_jax[video]'"
+    ) from error
+  return av
+
+
+def overlay(
+  image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float
+) -> np.ndarray:
+  """Blends classes over an image.
+
+  Args:
+    image: uint8 RGB [H, W, 3].
+    labels: [H, W], places in `palette`.
+    palette: uint8[256, 3].
+    opacity: of the colours, 0..1.
+  """
+  colors = palette[labels].astype(np.float32)
+  return np.rint(image + opacity * (colors - image)).astype(np.uint8)
+
+
+def label_ids(names: Sequence[str], known: dict[str, int], wanted: str) -> np.ndarray:
+  """Table from training ids to the values of a label file.
+
+  Args:
+    names: of the classes, in the order of their training ids.
+    known: class name → label id of Cityscapes.
+    wanted: "train" or "cityscapes".
+
+  Returns:
+    uint8[len(names)].
+
+  Raises:
+    UserError: a class has no such id.
+  """
+  if wanted == "train":
+    return np.arange(len(names), dtype=np.uint8)
+  unknown = [name for name in names if name not in known]
+  if unknown:
+    raise UserError(
+      f"prediction.label_ids is 'cityscapes', but {unknown[0]!r} is no class of Cityscapes: set "
+      "'train'"
+    )
+  return np.array([known[name] for name in names], np.uint8)
+
+
+def read_png(path: Path) -> np.ndarray:
+  """The values of a PNG that `write_png` wrote."""
+  from PIL import Image
+
+  with Image.open(path) as image:
+    return np.asarray(image)

@@ -1,0 +1,39 @@
+"""The command line: flags and overrides of a configuration, and what is told of wrong ones."""
+
+from absl import flags
+
+from corda_jax.errors import UserError
+
+
+def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
+  """Parses flags, among them those of the configuration file "config".
+
+  Args:
+    arguments: of the command, its name first.
+    values: the flags that are defined; set by this.
+
+  Returns:
+    The arguments that are no flags.
+
+  Raises:
+    UserError: an unknown flag or field, a value of the wrong type, and so on, in one line.
+  """
+  try:
+    positional = values(arguments)
+    values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)
+  except flags.Error as error:
+    message = str(error)
+    if "Traceback" in message:  # raised by the configuration file itself: the last line says what
+      message = message.splitlines()[-1].partition(": ")[2]
+  except (AttributeError, KeyError) as error:
+    # 'name' or "'name'\\nDid you mean …?"
+    text = str(error.args[0]).replace("\\n", "\n").replace("\\", "")
+    name, *hint = (part.strip("\"'") for part in text.split("\n"))
+    message = ". ".join((f"unknown configuration field: {name}", *hint))
+  except (OSError, TypeError, ValueError) as error:
+    message = str(error)
+  else:
+    return positional
+  if "get_config() takes" in message:
+    message = "this configuration takes no preset: leave out what follows ':' in --config"
+  raise UserError(" ".join(message.split()))

@@ -1,0 +1,199 @@
+"""Bundles: their outputs are the network's, their reader refuses what it should."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax import export as jax_export
+
+from corda_jax import bundle
+from corda_jax.errors import UserError
+from corda_jax.jobs.evaluate import Evaluator
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.export import export, export_program, smallest_size
+from corda_jax.labels import NAMES
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.sharding import make_mesh
+from tests import tiny
+
+
+def experiment(**overrides):
+  return Experiment.from_config(tiny.get_config(**overrides), make_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def state():
+  return experiment().initial_state()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, state):
+  workdir = tmp_path_factory.mktemp("run")
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(7, state.replace(step=jnp.int32(7)))
+  checkpoints.close()
+  return export(experiment(), workdir)
+
+
+@pytest.fixture
+def copied(written, tmp_path):
+  subprocess.run(["cp", "-r", written, tmp_path / "bundle"], check=True)
+  return tmp_path / "bundle"
+
+
+def reseal(folder):
+  sums = bundle.checksums_of(folder)
+  (folder / "checksums.json").write_text(json.dumps(sums))
+
+
+@pytest.mark.parametrize("size", [(1, 17, 25), (3, 40, 33), (2, 128, 65)])
+def test_the_bundle_predicts_what_the_network_does(written, state, random, size):
+  images = random.randint(0, 256, (*size, 3)).astype(np.uint8)
+  got = bundle.read_bundle(written).predict(images)
+  batch = {"image": images, "label": images[..., 0], "valid": np.ones(len(images), bool)}
+  wanted = Evaluator(experiment()).pictures(state, [batch], len(images))
+  np.testing.assert_array_equal(got["label"], wanted["prediction"])
+  np.testing.assert_allclose(got["inverse_depth"], wanted["inverse_depth"], atol=1e-5)
+  np.testing.assert_allclose(got["difficulty"], wanted["difficulty"], atol=1e-5)
+  assert got["logits"].shape[3] == 19
+  assert len(np.unique(got["label"])) > 1
+
+
+def test_what_lies_in_a_bundle(written, state):
+  told = json.loads((written / "bundle.json").read_text())
+  assert (told["step"], told["network"]) == (7, "student")
+  assert told["classes"]["names"] == list(NAMES)
+  assert told["classes"]["cityscapes_ids"][0] == 7
+  assert told["written_by"]["jax"] == jax.__version__
+  assert told["config"]["model"]["encoder"]["width"] == 4
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  with ocp.StandardCheckpointer() as reader:
+    restored = reader.restore(written.absolute() / "orbax", variables)
+  jax.tree.map(np.testing.assert_array_equal, restored, variables)
+  program = jax_export.deserialize(bytearray((written / "model.stablehlo").read_bytes()))
+  assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+  assert not list(written.parent.glob("*.partial"))
+
+
+def test_the_example_needs_jax_and_numpy_alone(written, tmp_path, random):
+  code = (written / "example.py").read_text()
+  assert 15 <= len(code.splitlines()) <= 25
+  image = random.randint(0, 256, (40, 50, 3)).astype(np.uint8)
+  np.save(tmp_path / "image.npy", image)
+  # A path on which nothing of this project lies, and none of its other libraries is imported.
+  guard = (
+    "import sys, runpy\n"
+    f"sys.argv = ['example.py', {str(tmp_path / 'image.npy')!r}]\n"
+    f"runpy.run_path({str(written / 'example.py')!r}, run_name='__main__')\n"
+    "taken = {name.split('.')[0] for name in sys.modules}\n"
+    "print(sorted(taken & {'flax', 'optax', 'orbax', 'corda_jax', 'ml_collections', 'PIL'}))\n"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", guard],
+    cwd=tmp_path,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert result.stdout.splitlines()[-1] == "[]"
+  assert "prediction.npz: colors, " in result.stdout
+  found = np.load(tmp_path / "prediction.npz")
+  np.testing.assert_array_equal(
+    found["label"], bundle.read_bundle(written).predict(image[None])["label"][0]
+  )
+  colors = json.loads((written / "bundle.json").read_text())["classes"]["colors"]
+  np.testing.assert_array_equal(found["colors"][0, 0], colors[found["label"][0, 0]])
+
+
+def test_images_that_a_bundle_does_not_take(written):
+  read = bundle.read_bundle(written)
+  smallest = smallest_size(tiny.get_config())
+  for images in (
+    np.zeros((1, 40, 40, 3), np.float32),
+    np.zeros((40, 40, 3), np.uint8),
+    np.zeros((0, 40, 40, 3), np.uint8),
+    np.zeros((1, 40, smallest - 1, 3), np.uint8),
+  ):
+    with pytest.raises(ValueError, match="wanted"):
+      read.predict(images)
+  read.predict(np.zeros((1, smallest, smallest, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["model.stablehlo", "variables.npz", "bundle.json", "example.py"])
+@pytest.mark.parametrize("harm", ["changed", "missing"])
+def test_a_harmed_file_is_named(copied, name, harm):
+  if harm == "missing":
+    (copied / name).unlink()
+  else:
+    contents = bytearray((copied / name).read_bytes())
+    contents[-2] ^= 1
+    (copied / name).write_bytes(contents)
+  with pytest.raises(UserError, match=f"{name}|no bundle"):
+    bundle.read_bundle(copied)
+
+
+def test_arrays_of_objects_are_not_read(copied):
+  class Runs:
+    def __reduce__(self):
+      return os.mkdir, (str(copied / "was_run"),)
+
+  np.savez(copied / "variables.npz", x=np.array([Runs()], object))
+  reseal(copied)
+  with pytest.raises(UserError, match=r"variables\.npz cannot be read"):
+    bundle.read_bundle(copied)
+  assert not (copied / "was_run").exists()
+
+
+def test_other_arrays_than_the_program_wants_are_refused(copied):
+  with np.load(copied / "variables.npz") as arrays:
+    fewer = {name: arrays[name] for name in arrays.files[1:]}
+  np.savez(copied / "variables.npz", **fewer)
+  reseal(copied)
+  with pytest.raises(UserError, match="other arrays"):
+    bundle.read_bundle(copied)
+
+
+def test_a_program_that_calls_out_of_itself_is_refused(copied):
+  shape = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
+  checks = [jax_export.DisabledSafetyCheck.custom_call("somebodys_code")]
+  program = jax_export.export(
+    jax.jit(lambda v, x: {"label": jax.ffi.ffi_call("somebodys_code", shape)(x)}),
+    disabled_checks=checks,
+  )({"x": jax.ShapeDtypeStruct((1,), np.float32)}, shape)
+  (copied / "model.stablehlo").write_bytes(program.serialize())
+  np.savez(copied / "variables.npz", x=np.zeros(1, np.float32))
+  reseal(copied)
+  with pytest.raises(UserError, match="calls 'somebodys_code', outside of itself"):
+    bundle.read_bundle(copied)
+
+
+def test_another_format_and_no_bundle(copied, tmp_path):
+  told = json.loads((copied / "bundle.json").read_text())
+  (copied / "bundle.json").write_text(json.dumps(told | {"format": 99}))
+  with pytest.raises(UserError, match="format 99, wanted 1"):
+    bundle.read_bundle(copied)
+  with pytest.raises(UserError, match="is no bundle"):
+    bundle.read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("preset", ["as_released", "as_published"])
+def test_the_recipes_network_is_exported_for_any_size(preset):
+  from configs import gta2cs
+
+  made = Experiment.from_config(gta2cs.get_config(preset), make_mesh(jax.devices()[:1]))
+  shapes = made.state_shapes()
+  variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+  flat = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): x
+    for path, x in jax.tree_util.tree_leaves_with_path(variables)
+  }
+  program = export_program(made, flat)
+  assert [str(x) for x in program.in_avals[-1].shape] == ["batch", "height", "width", "3"]
+  assert smallest_size(made.config) == 8 * (26 if preset == "as_published" else 14)

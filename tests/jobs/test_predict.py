@@ -1,0 +1,273 @@
+"""Predictions of images, folders and videos, by a tiny network that was never trained."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from corda_jax.errors import UserError
+from corda_jax.jobs import prediction_files as files
+from corda_jax.jobs.evaluate import Evaluator
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.predict import Predictor, predict
+from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS
+from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.history import History
+from corda_jax.training.sharding import make_mesh
+from data_pipelines.inverse_depth import from_disparity, to_disparity
+from tests import tiny
+
+SIZE = (34, 50)
+
+
+def experiment(**overrides):
+  config = tiny.get_config(
+    **{"data.target.height": 17, "data.target.width": 25, "model.initial_inverse_depth": 20.0}
+    | overrides
+  )
+  return Experiment.from_config(config, make_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def state():
+  return experiment().initial_state()
+
+
+@pytest.fixture
+def workdir(tmp_path, state):
+  checkpoints = Checkpoints(tmp_path / "run")
+  checkpoints.save(3, state.replace(step=jnp.int32(3)))
+  checkpoints.close()
+  return tmp_path / "run"
+
+
+@pytest.fixture
+def folder(tmp_path, random):
+  """Three images, one in a folder of its own, one of another size; and a file that is none."""
+  for name, size in (("a.png", SIZE), ("town/b.png", SIZE), ("c.bmp", (20, 20))):
+    path = tmp_path / "images" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = random.randint(0, 256, (5, 6, 3)).astype(np.uint8)
+    Image.fromarray(noise).resize(size[::-1]).save(path)
+  (tmp_path / "images" / "notes.txt").write_text("no image")
+  return tmp_path / "images"
+
+
+def run(workdir, path, capsys=None, **overrides):
+  fields = {f"prediction.{name}": value for name, value in overrides.items() if "__" not in name}
+  fields |= {name.replace("__", "."): value for name, value in overrides.items() if "__" in name}
+  made = experiment(**{"prediction.input": str(path)} | fields)
+  return predict(made, workdir, encode_depth=to_disparity)
+
+
+def results(folder):
+  return json.loads((folder / "results.json").read_text())
+
+
+def test_maps_are_those_that_evaluation_makes(random, state):
+  images = random.randint(0, 256, (3, 17, 25, 3)).astype(np.uint8)
+  made = experiment(**{"prediction.batch_size": 4})
+  got = Predictor(made, state)(images, (17, 25))
+  batch = {"image": images, "label": images[..., 0], "valid": np.ones(3, bool)}
+  wanted = Evaluator(experiment()).pictures(state, [batch], 3)
+  np.testing.assert_array_equal(got["label"], wanted["prediction"])
+  np.testing.assert_allclose(got["inverse_depth"], wanted["inverse_depth"], rtol=1e-6)
+  np.testing.assert_allclose(got["difficulty"], wanted["difficulty"], atol=1e-6)
+  assert len(np.unique(got["label"])) > 1
+
+
+@pytest.mark.parametrize("views", [{}, {"evaluation.flip": True, "evaluation.scales": (0.5, 1.0)}])
+def test_a_large_image_in_tiles_is_the_whole_one(random, state, views):
+  images = random.randint(0, 256, (1, 150, 170, 3)).astype(np.uint8)
+  whole = experiment(**{"prediction.tile_height": 0, "prediction.tile_width": 0} | views)
+  # What the tiny network sees lies within 32 pixels.
+  tiles = experiment(
+    **{"prediction.tile_height": 96, "prediction.tile_width": 100, "prediction.tile_margin": 32}
+    | views
+  )
+  got, wanted = (Predictor(made, state)(images, (90, 200)) for made in (tiles, whole))
+  assert got["label"].shape == (1, 90, 200)
+  assert (got["label"] != wanted["label"]).mean() < 1e-3
+  np.testing.assert_allclose(got["inverse_depth"], wanted["inverse_depth"], rtol=1e-4)
+
+
+def test_an_image(workdir, folder, state, capsys):
+  written = run(workdir, folder / "a.png", label_ids="cityscapes")
+  assert written == workdir / "predictions" / "a"
+  told = capsys.readouterr().out
+  for kind in ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty"):
+    assert str(written / f"a_{kind}.png") in told
+  image = files.read_image(folder / "a.png")
+  seen = np.asarray(Image.fromarray(image).resize((25, 17), Image.Resampling.BILINEAR))
+  maps = Predictor(experiment(), state)(seen[None], SIZE)
+  ids = np.array([CITYSCAPES_IDS[name] for name in CITYSCAPES.names])
+  label = np.asarray(Image.open(written / "a_label.png"))
+  np.testing.assert_array_equal(label, ids[maps["label"][0]])
+  overlay = np.asarray(Image.open(written / "a_overlay.png")).astype(float)
+  colors = CITYSCAPES.palette()[maps["label"][0]]
+  np.testing.assert_allclose(overlay, (image.astype(float) + colors) / 2, atol=0.51)
+  depth = from_disparity(np.asarray(Image.open(written / "a_inverse_depth.png")))
+  np.testing.assert_allclose(depth, maps["inverse_depth"][0], atol=1 / 512)
+  difficulty = np.asarray(Image.open(written / "a_difficulty.png"))  # values, not colours
+  np.testing.assert_allclose(difficulty / 255, maps["difficulty"][0], atol=1 / 509)
+  (told,) = results(written)["images"]
+  assert (told["size"], told["input_size"]) == ([34, 50], [17, 25])
+  share = (maps["label"][0] == 7).mean()
+  assert told["shares"][CITYSCAPES.names[7]] == pytest.approx(share)
+  assert results(written)["label_values"]["road"] == 7
+  assert results(written)["step"] == 3
+
+
+def test_a_folder_goes_on_where_it_was(workdir, folder, capsys, monkeypatch):
+  real = files.write_png
+
+  def fails(path, *rest):
+    if path.name.startswith("c_label"):
+      raise KeyboardInterrupt
+    real(path, *rest)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, "write_png", fails)
+    with pytest.raises(KeyboardInterrupt):
+      run(workdir, folder)
+  written = run(workdir, folder)
+  assert "1 of 3 images are predicted already" in capsys.readouterr().out
+  names = [image["name"] for image in results(written)["images"]]
+  assert names == ["a", "c", "town/b"]
+  assert (written / "town" / "b_label.png").exists()
+  label = np.asarray(Image.open(written / "c_label.png"))
+  assert label.shape == (20, 20)
+  Image.new("RGB", SIZE).save(folder / "a.png")  # another image of that name
+  (written / "c_label.png").unlink()
+  run(workdir, folder)
+  assert "1 of 3 images are predicted already" in capsys.readouterr().out
+  assert (written / "c_label.png").exists()
+  run(workdir, folder, overlay_opacity=0.3)  # other settings: all anew
+  assert "already" not in capsys.readouterr().out
+  assert not list(written.rglob("*.partial"))
+
+
+def test_images_of_one_size_together_are_as_alone(workdir, folder):
+  alone, together = (
+    run(workdir, folder, output=str(folder.parent / f"out{size}"), batch_size=size)
+    for size in (1, 4)
+  )
+  for path in alone.rglob("*.png"):
+    other = together / path.relative_to(alone)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(other)))
+
+
+def test_images_that_cannot_be_read(workdir, folder, capsys):
+  (folder / "b.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+  Image.fromarray(np.zeros((4, 4), np.uint16)).save(folder / "deep.png")
+  with pytest.raises(UserError, match=r"b.jpg cannot be read .*bad_files=skip"):
+    run(workdir, folder)
+  written = run(workdir, folder, bad_files="skip")
+  assert len(results(written)["images"]) == 3
+  failed = results(written)["failed"]
+  assert len(failed) == 2
+  assert "deep.png has pixels of mode I;16, wanted 8 bits a channel" in failed[1]
+  assert "2 could not be read" in capsys.readouterr().out
+
+
+def test_an_image_is_read_upright(tmp_path):
+  image = Image.new("RGB", (6, 4))
+  image.putpixel((0, 0), (255, 0, 0))
+  exif = Image.Exif()
+  exif[0x0112] = 6  # to be turned by a quarter
+  image.save(tmp_path / "phone.png", exif=exif)
+  read = files.read_image(tmp_path / "phone.png")
+  assert read.shape == (6, 4, 3)
+  assert read[0, 3, 0] == 255
+
+
+def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
+  path = tmp_path / "drive.mp4"
+  writer = files.VideoWriter(path, 5)
+  for _ in range(4):
+    writer.write(np.kron(random.randint(0, 256, (3, 5, 3)), np.ones((10, 10, 1))).astype(np.uint8))
+  writer.close()
+  real, calls = files.write_png, []
+
+  def counted(path, *rest):
+    calls.append(path.name)
+    if len(calls) == 4:
+      raise KeyboardInterrupt
+    real(path, *rest)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, "write_png", counted)
+    patch.setattr("corda_jax.jobs.predict._THREADS", 1)
+    with pytest.raises(KeyboardInterrupt):
+      run(workdir, path, write=("overlay", "label"))
+  written = run(workdir, path, write=("overlay", "label"))
+  assert [each["name"] for each in results(written)["images"]] == [
+    f"drive/{number:06d}" for number in range(4)
+  ]
+  video = files.Video(written / "drive_overlay.mp4")
+  assert (video.rate, video.frames) == (5, 4)
+  frames = list(files.Video(path).read())
+  labels = [np.asarray(Image.open(written / "drive" / f"{n:06d}_label.png")) for n in range(4)]
+  for shown, frame, label in zip(video.read(), frames, labels, strict=True):
+    wanted = files.overlay(frame, label, CITYSCAPES.palette(), 0.5)
+    assert np.abs(shown.astype(float) - wanted).mean() < 12  # H.264 is lossy
+  assert not list(written.glob("*.partial"))
+
+
+def test_what_is_no_input(workdir, folder, tmp_path):
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "bad.mp4").write_bytes(b"no video")
+  Image.new("RGB", (3, 3)).save(folder / "a.jpg")
+  for path, message in (
+    ("", "prediction.input is ''"),
+    (tmp_path / "none", "which is not there"),
+    (tmp_path / "empty", "a folder without images"),
+    (tmp_path / "bad.mp4", "cannot be read as a video"),
+    (folder, "would have maps of the same names"),
+  ):
+    with pytest.raises(UserError, match=message):
+      run(workdir, path)
+  names = {"data__classes.names": ("road", "tree"), "data__classes.colors": ()}
+  with pytest.raises(UserError, match="'tree' is no class of Cityscapes"):
+    run(workdir, folder / "c.bmp", label_ids="cityscapes", **names)
+  for field, value in (("write", ("nothing",)), ("tile_height", 100), ("tile_margin", -1)):
+    with pytest.raises(UserError, match=f"prediction.{field}"):
+      run(workdir, folder / "c.bmp", **{field: value})
+
+
+def test_a_network_without_depth_and_one_that_went_astray(workdir, folder, state, capsys):
+  poor = {"model__depth": False, "model__correlation": False}
+  made = experiment(**{name.replace("__", "."): value for name, value in poor.items()})
+  checkpoints = Checkpoints(folder.parent / "poor")
+  checkpoints.save(1, made.initial_state())
+  checkpoints.close()
+  written = run(folder.parent / "poor", folder / "c.bmp", **poor)
+  assert "no depth heads" in capsys.readouterr().out
+  assert sorted(path.name for path in written.glob("*.png")) == ["c_label.png", "c_overlay.png"]
+  broken = state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+  with pytest.raises(UserError, match="not finite"):
+    Predictor(experiment(), broken)(np.zeros((1, 17, 25, 3), np.uint8), SIZE)
+
+
+def test_the_best_and_the_newest_undamaged_checkpoint(workdir, folder, state, capsys):
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(5, state.replace(step=jnp.int32(5)))
+  checkpoints.close()
+  History(workdir).add_evaluation(5, 1.0, {}, {})
+  History(workdir).add_evaluation(3, 2.0, {}, {})
+  written = run(workdir, folder / "c.bmp", evaluation__checkpoint="best")
+  assert results(written)["step"] == 3
+  largest = max((workdir / "checkpoints/5").rglob("*"), key=lambda p: p.stat().st_size)
+  contents = bytearray(largest.read_bytes())
+  contents[len(contents) // 2] ^= 1
+  largest.write_bytes(contents)
+  written = run(workdir, folder / "c.bmp")
+  assert results(written)["step"] == 3
+  assert "step 5, is damaged" in capsys.readouterr().out
+  assert (workdir / "checkpoints/5").is_dir()  # nothing is moved
+  History(workdir).add_evaluation(5, 3.0, {}, {})
+  with pytest.raises(UserError, match=r"best checkpoint of .* is damaged"):
+    run(workdir, folder / "c.bmp", evaluation__checkpoint="best")
