@@ -15,7 +15,6 @@ import argparse
 import collections
 import contextlib
 import multiprocessing
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from corda_jax.errors import UserError
 GOOD = ("read", "told")
 _BAD = ("wrong value", "other error", "crash", "hang")
 _SECONDS = 20.0  # after which an input hangs
+_SECONDS_TO_START = 120.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
   bad = []
   for name in options.targets:
     since = time.monotonic()
-    outcomes = fuzz(name, options.inputs, options.seed)
+    outcomes = fuzz(TARGETS[name], options.inputs, options.seed)
     counts = collections.Counter(outcome for outcome, _ in outcomes)
     cells = " | ".join(f"{counts[outcome]:,}" for outcome in (*GOOD, *_BAD))
     seconds = time.monotonic() - since
@@ -55,21 +55,24 @@ def main(arguments: list[str] | None = None) -> None:
     raise UserError("\n  ".join([f"{len(bad)} inputs, of seed {options.seed}:", *bad[:20]]))
 
 
-def fuzz(name: str, inputs: int, seed: int, *, seconds: float = _SECONDS) -> list[tuple[str, str]]:
+def fuzz(
+  target: Callable[[Path], Target], inputs: int, seed: int, *, seconds: float = _SECONDS
+) -> list[tuple[str, str]]:
   """Outcome of each input, and what was told.
 
   Args:
-    name: of a target.
+    target: (a folder for its files) → what reads.
     inputs: how many.
     seed: of all of them.
     seconds: after which an input hangs.
   """
   outcomes: list[tuple[str, str]] = []
   while len(outcomes) < inputs:
-    with _worker(name, seed, len(outcomes), inputs) as (process, pipe):
+    with _worker(target, seed, len(outcomes), inputs) as (process, pipe):
+      if not pipe.poll(_SECONDS_TO_START) or pipe.recv() != "ready":
+        raise UserError(f"{target.__name__} cannot be started")
       while len(outcomes) < inputs:
-        # The first one waits for imports.
-        if not pipe.poll(seconds + 60 * (not outcomes)):
+        if not pipe.poll(seconds):
           outcomes.append(("hang", f"no answer within {seconds:g} s"))
           break
         try:
@@ -82,10 +85,10 @@ def fuzz(name: str, inputs: int, seed: int, *, seconds: float = _SECONDS) -> lis
 
 
 @contextlib.contextmanager
-def _worker(name, seed, first, inputs):
+def _worker(target, seed, first, inputs):
   context = multiprocessing.get_context("spawn")
   ours, theirs = context.Pipe(duplex=False)
-  process = context.Process(target=_work, args=(name, seed, first, inputs, theirs), daemon=True)
+  process = context.Process(target=_work, args=(target, seed, first, inputs, theirs), daemon=True)
   process.start()
   theirs.close()
   try:
@@ -95,13 +98,17 @@ def _worker(name, seed, first, inputs):
     process.join()
 
 
-def _work(name, seed, first, inputs, pipe):
+def _work(make, seed, first, inputs, pipe):
   with tempfile.TemporaryDirectory() as folder:
-    target = TARGETS[name](Path(folder))
+    try:
+      target = make(Path(folder))
+    except Exception as error:
+      pipe.send(repr(error))
+      raise
+    pipe.send("ready")
     for number in range(first, inputs):
       pipe.send(outcome_of(target, seed, number))
 
 
 if __name__ == "__main__":
-  sys.setswitchinterval(0.005)
   run_command(main)

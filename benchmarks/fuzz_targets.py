@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.mutations import mutate_bytes, mutate_json, mutate_text
 from corda_jax import bundle
-from corda_jax.errors import UserError
+from corda_jax.errors import UserError, shown
 from corda_jax.jobs.validate import validate
 from corda_jax.main_flags import parse_flags
 from corda_jax.models.torch_files import read_torch_file
@@ -68,7 +68,7 @@ def outcome_of(target: Target, seed: int, number: int) -> tuple[str, str]:
   try:
     found = target.read(made.value)
   except target.errors as error:
-    told = str(error)
+    told = shown(error)
     if not told.strip() or "\n" in told or len(told) > _LONGEST_LINE:
       return "other error", f"not one clear line: {told[:200]!r}"
     return "told", told[:200]
@@ -92,7 +92,7 @@ class StateDicts:
       "model": {
         "layer.weight": made.randn(4, 3, 1, 1).astype(np.float32),
         "layer.bias": made.randn(4).astype(np.float32),
-        "count": np.int64(7).reshape(()),
+        "count": np.array(7),
       },
       "iteration": 250_000,
     }
@@ -315,11 +315,11 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 
 
 def _parsed(arguments: list[str]) -> Any:
-  values = flags.FlagValues()
+  values, line = flags.FlagValues(), ["main", "--config=configs/demo.py", *arguments]
   holder = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file.", flag_values=values, lock_config=True
+    "config", None, "Configuration file.", flag_values=values, lock_config=True, sys_argv=line
   )
-  positional = parse_flags(["main", "--config=configs/demo.py", *arguments], values)
+  positional = parse_flags(line, values)
   if len(positional) > 1:
     raise UserError(f"unknown argument {positional[1]!r}: flags begin with --")
   return holder.value

@@ -146,9 +146,12 @@ def checksums_of(folder: Path) -> dict[str, str]:
 def _read_variables(path: Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in arrays.files}
+      found = {name: arrays[name] for name in arrays.files}
   except _ARRAY_ERRORS as error:
     raise UserError(f"{path} cannot be read ({error})") from error
+  if others := [name for name, x in found.items() if not isinstance(x, np.ndarray)]:
+    raise UserError(f"{path} cannot be read ({others[0]!r} is no array)")
+  return found
 
 
 def _read_program(path: Path) -> jax_export.Exported:

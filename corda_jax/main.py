@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from corda_jax import main_depth
-from corda_jax.errors import UserError
+from corda_jax.errors import UserError, shown
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
 from corda_jax.jobs.experiment import Experiment
@@ -272,7 +272,7 @@ def main(arguments: list[str]) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the first process tells for all)
     run(_CONFIG.value, Path(_WORKDIR.value or ""), _MODE.value)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {shown(error)}")
   except Preempted as stop:
     print(f"\n{stop}, which is saved. The same command goes on from it.", file=sys.stderr)
     sys.exit(EXIT_CODE)
@@ -285,7 +285,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
   try:
     return parse_flags(arguments, flags.FLAGS)
   except UserError as error:
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {shown(error)}")
 
 
 if __name__ == "__main__":

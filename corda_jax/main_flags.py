@@ -1,8 +1,11 @@
 """The command line: flags and overrides of a configuration, and what is told of wrong ones."""
 
+from typing import Any
+
 from absl import flags
 
 from corda_jax.errors import UserError
+from corda_jax.training.run_files import flatten
 
 
 def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
@@ -33,7 +36,15 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
   except (OSError, TypeError, ValueError) as error:
     message = str(error)
   else:
+    _refuse_nothing(values["config"].value)
     return positional
   if "get_config() takes" in message:
     message = "this configuration takes no preset: leave out what follows ':' in --config"
   raise UserError(" ".join(message.split()))
+
+
+def _refuse_nothing(config: Any) -> None:
+  """None is taken by every field, whatever its type, and means nothing in any of them."""
+  for name, value in flatten(config.to_dict()).items():
+    if value is None:
+      raise UserError(f"config.{name} is None, wanted a value: leave it out to keep the default")

@@ -5,9 +5,11 @@ TensorFlow. Locations are those of files.py.
 """
 
 import dataclasses
+import io
 import json
 import math
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -131,19 +133,20 @@ def read_first_channel(path: str) -> tuple[np.ndarray, int]:
   Raises:
     BadFrameError: an 8-bit colour picture.
   """
-  with open_file(path) as file, Image.open(file) as image:
+  with open_file(path) as file:
+    contents = file.read()
+  with Image.open(io.BytesIO(contents)) as image:
     if image.format != "PNG":
       raise BadFrameError(path, f"is {image.format}, wanted PNG")
+    width, height, bits, color, interlace, data = _png_contents(path, contents)
     mode = image.mode
     if mode in ("1", "P"):
       return np.asarray(image), 8
     if mode == "L":
       # Pillow spreads grey values of 2 and 4 bits over 0..255.
-      bits = _png_contents(path)[2]
       return np.asarray(image) // (255 // (2**bits - 1)), 8
     if mode.startswith("I"):  # one 16-bit channel
       return np.asarray(image).astype(np.uint16), 16
-  width, height, bits, color, interlace, data = _png_contents(path)
   if bits != 16:
     raise BadFrameError(path, f"is a colour picture ({mode}), wanted one channel")
 
@@ -163,18 +166,31 @@ _GREY_WITH_ALPHA = 4  # color types of the PNG specification
 _COLOR_WITH_ALPHA = 6
 
 
-def _png_contents(path: str) -> tuple[int, int, int, int, int, bytes]:
-  """Width, height, bits, color type, interlace method and compressed data of a PNG file."""
-  with open_file(path) as file:
-    contents = file.read()
+def _png_contents(path: str, contents: bytes) -> tuple[int, int, int, int, int, bytes]:
+  """Width, height, bits, color type, interlace method and compressed data of a PNG file.
+
+  Raises:
+    BadFrameError: a chunk is not what its checksum says. Pillow does not look at those of the
+      pixels, and would give other ones.
+  """
   width, height, bits, color, _, _, interlace = struct.unpack_from(">IIBBBBB", contents, 16)
-  data, offset = [], 8
+  data, offset = [], len(_PNG_SIGNATURE)
   while offset < len(contents):
     (length,) = struct.unpack_from(">I", contents, offset)
-    if contents[offset + 4 : offset + 8] == b"IDAT":
-      data.append(contents[offset + 8 : offset + 8 + length])
-    offset += length + 12
+    end = offset + 8 + length
+    kind = contents[offset + 4 : offset + 8]
+    (checksum,) = struct.unpack_from(">I", contents, end)
+    if zlib.crc32(contents[offset + 4 : end]) != checksum:
+      raise BadFrameError(path, f"is damaged: the checksum of a chunk {kind!r} differs")
+    if kind == b"IDAT":
+      data.append(contents[offset + 8 : end])
+    if kind == b"IEND":
+      break
+    offset = end + 4
   return width, height, bits, color, interlace, b"".join(data)
+
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclasses.dataclass(frozen=True)

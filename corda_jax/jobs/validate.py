@@ -73,6 +73,13 @@ _MATMUL_PRECISIONS = ("default", "high", "highest")
 # Files that --mode=predict writes of an image; all but the first two want depth heads.
 PREDICTED_KINDS = ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty")
 
+_WHOLE_NUMBERS = tuple(
+  f"model.{encoder}.{field}"
+  for encoder in ("encoder", "pose_encoder")
+  for field in ("stage_sizes", "strides", "dilations")
+)
+_CHANNELS = ("model.normalization.mean", "model.normalization.std")
+
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
@@ -158,6 +165,10 @@ def _validate_values(
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  for name in _WHOLE_NUMBERS:
+    _validate_whole_numbers(name, value(name))
+  for name in _CHANNELS:
+    _validate_channels(name, value(name))
   group, batch = config.model.batch_norm_group, config.data.batch_size
   if group and batch % group:
     raise UserError(
@@ -166,6 +177,26 @@ def _validate_values(
   wide = "float64" in (config.model.dtype, config.model.param_dtype)
   if wide and jnp.result_type(float) != jnp.float64:
     raise UserError("model.dtype is 'float64', which JAX wants enabled: set JAX_ENABLE_X64=1")
+
+
+def _validate_whole_numbers(name: str, numbers: Any) -> None:
+  if not isinstance(numbers, Sequence) or not numbers or not all(map(_is_whole, numbers)):
+    raise UserError(f"{name} is {numbers}, wanted whole numbers of 1 and more, such as (1, 2)")
+
+
+def _validate_channels(name: str, numbers: Any) -> None:
+  if len(numbers) != 3 or not all(_is_finite(x) for x in numbers):
+    raise UserError(f"{name} is {numbers}, wanted three numbers, one a channel")
+  if name.endswith("std") and min(numbers) <= 0:
+    raise UserError(f"{name} is {numbers}, wanted numbers above 0")
+
+
+def _is_whole(x: Any) -> bool:
+  return isinstance(x, int) and not isinstance(x, bool) and x >= 1
+
+
+def _is_finite(x: Any) -> bool:
+  return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def _validate_hood(data: Any, domain: str, field: str, ignored_bottom: float) -> None:
@@ -200,6 +231,7 @@ def _validate_crop(data: Any, domain: str) -> None:
 def validate(config: Any) -> None:
   """Raises UserError where a value of `config` cannot work, alone or with others."""
   _validate_values(config, _AT_LEAST | _PREDICTION_AT_LEAST, _RANGES, _ONE_OF)
+  _validate_whole_numbers("model.classifier_dilations", config.model.classifier_dilations)
   _validate_prediction(config)
   _validate_classes(config)
   scales = config.evaluation.scales

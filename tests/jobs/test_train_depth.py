@@ -19,7 +19,7 @@ from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.metrics import DEPTH_ERRORS, depth_errors
 from corda_jax.models.torch_write import write_torch_file
-from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.checkpoint import best_checkpoint
 from corda_jax.training.sharding import make_mesh
 from tests import tiny_depth
 from tests.models.test_torch_depth_weights import drawn, imagenet
@@ -93,9 +93,7 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(tmp_path, capsys):
   assert all(any(jax.tree.leaves(moved[name])) for name in ("depth", "pose"))
 
   # The best checkpoint is the one of the least error.
-  checkpoints = Checkpoints(tmp_path / "whole")
-  assert checkpoints.best_step() == min(abs_rel, key=abs_rel.get)
-  checkpoints.close()
+  assert best_checkpoint(tmp_path / "whole") == min(abs_rel, key=abs_rel.get)
   state, evaluated = evaluate_depth(experiment, tmp_path / "whole", tiny_depth.evaluation_batches)
   assert evaluated == result
   assert json.loads((tmp_path / "whole" / "evaluation.json").read_text()) == result
