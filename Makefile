@@ -37,6 +37,7 @@ check: $(READY)
 
 # Any warning fails it: a reference without docstrings, a link to nowhere.
 docs: $(READY)
+	rm -rf docs/api
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build
 
 format: $(READY)

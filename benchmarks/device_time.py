@@ -31,7 +31,7 @@ def split_time(
   Args:
     compiled: the program.
     run: runs it, a few times at least, and waits for its results.
-    parts: names of `jax.named_scope`s.
+    parts: names of scopes (`jax.named_scope`).
 
   Returns:
     Each of `parts`, "other" and "not named" → seconds, of all runs together; empty where a profile
@@ -58,7 +58,7 @@ def parts_of_instructions(program: str, parts: frozenset[str]) -> dict[str, str]
 
   Args:
     program: text of its HLO.
-    parts: names of `jax.named_scope`s.
+    parts: names of scopes (`jax.named_scope`).
   """
   found = {}
   for name, text in _INSTRUCTION.findall(program):  # operands come before their users

@@ -17,9 +17,10 @@ import contextlib
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.fuzz_targets import TARGETS, outcome_of
+from benchmarks.fuzz_targets import TARGETS, Target, outcome_of
 from benchmarks.options import run_command
 from corda_jax.errors import UserError
 

@@ -38,7 +38,7 @@ def count_operations(
   Args:
     function: to count.
     *arguments: of it; arrays, or their shapes as `jax.ShapeDtypeStruct`.
-    parts: names of `jax.named_scope`s that are told apart; the outermost of them counts.
+    parts: names of scopes (`jax.named_scope`) that are told apart; the outermost of them counts.
 
   Returns:
     (part, kind) → operations; the part is one of `parts` or "other", the kind

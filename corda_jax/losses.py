@@ -61,9 +61,10 @@ def weighted_cross_entropy(
 def berhu(prediction: jax.Array, target: jax.Array) -> jax.Array:
   """Reverse Huber loss of inverse depth, mean over the pixels where the target is not 1.
 
-  With e = prediction - target and c = 0.2 max|e| over the valid pixels of the whole batch, a pixel
-  costs |e| where |e| <= c and (e² + c²) / (2c) elsewhere. c is a constant to the gradient. Zero if
-  no pixel is valid. Source: Laina et al., 3DV 2016; masking and scope of c as released.
+  With `e = prediction - target` and `c = 0.2 max|e|` over the valid pixels of the whole batch, a
+  pixel costs `|e|` where `|e| <= c` and `(e² + c²) / (2c)` elsewhere. c is a constant to the
+  gradient. Zero if no pixel is valid. Source: Laina et al., 3DV 2016; masking and scope of c as
+  released.
 
   Args:
     prediction: [...], inverse depth.

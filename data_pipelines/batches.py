@@ -41,15 +41,18 @@ def train_batches(
 
   With b = batch_size / process_count and crops of H x W pixels, which are cut at the same place
   from a frame's image, label and inverse depth:
-    `source_image`, `target_image`: uint8 (b, H, W, 3), RGB.
-    `source_label`, `target_label`: uint8 (b, H, W), training ids, 255 where there is none.
-    `source_inverse_depth`, `target_inverse_depth`: float32 (b, H, W), 1 where there is no depth.
-    `source_name`, `target_name`: str (b,).
+
+  - `source_image`, `target_image`: uint8 (b, H, W, 3), RGB.
+  - `source_label`, `target_label`: uint8 (b, H, W), training ids, 255 where there is none.
+  - `source_inverse_depth`, `target_inverse_depth`: float32 (b, H, W), 1 where there is no depth.
+  - `source_name`, `target_name`: str (b,).
+
   Of each of a domain's `views`, for example `target_right_image`, and then of its camera:
-    `target_VIEW_image`: uint8 (b, H, W, 3), cut at the same place.
-    `target_intrinsics`: float32 (b, 4), fx, fy, cx, cy of the crop in pixels, the centre of its
-      first pixel at 0.
-    `target_baseline`: float32 (b,), metres to the right camera; 0 without its image.
+
+  - `target_VIEW_image`: uint8 (b, H, W, 3), cut at the same place.
+  - `target_intrinsics`: float32 (b, 4), fx, fy, cx, cy of the crop in pixels, the centre of its
+    first pixel at 0.
+  - `target_baseline`: float32 (b,), metres to the right camera; 0 without its image.
 
   Args:
     data_config: as `get_data_config` of the default configuration makes it; prepared.
@@ -110,14 +113,18 @@ def evaluation_batches(
   """Yields whole frames in a fixed order, each frame once over all processes.
 
   With b = evaluation_batch_size / process_count, and frames of H x W pixels, by `contents`:
-    "image": `image`, uint8 (b, H, W, 3), RGB.
-    "label": `label`, uint8 (b, H', W'), training ids; in validation of the file's own size.
-    "inverse_depth": `inverse_depth`, float32 (b, H, W), 1 where there is no depth.
-    "views": of each of the records' views `VIEW_image`, uint8 (b, H, W, 3), and `intrinsics`,
-      float32 (b, 4), and `baseline`, float32 (b,), as `train_batches` has them, of whole frames.
+
+  - "image": `image`, uint8 (b, H, W, 3), RGB.
+  - "label": `label`, uint8 (b, H', W'), training ids; in validation of the file's own size.
+  - "inverse_depth": `inverse_depth`, float32 (b, H, W), 1 where there is no depth.
+  - "views": of each of the records' views `VIEW_image`, uint8 (b, H, W, 3), and `intrinsics`,
+    float32 (b, 4), and `baseline`, float32 (b,), as `train_batches` has them, of whole frames.
+
   And always:
-    `name`: str (b,).
-    `valid`: bool (b,), False where the last batch is filled up by a repeated frame.
+
+  - `name`: str (b,).
+  - `valid`: bool (b,), False where the last batch is filled up by a repeated frame.
+
   What is not asked for stays packed in the records. Every process gets the same number of batches.
 
   Args:

@@ -8,17 +8,40 @@ release = importlib.metadata.version("corda_jax")
 
 extensions = ["myst_parser", "sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 apidoc_modules = [
-  {"path": f"../{package}", "destination": "api", "separate_modules": True, "max_depth": 1}
+  {
+    "path": f"../{package}",
+    "destination": f"api/{package}",
+    "separate_modules": True,
+    "max_depth": 1,
+  }
   for package in ("corda_jax", "data_pipelines", "benchmarks", "configs")
 ]
-exclude_patterns = ["_build", "api/modules.rst"]
+exclude_patterns = ["_build", "api/*/modules.rst"]
 html_theme = "furo"
 
 default_role = "code"  # docstrings mark code by single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-# Needed by released_step alone, which runs in another Python.
-autodoc_mock_imports = ["torch"]
+napoleon_use_ivar = True  # else fields that a docstring tells of are told twice
+# An extra, and what runs in another Python.
+autodoc_mock_imports = ["apache_beam", "torch"]
+# Several classes have fields of one name, which a type of that name might mean.
+suppress_warnings = ["ref.python"]
 myst_heading_anchors = 3
-nitpicky = False  # types of other projects are not linked
+
+
+def _show_commands(app, what, name, obj, options, lines):
+  """Docstrings of modules show commands as indented blocks; as such Sphinx wants them marked."""
+  marked = []
+  for line in lines:
+    begins = line.startswith("    ") and len(marked) > 1 and not marked[-1]
+    if begins and not marked[-2].startswith((" ", "::")):
+      marked += ["::", ""]
+    marked.append(line)
+  lines[:] = marked
+
+
+def setup(app):
+  """Called by Sphinx."""
+  app.connect("autodoc-process-docstring", _show_commands)

@@ -211,7 +211,7 @@ def photometric_losses(
 
 
 def judged_inverse_depth(inverse_depth: jax.Array, head: jax.Array, supervision: str) -> jax.Array:
-  """Y of the depth discrepancy |D_src - D| / Y: from files, else from the domain's own head.
+  """Y of the depth discrepancy `|D_src - D| / Y`: from files, else from the domain's own head.
 
   Args:
     inverse_depth: [B, H, W] of the files, 1 where unknown.

@@ -41,7 +41,7 @@ def depth_discrepancy_weight(
 ) -> jax.Array:
   """Trust in a pixel by how well the source's and the target's depth heads agree on it.
 
-  w = clip(relu(1 - |D_src - D| / Y) + floor + [Y == 1], 0, 1): low where adaptation is difficult,
+  `w = clip(relu(1 - |D_src - D| / Y) + floor + [Y == 1], 0, 1)`: low where adaptation is difficult,
   full where there is no depth to judge by. Source: CorDA, equations 7 and 8, and the release
   (floor, clip).
 

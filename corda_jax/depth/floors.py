@@ -34,7 +34,7 @@ class DepthHistogram:
     np.add.at(self._counts, (row, place), 1)
 
   def best_constant(self) -> float:
-    """The one depth with the least mean of |c - d| / d."""
+    """The one depth with the least mean of `|c - d| / d`."""
     return float(self._weighted_medians(self._counts.sum(0, keepdims=True))[0])
 
   def best_rows(self) -> np.ndarray:

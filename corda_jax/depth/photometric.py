@@ -80,7 +80,7 @@ def smoothness(
     weight: [B, H, W], 0 where the disparity does not count, else 1; None: all counts.
 
   Returns:
-    A scalar: over x and over y, the mean of |d disparity| exp(-mean_c |d image|), added. Of the
+    A scalar: over x and over y, the mean of `|d disparity| exp(-mean_c |d image|)`, added. Of the
     differences those count whose two pixels do.
   """
   total = jnp.zeros((), disparity.dtype)
