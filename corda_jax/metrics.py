@@ -72,8 +72,8 @@ def depth_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     prediction: metres, of the same shape, all above 0.
 
   Returns:
-    Means over all values: "abs_rel" `|p - t| / t`, "sq_rel" `(p - t)^2 / t` (metres), "rmse" (metres),
-    "rmse_log" (of natural logarithms), and the shares "delta_k" of values with
+    Means over all values: "abs_rel" `|p - t| / t`, "sq_rel" `(p - t)^2 / t` (metres), "rmse"
+    (metres), "rmse_log" (of natural logarithms), and the shares "delta_k" of values with
     max(p / t, t / p) < 1.25^k. NaN where there are no values.
   """
   if truth.shape != prediction.shape:

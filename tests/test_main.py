@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from corda_jax.bundle import read_bundle
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_write import write_torch_file
 
@@ -103,6 +107,59 @@ def test_a_finished_run_evaluates_and_refuses_another_configuration(finished):
   assert_one_line(result, "optimizer.momentum (0.9 → 0.5)")
   result = run(command(folder, mode="evaluate", model__normalization__bgr=False))
   assert_one_line(result, "model.normalization.bgr (True → False)")
+
+
+@pytest.mark.long
+def test_a_finished_run_predicts_exports_and_tells(finished, tmp_path):
+  folder, _ = finished
+  images = folder / "cityscapes" / "leftImg8bit" / "val"
+  result = run(command(folder, mode="predict", prediction__input=images))
+  assert result.returncode == 0, result.stderr
+  assert "Predictions: " in result.stdout
+  written = folder / "run" / "predictions" / "val"
+  assert len(json.loads((written / "results.json").read_text())["images"]) == 3
+  assert len(list(written.rglob("*_inverse_depth.png"))) == 3
+  result = run(command(folder, mode="export"))
+  assert result.returncode == 0, result.stderr
+  image = np.stack([np.asarray(Image.open(next(images.rglob("*.png"))).convert("RGB"))])
+  predicted = read_bundle(folder / "run" / "bundle").predict(image)["label"][0]
+  label = np.asarray(Image.open(next(written.rglob("*_label.png"))))
+  assert label.shape == predicted.shape
+  (folder / "run" / "report.html").unlink()
+  result = run(command(folder, mode="report"))
+  assert result.returncode == 0, result.stderr
+  assert "mIoU" in (folder / "run" / "report.html").read_text()
+  result = run(command(folder, mode="predict", prediction__input=tmp_path / "none.png"))
+  assert_one_line(result, "none.png, which is not there")
+  result = run(command(folder, mode="predict", prediction__input=images, data__target__height=48))
+  assert_one_line(result, "data.target.height (32 → 48)")
+
+
+@pytest.mark.long
+def test_sigterm_saves_and_a_bucket_is_no_workdir(finished):
+  folder, _ = finished
+  arguments = command(folder, workdir="stopped", num_steps=100_000)
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+  process = subprocess.Popen(
+    arguments,
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  until = time.monotonic() + 120
+  while not (folder / "stopped" / "checkpoints" / "2").is_dir():
+    assert time.monotonic() < until
+    assert process.poll() is None, process.stdout.read()
+    time.sleep(0.02)
+  process.send_signal(signal.SIGUSR1)  # a profile, wherever the run is
+  process.send_signal(signal.SIGTERM)
+  told = process.communicate(timeout=120)[0]
+  assert process.returncode == 143, told
+  assert "Stopped by SIGTERM after step" in told
+  result = run([x for x in command(folder) if "--workdir" not in x] + ["--workdir=gs://bucket/run"])
+  assert_one_line(result, "no folder of this machine")
 
 
 def test_nothing_to_evaluate(tmp_path):

@@ -171,7 +171,7 @@ def _figures(curves: Curves) -> str:
   drawn = []
   for title, wanted, logarithmic in _FIGURES:
     chosen = {name: curve for name, curve in curves.items() if name.startswith(wanted)}
-    if chosen:
+    if any(any(values) for _, values in chosen.values()):  # not where all is zero
       picture = _draw(title, chosen, logarithmic)
       drawn.append(f"<img alt='{title}' src='data:image/svg+xml;base64,{picture}'>")
   by_class = {name: curve for name, curve in curves.items() if name.startswith("iou/")}
@@ -185,9 +185,10 @@ def _draw(title: str, curves: Curves, logarithmic: bool, *, wide: bool = False) 
   """A figure as SVG, in base64."""
   from matplotlib import colormaps, rc_context
   from matplotlib.figure import Figure
+  from matplotlib.ticker import FuncFormatter, NullFormatter
 
   with rc_context({"svg.fonttype": "none", "font.size": 9, "svg.hashsalt": title}):
-    figure = Figure(figsize=(9.6 if wide else 4.8, 3.6 if wide else 2.8), layout="constrained")
+    figure = Figure(figsize=(9.6 if wide else 4.8, 3.6 if wide else 3.0), layout="constrained")
     axis = figure.subplots()
     colors = colormaps["tab20" if len(curves) > 10 else "tab10"].colors
     for number, (name, (steps, values)) in enumerate(sorted(curves.items())):
@@ -195,8 +196,12 @@ def _draw(title: str, curves: Curves, logarithmic: bool, *, wide: bool = False) 
       marker = "o" if len(steps) < 15 else ""
       color = colors[number % len(colors)]
       axis.plot(steps, values, label=label, marker=marker, markersize=3, linewidth=1.3, color=color)
-    if logarithmic and all(v > 0 for _, values in curves.values() for v in values):
+    every = [value for _, values in curves.values() for value in values]
+    if logarithmic and min(every) > 0:
       axis.set_yscale("log")
+      plain = FuncFormatter(lambda value, _: f"{value:g}")
+      axis.yaxis.set_major_formatter(plain)
+      axis.yaxis.set_minor_formatter(plain if max(every) < 10 * min(every) else NullFormatter())
     axis.set_title(title, fontsize=10, loc="left")
     axis.set_xlabel("step")
     axis.grid(alpha=0.25)
@@ -204,7 +209,7 @@ def _draw(title: str, curves: Curves, logarithmic: bool, *, wide: bool = False) 
     if len(curves) > 10:
       figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     elif len(curves) > 1:
-      axis.legend(fontsize=7, frameon=False)
+      figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     written = io.StringIO()
     figure.savefig(written, format="svg", metadata={"Date": None})
   return base64.b64encode(written.getvalue().encode()).decode()

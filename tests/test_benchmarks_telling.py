@@ -1,0 +1,25 @@
+"""What telling costs: each kind is timed, and told beside the step alone."""
+
+import re
+
+import pytest
+
+from benchmarks import options, telling
+from corda_jax.errors import UserError
+from tests import tiny
+
+
+@pytest.mark.long
+def test_every_kind_is_timed(monkeypatch, capsys):
+  fields = {"log_every": 5, "evaluation.pictures": 0}
+  monkeypatch.setattr(options, "load_config", lambda name: tiny.get_config(**fields))
+  monkeypatch.setattr(telling, "_FIRST", 2)
+  with pytest.raises(UserError, match="wanted more than 4"):
+    telling.main(["--steps", "4"])
+  telling.main(["--steps", "8", "--rounds", "1"])
+  rows = re.findall(
+    r"^\| (.*?) \| ([\d.]+) \(([\d.]+)\) \| (.*?) \|$", capsys.readouterr().out, re.M
+  )
+  assert [row[0] for row in rows] == ["the step alone", *telling._LOOPS]
+  assert all(float(row[1]) > 0 for row in rows)
+  assert rows[0][3] == "+0.0%"
