@@ -79,8 +79,7 @@ def test_the_messages_of_a_step_are_told_with_the_state_on_each_device(monkeypat
   assert gathered  # the teacher and the updates
   assert all(counts[row][0] == counts[row][1] for row in gathered)
   reduced = [sum(counts[row][i] for row in counts if "all-reduce" in row) for i in (0, 1)]
-  # A split state has messages of its own, as those about the norm of the gradients.
-  assert reduced[0] > 5 * reduced[1] > 0
+  assert reduced[0] > 20 * reduced[1] > 0  # none about the norm of each split gradient
   assert re.search(r"^\| state \| \d+ MB \| \d+ MB \|$", printed, re.M)
 
 

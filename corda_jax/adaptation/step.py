@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.experimental.shard_alike import shard_alike
 
 from corda_jax.adaptation import class_mix, pseudo_labels
 from corda_jax.adaptation.draws import augment, draw
@@ -226,6 +227,9 @@ def adapt(
     loss_function, argnums=(0, 1), has_aux=True
   )(state.params, pose_params)
   with jax.named_scope("optimizer"):
+    # They lie as the parameters do, and are split for the optimiser's state after their norm: else
+    # that would be a message for each of them.
+    gradients = jax.tree.map(lambda g, p: shard_alike(g, p)[0], gradients, state.params)
     gradient_norm = optax.tree.norm((gradients, pose_gradients))
   metrics = {**losses, "total": total, "gradient_norm": gradient_norm}
   if mixed:
