@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from corda_jax.training.run_files import finite, write_text
+from corda_jax.training.run_files import finite, read_json_lines, write_text
 
 _NAME = "history.jsonl"
 
@@ -72,19 +72,8 @@ class History:
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:
   """Entries of the history in `workdir`; a line that a kill cut short, or that is none, is left."""
-  try:
-    lines = (Path(workdir) / _NAME).read_text(encoding="utf-8", errors="replace").splitlines()
-  except FileNotFoundError:
-    return []
-  entries = []
-  for line in lines:
-    try:
-      entry = json.loads(line)
-    except (ValueError, RecursionError):
-      continue
-    if isinstance(entry, dict) and type(entry.get("step")) is int:
-      entries.append(entry)
-  return entries
+  entries = read_json_lines(Path(workdir) / _NAME)
+  return [entry for entry in entries if type(entry.get("step")) is int]
 
 
 def scores_of(entries: list[dict[str, Any]]) -> dict[int, float]:

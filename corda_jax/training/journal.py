@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from corda_jax.training.run_files import read_json_lines
+
 
 class Journal:
   """The items that were done, by name; forgotten where they were done by other means.
@@ -20,7 +22,7 @@ class Journal:
     self._path = path
     self._entries: dict[str, dict[str, Any]] = {}
     header = json.loads(json.dumps(made_by))
-    lines = _read(path)
+    lines = read_json_lines(path)
     if lines[:1] == [header]:
       self._entries = {entry["name"]: entry for entry in lines[1:] if "name" in entry}
     else:
@@ -42,20 +44,3 @@ class Journal:
       file.write(json.dumps(value) + "\n")
       file.flush()
       os.fsync(file.fileno())
-
-
-def _read(path):
-  """The objects of the file; a line that a kill cut short, or that is none, is left."""
-  try:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-  except FileNotFoundError:
-    return []
-  found = []
-  for line in lines:
-    try:
-      value = json.loads(line)
-    except (ValueError, RecursionError):
-      continue
-    if isinstance(value, dict):
-      found.append(value)
-  return found

@@ -162,6 +162,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
   return value if isinstance(value, dict) else None
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+  """The objects of a file that has one a line; what a kill cut short, or is none, is left out."""
+  try:
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+  except FileNotFoundError:
+    return []
+  found = []
+  for line in lines:
+    try:
+      value = json.loads(line)
+    except (ValueError, RecursionError):
+      continue
+    if isinstance(value, dict):
+      found.append(value)
+  return found
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
   """Writes `value` to `path` whole or not at all; numbers that are not finite as null."""
   write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
