@@ -270,7 +270,8 @@ class Bundles:
     )
     written = io.BytesIO()
     np.savez(written, bias=np.ones(1, np.uint8))
-    told = {"format": bundle.FORMAT, "smallest_size": 1}
+    told = {"format": bundle.FORMAT, "smallest_size": 1, "trained_height": 1}
+    told["classes"] = {"names": ["road"]}
     self._good = {
       bundle.PROGRAM: bytes(exported.serialize()),
       bundle.VARIABLES: written.getvalue(),
@@ -291,7 +292,7 @@ class Bundles:
     files[bundle.CHECKSUMS] = json.dumps(sums).encode()
     if name == bundle.CHECKSUMS:
       files[name] = mutate_bytes(files[name], random)
-    return Input(files, name == bundle.PROGRAM)
+    return Input(files, name != bundle.VARIABLES)
 
   def read(self, value: Mapping[str, bytes]) -> Any:
     """As a user reads one."""
@@ -302,6 +303,9 @@ class Bundles:
   def right(self, found: bundle.Bundle, same: bool) -> bool:
     """A variable of the promised type, and, where no checksum was mended, the good one."""
     bias = found.variables["bias"]
+    label = found.predict(np.zeros((1, 2, 3, 3), np.uint8))["label"]
+    if label.shape != (1, 2, 3) or (label != bias).any():
+      return False
     return bias.dtype == np.uint8 and bias.shape == (1,) and (not same or bias[0] == 1)
 
 

@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument("command", nargs="+", help="after --")
   options = parser.parse_args(arguments)
   options.folder.mkdir(parents=True)
-  whole, killed = options.folder / "whole", options.folder / "killed"
+  # Of one name, which stands in the titles of pictures.
+  whole, killed = options.folder / "whole" / "run", options.folder / "killed" / "run"
+  for folder in (whole, killed):
+    folder.parent.mkdir()
   since = time.monotonic()
   if _start(options.command, whole).wait():
     sys.exit(f"error: the command fails without kills, too: see {whole}.log")
@@ -143,11 +146,15 @@ def _without_times(history):
 
 
 def _leaves(tree, prefix=""):
+  if isinstance(tree, list | tuple):
+    tree = dict(enumerate(tree))
   if isinstance(tree, dict):
     for name, value in tree.items():
       yield from _leaves(value, f"{prefix}{name}/")
-  else:
-    yield prefix[:-1], np.asarray(tree)
+  elif tree is not None:
+    array = np.asarray(tree)
+    assert array.dtype != object, f"{prefix} holds {type(tree)}"  # whose bytes are addresses
+    yield prefix[:-1], array
 
 
 if __name__ == "__main__":

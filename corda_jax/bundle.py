@@ -32,9 +32,6 @@ PROGRAM, VARIABLES, CHECKPOINT, EXAMPLE = (
 
 # What a program of ours calls: a check of the sizes that it is given, which calls nothing.
 _ALLOWED_CALLS = {"shape_assertion"}
-# Those that a damaged archive, or one of objects, makes NumPy raise.
-_ARRAY_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError)
-
 _CALL = re.compile(r"custom_call\s*@([\w.$-]+|\"[^\"]*\")|call_target_name\s*=\s*\"([^\"]*)\"")
 
 
@@ -54,8 +51,9 @@ class Bundle:
   program: jax_export.Exported
 
   def __post_init__(self):
-    """Compiles at the first call of each size."""
+    """Compiles at the first call of each size; the variables go to the device once."""
     object.__setattr__(self, "_call", jax.jit(self.program.call))
+    object.__setattr__(self, "_variables", jax.device_put(dict(self.variables)))
 
   def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Predicts images.
@@ -76,7 +74,7 @@ class Bundle:
       raise ValueError(f"got images {images.dtype} {images.shape}, wanted uint8 [B, H, W, 3]")
     if not len(images) or min(images.shape[1:3]) < smallest:
       raise ValueError(f"got images {images.shape}, wanted {smallest} pixels a side or more")
-    return jax.device_get(self._call(dict(self.variables), images))
+    return jax.device_get(self._call(self._variables, images))
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -103,19 +101,27 @@ def read_bundle(folder: Path) -> Bundle:
     )
   if (damage := _damage(folder, checksums)) is not None:
     raise UserError(f"the bundle {folder} is damaged: {damage}; export it again or copy it anew")
-  variables = _read_variables(folder / VARIABLES)
+  if (lacking := _lacking(information)) is not None:
+    raise UserError(f"the bundle {folder} is damaged: {INFORMATION} {lacking}")
   program = _read_program(folder / PROGRAM)
-  wanted = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (x.shape, x.dtype)
-    for path, x in jax.tree_util.tree_leaves_with_path(
-      jax.tree_util.tree_unflatten(program.in_tree, program.in_avals)[0][0]
-    )
-  }
-  if wanted != {name: (x.shape, x.dtype) for name, x in variables.items()}:
-    raise UserError(
-      f"the bundle {folder} is damaged: {VARIABLES} holds other arrays than {PROGRAM} wants"
-    )
-  return Bundle(information, variables, program)
+  try:
+    (arguments, _) = jax.tree_util.tree_unflatten(program.in_tree, program.in_avals)
+    wanted = {name: (x.shape, x.dtype) for name, x in arguments[0].items()}
+  except (AttributeError, IndexError, TypeError, ValueError) as error:
+    raise UserError(f"{folder / PROGRAM} is refused: it is no program of a bundle") from error
+  return Bundle(information, _read_variables(folder / VARIABLES, wanted), program)
+
+
+def _lacking(information: Mapping[str, Any]) -> str | None:
+  """What `bundle.json` lacks, in a few words; None: nothing."""
+  for name in ("smallest_size", "trained_height"):
+    value = information.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      return f"has {value!r} as {name}, wanted a whole number of pixels"
+  classes = information.get("classes")
+  if not isinstance(classes, dict) or not isinstance(classes.get("names"), list):
+    return "has no list of classes"
+  return None
 
 
 def _damage(folder: Path, checksums: Mapping[str, Any]) -> str | None:
@@ -143,15 +149,36 @@ def checksums_of(folder: Path) -> dict[str, str]:
   return found
 
 
-def _read_variables(path: Path) -> dict[str, np.ndarray]:
+def _read_variables(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The arrays of the names, shapes and types that a program wants; others are not read."""
   try:
+    with zipfile.ZipFile(path) as archive:
+      found = {name.removesuffix(".npy"): _shape(archive, name) for name in archive.namelist()}
+    if found != wanted:  # before they are read: what is there may be of any size
+      name = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))[0]
+      raise UserError(
+        f"{path} holds other arrays than {PROGRAM} wants, as {name}, which is "
+        f"{found.get(name, 'not there')}, wanted {wanted.get(name, 'none')}"
+      )
     with np.load(path, allow_pickle=False) as arrays:
-      found = {name: arrays[name] for name in arrays.files}
-  except _ARRAY_ERRORS as error:
-    raise UserError(f"{path} cannot be read ({error})") from error
-  if others := [name for name, x in found.items() if not isinstance(x, np.ndarray)]:
-    raise UserError(f"{path} cannot be read ({others[0]!r} is no array)")
-  return found
+      return {name: arrays[name] for name in arrays.files}
+  except UserError:
+    raise
+  except Exception as error:  # whatever a damaged archive, or one of objects, makes NumPy raise
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise UserError(f"{path} cannot be read ({reason})") from error
+
+
+def _shape(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+  """Shape and type of an array by its header."""
+  with archive.open(name) as file:
+    version = np.lib.format.read_magic(file)
+    read = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, _, dtype = read[version](file)
+  return shape, dtype
 
 
 def _read_program(path: Path) -> jax_export.Exported:

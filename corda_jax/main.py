@@ -40,7 +40,7 @@ from corda_jax.jobs.torch_checkpoints import (
   read_initial_weights,
 )
 from corda_jax.jobs.train import train
-from corda_jax.main_curves import curves_writer
+from corda_jax.main_curves import curves_writer, told_not_raised
 from corda_jax.main_flags import parse_flags
 from corda_jax.training.preemption import EXIT_CODE, Preempted
 from corda_jax.training.processes import first_process_first, join_processes
@@ -168,12 +168,15 @@ def _train_or_evaluate(experiment: Experiment, workdir: Path, mode: str) -> None
       write_scalars=writer.write_scalars,
       show=functools.partial(_show_training, experiment, workdir, writer),
     )
-    sheet = _write_pictures(experiment, workdir, state, result, validation)
-    if sheet is not None:
-      writer.write_images(result["step"], {"target": np.asarray(Image.open(sheet))[None, ..., :3]})
+    with told_not_raised("pictures"):
+      sheet = _write_pictures(experiment, workdir, state, result, validation)
+      if sheet is not None:
+        images = np.asarray(Image.open(sheet))[None, ..., :3]
+        writer.write_images(result["step"], {"target": images})
   if jax.process_index() == 0:
     print(f"Results: {workdir / 'results.json'}")
-    print(f"Report: {write_report(workdir, config.to_dict())}")
+    with told_not_raised("the report"):
+      print(f"Report: {write_report(workdir, config.to_dict())}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
 
 

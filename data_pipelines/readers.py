@@ -48,8 +48,12 @@ def decode(read: Callable[[str], Any], path: str) -> Any:
   """
   try:
     return read(path)
-  except (BadFrameError, MemoryError):
+  except BadFrameError:
     raise
+  except MemoryError as error:
+    raise BadFrameError(
+      path, "wants more memory than there is: its header may be damaged"
+    ) from error
   except PermissionError as error:
     raise BadFrameError(path, "cannot be read: permission denied") from error
   except Exception as error:  # on broken files Pillow and SciPy raise whatever comes

@@ -83,11 +83,16 @@ def export(experiment: Experiment, workdir: Path) -> Path:
     (partial / bundle.EXAMPLE).write_text(_EXAMPLE, encoding="utf-8")
     write_json(partial / bundle.INFORMATION, _information(experiment, int(state.step)))
     write_json(partial / bundle.CHECKSUMS, bundle.checksums_of(partial))
-    shutil.rmtree(folder, ignore_errors=True)
+    before = folder.with_name("bundle.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+      folder.rename(before)
     partial.rename(folder)
-  except OSError as error:
+    shutil.rmtree(before, ignore_errors=True)
+  except (OSError, ValueError, RuntimeError) as error:  # Orbax has the latter two for a full disk
     shutil.rmtree(partial, ignore_errors=True)
-    raise UserError(f"{folder} cannot be written ({error.strerror}): make room") from error
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise UserError(f"{folder} cannot be written ({reason}): make room") from error
   size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
   print(f"Bundle: {folder} ({size / 1e6:.1f} MB)")
   return folder
@@ -96,9 +101,14 @@ def export(experiment: Experiment, workdir: Path) -> Path:
 def flat_variables(variables: Any) -> dict[str, np.ndarray]:
   """Parameters and statistics by name, "params/encoder/…"."""
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
+    jax.tree_util.keystr(path, simple=True, separator="/"): _of_numpy(np.asarray(x))
     for path, x in jax.tree_util.tree_leaves_with_path(variables)
   }
+
+
+def _of_numpy(x: np.ndarray) -> np.ndarray:
+  """The same in a type that files of NumPy have: bfloat16 is none of them."""
+  return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
 def export_program(experiment: Experiment, variables: dict[str, np.ndarray]) -> jax_export.Exported:
@@ -108,6 +118,13 @@ def export_program(experiment: Experiment, variables: dict[str, np.ndarray]) -> 
   """
   model, normalization = experiment.model, experiment.normalization
   wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
+  shapes = experiment.state_shapes()
+  types = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): x.dtype
+    for path, x in jax.tree_util.tree_leaves_with_path(
+      {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    )
+  }
 
   def predict(flat, images):
     tree: dict[str, Any] = {}
@@ -116,7 +133,7 @@ def export_program(experiment: Experiment, variables: dict[str, np.ndarray]) -> 
       place = tree
       for each in folders:
         place = place.setdefault(each, {})
-      place[last] = value
+      place[last] = value.astype(types[name])
     outputs = model.apply(tree, normalization.normalize(images, wide), train=False)
     outputs = {name: value.astype(wide) for name, value in outputs.items()}
     maps = {"label": class_map([(outputs["S"],)], images.shape[1:3]), "logits": outputs["S"]}

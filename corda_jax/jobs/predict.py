@@ -160,10 +160,10 @@ def predict(
       "--config.prediction.input=PATH"
     )
   path = Path(config.input)
-  images = [] if files.is_video(path) else files.find_images(path)
+  folder = Path(config.output) if config.output else workdir / "predictions" / path.resolve().stem
+  images = [] if files.is_video(path) else files.find_images(path, folder)
   table = files.label_ids(experiment.classes.names, labels.CITYSCAPES_IDS, config.label_ids)
   video = None if images else files.Video(path)
-  folder = Path(config.output) if config.output else workdir / "predictions" / path.stem
   _make_folder(folder)
   state = restore_state(experiment, workdir)
   run = _Prediction(experiment, state, folder, table, encode_depth)
@@ -202,6 +202,7 @@ class _Prediction:
       folder / "predicted.jsonl",
       {
         "network": self._predictor.fingerprint(),
+        "input": str(Path(config.input).resolve()),
         "settings": {
           name: config[name]
           for name in config
@@ -258,15 +259,29 @@ class _Prediction:
 
   def video(self, path: Path, video: files.Video) -> None:
     """Predicts the frames that were not before, and writes the video of all overlays."""
-    stamp, palette = _stamp(path), self._classes.palette()
-    kinds = [kind for kind in self._kinds if kind != "overlay"]
     writer = None
     if "overlay" in self._kinds:
       writer = files.VideoWriter(self._folder / f"{path.stem}_overlay.mp4", video.rate)
+    try:
+      self._frames(path, video, writer)
+      if writer is not None:
+        writer.close()
+    finally:
+      if writer is not None:
+        writer.abandon()
+
+  def _frames(self, path: Path, video: files.Video, writer: files.VideoWriter | None) -> None:
+    stamp, palette = _stamp(path), self._classes.palette()
+    kinds = [kind for kind in self._kinds if kind != "overlay"]
+
+    broken: list[str] = []
 
     def names():
-      for number, pixels in enumerate(video.read()):
-        yield f"{path.stem}/{number:06d}", pixels
+      try:
+        for number, pixels in enumerate(video.read()):
+          yield f"{path.stem}/{number:06d}", pixels
+      except files.BadImageError as error:  # those before it are good
+        broken.append(str(error))
 
     def write(name, pixels, maps):
       entry = self._write(name, pixels, maps, kinds)
@@ -290,26 +305,21 @@ class _Prediction:
       _bar(video.frames or None, 0, "frame") as bar,
       concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
     ):
-      try:
-        for entry, picture in self._predicted(
-          names(), write, pool, known=known, use_known=overlay_of_known
-        ):
-          if self._journal.get(entry["name"], stamp) is not entry:
-            self._journal.add(entry)
-          self._entries.append(entry)
-          if writer is not None:
-            writer.write(picture)
-          bar.update()
-      except files.BadImageError as error:
-        if self._config.bad_files == "stop":
-          raise UserError(
-            f"{error}: what came before is written; to have the video of it, too, set "
-            "--config.prediction.bad_files=skip"
-          ) from error
-        self._failed.append(str(error))
-        bar.write(f"skipped: {error}")
-    if writer is not None:
-      writer.close()
+      for entry, picture in self._predicted(
+        names(), write, pool, known=known, use_known=overlay_of_known
+      ):
+        if self._journal.get(entry["name"], stamp) is not entry:
+          self._journal.add(entry)
+        self._entries.append(entry)
+        if writer is not None:
+          writer.write(picture)
+        bar.update()
+    self._failed += broken
+    if broken and self._config.bad_files == "stop":
+      raise UserError(
+        f"{broken[0]}: the maps of {len(self._entries)} frames before are written; to have the "
+        "video of them, too, set --config.prediction.bad_files=skip"
+      )
 
   def _predicted(
     self,

@@ -36,8 +36,10 @@ class ImageFile:
   path: Path
 
 
-def find_images(path: Path) -> list[ImageFile]:
+def find_images(path: Path, output: Path) -> list[ImageFile]:
   """The image at `path`, or all images below it, in the order of their names.
+
+  What lies below `output` is not among them: an earlier run has written it.
 
   Raises:
     UserError: there is none, or two of them differ in the suffix alone.
@@ -52,6 +54,8 @@ def find_images(path: Path) -> list[ImageFile]:
   found: dict[str, Path] = {}
   for file in sorted(path.rglob("*")):
     if not (file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()):
+      continue
+    if output.resolve() in file.resolve().parents:
       continue
     name = file.relative_to(path).with_suffix("").as_posix()
     if name in found:
@@ -146,7 +150,7 @@ class Video:
       raise UserError(f"{self._path} cannot be read as a video ({error})") from error
 
   def read(self) -> Iterator[np.ndarray]:
-    """Yields the frames in order, uint8 RGB [H, W, 3].
+    """Yields the frames in order, uint8 RGB [H, W, 3], upright as the file tells.
 
     Raises:
       BadImageError: a frame cannot be decoded; those before it were yielded.
@@ -154,7 +158,8 @@ class Video:
     with self._open() as container:
       try:
         for frame in container.decode(video=0):
-          yield frame.to_ndarray(format="rgb24")
+          # Phones lay frames on their side and tell by how much to turn them.
+          yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
       except self._av.FFmpegError as error:
         raise BadImageError(f"{self._path} cannot be read to its end ({error})") from error
 
@@ -195,7 +200,15 @@ class VideoWriter:
     for packet in self._stream.encode():
       self._container.mux(packet)
     self._container.close()
+    self._container = None
     self._partial.replace(self._path)
+
+  def abandon(self) -> None:
+    """Leaves nothing of a file that was not closed."""
+    if self._container is not None:
+      self._container.close()
+      self._container = None
+      self._partial.unlink(missing_ok=True)
 
 
 def _import_av() -> Any:

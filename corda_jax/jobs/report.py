@@ -174,6 +174,12 @@ def _figures(curves: Curves) -> str:
     if any(any(values) for _, values in chosen.values()):  # not where all is zero
       picture = _draw(title, chosen, logarithmic)
       drawn.append(f"<img alt='{title}' src='data:image/svg+xml;base64,{picture}'>")
+  shown = tuple(prefix for _, prefixes, _ in _FIGURES for prefix in prefixes)
+  others = {n: c for n, c in curves.items() if not n.startswith((*shown, "iou/"))}
+  for name, curve in others.items():  # of methods that came later
+    picture = _draw(name, {name: curve}, False)
+    alt = html.escape(name, quote=True)
+    drawn.append(f"<img alt='{alt}' src='data:image/svg+xml;base64,{picture}'>")
   by_class = {name: curve for name, curve in curves.items() if name.startswith("iou/")}
   if by_class:
     picture = _draw("IoU by class, %", by_class, False, wide=True)
@@ -187,7 +193,9 @@ def _draw(title: str, curves: Curves, logarithmic: bool, *, wide: bool = False) 
   from matplotlib.figure import Figure
   from matplotlib.ticker import FuncFormatter, NullFormatter
 
-  with rc_context({"svg.fonttype": "none", "font.size": 9, "svg.hashsalt": title}):
+  with rc_context(
+    {"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "svg.hashsalt": title}
+  ):
     figure = Figure(figsize=(9.6 if wide else 4.8, 3.6 if wide else 3.0), layout="constrained")
     axis = figure.subplots()
     colors = colormaps["tab20" if len(curves) > 10 else "tab10"].colors

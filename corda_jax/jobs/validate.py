@@ -1,6 +1,7 @@
 """Finds mistakes in a configuration before anything is rendered, prepared or trained."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,14 @@ _AT_LEAST = {
   "data.batch_size": 1,
   "model.batch_norm_group": 0,
   "data.evaluation_batch_size": 1,
+  "data.prepare_processes": 0,
+  "data.reader_threads": 0,
+  "data.shard_frames": 1,
+  "model.encoder.width": 1,
+  "model.encoder.expansion": 1,
+  "model.encoder.stem_kernel": 1,
+  "model.encoder.stem_stride": 1,
+  "seed": 0,
 }
 _PREDICTION_AT_LEAST = {
   "prediction.height": -1,
@@ -39,8 +48,8 @@ _PREDICTION_AT_LEAST = {
 
 # Least and largest value; None where there is no largest.
 _RANGES = {
-  "data.bad_records.retry_seconds": (0, None),
-  "faults.retry_seconds": (0, None),
+  "data.bad_records.retry_seconds": (0, 86_400),
+  "faults.retry_seconds": (0, 86_400),
   "optimizer.learning_rate": (0, None),
   "optimizer.head_learning_rate_factor": (0, None),
   "optimizer.schedule_power": (0, None),
@@ -109,8 +118,8 @@ _ONE_OF = {
 }
 
 _DEPTH_RANGES = {
-  "data.bad_records.retry_seconds": (0, None),
-  "faults.retry_seconds": (0, None),
+  "data.bad_records.retry_seconds": (0, 86_400),
+  "faults.retry_seconds": (0, 86_400),
   "optimizer.learning_rate": (0, None),
   "optimizer.depth_encoder_learning_rate_factor": (0, None),
   "optimizer.decay_factor": (0, 1),
@@ -158,13 +167,15 @@ def _validate_values(
       raise UserError(f"{name} is {value(name)}, wanted {least} or more")
   for name, (least, largest) in ranges.items():
     # Written so that NaN is refused, too.
-    if not (value(name) >= least and (largest is None or value(name) <= largest)):
+    if not (least <= value(name) <= (sys.float_info.max if largest is None else largest)):
       wanted = f"{least} or more" if largest is None else f"{least} to {largest}"
       raise UserError(f"{name} is {value(name)}, wanted {wanted}")
   for name, choices in one_of.items():
     if value(name) not in choices:
       wanted = " or ".join(repr(choice) for choice in choices)
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
+  if config.seed >= 2**63:
+    raise UserError(f"seed is {config.seed}, wanted less than 2^63")
   for name in _WHOLE_NUMBERS:
     _validate_whole_numbers(name, value(name))
   for name in _CHANNELS:
@@ -239,7 +250,7 @@ def validate(config: Any) -> None:
     raise UserError(f"evaluation.scales is {scales}, wanted factors above 0, such as (1.0,)")
   method = config.method
   sigma = tuple(method.strong_augmentation.blur_sigma)
-  if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1]):
+  if not (len(sigma) == 2 and all(map(_is_finite, sigma)) and 0 < sigma[0] <= sigma[1]):
     raise UserError(
       f"method.strong_augmentation.blur_sigma is {sigma}, wanted (least, largest) above 0"
     )

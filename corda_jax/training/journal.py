@@ -41,6 +41,7 @@ class Journal:
 
   def _append(self, value):
     with open(self._path, "a", encoding="utf-8") as file:
-      file.write(json.dumps(value) + "\n")
+      # Before it, too: a line that a kill cut short must not take this one with it.
+      file.write(("\n" if file.tell() else "") + json.dumps(value) + "\n")
       file.flush()
       os.fsync(file.fileno())

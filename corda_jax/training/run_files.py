@@ -107,7 +107,7 @@ def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
   write_json(Path(workdir) / "config.json", config)
   path = Path(workdir) / "code.json"
   try:
-    told = json.loads(path.read_text())["code"]
+    told = [entry for entry in json.loads(path.read_text())["code"] if isinstance(entry, dict)]
   except (OSError, ValueError, KeyError, TypeError):
     told = []
   code = code_version()

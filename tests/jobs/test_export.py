@@ -65,6 +65,19 @@ def test_the_bundle_predicts_what_the_network_does(written, state, random, size)
   assert len(np.unique(got["label"])) > 1
 
 
+def test_parameters_of_half_the_bits(tmp_path, random):
+  made = experiment(**{"model.param_dtype": "bfloat16", "model.dtype": "bfloat16"})
+  state = made.initial_state()
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, state)
+  checkpoints.close()
+  images = random.randint(0, 256, (1, 33, 40, 3)).astype(np.uint8)
+  got = bundle.read_bundle(export(made, tmp_path)).predict(images)
+  batch = {"image": images, "label": images[..., 0], "valid": np.ones(1, bool)}
+  wanted = Evaluator(made).pictures(state, [batch], 1)
+  assert (got["label"] == wanted["prediction"]).mean() > 0.99  # sums of 8 bits in another order
+
+
 def test_what_lies_in_a_bundle(written, state):
   told = json.loads((written / "bundle.json").read_text())
   assert (told["step"], told["network"]) == (7, "student")
@@ -146,7 +159,7 @@ def test_arrays_of_objects_are_not_read(copied):
 
   np.savez(copied / "variables.npz", x=np.array([Runs()], object))
   reseal(copied)
-  with pytest.raises(UserError, match=r"variables\.npz cannot be read"):
+  with pytest.raises(UserError, match=r"variables\.npz"):
     bundle.read_bundle(copied)
   assert not (copied / "was_run").exists()
 

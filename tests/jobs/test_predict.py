@@ -1,6 +1,7 @@
 """Predictions of images, folders and videos, by a tiny network that was never trained."""
 
 import json
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from corda_jax.jobs.predict import Predictor, predict
 from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
+from corda_jax.training.journal import Journal
 from corda_jax.training.sharding import make_mesh
 from data_pipelines.inverse_depth import from_disparity, to_disparity
 from tests import tiny
@@ -271,3 +273,70 @@ def test_the_best_and_the_newest_undamaged_checkpoint(workdir, folder, state, ca
   History(workdir).add_evaluation(5, 3.0, {}, {})
   with pytest.raises(UserError, match=r"best checkpoint of .* is damaged"):
     run(workdir, folder / "c.bmp", evaluation__checkpoint="best")
+
+
+def made_video(path, random, frames=5):
+  writer = files.VideoWriter(path, 5)
+  for _ in range(frames):
+    writer.write(random.randint(0, 256, (30, 50, 3)).astype(np.uint8))
+  writer.close()
+
+
+@pytest.mark.parametrize("then", ["skip", "stop"])
+def test_a_video_that_ends_damaged_keeps_what_came_before(
+  workdir, tmp_path, random, monkeypatch, then
+):
+  made_video(tmp_path / "drive.mp4", random)
+  real = files.Video.read
+
+  def breaks(video):
+    for number, frame in enumerate(real(video)):
+      if number == 3:
+        raise files.BadImageError("the rest is lost")
+      yield frame
+
+  monkeypatch.setattr(files.Video, "read", breaks)
+  options = {"bad_files": then, "batch_size": 2, "write": ("overlay", "label")}
+  folder = workdir / "predictions" / "drive"
+  if then == "stop":
+    with pytest.raises(UserError, match=r"rest is lost: the maps of 3 frames before are written"):
+      run(workdir, tmp_path / "drive.mp4", **options)
+  else:
+    run(workdir, tmp_path / "drive.mp4", **options)
+    assert len(results(folder)["images"]) == 3
+    assert results(folder)["failed"] == ["the rest is lost"]
+    monkeypatch.setattr(files.Video, "read", real)
+    assert len(list(files.Video(folder / "drive_overlay.mp4").read())) == 3
+  assert len(list(folder.rglob("*_label.png"))) == 3
+  assert not list(folder.rglob("*.partial"))
+
+
+def test_a_video_is_read_upright(tmp_path, random):
+  made_video(tmp_path / "lying.mp4", random, frames=1)
+  (lying,) = files.Video(tmp_path / "lying.mp4").read()
+  contents = bytearray((tmp_path / "lying.mp4").read_bytes())
+  place = contents.index(b"tkhd") + 4 + 40  # the track's matrix: turned by a quarter
+  quarter = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+  contents[place : place + 36] = struct.pack(">9i", *quarter)
+  (tmp_path / "turned.mp4").write_bytes(contents)
+  (turned,) = files.Video(tmp_path / "turned.mp4").read()
+  assert turned.shape == (50, 30, 3)
+  np.testing.assert_array_equal(turned, np.rot90(lying, -1))  # clockwise
+
+
+def test_output_below_the_input_is_no_input(workdir, folder):
+  for _ in range(2):
+    written = run(workdir, folder, output=str(folder / "out"))
+    assert [image["name"] for image in results(written)["images"]] == ["a", "c", "town/b"]
+
+
+def test_a_line_that_was_cut_short_takes_no_other_with_it(tmp_path):
+  journal = Journal(tmp_path / "done", {"by": 1})
+  journal.add({"name": "x", "stamp": 1})
+  with open(tmp_path / "done", "a") as file:
+    file.write('{"name": "y", "st')
+  Journal(tmp_path / "done", {"by": 1}).add({"name": "z", "stamp": 3})
+  again = Journal(tmp_path / "done", {"by": 1})
+  assert [again.get(name, stamp) is not None for name, stamp in (("x", 1), ("z", 3))] == [True] * 2
+  assert again.get("x", 2) is None
+  assert Journal(tmp_path / "done", {"by": 2}).get("x", 1) is None
