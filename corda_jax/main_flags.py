@@ -26,6 +26,8 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)
   except flags.Error as error:
     message = str(error)
+    if not any(argument.startswith(("--config=", "-config=")) for argument in arguments):
+      message = "--config is missing: name a configuration, such as --config=configs/demo.py"
     if "Traceback" in message:  # raised by the configuration file itself: the last line says what
       message = message.splitlines()[-1].partition(": ")[2]
   except (AttributeError, KeyError) as error:
@@ -35,6 +37,8 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     message = ". ".join((f"unknown configuration field: {name}", *hint))
   except (OSError, TypeError, ValueError) as error:
     message = str(error)
+    if "No such file" in message:
+      message = f"the configuration file {message.rpartition(': ')[2]} is not there"
   else:
     _refuse_nothing(values["config"].value)
     return positional

@@ -11,11 +11,11 @@ from tests import tiny
 
 @pytest.mark.long
 def test_every_kind_is_timed(monkeypatch, capsys):
-  fields = {"log_every": 5, "evaluation.pictures": 0}
+  fields = {"log_every": 2, "evaluation.pictures": 0}
   monkeypatch.setattr(options, "load_config", lambda name: tiny.get_config(**fields))
   monkeypatch.setattr(telling, "_FIRST", 2)
-  with pytest.raises(UserError, match="wanted more than 4"):
-    telling.main(["--steps", "4"])
+  with pytest.raises(UserError, match="wanted 6 or more"):
+    telling.main(["--steps", "5"])
   telling.main(["--steps", "8", "--rounds", "1"])
   rows = re.findall(
     r"^\| (.*?) \| ([\d.]+) \(([\d.]+)\) \| (.*?) \|$", capsys.readouterr().out, re.M

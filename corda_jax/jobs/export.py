@@ -41,6 +41,8 @@ from pathlib import Path
 import numpy as np
 from jax import export, jit
 
+if len(sys.argv) != 2 or not sys.argv[1].endswith(".npy"):
+  sys.exit(__doc__)
 folder = Path(__file__).parent
 told = json.loads((folder / "bundle.json").read_text())
 variables = dict(np.load(folder / "variables.npz"))
@@ -94,7 +96,8 @@ def export(experiment: Experiment, workdir: Path) -> Path:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     raise UserError(f"{folder} cannot be written ({reason}): make room") from error
   size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-  print(f"Bundle: {folder} ({size / 1e6:.1f} MB)")
+  told = f"the {experiment.config.evaluation.network} of step {int(state.step)}"
+  print(f"Bundle: {folder} ({told}, {size / 1e6:.1f} MB)")
   return folder
 
 

@@ -164,8 +164,8 @@ def predict(
   images = [] if files.is_video(path) else files.find_images(path, folder)
   table = files.label_ids(experiment.classes.names, labels.CITYSCAPES_IDS, config.label_ids)
   video = None if images else files.Video(path)
+  state = restore_state(experiment, workdir)  # before a folder is made: there may be no run
   _make_folder(folder)
-  state = restore_state(experiment, workdir)
   run = _Prediction(experiment, state, folder, table, encode_depth)
   if video is None:
     run.images(images)
@@ -394,10 +394,12 @@ class _Prediction:
     """Writes `results.json`, and says what lies where."""
     entries = sorted(self._entries, key=lambda entry: entry["name"])
     values = dict(zip(self._classes.names, self._table.tolist(), strict=True))
+    colors = dict(zip(self._classes.names, self._classes.colors, strict=True))
     result = {
       "step": self._step,
       "network": self._network,
       "label_values": values,
+      "colors": colors,
       "images": [{k: v for k, v in entry.items() if k != "stamp"} for entry in entries],
       "failed": self._failed,
     }
@@ -407,7 +409,8 @@ class _Prediction:
     if len(entries) == 1:
       for file in entries[0]["files"]:
         print(self._folder / file)
-    print(f"Predictions: {self._folder} ({len(entries)} of step {self._step}, {self._network})")
+    images = "1 image" if len(entries) == 1 else f"{len(entries)} images"
+    print(f"Predictions: {self._folder} ({images}, by the {self._network} of step {self._step})")
 
 
 def _bar(total, initial, unit):

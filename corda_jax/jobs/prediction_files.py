@@ -85,7 +85,7 @@ def read_image(path: Path) -> np.ndarray:
     with warnings.catch_warnings(), Image.open(path) as image:
       warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are meant
       if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
-        raise BadImageError(f"{path} has pixels of mode {image.mode}, wanted 8 bits a channel")
+        raise BadImageError(f"{path} has more than 8 bits a pixel, wanted 8 bits a channel")
       return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
   # Pillow's readers raise what they please at a damaged file.
   except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
