@@ -259,7 +259,8 @@ class Checkpoints:
     except (OSError, ValueError, RuntimeError) as error:
       self._manager.reload()  # without what is not there
       if jax.process_index() == 0:  # else each further try would fill the disk more
-        for path in self._folder.glob(f"{self._saving}.*tmp*"):
+        # Of earlier ones, too: a thread of the library may have written on after they were told.
+        for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
           shutil.rmtree(path, ignore_errors=True)
       raise UserError(
         f"the checkpoint of step {self._saving} in {self._folder} cannot be written "

