@@ -29,12 +29,8 @@ from corda_jax.main_curves import curves_writer
 from corda_jax.training.sharding import put_batch, replicated_key
 from corda_jax.visualize import training_sheet
 
-_FIRST = 20  # steps that do not count
-_LOOPS = {  # kind → fields; checkpoints, pictures: never, or so often
-  "the loop of a run": {},
-  "… a checkpoint every 100 steps": {"checkpoint_every": 100},
-  "… pictures every 100 steps": {"draw_every": 100},
-}
+_FIRST = 20  # steps alone that do not count
+_PERIOD = 100  # steps between checkpoints, and between pictures, whose first one compiles
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--rounds", type=int, default=3)
   options = parser.parse_args(arguments)
   ((_, config),) = swept_configs(options)
-  least = 2 * config.log_every + 2
+  config.log_every = min(config.log_every, _PERIOD)
+  least = 2 * _PERIOD + 2
   if options.steps < least:
     raise UserError(
       f"--steps is {options.steps}, wanted {least} or more: reports bound what counts"
@@ -54,7 +51,12 @@ def main(arguments: list[str] | None = None) -> None:
   config.num_steps = options.steps
   batches = [random_batch(config.data, 19, seed) for seed in range(2)]
   runners: dict[str, Callable[[], float]] = {"the step alone": lambda: _bare(config, batches)}
-  for kind, fields in _LOOPS.items():
+  loops = {
+    "the loop of a run": {},
+    f"… a checkpoint every {_PERIOD} steps": {"checkpoint_every": _PERIOD},
+    f"… pictures every {_PERIOD} steps": {"draw_every": _PERIOD},
+  }
+  for kind, fields in loops.items():
     never = dict.fromkeys(("evaluate_every", "checkpoint_every"), options.steps) | {"draw_every": 0}
     own = config.copy_and_resolve_references()
     own.update(never | fields)
@@ -94,8 +96,8 @@ def _bare(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
 def _looped(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
   """Seconds a step of a run, between batches that it asks for when a report was read.
 
-  There the host knows what the device has done; the last report is followed by a checkpoint that
-  is waited for, and does not count.
+  There the host knows what the device has done. What comes before the first pictures were drawn,
+  which compiles, and the last checkpoint, which is waited for, do not count.
   """
   experiment = Experiment.from_config(config)
   asked: list[float] = []
@@ -121,7 +123,9 @@ def _looped(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
       ),
     )
   every = config.log_every
-  first, last = every + 1, (config.num_steps - 2) // every * every + 1
+  first, last = (
+    steps // every * every + 1 for steps in (_PERIOD + every - 1, config.num_steps - 2)
+  )
   return (asked[last] - asked[first]) / (last - first)
 
 

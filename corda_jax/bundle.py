@@ -7,11 +7,12 @@ stranger's bundle, use the one in your own.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,10 @@ class Bundle:
   variables: Mapping[str, np.ndarray]
   program: jax_export.Exported
 
-  def __post_init__(self):
+  @functools.cached_property
+  def _call(self) -> Callable[[np.ndarray], dict[str, jax.Array]]:
     """Compiles at the first call of each size; the variables go to the device once."""
-    object.__setattr__(self, "_call", jax.jit(self.program.call))
-    object.__setattr__(self, "_variables", jax.device_put(dict(self.variables)))
+    return functools.partial(jax.jit(self.program.call), jax.device_put(dict(self.variables)))
 
   def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Predicts images.
@@ -74,7 +75,7 @@ class Bundle:
       raise ValueError(f"got images {images.dtype} {images.shape}, wanted uint8 [B, H, W, 3]")
     if not len(images) or min(images.shape[1:3]) < smallest:
       raise ValueError(f"got images {images.shape}, wanted {smallest} pixels a side or more")
-    return jax.device_get(self._call(self._variables, images))
+    return jax.device_get(self._call(images))
 
 
 def read_bundle(folder: Path) -> Bundle:

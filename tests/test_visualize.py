@@ -122,3 +122,18 @@ def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path):
   assert (error[0, 0] == no_error[0, 5, 5]).all()  # unknown: none
   visualize.depth_comparison(image, truth, depths, "a title", tmp_path / "sheet.png")
   assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_both_depth_heads_of_training_have_one_scale_of_colours():
+  shape = (1, 4, 5)
+  near, far = np.full(shape, 200.0), np.full(shape, 20.0)
+  label = np.zeros(shape, np.uint8)
+  image = np.zeros((*shape, 3), np.uint8)
+  pictures = {"source_image": image, "source_label": label, "target_image": image}
+  pictures |= {"prediction": label, "difficulty": np.zeros(shape)}
+  pictures |= {"inverse_depth": near, "source_inverse_depth": far}
+  rows = dict(visualize._training_rows(pictures, labels.CITYSCAPES))
+  by_target, by_source = rows["inverse depth by\nthe target's head"], rows["by the source's"]
+  assert by_target.sum() > by_source.sum() > 0  # each by itself would be as bright
+  palette = visualize.colormap_palette("viridis")
+  np.testing.assert_array_equal(palette[[0, 255]], [[68, 1, 84], [253, 231, 36]])

@@ -212,8 +212,8 @@ class _Run:
       evaluate = self._due(step, "evaluate")
       save = stop or evaluate or self._due(step, "checkpoint")
       if save:  # all that is told of a step is told before it is saved
-        owed = self._report(step)
-      if save:
+        self._report(step)
+        owed = None
         self._save(step, must=stop or step == job.config.num_steps)
       else:
         self._mend_checkpoint(step)

@@ -108,3 +108,39 @@ def test_records_without_bad_frames_are_not_those_that_skipped_them(tmp_path):
   prepare(dataset, bad_frames="skip", **options)
   with pytest.raises(UserError, match="lack 1 bad frames"):
     prepare(dataset, **options)
+
+
+def test_pixels_that_a_checksum_does_not_confirm_are_not_taken(tmp_path):
+  values = np.random.RandomState(0).randint(0, 65536, (9, 14)).astype(np.uint16)
+  path = tmp_path / "depth.png"
+  Image.fromarray(values).save(path)
+  np.testing.assert_array_equal(readers.read_depth_png(str(path)), values)
+  contents = bytearray(path.read_bytes())
+  place = contents.index(b"IDAT")
+  (length,) = struct.unpack_from(">I", contents, place - 4)
+  raw = bytearray(zlib.decompress(contents[place + 4 : place + 4 + length]))
+  raw[3] ^= 1
+  data = zlib.compress(raw)  # whole by itself; the chunk's checksum is still that of the other
+  checksum = bytes(contents[place + 4 + length : place + 8 + length])
+  end = bytes(contents[place + 8 + length :])
+  harmed = contents[: place - 4] + struct.pack(">I", len(data)) + b"IDAT" + data + checksum + end
+  path.write_bytes(harmed)
+  with pytest.raises(readers.BadFrameError, match="checksum of a chunk b'IDAT' differs"):
+    readers.read_depth_png(str(path))
+
+
+@pytest.mark.parametrize("value", ["true", '"2262.5"', "null", "[1]"])
+def test_what_is_no_number_is_no_focal_length(tmp_path, value):
+  path = tmp_path / "camera.json"
+  path.write_text(f'{{"intrinsic": {{"fx": {value}, "fy": 1.0, "u0": 2.0, "v0": 3.0}}}}')
+  with pytest.raises(readers.BadFrameError, match="lacks one of the numbers"):
+    readers.read_camera(str(path), stereo=False)
+
+
+def test_a_header_that_wants_all_memory_is_a_broken_file(tmp_path):
+  path = tmp_path / "depth.npy"
+  with open(path, "wb") as file:
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**8, 10**7)}
+    np.lib.format.write_array_header_1_0(file, header)
+  with pytest.raises(readers.BadFrameError, match="more memory than there is"):
+    readers.decode(readers.read_depth_npy, str(path))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corda_jax.adaptation.draws import draw
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate
 from corda_jax.jobs.experiment import Experiment
@@ -250,6 +251,10 @@ def test_what_training_sees_is_shown(tmp_path):
   colors = np.rint(255 * maps["image"])
   np.testing.assert_array_equal(colors[from_source], batch["source_image"][from_source])
   np.testing.assert_array_equal(colors[from_target], batch["target_image"][from_target])
+  # The draws of the step itself, whose state had made one before.
+  key = jax.random.fold_in(jax.random.key(experiment.config.seed), 1)
+  mask = draw(key, jnp.asarray(batch["source_label"]), 19, experiment.config.method)["mix_mask"]
+  np.testing.assert_array_equal(label, np.where(mask, batch["source_label"], pseudo))
   assert maps["pixel_weight"].shape == maps["prediction"].shape == label.shape
   target, source = maps["inverse_depth"], maps["source_inverse_depth"]
   expected = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)
