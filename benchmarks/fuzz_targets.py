@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import pickle
 import random
 import struct
 import zipfile
@@ -28,6 +29,7 @@ from corda_jax.training.run_files import flatten
 from data_pipelines.readers import BadFrameError, decode, read_camera, read_depth_png
 
 _PLAIN = (bool, int, float, complex, str, bytes, np.ndarray, np.generic)
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # that a file of torch.save began with
 _LONGEST_LINE = 2_000  # characters that an error may have
 
 
@@ -80,7 +82,7 @@ def outcome_of(target: Target, seed: int, number: int) -> tuple[str, str]:
 
 
 class StateDicts:
-  """Files of torch.save, zip archives, as weights are released in."""
+  """Files of torch.save in both formats: zip archives, and what was before them."""
 
   errors = (UserError,)
 
@@ -100,10 +102,26 @@ class StateDicts:
     self._good = self._path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(self._good)) as archive:
       self._members = {name: archive.read(name) for name in archive.namelist()}
+    head = (_MAGIC_NUMBER, 1001, {"little_endian": True})  # of the format before
+    storages = [self._members[f"state/data/{number}"] for number in range(3)]
+    counts = (12, 4, 1)
+    self._legacy = b"".join(
+      [
+        *(pickle.dumps(value, protocol=2) for value in head),
+        self._members["state/data.pkl"],
+        pickle.dumps(["0", "1", "2"], protocol=2),
+        *(struct.pack("<q", n) + each for n, each in zip(counts, storages, strict=True)),
+      ]
+    )
+    if not _equal(self.read(self._legacy), self._tree):
+      raise ValueError("the file in the format before the zip archives is not read")
 
   def make(self, random: random.Random) -> Input:
-    """The file's bytes changed, or a member's, which then has the checksum of what it holds."""
-    if random.random() < 0.5:
+    """A file's bytes changed, or a member's, which then has the checksum of what it holds."""
+    kind = random.random()
+    if kind < 0.35:
+      return Input(mutate_bytes(self._legacy, random), False)  # that format has no checksums
+    if kind < 0.7:
       return Input(mutate_bytes(self._good, random), True)
     name = random.choice(sorted(self._members))
     members = self._members | {name: mutate_bytes(self._members[name], random)}

@@ -436,9 +436,9 @@ def get_data_config() -> ml_collections.ConfigDict:
   data.bad_frames = (
     "stop"  # "stop" or "skip": what preparation does with a frame that it cannot read
   )
-  # Prepared records that cannot be read in training: how often and after how many seconds they are
-  # tried again, and then "stop", or "skip": another one stands for each, which is told. Evaluation
-  # always stops.
+  # Prepared records that cannot be read, and buckets of them that do not answer: how often and
+  # after how many seconds they are tried again, and then "stop", or, for records in training,
+  # "skip": another one stands for each, which is told.
   data.bad_records = ml_collections.ConfigDict({"retries": 2, "retry_seconds": 5.0, "then": "stop"})
   data.prepare_processes = 0  # processes that decode and resize; 0: one a core
   data.shard_frames = 128  # frames of a record file; a stopped preparation loses at most one file

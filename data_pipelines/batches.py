@@ -18,6 +18,7 @@ import tensorflow as tf
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines.batch_threads import in_order
+from data_pipelines.bucket import Retry
 from data_pipelines.builder import FramesBuilder
 from data_pipelines.decoding import decode_crops, decode_frames, frame_name
 from data_pipelines.prepare import open_records
@@ -212,6 +213,7 @@ def _open(data_config: Any, domain: str) -> FramesBuilder:
     data_config[domain],
     data_config.records_dir,
     data_config.cache_dir,
+    retry=Retry(data_config.bad_records.retries, data_config.bad_records.retry_seconds),
     classes=ClassList.from_config(data_config.classes),
   )
 
@@ -268,9 +270,14 @@ class _Training:
         except UnreadableRecordError as error:
           if candidate in self._unreadable:  # another thread was faster
             continue
-          self._unreadable.add(candidate)
+          lost = self._records.lost_with(candidate)
+          self._unreadable.update(lost)
+          one = len(lost) == 1
+          which, each = (
+            (f"record {candidate} is", "it") if one else (f"{len(lost)} records are", "each")
+          )
           tell(
-            f"record {candidate} is left out, another stands for it ({len(self._unreadable)} of "
+            f"{which} left out, another stands for {each} ({len(self._unreadable)} of "
             f"{self._count} so far): {error}"
           )
     raise UserError("no record of the training set can be read: prepare the data set again")

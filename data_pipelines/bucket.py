@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from corda_jax.errors import UserError
 from data_pipelines.builder import REPORT_FILE
@@ -17,7 +18,6 @@ from data_pipelines.records import tell
 
 DEFAULT_CACHE = "data/cache"
 _MARK = "://"
-_WAITS = (2.0, 10.0)  # seconds before a bucket that does not answer is asked again
 
 
 def is_remote(records_dir: str) -> bool:
@@ -32,12 +32,28 @@ def local_folder(records_dir: str, cache_dir: str) -> str:
   return os.path.join(cache_dir, *os.fspath(records_dir).split(_MARK))
 
 
-def fetch(remote: str, local: Path) -> None:
+class Retry(NamedTuple):
+  """What is done about a bucket that does not answer.
+
+  Attributes:
+    times: how often it is asked again.
+    seconds: waited for before each.
+  """
+
+  times: int = 2
+  seconds: float = 5.0
+
+
+DEFAULT_RETRY = Retry()
+
+
+def fetch(remote: str, local: Path, retry: Retry) -> None:
   """Copies records from a bucket, unless it has none or the same are there.
 
   Args:
     remote: folder of one data set's records.
     local: the same; appears whole, in the place of other records.
+    retry: where the bucket does not answer.
 
   Raises:
     UserError: the bucket cannot be read, or the cache cannot be written.
@@ -60,12 +76,12 @@ def fetch(remote: str, local: Path) -> None:
     unfinished.rename(local)
 
   try:
-    _tried_again(copy)
+    _tried_again(copy, retry)
   except (OSError, tf.errors.OpError) as error:
     raise UserError(f"records cannot be fetched from {remote!r} ({_reason(error)})") from error
 
 
-def publish(local: Path, remote: str) -> None:
+def publish(local: Path, remote: str, retry: Retry) -> None:
   """Copies records to a bucket that has none; the report, which makes them whole, last.
 
   Raises:
@@ -84,7 +100,7 @@ def publish(local: Path, remote: str) -> None:
       tf.io.gfile.copy(os.fspath(local / name), f"{remote}/{name}")
 
   try:
-    _tried_again(copy)
+    _tried_again(copy, retry)
   except (OSError, tf.errors.OpError) as error:
     raise UserError(
       f"records cannot be copied to {remote!r} ({_reason(error)}): mend that and run again; they "
@@ -92,17 +108,20 @@ def publish(local: Path, remote: str) -> None:
     ) from error
 
 
-def _tried_again(copy: Callable[[], None]) -> None:
+def _tried_again(copy: Callable[[], None], retry: Retry) -> None:
   """Runs it, and again where the bucket is lost for a while."""
   import tensorflow as tf
 
-  for seconds in _WAITS:
+  for left in range(retry.times, 0, -1):
     try:
       copy()
       return
     except (OSError, tf.errors.OpError) as error:
-      tell(f"the bucket does not answer ({_reason(error)}): trying again in {seconds:g} seconds")
-      time.sleep(seconds)
+      tell(
+        f"the bucket does not answer ({_reason(error)}): trying again in {retry.seconds:g} "
+        f"seconds, {left} times at most"
+      )
+      time.sleep(retry.seconds)
   copy()
 
 

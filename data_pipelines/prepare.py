@@ -33,6 +33,7 @@ def prepare(
   *,
   records_dir: str,
   cache_dir: str = bucket.DEFAULT_CACHE,
+  retry: bucket.Retry = bucket.DEFAULT_RETRY,
   progress: bool = True,
   **options: Any,
 ) -> FramesBuilder:
@@ -52,6 +53,7 @@ def prepare(
       records are there.
     records_dir: folder of all records, or one in a bucket, gs://….
     cache_dir: where those of a bucket are prepared and kept.
+    retry: where the bucket does not answer.
     progress: whether to show a progress bar.
     **options: `classes`, `bad_frames`, `processes`, `shard_frames`, `worker` and `workers` of
       `frame_config.FrameConfig`.
@@ -70,10 +72,10 @@ def prepare(
         "them see, and copy it when it is whole"
       )
     with _lock(builder, shared=False):
-      bucket.fetch(remote, Path(builder.data_path))
+      bucket.fetch(remote, Path(builder.data_path), retry)
   builder = _prepare(dataset_config, local, progress=progress, **options)
   if remote is not None:
-    bucket.publish(Path(builder.data_path), remote)
+    bucket.publish(Path(builder.data_path), remote, retry)
   return builder
 
 
@@ -108,6 +110,7 @@ def open_records(
   records_dir: str,
   cache_dir: str = bucket.DEFAULT_CACHE,
   *,
+  retry: bucket.Retry = bucket.DEFAULT_RETRY,
   classes: ClassList = CITYSCAPES,
 ) -> FramesBuilder:
   """The builder of records that are there; those of a bucket are in the cache after it.
@@ -120,7 +123,7 @@ def open_records(
   remote = _remote(builder, records_dir)
   if remote is not None:
     with _lock(builder, shared=False):
-      bucket.fetch(remote, Path(builder.data_path))
+      bucket.fetch(remote, Path(builder.data_path), retry)
     builder = make_builder(dataset_config, local, classes=classes)
   if not builder.is_prepared():
     raise UserError(

@@ -7,6 +7,7 @@ from absl import logging
 
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
+from data_pipelines import bucket
 from data_pipelines.builder import REPORT_FILE, FramesBuilder
 from data_pipelines.folder_files import check_supervision
 from data_pipelines.prepare import prepare
@@ -48,6 +49,7 @@ def provide(
       records_dir=data_config.records_dir,
       classes=ClassList.from_config(data_config.classes),
       cache_dir=data_config.cache_dir,
+      retry=bucket.Retry(data_config.bad_records.retries, data_config.bad_records.retry_seconds),
       bad_frames=data_config.bad_frames,
       processes=data_config.prepare_processes,
       shard_frames=data_config.shard_frames,

@@ -174,8 +174,8 @@ def _png_contents(path: str, contents: bytes) -> tuple[int, int, int, int, int, 
   """Width, height, bits, color type, interlace method and compressed data of a PNG file.
 
   Raises:
-    BadFrameError: a chunk is not what its checksum says. Pillow does not look at those of the
-      pixels, and would give other ones.
+    BadFrameError: a chunk is not what its checksum says (Pillow does not look at those of the
+      pixels, and would give other ones), or the picture is far larger than its data.
   """
   width, height, bits, color, _, _, interlace = struct.unpack_from(">IIBBBBB", contents, 16)
   data, offset = [], len(_PNG_SIGNATURE)
@@ -191,10 +191,16 @@ def _png_contents(path: str, contents: bytes) -> tuple[int, int, int, int, int, 
     if kind == b"IEND":
       break
     offset = end + 4
-  return width, height, bits, color, interlace, b"".join(data)
+  compressed = b"".join(data)
+  pixels = width * height * bits * _CHANNELS.get(color, 1) // 8  # bytes, without their filters'
+  if pixels > _MOST_DEFLATED * len(compressed):  # before room is made for them
+    raise BadFrameError(path, f"is damaged: {len(compressed)} bytes cannot hold {width}x{height}")
+  return width, height, bits, color, interlace, compressed
 
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
+_MOST_DEFLATED = 1032  # bytes that one byte can stand for, by the format
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Records of splits: read by number, and parsed."""
 
+import bisect
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -34,9 +36,10 @@ class Records:
   ):
     """Opens them."""
     self._folder = os.fspath(builder.data_path)
-    self._paths = [
-      os.fspath(path) for split in splits for path in builder.info.splits[split].filepaths
-    ]
+    infos = [builder.info.splits[split] for split in splits]
+    self._paths = [os.fspath(path) for info in infos for path in info.filepaths]
+    lengths = [length for info in infos for length in info.shard_lengths]
+    self._ends = list(itertools.accumulate(lengths))  # of each file's numbers
     self._retries, self._retry_seconds = retries, retry_seconds
     with self._told():
       self._source = self._open()
@@ -59,6 +62,13 @@ class Records:
     # One by one in this thread: to read them together starts threads anew for every call, which
     # costs three times the reading. Readers of batches are several already.
     return [self._read(number) for number in numbers]
+
+  def lost_with(self, number: int) -> range:
+    """The records of `number`'s file, where that is gone; else it alone."""
+    file = bisect.bisect_right(self._ends, number)
+    if os.path.exists(self._paths[file]):
+      return range(number, number + 1)
+    return range(self._ends[file - 1] if file else 0, self._ends[file])
 
   def _read(self, number: int) -> bytes:
     for left in range(self._retries, 0, -1):

@@ -447,6 +447,27 @@ def test_a_lost_record_is_waited_for_once(config, monkeypatch, capfd, threads):
   assert told.count("trying again") == 2 * 2 or threads > 1
 
 
+def test_a_lost_file_of_records_is_waited_for_once(config, tmp_path, monkeypatch, capfd):
+  config.records_dir = str(tmp_path)
+  options: dict = {"records_dir": str(tmp_path), "processes": 1, "progress": False}
+  builder = prepare(config.source, shard_frames=2, **options)
+  lost = Path(builder.info.splits["train"].filepaths[1])
+  prepare(config.target, **options)
+  harmed(monkeypatch, [2, 3])
+  config.reader_threads = 1
+  config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "skip"}
+  batches = train_batches(config, seed=5)
+  lost.unlink()
+  names = np.concatenate([batch["source_name"] for batch in itertools.islice(batches, 12)])
+  assert len(set(names)) == SOURCE - 2
+  told = [line for line in capfd.readouterr().err.splitlines() if "record" in line]
+  mine = [line for line in told if "gta5" in line]
+  assert sum("trying again" in line for line in mine) == 2
+  assert (
+    sum(f"2 records are left out, another stands for each (2 of {SOURCE}" in x for x in mine) == 1
+  )
+
+
 def test_evaluation_waits_for_a_disk_that_comes_back_and_ends_with_one_that_does_not(
   config, monkeypatch
 ):

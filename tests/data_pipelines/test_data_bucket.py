@@ -8,16 +8,18 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 from tiny_trees import BAD_RECORDS, dataset_config, examples, record_files, run, write_gta5
 
+from configs.default import get_config
 from corda_jax.errors import UserError
 from data_pipelines.batches import train_batches
+from data_pipelines.bucket import Retry
 from data_pipelines.prepare import open_records
+from data_pipelines.provide import provide
 
 _NUMBERS = itertools.count()
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-  monkeypatch.setattr("data_pipelines.bucket._WAITS", (0.0, 0.0))
+def bucket():
   return f"ram://bucket{next(_NUMBERS)}/records"
 
 
@@ -81,7 +83,7 @@ def test_a_copy_that_was_stopped_is_not_whole(tmp_path, bucket, config, monkeypa
   with monkeypatch.context() as patch:
     patch.setattr(tf.io.gfile, "copy", copy)
     with pytest.raises(UserError, match=r"cannot be copied to .*no room in the bucket") as error:
-      run(config, bucket, cache_dir=tmp_path / "cache", shard_frames=2)
+      run(config, bucket, cache_dir=tmp_path / "cache", shard_frames=2, retry=Retry(0))
   assert "\n" not in str(error.value)
   assert remote_files(bucket)  # some, and no report among them
   with pytest.raises(UserError, match=f"no records of gta5 24x16_disparity in '{bucket}'"):
@@ -119,11 +121,40 @@ def test_a_bucket_that_is_lost_for_a_while(tmp_path, bucket, config, monkeypatch
     real(source, target, **options)
 
   monkeypatch.setattr(tf.io.gfile, "copy", copy)
-  run(config, bucket, cache_dir=tmp_path / "cache", shard_frames=2)
-  assert len(examples(open_records(config, bucket, tmp_path / "there"))) == 5
+  retry = Retry(2, seconds=0.0)
+  run(config, bucket, cache_dir=tmp_path / "cache", retry=retry, shard_frames=2)
+  assert len(examples(open_records(config, bucket, tmp_path / "there", retry=retry))) == 5
   told = capfd.readouterr().err
-  assert told.count("the bucket does not answer (no answer): trying again") == 2
+  for left in (2, 1):
+    assert told.count(f"(no answer): trying again in 0 seconds, {left} times at most") == 1
   assert not lost
+  lost += [True] * 3
+  with pytest.raises(UserError, match="no answer"):
+    open_records(config, bucket, tmp_path / "elsewhere", retry=retry)
+
+
+def test_the_configuration_tells_how_often_a_bucket_is_asked(tmp_path, bucket, config, monkeypatch):
+  asked = []
+
+  def copy(source, target, **options):
+    asked.append(source)
+    raise tf.errors.UnavailableError(None, None, "no answer")
+
+  data = get_config().data
+  data.records_dir, data.cache_dir, data.prepare_processes = bucket, str(tmp_path / "cache"), 1
+  data.source.update(config)
+  data.bad_records.update(retries=3, retry_seconds=0.0)
+  monkeypatch.setattr(tf.io.gfile, "copy", copy)
+  with pytest.raises(UserError, match="no answer"):
+    provide(data, ["source"])
+  assert len(asked) == 1 + 3
+  monkeypatch.undo()
+  run(config, bucket, cache_dir=tmp_path / "cache")
+  monkeypatch.setattr(tf.io.gfile, "copy", copy)
+  data.cache_dir = str(tmp_path / "there")
+  with pytest.raises(UserError, match="no answer"):
+    next(train_batches(data, seed=0))
+  assert len(asked) == 2 * (1 + 3)
 
 
 def test_workers_cannot_share_a_bucket(tmp_path, bucket, config):

@@ -129,6 +129,18 @@ def test_pixels_that_a_checksum_does_not_confirm_are_not_taken(tmp_path):
     readers.read_depth_png(str(path))
 
 
+def test_a_picture_that_its_data_cannot_hold_gets_no_room(tmp_path):
+  path = tmp_path / "depth.png"
+  Image.fromarray(np.zeros((1200, 1500), np.uint16)).save(path, compress_level=9)
+  assert not readers.read_depth_png(str(path)).any()  # the emptiest picture is none of these
+  contents = bytearray(path.read_bytes())
+  contents[16:24] = struct.pack(">II", 9000, 9000)
+  contents[29:33] = struct.pack(">I", zlib.crc32(contents[12:29]))
+  path.write_bytes(contents)
+  with pytest.raises(readers.BadFrameError, match="bytes cannot hold 9000x9000"):
+    readers.read_depth_png(str(path))
+
+
 @pytest.mark.parametrize("value", ["true", '"2262.5"', "null", "[1]"])
 def test_what_is_no_number_is_no_focal_length(tmp_path, value):
   path = tmp_path / "camera.json"
