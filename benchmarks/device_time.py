@@ -15,7 +15,7 @@ from benchmarks.operations import OTHER, part_of
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$", re.MULTILINE)
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _SCOPES = re.compile(r'op_name="([^"]*)"')
-# Their time is that of what they call, which has events of its own.
+# Of a CPU: their time is that of what they call, which has events of its own.
 _CALLERS = ("call", "conditional", "while")
 
 
@@ -76,7 +76,10 @@ def _events(path: Path) -> Iterator[tuple[str, float]]:
   planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
   # Where devices have planes of their own, the host's name the same operations when it starts them.
   devices = [plane for plane in planes if plane.name.startswith("/device:")]
-  for plane in devices or planes:
+  for plane in devices:
+    for event in _kernels(plane):
+      yield dict(event.stats).get("hlo_op", event.name), event.duration_ns
+  for plane in () if devices else planes:
     for line in plane.lines:
       for event in line.events:
         operation = dict(event.stats).get("hlo_op")
@@ -84,3 +87,15 @@ def _events(path: Path) -> Iterator[tuple[str, float]]:
           continue
         if operation.split(".")[0] not in _CALLERS:
           yield operation, event.duration_ns
+
+
+def _kernels(plane: Any) -> Iterator[Any]:
+  """What a device was busy with, whether or not it bears a name of the program.
+
+  A GPU has a line for each stream, a TPU one of "XLA Ops"; others, as "XLA Modules" and "Steps",
+  tell the same time again.
+  """
+  streams = [line for line in plane.lines if line.name.startswith("Stream")]
+  operations = [line for line in plane.lines if line.name == "XLA Ops"]
+  for line in streams or operations or plane.lines:
+    yield from line.events

@@ -5,10 +5,10 @@
 Each target reads inputs that are made from good ones: bits turned, parts cut out, doubled, moved
 and exchanged, numbers made huge, structures nested deeply. It does so in a process of its own, so
 that a crash or a hang is seen, too. An input may be read: then what comes must be what the good one
-holds, or, where the change was made with matching checksums, of the promised kind. Or it is told:
-one line, of the kind of error that the program shows its user. All else is counted as "wrong
-value", "other error", "crash" or "hang", and the input's number is printed: with the seed it is
-made again.
+holds or what the input says, or, where nothing tells that (the format has no checksums, or they
+were made to match), of the promised kind. Or it is told: one line, of the kind of error that the
+program shows its user. All else is counted as "wrong value", "other error", "crash" or "hang", and
+the input's number is printed: with the seed it is made again.
 """
 
 import argparse
@@ -20,12 +20,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.fuzz_targets import TARGETS, Target, outcome_of
+from benchmarks.fuzz_targets import KIND, RIGHT, TARGETS, TOLD, WRONG, Target, outcome_of
 from benchmarks.options import run_command
 from corda_jax.errors import UserError
 
-GOOD = ("read", "told")
-_BAD = ("wrong value", "other error", "crash", "hang")
+GOOD = (RIGHT, KIND, TOLD)
+_BAD = (WRONG, "other error", "crash", "hang")
 _SECONDS = 20.0  # after which an input hangs
 _SECONDS_TO_START = 120.0
 

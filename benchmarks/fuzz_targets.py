@@ -1,5 +1,6 @@
 """What `benchmarks.fuzz` feeds malformed inputs to, and what it holds the answers against."""
 
+import ast
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from PIL import Image
 from benchmarks.mutations import mutate_bytes, mutate_json, mutate_text
 from corda_jax import bundle
 from corda_jax.errors import UserError, shown
+from corda_jax.jobs.prediction_files import BadImageError, read_image
 from corda_jax.jobs.validate import validate
 from corda_jax.main_flags import parse_flags
 from corda_jax.models.torch_files import read_torch_file
@@ -28,6 +30,7 @@ from corda_jax.models.torch_write import write_torch_file
 from corda_jax.training.run_files import flatten
 from data_pipelines.readers import BadFrameError, decode, read_camera, read_depth_png
 
+RIGHT, KIND, TOLD, WRONG = "read: right", "read: of the kind", "told", "wrong value"
 _PLAIN = (bool, int, float, complex, str, bytes, np.ndarray, np.generic)
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # that a file of torch.save began with
 _LONGEST_LINE = 2_000  # characters that an error may have
@@ -60,25 +63,23 @@ class Target(Protocol):
   def read(self, value: Any) -> Any:
     """What the program makes of it."""
 
-  def right(self, found: Any, same: bool) -> bool:
-    """Whether `found` is what it may be."""
+  def judge(self, found: Any, made: Input) -> str:
+    """RIGHT: what came is what the input says; KIND: it may be, and nothing tells; or WRONG."""
 
 
 def outcome_of(target: Target, seed: int, number: int) -> tuple[str, str]:
   """The outcome of one input, and what was told."""
   made = target.make(random.Random(f"{seed} {number}"))
   try:
-    right = target.right(found := target.read(made.value), made.same)
+    outcome = target.judge(found := target.read(made.value), made)
   except target.errors as error:
     told = shown(error)
     if not told.strip() or "\n" in told or len(told) > _LONGEST_LINE:
       return "other error", f"not one clear line: {told[:200]!r}"
-    return "told", told[:200]
+    return TOLD, told[:200]
   except Exception as error:
     return "other error", f"{type(error).__name__}: {error}"[:200]
-  if not right:
-    return "wrong value", repr(found)[:200]
-  return "read", ""
+  return outcome, repr(found)[:200] if outcome == WRONG else ""
 
 
 class StateDicts:
@@ -138,11 +139,11 @@ class StateDicts:
     self._path.write_bytes(value)
     return read_torch_file(self._path)
 
-  def right(self, found: Any, same: bool) -> bool:
-    """Equal to what was written, or a tree of plain values and arrays."""
-    if same:
-      return _equal(found, self._tree)
-    return _plain(found)
+  def judge(self, found: Any, made: Input) -> str:
+    """Equal to what was written, or, where no checksum tells, a tree of plain values and arrays."""
+    if _equal(found, self._tree):
+      return RIGHT
+    return KIND if not made.same and _plain(found) else WRONG
 
 
 class DepthPngs:
@@ -180,11 +181,11 @@ class DepthPngs:
     self._path.write_bytes(value)
     return decode(read_depth_png, str(self._path))
 
-  def right(self, found: np.ndarray, same: bool) -> bool:
-    """Equal to what was written, or a map of 16-bit values."""
-    if found.dtype != np.uint16 or found.ndim != 2:
-      return False
-    return not same or np.array_equal(found, self._values)
+  def judge(self, found: np.ndarray, made: Input) -> str:
+    """Equal to what was written, or, where no checksum tells, a map of 16-bit values."""
+    if found.dtype == np.uint16 and np.array_equal(found, self._values):
+      return RIGHT
+    return KIND if not made.same and found.dtype == np.uint16 and found.ndim == 2 else WRONG
 
 
 class Cameras:
@@ -216,15 +217,57 @@ class Cameras:
       return camera, None
     return camera, told
 
-  def right(self, found: Any, same: bool) -> bool:
+  def judge(self, found: Any, made: Input) -> str:
     """The numbers that the file holds, of a camera that can be."""
     camera, told = found
     numbers = [*camera.focal, *camera.center, camera.baseline]
     if not all(math.isfinite(x) for x in numbers) or min(*camera.focal, camera.baseline) <= 0:
-      return False
+      return WRONG
     held = [told["intrinsic"][name] for name in ("fx", "fy", "u0", "v0")]
     held.append(told["extrinsic"]["baseline"])
-    return numbers == held
+    return RIGHT if numbers == held else WRONG
+
+
+class Images:
+  """Images to predict, in the formats that cameras and people have."""
+
+  errors = (BadImageError,)
+
+  def __init__(self, folder: Path):
+    """Writes good files."""
+    pixels = np.random.RandomState(0).randint(0, 256, (9, 14, 3)).astype(np.uint8)
+    picture, exif = Image.fromarray(pixels), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"  # turned, and by whom
+    self._files: list[tuple[Path, bytes]] = []
+    for suffix, image, options in (
+      ("jpg", picture, {"exif": exif}),
+      ("png", picture, {"exif": exif}),
+      ("png", picture.quantize(7), {}),
+      ("webp", picture, {"exif": exif, "lossless": True}),
+      ("tif", picture, {"compression": "tiff_lzw"}),
+      ("tif", picture.convert("L"), {}),
+      ("bmp", picture, {}),
+      ("ppm", picture, {}),
+    ):
+      written = io.BytesIO()
+      kind = {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
+      image.save(written, format=kind, **options)
+      self._files.append((folder / f"image.{suffix}", written.getvalue()))
+
+  def make(self, random: random.Random) -> Input:
+    """A file's bytes changed."""
+    path, good = random.choice(self._files)
+    return Input((path, mutate_bytes(good, random)), False)
+
+  def read(self, value: tuple[Path, bytes]) -> np.ndarray:
+    """As prediction reads them."""
+    path, contents = value
+    path.write_bytes(contents)
+    return read_image(path)
+
+  def judge(self, found: np.ndarray, made: Input) -> str:
+    """Colours; of most formats nothing tells which."""
+    return KIND if found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3 else WRONG
 
 
 class Overrides:
@@ -260,14 +303,22 @@ class Overrides:
     validate(config)
     return config
 
-  def right(self, found: Any, same: bool) -> bool:
-    """Every field has the type that it had, and nothing was run."""
-    if (self._folder / "run").exists():
-      return False
+  def judge(self, found: Any, made: Input) -> str:
+    """Every field as its last override says, or as it was, of the type that it had."""
+    if (self._folder / "run").exists():  # something was
+      return WRONG
+    given = dict(text.removeprefix("--config.").split("=", 1) for text in made.value)
     changed = flatten(found.to_dict())
-    return changed.keys() == self._fields.keys() and all(
-      _same_type(changed[name], before) for name, before in self._fields.items()
+    right = changed.keys() == self._fields.keys() and all(
+      _same_type(changed[name], before)
+      and (
+        _means(given[name], changed[name])
+        if name in given
+        else changed[name] == before or any(each.startswith(f"{name}[") for each in given)
+      )
+      for name, before in self._fields.items()
     )
+    return RIGHT if right else WRONG
 
 
 class Bundles:
@@ -318,21 +369,26 @@ class Bundles:
       (self._folder / name).write_bytes(contents)
     return bundle.read_bundle(self._folder)
 
-  def right(self, found: bundle.Bundle, same: bool) -> bool:
+  def judge(self, found: bundle.Bundle, made: Input) -> str:
     """A variable of the promised type, and, where no checksum was mended, the good one."""
     bias = found.variables["bias"]
     side = found.information["smallest_size"]  # which is told, not proved
     if side <= 64:
       label = found.predict(np.zeros((1, side, side, 3), np.uint8))["label"]
       if label.shape != (1, side, side) or (label != bias).any():
-        return False
-    return bias.dtype == np.uint8 and bias.shape == (1,) and (not same or bias[0] == 1)
+        return WRONG
+    if bias.dtype != np.uint8 or bias.shape != (1,):
+      return WRONG
+    if bias[0] != 1:
+      return WRONG if made.same else KIND
+    return RIGHT
 
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
   "state dicts": StateDicts,
   "depth PNGs": DepthPngs,
   "camera JSON": Cameras,
+  "images to predict": Images,
   "config overrides": Overrides,
   "bundles": Bundles,
 }
@@ -355,6 +411,23 @@ def _same_type(value: Any, before: Any) -> bool:
   if isinstance(before, float):
     return isinstance(value, float | int) and not isinstance(value, bool)
   return type(value) is type(before)
+
+
+def _means(text: str, value: Any) -> bool:
+  """Whether a value of the configuration is what its text on the command line says."""
+  if isinstance(value, str):
+    return value == text
+  if isinstance(value, bool):
+    return text.lower() in (("true", "t", "1") if value else ("false", "f", "0"))
+  if isinstance(value, int):
+    return value == int(text, 0 if text.strip().lower().startswith(("0x", "0o")) else 10)
+  if isinstance(value, float):
+    return value == float(text)
+  try:
+    literal = ast.literal_eval(text.strip() or "()")
+  except (ValueError, SyntaxError):
+    literal = text
+  return list(value) == list(literal if isinstance(literal, tuple | list) else (literal,))
 
 
 def _equal(found: Any, wanted: Any) -> bool:

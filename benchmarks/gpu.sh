@@ -3,21 +3,23 @@
 #
 #   bash benchmarks/gpu.sh FOLDER_OF_THE_RELEASE OUT [STAGE …]
 #
-# Each stage is meant to fit into ten minutes and leaves OUT/STAGE.txt and, but for the last two,
-# OUT/STAGE.json; a row is on disk when it is measured. Without stages all are run, one after the
-# other. PYTHON: one that has JAX and PyTorch for the GPU. CONFIG, HEIGHT, BATCHES, DEVICE, ROUNDS:
-# to try the script elsewhere.
+# Each stage is meant to fit into ten minutes and leaves OUT/STAGE.txt and, but for the last,
+# OUT/STAGE.json; what is measured is on disk at once. Without stages all are run, one after the
+# other; one that fails leaves the others, and the exit code tells. PYTHON: one that has JAX and
+# PyTorch for the GPU. CONFIG, HEIGHT, BATCHES, DEVICE, ROUNDS: to try the script elsewhere.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-
 [[ $# -ge 2 ]] || { echo "error: wanted: gpu.sh FOLDER_OF_THE_RELEASE OUT [STAGE …]" >&2; exit 1; }
-released=$1 out=$2
+released=$(realpath -m "$1") out=$(realpath -m "$2") # before the folder is another
 shift 2
+cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} config=${CONFIG:-gta2cs} height=${HEIGHT:-512} device=${DEVICE:-cuda}
 read -r small large <<<"${BATCHES:-2 16}"
-# JAX takes what it needs, so that PyTorch has room beside it; a large batch runs by itself.
-export XLA_PYTHON_CLIENT_PREALLOCATE=false
 mkdir -p "$out"
+
+# Beside PyTorch JAX takes what it needs, as it goes. That leaves holes where several variants come
+# and go, so by itself it takes all at once.
+export XLA_PYTHON_CLIENT_PREALLOCATE=true XLA_PYTHON_CLIENT_MEM_FRACTION=.95
+beside_pytorch() { XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_PYTHON_CLIENT_MEM_FRACTION=.75 "$@"; }
 
 step() { # STAGE, options of benchmarks.step
   "$python" -m benchmarks.step --config "$config" --rounds "${ROUNDS:-5}" --json "$out/$1.json" \
@@ -32,13 +34,14 @@ peer() { # NAME, batch, options of the released step
 run_stage() {
   case $1 in
     small) # all in turn
-      step small data.batch_size="$small" --sweep model.dtype float32 bfloat16 \
+      beside_pytorch step small data.batch_size="$small" --sweep model.dtype float32 bfloat16 \
         --peer "$(peer float32 "$small")" --peer "$(peer TF32 "$small" --tf32)" \
         --peer "$(peer autocast "$small" --autocast)" \
         --peer "$(peer 'autocast, channels last' "$small" --autocast --channels_last)" ;;
     small_float32)
-      step small_float32 data.batch_size="$small" compute.matmul_precision=highest \
-        --peer "$(peer float32 "$small")" ;;
+      beside_pytorch step small_float32 data.batch_size="$small" compute.matmul_precision=highest \
+        --peer "$(peer float32 "$small")" --peer "$(peer TF32 "$small" --tf32)" \
+        --peer "$(peer autocast "$small" --autocast)" ;;
     forms) # one pass, computed again
       step forms data.batch_size="$small" model.dtype=bfloat16 \
         --sweep compute.one_student_pass False True --sweep compute.rematerialize False True ;;
@@ -48,27 +51,33 @@ run_stage() {
     graphs) # kernels one by one: what the graphs of them gain, and names in the profile
       XLA_FLAGS="--xla_gpu_enable_command_buffer= ${XLA_FLAGS:-}" \
         step graphs data.batch_size="$small" model.dtype=bfloat16 ;;
-    large) # ours alone, computed again where it does not fit
-      step large data.batch_size="$large" --sweep model.dtype bfloat16 float32 \
-        --sweep compute.rematerialize False True ;;
-    large_float32)
-      step large_float32 data.batch_size="$large" compute.matmul_precision=highest \
-        --sweep compute.rematerialize False True ;;
+    large | large_tf32 | large_float32) # ours alone, computed again where it does not fit
+      case $1 in
+        large) options=(model.dtype=bfloat16) ;;
+        large_tf32) options=(model.dtype=float32) ;;
+        *) options=(model.dtype=float32 compute.matmul_precision=highest) ;;
+      esac
+      step "$1" data.batch_size="$large" "${options[@]}" --sweep compute.rematerialize False True ;;
     between)
       step between --sweep data.batch_size 4 8 --sweep model.dtype float32 bfloat16 ;;
+    between_float32)
+      step between_float32 compute.matmul_precision=highest --sweep data.batch_size 4 8 ;;
     large_released) # the peers alone, one after the other: two programs may be too large for a GPU
-      for options in "" --tf32 --autocast; do
-        "$python" -m benchmarks.peer --rounds "${ROUNDS:-5}" "$(peer "released$options" "$large" "$options")"
-      done ;;
+      "$python" -m benchmarks.peer --rounds "${ROUNDS:-5}" --json "$out/large_released.json" \
+        "$(peer float32 "$large")" "$(peer TF32 "$large" --tf32)" \
+        "$(peer autocast "$large" --autocast)" ;;
     kernels) "$python" -m benchmarks.kernel_gradients && "$python" -m benchmarks.classifier ;;
     *) echo "error: no stage $1" >&2; return 1 ;;
   esac
 }
 
-all=(small small_float32 forms layout graphs large large_float32 between large_released kernels)
+all=(small small_float32 forms layout graphs large large_tf32 large_float32 between between_float32
+  large_released kernels)
 [[ $# -gt 0 ]] || set -- "${all[@]}"
+failed=()
 for stage; do
   echo "== $stage"
-  # What fails, for want of memory or of a flag, leaves the others.
-  { run_stage "$stage" 2>&1 || echo "stage $stage failed"; } | tee "$out/$stage.txt"
+  rm -f "$out/$stage.json" # of an earlier time
+  run_stage "$stage" 2>&1 | tee "$out/$stage.txt" || failed+=("$stage")
 done
+[[ ${#failed[@]} -eq 0 ]] || { echo "error: failed: ${failed[*]}" >&2; exit 1; }

@@ -11,7 +11,7 @@ their time on the wires, too.
 import dataclasses
 
 PAIRS = 2  # of crops of 512x512, on each chip
-OPERATIONS = PAIRS * 2.9e12  # a step and chip; 2.9 TFLOP a pair, counted on the released network
+OPERATIONS = PAIRS * 2.79e12  # a step and chip: docs/benchmarks.md, "On a GPU"
 SHARE = 0.4  # of the chip's peak while it computes
 
 

@@ -4,9 +4,10 @@
     python -m benchmarks.step --peer "released=python benchmarks/released_step.py released"
 
 Network and losses are the release's own, imported from the folder; what its training script does
-with them is stated anew, without its loaders, prints and copies of two. Left out are colour jitter
-and blur, for which it needs an old kornia: that favours the peer. Needs PyTorch and NumPy alone;
-the Python that runs it may be another than that of the benchmark.
+with them is stated anew, without its loaders, prints and copies of two. Two things favour the peer:
+colour jitter and blur are left out, for which it needs an old kornia; and cuDNN may try its
+algorithms and take the fastest, which the release forbids (`--deterministic`: as it does). Needs
+PyTorch and NumPy alone; the Python that runs it may be another than that of the benchmark.
 """
 
 import argparse
@@ -32,10 +33,12 @@ def main() -> None:
   parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
   parser.add_argument("--tf32", action="store_true", help="float32 products by TF32")
   parser.add_argument("--autocast", action="store_true", help="networks in bfloat16")
+  parser.add_argument("--deterministic", action="store_true", help="cuDNN as the release sets it")
   parser.add_argument("--channels_last", action="store_true", help="layout of the convolutions")
   options = parser.parse_args()
   torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-  torch.backends.cudnn.benchmark = True
+  torch.backends.cudnn.benchmark = not options.deterministic
+  torch.backends.cudnn.deterministic = options.deterministic
   torch.manual_seed(0)
   run = ReleasedStep(options)
   print("ready", flush=True)
@@ -92,18 +95,19 @@ class ReleasedStep:
       2 + 98 * torch.rand(shape[0], 1, *self.size, device=device) for _ in range(2)
     )
 
-  def _forward(self, network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+  def _forward(self, network: nn.Module, x: torch.Tensor, *heads: str) -> dict[str, torch.Tensor]:
+    """The heads that are read, upsampled."""
     with self.autocast:
       outputs = network(x)
     return {
-      name: F.interpolate(y.float(), self.size, mode="bilinear", align_corners=True)
-      for name, y in outputs.items()
+      name: F.interpolate(outputs[name].float(), self.size, mode="bilinear", align_corners=True)
+      for name in heads
     }
 
   def __call__(self) -> None:
     """One step: source, teacher, mixed image, update."""
     self.optimizer.zero_grad()
-    out = self._forward(self.student, self.source)
+    out = self._forward(self.student, self.source, "S", "initial_S", "D_src", "initial_D_src")
     loss = self.cross_entropy(out["S"], self.label) + self.cross_entropy(
       out["initial_S"], self.label
     )
@@ -111,14 +115,15 @@ class ReleasedStep:
       loss = loss + 0.01 * self.berhu(out[head], self.source_depth)
 
     with torch.no_grad():
-      logits = self._forward(self.teacher, self.target)["initial_S"]
+      logits = self._forward(self.teacher, self.target, "initial_S")["initial_S"]
       confidence, pseudo_label = torch.softmax(logits, 1).max(1)
     mask = self._mix_mask()
     image = torch.where(mask, self.source, self.target)
     label = torch.where(mask[:, 0], self.label, pseudo_label)
     depth = torch.where(mask, self.source_depth, self.target_depth)
 
-    out = self._forward(self.student, image)
+    depths = ("D", "D_src", "initial_D", "initial_D_src")
+    out = self._forward(self.student, image, "S", "initial_S", *depths)
     share = (confidence >= CONFIDENT).float().mean().item()
     weight = torch.where(mask[:, 0], 1.0, share)
     with torch.no_grad():

@@ -6,13 +6,14 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from corda_jax.adaptation.joint_depth import JointDepth
 from corda_jax.depth.motion import image_names
@@ -94,10 +95,12 @@ class JaxStep:
 def _no_compilation_cache() -> Iterator[None]:
   enabled = jax.config.jax_enable_compilation_cache
   jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()  # what was decided when something was first compiled
   try:
     yield
   finally:
     jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()
 
 
 def random_batch(
@@ -195,11 +198,21 @@ class Peer:
 
 
 def time_in_turn(
-  runners: Sequence[Runner], *, rounds: int, steps: int
+  runners: Sequence[Runner],
+  *,
+  rounds: int,
+  steps: int,
+  after_round: Callable[[dict[str, list[float]]], None] = lambda seconds: None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
   """Seconds a step of every runner, one value a round, after a round that does not count.
 
   In turn, so that whatever else the machine does meets all of them alike.
+
+  Args:
+    runners: of different names.
+    rounds: that count.
+    steps: of a timing.
+    after_round: is told what was found so far.
 
   Returns:
     Name → seconds a step, of the runners that ran to the end; name → why, of those that failed,
@@ -221,6 +234,7 @@ def time_in_turn(
         continue
       if round_number:
         seconds[runner.name].append(taken)
+    after_round(seconds)
   return seconds, failed
 
 

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import json
 import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ from benchmarks.runners import (
   device_name,
   first_line,
   measured_peak,
+  random_batch,
   time_in_turn,
 )
 from corda_jax.errors import UserError
+from corda_jax.jobs.experiment import Experiment
 from corda_jax.models.operations import at_matmul_precision
 
 # Scopes of `corda_jax.adaptation.step`; "student": where one pass takes source and mixed images.
@@ -57,37 +60,84 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--rounds", type=int, default=5, help="timings of each")
   parser.add_argument("--steps", type=int, default=2, help="of a timing")
   parser.add_argument("--json", type=Path, default=None, help="file for all numbers")
+  parser.add_argument("--count", action="store_true", help="operations alone; nothing is compiled")
   options = parser.parse_args(arguments)
   for name in ("rounds", "steps"):
     if getattr(options, name) < 1:
       raise UserError(f"--{name} is {getattr(options, name)}, wanted 1 or more")
+  if options.count:
+    print(operations_table(options))
+    return
+  results: list[dict[str, Any]] = []
+  peaks: dict[str, float] = {}
+  told: dict[str, Any] = {"device": device_name(), "steps": results, "peaks": peaks}
+
+  def save(**found: Any) -> None:
+    """Whatever happens to the rest, what was found is on disk."""
+    told.update(found)
+    if options.json:
+      options.json.write_text(json.dumps(told, indent=1))
+
   with contextlib.ExitStack() as stack:
     peers, failed = start_peers(options.peer, stack)
-    steps, without = build_variants(options)
+    save(failed=failed)
+    steps, without = build_variants(options, lambda each: save(compile_seconds=each))
     failed |= without
-    seconds, stopped = time_in_turn([*steps, *peers], rounds=options.rounds, steps=options.steps)
+    seconds, stopped = time_in_turn(
+      [*steps, *peers],
+      rounds=options.rounds,
+      steps=options.steps,
+      after_round=lambda each: save(seconds=each),
+    )
   failed |= stopped
   of_peers = {peer.name: seconds[peer.name] for peer in peers if peer.name in seconds}
-  results, peaks = [], {}
-
-  def save():
-    told = {"steps": results, "peaks": peaks, "seconds": seconds, "failed": failed}
-    if options.json:
-      options.json.write_text(json.dumps({"device": device_name(), **told}, indent=1))
-
-  save()  # whatever happens to the rest
+  for name, each in seconds.items():
+    print(f"{name}: {1e3 * statistics.median(each):.1f} ms", flush=True)
   size = _PEAK_SIZES.get(jax.devices()[0].platform, _PEAK_SIZE)
   for step in steps:
     if step.name not in seconds:
       continue
-    print(f"{step.name}: {1e3 * statistics.median(seconds[step.name]):.1f} ms", flush=True)
-    results.append(measure(step, seconds[step.name]))
-    kind = results[-1]["peak"]
-    if kind not in peaks:
-      dtype, precision = kind.split(", ")
-      peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
+    try:
+      result = measure(step, seconds[step.name])
+      kind = result["peak"]
+      if kind not in peaks:
+        dtype, precision = kind.split(", ")
+        peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
+      results.append(result)
+    except FAILURES as error:  # its time is told all the same
+      failed[f"{step.name}, measured closer"] = first_line(error)
     save()
   print(report(results, peaks, of_peers, failed))
+
+
+def operations_table(options: argparse.Namespace) -> str:
+  """GFLOP of a step by part, of every variant, without making one; Markdown."""
+  lines = [
+    f"| GFLOP a step | {' | '.join((*PARTS, OTHER))} | all |",
+    "|---" * (len(PARTS) + 3) + "|",
+  ]
+  for name, config in swept_configs(options):
+    experiment = Experiment.from_config(config)
+    batch = {
+      name: jax.ShapeDtypeStruct(value.shape, value.dtype)
+      for name, value in random_batch(
+        config.data, len(experiment.classes), 0, experiment.joint
+      ).items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    found = _by_part(
+      count_operations(experiment.make_step(), experiment.state_shapes(), batch, key, parts=PARTS)
+    )
+    cells = [f"{count / 1e9:,.0f}" for count in (*found.values(), sum(found.values()))]
+    lines.append(f"| {name} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _by_part(operations: Mapping[tuple[str, str], int]) -> dict[str, int]:
+  found = dict.fromkeys((*PARTS, OTHER), 0)
+  for (part, _), count in operations.items():
+    found[part] += count
+  return found
 
 
 def start_peers(texts: list[str], stack: contextlib.ExitStack) -> tuple[list[Peer], dict[str, str]]:
@@ -102,8 +152,15 @@ def start_peers(texts: list[str], stack: contextlib.ExitStack) -> tuple[list[Pee
   return peers, failed
 
 
-def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str, str]]:
-  """Compiles a step for every combination of the swept values; those that do not fit → why."""
+def build_variants(
+  options: argparse.Namespace, save: Callable[[dict[str, float]], None] = lambda seconds: None
+) -> tuple[list[JaxStep], dict[str, str]]:
+  """Compiles a step for every combination of the swept values; those that do not fit → why.
+
+  Args:
+    options: of the command.
+    save: is told, after each, what compiling took: name → seconds.
+  """
   steps, failed = [], {}
   for name, config in swept_configs(options):
     try:
@@ -115,6 +172,7 @@ def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str
       continue
     print(f"{name}: compiled in {step.compile_seconds:.0f} s", flush=True)
     steps.append(step)
+    save({each.name: each.compile_seconds for each in steps})
   if not steps:
     raise UserError("; ".join(f"{name}: {why}" for name, why in failed.items()))
   return steps, failed
@@ -123,10 +181,7 @@ def build_variants(options: argparse.Namespace) -> tuple[list[JaxStep], dict[str
 def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
   """Everything that the tables tell of one variant; None for what this device does not tell."""
   config = step.experiment.config
-  operations = count_operations(*step.traced(), parts=PARTS)
-  by_part = dict.fromkeys((*PARTS, OTHER), 0)
-  for (part, _), count in operations.items():
-    by_part[part] += count
+  by_part = _by_part(count_operations(*step.traced(), parts=PARTS))
   memory = step.compiled.memory_analysis()
   busy = split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS)
   return {

@@ -227,7 +227,7 @@ def _show_training(
   """Writes the sheet of what a training step sees, and shows it in TensorBoard."""
   sheet = workdir / "pictures" / f"train_step_{step:06d}.png"
   sheet.parent.mkdir(exist_ok=True)
-  title = f"{workdir.name}: what training sees after {step} steps"
+  title = f"{workdir.name}: what training sees in step {step}"
   training_sheet(pictures, title, sheet, experiment.classes)
   writer.write_images(step, {"train": np.asarray(Image.open(sheet))[None, ..., :3]})
 

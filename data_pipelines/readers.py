@@ -175,7 +175,7 @@ def _png_contents(path: str, contents: bytes) -> tuple[int, int, int, int, int, 
 
   Raises:
     BadFrameError: a chunk is not what its checksum says (Pillow does not look at those of the
-      pixels, and would give other ones), or the picture is far larger than its data.
+      pixels, and would give other ones), or rows are missing (which Pillow makes 0).
   """
   width, height, bits, color, _, _, interlace = struct.unpack_from(">IIBBBBB", contents, 16)
   data, offset = [], len(_PNG_SIGNATURE)
@@ -192,15 +192,34 @@ def _png_contents(path: str, contents: bytes) -> tuple[int, int, int, int, int, 
       break
     offset = end + 4
   compressed = b"".join(data)
-  pixels = width * height * bits * _CHANNELS.get(color, 1) // 8  # bytes, without their filters'
-  if pixels > _MOST_DEFLATED * len(compressed):  # before room is made for them
-    raise BadFrameError(path, f"is damaged: {len(compressed)} bytes cannot hold {width}x{height}")
+  size = _inflated_size(width, height, bits * _CHANNELS.get(color, 1), bool(interlace))
+  # No more room is made than the data can fill, whatever the header says.
+  found = len(zlib.decompressobj().decompress(compressed, size))
+  if found < size:
+    raise BadFrameError(
+      path, f"is damaged: {width}x{height} pixels take {size} bytes, and {found} are there"
+    )
   return width, height, bits, color, interlace, compressed
+
+
+def _inflated_size(width: int, height: int, bits: int, interlaced: bool) -> int:
+  """Bytes of a picture of so many bits a pixel: rows, each with a byte that names its filter."""
+  passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+  size = 0
+  for left, top, right, down in passes:
+    columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+    if columns > 0 and rows > 0:
+      size += rows * (1 + -(-columns * bits // 8))
+  return size
 
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
-_MOST_DEFLATED = 1032  # bytes that one byte can stand for, by the format
+# First column and row of each pass of an interlaced picture, and the steps to the next ones.
+_ADAM7 = (
+  *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+  *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 
 
 @dataclasses.dataclass(frozen=True)

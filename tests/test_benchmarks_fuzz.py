@@ -8,7 +8,7 @@ import time
 import pytest
 
 from benchmarks import fuzz
-from benchmarks.fuzz_targets import TARGETS, Input, outcome_of
+from benchmarks.fuzz_targets import KIND, RIGHT, TARGETS, TOLD, WRONG, Input, outcome_of
 from benchmarks.mutations import mutate_bytes, mutate_json, mutate_text
 from corda_jax.errors import UserError, shown
 
@@ -34,8 +34,8 @@ class Planted:
       raise IndexError("of the program's own")
     return self.number
 
-  def right(self, found, same):
-    return found != 4
+  def judge(self, found, made):
+    return {4: WRONG, 5: KIND}.get(found, RIGHT)
 
 
 class Deadly(Planted):
@@ -63,26 +63,26 @@ def test_malformed_inputs_are_told_or_read_right(tmp_path, name):
   outcomes = [(*outcome_of(target, 1, number), number) for number in range(300)]
   bad = [each for each in outcomes if each[0] not in fuzz.GOOD]
   assert not bad
-  for wanted in fuzz.GOOD:  # inputs of both kinds
-    assert sum(each[0] == wanted for each in outcomes) >= 5
+  for kinds in ((RIGHT, KIND), (TOLD,)):  # inputs that are read, and that are not
+    assert sum(each[0] in kinds for each in outcomes) >= 5
 
 
 def test_what_is_bad_is_told_apart():
   target = Planted(None)
   found = [outcome_of(target, 0, number)[0] for number in range(6)]
-  assert found == ["read", "told", "other error", "other error", "wrong value", "read"]
+  assert found == [RIGHT, TOLD, "other error", "other error", WRONG, KIND]
 
 
 def test_crashes_hangs_and_readers_that_do_not_start(monkeypatch, capsys):
   outcomes = [outcome for outcome, _ in fuzz.fuzz(Deadly, 4, 0)]
-  assert outcomes == ["read", "crash", "read", "crash"]
+  assert outcomes == [RIGHT, "crash", RIGHT, "crash"]
   assert [outcome for outcome, _ in fuzz.fuzz(Slow, 1, 0, seconds=0.5)] == ["hang"]
   with pytest.raises(UserError, match="Broken cannot be started"):
     fuzz.fuzz(Broken, 1, 0)
-  monkeypatch.setattr(fuzz, "fuzz", lambda *_: [("read", ""), ("crash", "why")])
+  monkeypatch.setattr(fuzz, "fuzz", lambda *_: [(RIGHT, ""), ("crash", "why")])
   with pytest.raises(UserError, match=r"1 inputs, of seed 5:\n  camera JSON 1: crash: why"):
     fuzz.main(["--targets", "camera JSON", "--seed", "5"])
-  assert "| camera JSON | 2 | 1 | 0 | 0 | 0 | 1 | 0 |" in capsys.readouterr().out
+  assert "| camera JSON | 2 | 1 | 0 | 0 | 0 | 0 | 1 | 0 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,21 @@ def test_very_long_errors_are_cut():
   assert shown(UserError("short")) == "short"
   assert len(shown(UserError("(" * 9_000 + "the end"))) < 1_010
   assert shown(UserError("(" * 9_000 + "the end")).endswith("the end")
+
+
+def test_an_override_that_means_something_else_is_seen(tmp_path):
+  target = TARGETS["config overrides"](tmp_path)
+  good = target.read([])
+  for given, outcome in (
+    ([], RIGHT),
+    (["--config.seed=0"], RIGHT),
+    (["--config.seed=3"], WRONG),  # which was dropped
+    (["--config.seed=3", "--config.seed=0"], RIGHT),
+    (["--config.evaluation.flip=true"], WRONG),
+    (["--config.optimizer.learning_rate=0.003"], RIGHT),
+    (["--config.evaluation.scales=(2.0,)"], WRONG),
+    (["--config.evaluation.network=teacher"], WRONG),
+  ):
+    assert target.judge(good, Input(given, False)) == outcome
+  other = target.read(["--config.num_steps=7"])  # that nothing asked for
+  assert target.judge(other, Input([], False)) == WRONG

@@ -9,8 +9,9 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks import device_time, options, step
+from benchmarks import device_time, options, runners, step
 from benchmarks.device_time import parts_of_instructions, split_time
 from benchmarks.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
 from benchmarks.options import apply_settings, load_config, setting
@@ -161,14 +162,27 @@ def test_what_a_profile_names_and_the_program_does_not_is_told(monkeypatch):
 
 
 def test_where_devices_have_planes_the_host_is_not_counted(monkeypatch):
-  def plane(name, *operations):
+  def line(name, *operations):
     events = [
-      types.SimpleNamespace(name=o, stats=[("hlo_op", o)], duration_ns=2.0) for o in operations
+      types.SimpleNamespace(
+        name=o, stats=[] if o.startswith("kernel") else [("hlo_op", o)], duration_ns=2.0
+      )
+      for o in operations
     ]
-    return types.SimpleNamespace(name=name, lines=[types.SimpleNamespace(events=events)])
+    return types.SimpleNamespace(name=name, events=events)
 
-  planes = [plane("/host:CPU", "dot.1", "while.2"), plane("/device:GPU:0", "dot.3", "while.4")]
-  for seen, found in ((planes, ["dot.3"]), (planes[:1], ["dot.1"])):
+  def plane(name, *lines):
+    return types.SimpleNamespace(name=name, lines=lines)
+
+  host = plane("/host:CPU", line("threads", "dot.1", "while.2", "kernel of nobody"))
+  # Kernels of libraries and of graphs count, and nothing twice.
+  gpu = plane("/device:GPU:0", line("Stream #1", "dot.3", "kernel"), line("XLA Modules", "dot.3"))
+  tpu = plane("/device:TPU:0", line("Steps", "1"), line("XLA Ops", "dot.4"))
+  for seen, found in (
+    ([host, gpu], ["dot.3", "kernel"]),
+    ([host, tpu], ["dot.4"]),
+    ([host], ["dot.1"]),
+  ):
     profile = types.SimpleNamespace(planes=seen)
     monkeypatch.setattr(
       jax.profiler, "ProfileData", types.SimpleNamespace(from_file=lambda _, p=profile: p)
@@ -313,6 +327,32 @@ def test_a_peer_that_fails_later(answer, message):
 def test_a_peer_has_a_name_and_a_command(text):
   with pytest.raises(UserError, match="wanted NAME=COMMAND"):
     Peer.parts_of_option(text)
+
+
+def test_what_compiling_takes_is_not_read_from_a_cache(tmp_path):
+  def compiled(text):
+    before = len(list(tmp_path.iterdir()))
+    jax.jit(lambda x: x * float(text)).lower(jnp.ones(3)).compile()
+    return len(list(tmp_path.iterdir())) - before
+
+  settings = {
+    "jax_compilation_cache_dir": str(tmp_path),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  old = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  try:
+    assert compiled("1.5") > 0
+    with runners._no_compilation_cache():
+      assert compiled("2.5") == 0
+    assert compiled("3.5") > 0
+  finally:
+    for name, value in old.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def test_random_batches_are_what_the_step_reads():

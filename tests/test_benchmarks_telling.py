@@ -17,9 +17,11 @@ def test_every_kind_is_timed(monkeypatch, capsys):
   monkeypatch.setattr(telling, "_PERIOD", 2)
   with pytest.raises(UserError, match="wanted 6 or more"):
     telling.main(["--steps", "5"])
-  telling.main(["--steps", "8", "--rounds", "1"])
+  with pytest.raises(UserError, match="wanted 2 or more"):
+    telling.main(["--rounds", "1"])
+  telling.main(["--steps", "8", "--rounds", "2"])
   rows = re.findall(
-    r"^\| (.*?) \| ([\d.]+) \(([\d.]+)\) \| (.*?) \|$", capsys.readouterr().out, re.M
+    r"^\| (.*?) \| ([\d.]+) \(([\d.]+)\) \| ?(.*?) \|$", capsys.readouterr().out, re.M
   )
   assert [row[0] for row in rows] == [
     "the step alone",
@@ -28,4 +30,13 @@ def test_every_kind_is_timed(monkeypatch, capsys):
     "… pictures every 2 steps",
   ]
   assert all(float(row[1]) > 0 for row in rows)
-  assert rows[0][3] == "+0.0%"
+  assert [bool(re.fullmatch(r"[+-][\d.]+ ± [\d.]+ %", row[3])) for row in rows] == [
+    False,
+    *[True] * 3,
+  ]
+
+
+def test_rounds_are_compared_one_by_one():
+  assert telling.difference([1.0, 2.0, 4.0], [1.1, 2.2, 4.4]) == "+10.0 ± 0.0 %"
+  # Shares 0.1 and 0.3: their mean's standard error is that of 0.1414 over the root of 2.
+  assert telling.difference([1.0, 1.0], [1.1, 1.3]) == "+20.0 ± 10.0 %"

@@ -22,6 +22,11 @@ for module in {modules}:
 """
 
 
+def imported(modules, blocked):
+  script = SCRIPT.format(blocked=blocked, modules=modules)
+  return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
 def test_modules_import_without_tensorflow():
   root = Path(corda_jax.__file__).parent
   modules = sorted(
@@ -31,9 +36,21 @@ def test_modules_import_without_tensorflow():
   )
   assert "corda_jax.jobs.train" in modules
   blocked = ("tensorflow", "tensorflow_datasets", "clu", "ml_collections", "matplotlib", "PIL")
-  script = SCRIPT.format(blocked=blocked, modules=modules)
-  result = subprocess.run(
-    [sys.executable, "-c", script], capture_output=True, text=True, check=False
+  result = imported(modules, blocked)
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.split() == modules
+
+
+def test_what_a_gpu_is_timed_by_needs_little_more():
+  """Beside JAX, Flax, Optax and Orbax it is ml_collections and tqdm: docs/benchmarks.md."""
+  modules = [
+    f"benchmarks.{name}"
+    for name in ("step", "peer", "classifier", "kernel_gradients", "ladder", "world")
+  ]
+  blocked = (
+    *("tensorflow", "tensorflow_datasets", "clu", "matplotlib", "pyarrow", "tensorboard"),
+    *("array_record", "PIL"),
   )
+  result = imported(modules, blocked)
   assert result.returncode == 0, result.stderr
   assert result.stdout.split() == modules

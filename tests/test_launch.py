@@ -141,6 +141,49 @@ def test_the_jobs_of_a_jobset_are_valid_and_find_each_other():
   assert "--multihost" in container["args"]
 
 
+@pytest.mark.long
+def test_the_pods_of_a_jobset_train_as_one(tmp_path):
+  """Their command, arguments and variables, with the host, the folders and a tiny configuration."""
+  jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+  (jobs,) = jobset["spec"]["replicatedJobs"]
+  (container,) = jobs["template"]["spec"]["template"]["spec"]["containers"]
+  (entry,) = re.findall(
+    r"^ENTRYPOINT (.*)$", (ROOT / "launch" / "Dockerfile").read_text(), re.MULTILINE
+  )
+  names = [each["name"] for each in container["env"]]
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  tiny = command(tmp_path)[3:]
+  given = {flag.split("=")[0] for flag in tiny}
+  kept = [flag for flag in container["args"] if flag.split("=")[0] not in given]
+  assert kept == ["--multihost"]  # all other flags of the file are among the tiny ones
+  python, *module = json.loads(entry)
+  assert python == "python"
+  pods = []
+  for number in range(int(jobs["template"]["spec"]["completions"])):
+    environment = {each["name"]: each.get("value", str(number)) for each in container["env"]}
+    environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+    assert environment.keys() == set(names)
+    pods.append(
+      subprocess.Popen(
+        [sys.executable, *module, *kept, *tiny],
+        cwd=ROOT,
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+    )
+  told = [pod.communicate(timeout=300)[0] for pod in pods]
+  assert [pod.returncode for pod in pods] == [0, 0], told
+  assert "pixel accuracy" in told[0]
+  assert "pixel accuracy" not in told[1]  # one process tells for both
+  assert json.loads((tmp_path / "run" / "results.json").read_text())["frames"] == 3
+
+
 def commands_on_tpu_hosts(action, *arguments):
   """What the shell of each host of a TPU slice is given, after checking what gcloud is."""
   result = launch("tpu_pod.sh", action, "my-tpu", "zone-a", *arguments, DRY_RUN="1")

@@ -267,7 +267,10 @@ def restore_state(experiment: Any, workdir: Path) -> Any:
   """
   which = experiment.config.evaluation.checkpoint
   step = find_checkpoint(workdir, which)
-  checkpoints = Checkpoints(workdir, read_only=True)
+  faults = experiment.config.faults
+  checkpoints = Checkpoints(
+    workdir, read_only=True, retries=faults.retries, retry_seconds=faults.retry_seconds
+  )
   try:
     earlier = [each for each in whole_checkpoints(workdir) if each < step]
     while damage := checkpoints.damage(step):

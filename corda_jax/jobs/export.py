@@ -76,6 +76,7 @@ def export(experiment: Experiment, workdir: Path) -> Path:
   flat = flat_variables(variables)
   folder, partial = Path(workdir) / "bundle", Path(workdir) / "bundle.partial"
   try:
+    _put_back(folder)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
     (partial / bundle.PROGRAM).write_bytes(export_program(experiment, flat).serialize())
@@ -85,12 +86,7 @@ def export(experiment: Experiment, workdir: Path) -> Path:
     (partial / bundle.EXAMPLE).write_text(_EXAMPLE, encoding="utf-8")
     write_json(partial / bundle.INFORMATION, _information(experiment, int(state.step)))
     write_json(partial / bundle.CHECKSUMS, bundle.checksums_of(partial))
-    before = folder.with_name("bundle.before")
-    shutil.rmtree(before, ignore_errors=True)
-    if folder.exists():
-      folder.rename(before)
-    partial.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
+    _replace(folder, partial)
   except (OSError, ValueError, RuntimeError) as error:  # Orbax has the latter two for a full disk
     shutil.rmtree(partial, ignore_errors=True)
     reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -99,6 +95,29 @@ def export(experiment: Experiment, workdir: Path) -> Path:
   told = f"the {experiment.config.evaluation.network} of step {int(state.step)}"
   print(f"Bundle: {folder} ({told}, {size / 1e6:.1f} MB)")
   return folder
+
+
+def _replace(folder: Path, new: Path) -> None:
+  """Gives `new` the name of a folder that may be there, which is kept until that is done."""
+  if folder.exists():
+    shutil.rmtree(_before(folder), ignore_errors=True)
+    folder.rename(_before(folder))
+  try:
+    new.rename(folder)
+  except OSError:
+    _put_back(folder)
+    raise
+  shutil.rmtree(_before(folder), ignore_errors=True)
+
+
+def _put_back(folder: Path) -> None:
+  """Gives the folder before its name again, where nothing has taken it: `_replace` was stopped."""
+  if _before(folder).exists() and not folder.exists():
+    _before(folder).rename(folder)
+
+
+def _before(folder: Path) -> Path:
+  return folder.with_name(folder.name + ".before")
 
 
 def flat_variables(variables: Any) -> dict[str, np.ndarray]:

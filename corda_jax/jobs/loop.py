@@ -18,7 +18,7 @@ from corda_jax.jobs.skipped import SkippedSteps, remove_report
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.preemption import Preempted, Preemption
-from corda_jax.training.run_files import write_json
+from corda_jax.training.run_files import whole_checkpoints, write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated, replicated_key
 
 HostBatch = Mapping[str, np.ndarray]
@@ -140,12 +140,16 @@ class _Run:
     self._write_scalars, self._preemption = write_scalars, preemption
     self._history = History(workdir)
     self._checkpoints = Checkpoints(
-      workdir, keep_best=config.keep_best, keep_newest=config.keep_newest
+      workdir,
+      keep_best=config.keep_best,
+      keep_newest=config.keep_newest,
+      retries=config.faults.retries,
+      retry_seconds=config.faults.retry_seconds,
     )
     self._state, self._first = self._initial_or_restored()
     self._history.rewind(self._first)
     self._evaluation: Evaluation | None = None
-    self._profile = Profile(workdir, config.profile)
+    self._profile = Profile(workdir, config.profile, tell=lambda text: self._progress.message(text))
     self._frames: dict[int, Frames] = {}  # of the batches whose metrics were not read yet
     self._progress = Progress(
       self._first,
@@ -156,7 +160,7 @@ class _Run:
         workdir,
         config.faults.skipped_steps,
         frames_of=self._frames.__getitem__,
-        last_checkpoint=self._checkpoints.latest_step,
+        checkpoints=self._whole_checkpoints,
         tell=lambda text: self._progress.message(text),
       ).read,
     )
@@ -167,6 +171,11 @@ class _Run:
       return self._job.initial_state(), 0
     print(f"Resuming from the checkpoint of step {newest}.")
     return self._checkpoints.restore(newest, self._job.state_shapes()), newest
+
+  def _whole_checkpoints(self):
+    with contextlib.suppress(UserError):  # that one cannot be written is told where it is asked for
+      self._checkpoints.wait()
+    return whole_checkpoints(self._workdir)
 
   def finish(self, train_batches):
     """Trains to the end, evaluates, and writes the results."""

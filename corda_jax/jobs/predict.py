@@ -160,10 +160,12 @@ def predict(
       "--config.prediction.input=PATH"
     )
   path = Path(config.input)
-  folder = Path(config.output) if config.output else workdir / "predictions" / path.resolve().stem
+  name = path.resolve().name if path.is_dir() else path.resolve().stem
+  folder = Path(config.output) if config.output else workdir / "predictions" / name
   images = [] if files.is_video(path) else files.find_images(path, folder)
   table = files.label_ids(experiment.classes.names, labels.CITYSCAPES_IDS, config.label_ids)
   video = None if images else files.Video(path)
+  files.check_output(folder, path)
   state = restore_state(experiment, workdir)  # before a folder is made: there may be no run
   _make_folder(folder)
   run = _Prediction(experiment, state, folder, table, encode_depth)
@@ -199,7 +201,7 @@ class _Prediction:
       print(f"note: this network has no depth heads, so there is no {' and no '.join(left)}")
     evaluation = experiment.config.evaluation
     self._journal = Journal(
-      folder / "predicted.jsonl",
+      folder / files.JOURNAL,
       {
         "network": self._predictor.fingerprint(),
         "input": str(Path(config.input).resolve()),
@@ -403,7 +405,7 @@ class _Prediction:
       "images": [{k: v for k, v in entry.items() if k != "stamp"} for entry in entries],
       "failed": self._failed,
     }
-    write_json(self._folder / "results.json", result)
+    write_json(self._folder / files.RESULTS, result)
     if self._failed:
       print(f"{len(self._failed)} could not be read: see {self._folder / 'results.json'}")
     if len(entries) == 1:

@@ -14,7 +14,10 @@ import numpy as np
 
 from corda_jax.errors import UserError
 from corda_jax.files import whole_or_not
+from corda_jax.training.run_files import read_json_lines
 
+JOURNAL, RESULTS = "predicted.jsonl", "results.json"  # in the folder of the output
+_KINDS = ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
@@ -39,7 +42,8 @@ class ImageFile:
 def find_images(path: Path, output: Path) -> list[ImageFile]:
   """The image at `path`, or all images below it, in the order of their names.
 
-  What lies below `output` is not among them: an earlier run has written it.
+  What lies below `output` is not among them: an earlier run has written it. Nor are videos, each of
+  which is an input of its own; that they are left out is told.
 
   Raises:
     UserError: there is none, or two of them differ in the suffix alone.
@@ -52,20 +56,54 @@ def find_images(path: Path, output: Path) -> list[ImageFile]:
       "images or a video"
     )
   found: dict[str, Path] = {}
+  videos = written = 0
   for file in sorted(path.rglob("*")):
+    videos += is_video(file) and output.resolve() not in file.resolve().parents
     if not (file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()):
       continue
     if output.resolve() in file.resolve().parents:
+      written += 1
       continue
     name = file.relative_to(path).with_suffix("").as_posix()
     if name in found:
       raise UserError(f"{found[name]} and {file} would have maps of the same names: rename one")
     found[name] = file
   if not found:
-    raise UserError(
-      f"prediction.input is {path}, a folder without images ({', '.join(IMAGE_SUFFIXES)})"
-    )
+    told = f"a folder without images ({', '.join(IMAGE_SUFFIXES)})"
+    if written:
+      told = f"whose images lie in the folder of the output, {output}: set prediction.output"
+    elif videos:
+      told += f", but with {videos} videos: name one of them"
+    raise UserError(f"prediction.input is {path}, {told}")
+  if videos:
+    print(f"note: {videos} videos in {path} are left out: each is an input of its own")
   return [ImageFile(name, file) for name, file in found.items()]
+
+
+def check_output(folder: Path, path: Path) -> None:
+  """Refuses a folder that holds predictions of another input, or somebody's files of their names.
+
+  Args:
+    folder: of the output.
+    path: the input.
+
+  Raises:
+    UserError: it does.
+  """
+  (header, *_) = read_json_lines(folder / JOURNAL) or [{}]
+  before = header.get("input")
+  if before is None:
+    taken = [*folder.glob(RESULTS), *(f for each in _KINDS for f in folder.glob(f"*_{each}.*"))]
+    if not taken:
+      return
+    told = f"holds {taken[0].name}, which no prediction of this program wrote"
+  elif before == os.fspath(path.resolve()):
+    return
+  else:
+    told = f"holds the predictions of {before}"
+  raise UserError(
+    f"{folder} {told}: set prediction.output to another folder, or move that one away"
+  )
 
 
 def is_video(path: Path) -> bool:
@@ -77,7 +115,8 @@ def read_image(path: Path) -> np.ndarray:
   """Reads uint8 RGB [H, W, 3], upright as the camera tells.
 
   Raises:
-    BadImageError: it cannot be read, or is not of 8 bits a channel.
+    BadImageError: it cannot be read, is not of 8 bits a channel, or too large: Pillow's own limit,
+      of some 179 million pixels, keeps small files from filling the memory.
   """
   from PIL import Image, ImageOps
 
@@ -87,9 +126,15 @@ def read_image(path: Path) -> np.ndarray:
       if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
         raise BadImageError(f"{path} has more than 8 bits a pixel, wanted 8 bits a channel")
       return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-  # Pillow's readers raise what they please at a damaged file.
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
-    raise BadImageError(f"{path} cannot be read ({error})") from error
+  except BadImageError:
+    raise
+  except Image.DecompressionBombError as error:
+    raise BadImageError(
+      f"{path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: cut it into pieces"
+    ) from error
+  except Exception as error:  # Pillow's readers raise what they please at a damaged file
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise BadImageError(f"{path} cannot be read ({reason})") from error
 
 
 def resized(image: np.ndarray, height: int, resampling: str) -> np.ndarray:

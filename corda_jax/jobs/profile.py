@@ -3,26 +3,30 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax._src import profiler
 
 
 class Profile:
   """Writes traces to `workdir/tensorboard`, where TensorBoard's profile plug-in reads them.
 
+  One that cannot be made or written is told, and the run goes on without it.
+
   Args:
     workdir: folder of the run.
     config: `at_step`, the first step of a profile (0: none but those that are asked for), and
       `steps`, the number of steps in one.
+    tell: prints a line.
   """
 
-  def __init__(self, workdir: Path, config: Any):
+  def __init__(self, workdir: Path, config: Any, *, tell: Callable[[str], None] = print):
     """Listens to SIGUSR1 until it is closed."""
     self._folder, self._config = Path(workdir) / "tensorboard", config
-    self._asked = threading.Event()
+    self._asked, self._tell = threading.Event(), tell
     self._left = 0  # steps of the profile under way
     self._before = None
     if threading.current_thread() is threading.main_thread():
@@ -33,8 +37,9 @@ class Profile:
     """What stands in this context is step number `step`."""
     if not self._left and (self._asked.is_set() or step == self._config.at_step):
       self._asked.clear()
-      self._left = self._config.steps
-      jax.profiler.start_trace(str(self._folder))
+      with self._not_fatal():
+        jax.profiler.start_trace(str(self._folder))
+        self._left = self._config.steps
     if not self._left:
       yield
       return
@@ -48,8 +53,18 @@ class Profile:
     jax.effects_barrier()
     for array in jax.live_arrays():  # the device has done what the last step asked of it
       array.block_until_ready()
-    jax.profiler.stop_trace()
-    print(f"A profile lies in {self._folder}: tensorboard --logdir {self._folder}")
+    with self._not_fatal():
+      jax.profiler.stop_trace()
+      self._tell(f"A profile lies in {self._folder}: tensorboard --logdir {self._folder}")
+
+  @contextlib.contextmanager
+  def _not_fatal(self) -> Iterator[None]:
+    try:
+      yield
+    except (OSError, RuntimeError) as error:  # JAX's own is one of the latter
+      profiler._profile_state.reset()  # else the next one could not begin
+      reason = next(iter(str(error).splitlines()), type(error).__name__)
+      self._tell(f"the profile cannot be written ({reason}); the run goes on")
 
   def close(self) -> None:
     """Ends a profile under way, and gives the signal back."""

@@ -1,7 +1,7 @@
 """Steps that were not applied because a loss or a gradient was not finite: told, and ended."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class SkippedSteps:
     workdir: folder of the run, for the report.
     most: steps in a row after which the run stops; 0: it never does.
     frames_of: step → names of the frames of its batch, by domain, of this process.
-    last_checkpoint: → step of the newest checkpoint, or None.
+    checkpoints: → steps of the whole checkpoints, once none is being written.
     tell: prints a line.
   """
 
@@ -40,12 +40,12 @@ class SkippedSteps:
     most: int,
     *,
     frames_of: Callable[[int], Mapping[str, list[str]]],
-    last_checkpoint: Callable[[], int | None],
+    checkpoints: Callable[[], Sequence[int]],
     tell: Callable[[str], None],
   ):
     """Starts with none."""
     self._workdir, self._most = Path(workdir), most
-    self._frames_of, self._last_checkpoint, self._tell = frames_of, last_checkpoint, tell
+    self._frames_of, self._checkpoints, self._tell = frames_of, checkpoints, tell
     self._row: list[dict[str, Any]] = []
 
   def read(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -67,7 +67,10 @@ class SkippedSteps:
       self._stop(told)
 
   def _stop(self, told: str) -> None:
-    good = self._last_checkpoint()
+    first, last = self._row[0]["step"], self._row[-1]["step"]
+    # The update before the first of these steps may have ruined the weights without a number that
+    # is not finite. With those of a checkpoint that is older, the step after it was.
+    good = max((step for step in self._checkpoints() if step < first - 1), default=None)
     path = report_path(self._workdir)
     report = {
       "process": jax.process_index(),
@@ -75,11 +78,12 @@ class SkippedSteps:
       "steps": self._row,
     }
     write_json(path, report)
-    first, last = self._row[0]["step"], self._row[-1]["step"]
-    before = f"its checkpoint of step {good} is good" if good is not None else "no checkpoint yet"
+    before = "no checkpoint is known to be good"
+    if good is not None:
+      before = f"its checkpoint of step {good} is good, for the step after it was finite"
     raise UserError(
       f"training diverged: {len(self._row)} steps in a row, {first}..{last}, were not applied "
       f"({told}); {before}; {path} tells more. Look at these frames, lower the learning rate or "
-      "raise the precision, and start anew or from that checkpoint in another --workdir; "
-      "faults.skipped_steps says how many are borne"
+      "raise the precision, and start in another --workdir, anew or from that checkpoint's weights "
+      "(docs/running.md, Faults); faults.skipped_steps says how many are borne"
     )

@@ -88,6 +88,8 @@ _WHOLE_NUMBERS = tuple(
   for field in ("stage_sizes", "strides", "dilations")
 )
 _CHANNELS = ("model.normalization.mean", "model.normalization.std")
+_POSE_CHANNELS = ("model.pose_normalization.mean", "model.pose_normalization.std")
+_VIEWS = ("right", "previous", "next")
 
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
@@ -180,6 +182,11 @@ def _validate_values(
     _validate_whole_numbers(name, value(name))
   for name in _CHANNELS:
     _validate_channels(name, value(name))
+  for domain in ("source", "target"):
+    if unknown := [view for view in config.data[domain].views if view not in _VIEWS]:
+      raise UserError(
+        f"data.{domain}.views holds {unknown[0]!r}, wanted some of: {', '.join(_VIEWS)}"
+      )
   group, batch = config.model.batch_norm_group, config.data.batch_size
   if group and batch % group:
     raise UserError(
@@ -243,6 +250,8 @@ def validate(config: Any) -> None:
   """Raises UserError where a value of `config` cannot work, alone or with others."""
   _validate_values(config, _AT_LEAST | _PREDICTION_AT_LEAST, _RANGES, _ONE_OF)
   _validate_whole_numbers("model.classifier_dilations", config.model.classifier_dilations)
+  for name in _POSE_CHANNELS:
+    _validate_channels(name, config.model.pose_normalization[name.rpartition(".")[2]])
   _validate_prediction(config)
   _validate_classes(config)
   scales = config.evaluation.scales

@@ -41,12 +41,22 @@ class Checkpoints:
     keep_best: how many checkpoints are kept for their score, beside the newest.
     keep_newest: how many are kept because they are new: with 2 or more there is one to go back to.
     read_only: whether nothing is to be changed: another process may be writing there.
+    retries: how often a checkpoint that cannot be read is tried again: disks of networks come back.
+    retry_seconds: before each.
   """
 
   def __init__(
-    self, workdir: Path, *, keep_best: int = 1, keep_newest: int = 2, read_only: bool = False
+    self,
+    workdir: Path,
+    *,
+    keep_best: int = 1,
+    keep_newest: int = 2,
+    read_only: bool = False,
+    retries: int = 0,
+    retry_seconds: float = 1.0,
   ):
     """Opens the folder, creating it if needed."""
+    self._retries, self._retry_seconds = retries, retry_seconds
     self._workdir, self._read_only = Path(workdir), read_only
     self._folder = (self._workdir / "checkpoints").absolute()
     self._scores = scores_of(read_history(workdir))
@@ -150,7 +160,23 @@ class Checkpoints:
       )
 
   def damage(self, step: int) -> str | None:
-    """What is wrong with the files of a checkpoint, in a few words; None: nothing."""
+    """What is wrong with the files of a checkpoint, in a few words; None: nothing.
+
+    Raises:
+      UserError: they cannot be read, however often it was tried, which tells nothing of them.
+    """
+    for left in range(self._retries, -1, -1):
+      try:
+        return self._damage(step)
+      except OSError as error:
+        told = f"the checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)})"
+        if not left:
+          raise UserError(f"{told}: mend the disk, and give the same command again") from error
+        print(f"{told}: trying again in {self._retry_seconds:g} seconds, {left} times at most")
+        time.sleep(self._retry_seconds)
+    raise AssertionError("a loop that returns or raises")
+
+  def _damage(self, step: int) -> str | None:
     folder = self._folder / str(step)
     seal = folder / _SEAL
     if seal.exists():
@@ -158,7 +184,7 @@ class Checkpoints:
         written = json.loads(seal.read_text())
         found = _checksums(folder)
         differing = sorted(k for k in written.keys() | found if written.get(k) != found.get(k))
-      except (OSError, ValueError, AttributeError) as error:
+      except (ValueError, AttributeError) as error:
         return _first_line(error)
       if not differing:
         return None
@@ -167,6 +193,10 @@ class Checkpoints:
     try:
       self.restore_arrays(step)
     except UserError as error:
+      if isinstance(error.__cause__, OSError) and not isinstance(
+        error.__cause__, FileNotFoundError
+      ):
+        raise error.__cause__ from error
       return str(error.__cause__ and _first_line(error.__cause__))
     if not self._read_only:
       self._seal(step)

@@ -32,6 +32,7 @@ _FREE_FIELDS = (
   "compute.rematerialize",
   "compute.shard_state",
   "data.bad_records",
+  "data.cache_dir",
   "data.classes.colors",
   "data.records_dir",
   "data.source.root",

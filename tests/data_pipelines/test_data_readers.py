@@ -129,6 +129,29 @@ def test_pixels_that_a_checksum_does_not_confirm_are_not_taken(tmp_path):
     readers.read_depth_png(str(path))
 
 
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize(("bits", "read"), [(8, "read_label_ids"), (16, "read_depth_png")])
+def test_rows_that_are_missing_are_not_made_up(tmp_path, interlaced, bits, read):
+  def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+  def write(height, rows):
+    header = struct.pack(">IIBBBBB", 1, height, bits, 0, 0, 0, interlaced)
+    row = b"\0" + b"\7" * (bits // 8)  # one column: each row of it belongs to one pass
+    data = zlib.compress(row * rows)
+    parts = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    path = tmp_path / f"{height}_{rows}.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    return str(path)
+
+  whole = getattr(readers, read)(write(21, 21))
+  assert (whole == (7 if bits == 8 else 0x0707)).all()
+  assert whole.shape == (21, 1)
+  size = 20 * (1 + bits // 8)
+  with pytest.raises(readers.BadFrameError, match=rf"take {size * 21 // 20} bytes, and {size} are"):
+    getattr(readers, read)(write(21, 20))
+
+
 def test_a_picture_that_its_data_cannot_hold_gets_no_room(tmp_path):
   path = tmp_path / "depth.png"
   Image.fromarray(np.zeros((1200, 1500), np.uint16)).save(path, compress_level=9)
@@ -137,7 +160,7 @@ def test_a_picture_that_its_data_cannot_hold_gets_no_room(tmp_path):
   contents[16:24] = struct.pack(">II", 9000, 9000)
   contents[29:33] = struct.pack(">I", zlib.crc32(contents[12:29]))
   path.write_bytes(contents)
-  with pytest.raises(readers.BadFrameError, match="bytes cannot hold 9000x9000"):
+  with pytest.raises(readers.BadFrameError, match="is damaged: 9000x9000 pixels"):
     readers.read_depth_png(str(path))
 
 

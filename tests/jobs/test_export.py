@@ -1,5 +1,6 @@
 """Bundles: their outputs are the network's, their reader refuses what it should."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from jax import export as jax_export
 
 from corda_jax import bundle
 from corda_jax.errors import UserError
+from corda_jax.jobs import export as export_job
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.export import export, export_program, smallest_size
@@ -94,19 +96,31 @@ def test_what_lies_in_a_bundle(written, state):
   assert not list(written.parent.glob("*.partial"))
 
 
-def test_the_example_needs_jax_and_numpy_alone(written, tmp_path, random):
+def test_the_example_needs_jax_and_numpy_and_what_they_read_programs_by(written, tmp_path, random):
   code = (written / "example.py").read_text()
   assert 15 <= len(code.splitlines()) <= 25
   image = random.randint(0, 256, (40, 50, 3)).astype(np.uint8)
   np.save(tmp_path / "image.npy", image)
-  # A path on which nothing of this project lies, and none of its other libraries is imported.
-  guard = (
-    "import sys, runpy\n"
-    f"sys.argv = ['example.py', {str(tmp_path / 'image.npy')!r}]\n"
-    f"runpy.run_path({str(written / 'example.py')!r}, run_name='__main__')\n"
-    "taken = {name.split('.')[0] for name in sys.modules}\n"
-    "print(sorted(taken & {'flax', 'optax', 'orbax', 'corda_jax', 'ml_collections', 'PIL'}))\n"
-  )
+  # As where nothing is installed but JAX, what JAX depends on, and flatbuffers.
+  known = {"jax", "jaxlib", "numpy", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers"}
+  others = {
+    name
+    for name, distributions in importlib.metadata.packages_distributions().items()
+    if not known.intersection(each.replace("-", "_") for each in distributions)
+  }
+  assert {"flax", "optax", "orbax", "ml_collections", "PIL"} <= others
+  guard = f"""
+import importlib.abc, runpy, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {others | {"corda_jax"}}:
+      raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["example.py", {str(tmp_path / "image.npy")!r}]
+runpy.run_path({str(written / "example.py")!r}, run_name="__main__")
+"""
   result = subprocess.run(
     [sys.executable, "-c", guard],
     cwd=tmp_path,
@@ -115,7 +129,6 @@ def test_the_example_needs_jax_and_numpy_alone(written, tmp_path, random):
     text=True,
     check=True,
   )
-  assert result.stdout.splitlines()[-1] == "[]"
   assert "prediction.npz: colors, " in result.stdout
   found = np.load(tmp_path / "prediction.npz")
   np.testing.assert_array_equal(
@@ -210,3 +223,20 @@ def test_the_recipes_network_is_exported_for_any_size(preset):
   program = export_program(made, flat)
   assert [str(x) for x in program.in_avals[-1].shape] == ["batch", "height", "width", "3"]
   assert smallest_size(made.config) == 8 * (26 if preset == "as_published" else 14)
+
+
+def test_an_older_bundle_is_there_until_the_new_one_is(tmp_path):
+  folder, new = tmp_path / "bundle", tmp_path / "bundle.partial"
+  folder.mkdir()
+  (folder / "old").touch()
+  with pytest.raises(FileNotFoundError):
+    export_job._replace(folder, new)  # which is not there
+  assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+  folder.rename(tmp_path / "bundle.before")  # where a kill may come
+  export_job._put_back(folder)
+  assert [path.name for path in folder.iterdir()] == ["old"]
+  new.mkdir()
+  (new / "new").touch()
+  export_job._replace(folder, new)
+  assert [path.name for path in folder.iterdir()] == ["new"]
+  assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -14,7 +14,7 @@ from corda_jax.jobs import prediction_files as files
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.predict import Predictor, predict
-from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS
+from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_TO_TRAIN
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.journal import Journal
@@ -25,12 +25,12 @@ from tests import tiny
 SIZE = (34, 50)
 
 
-def experiment(**overrides):
+def experiment(devices=1, **overrides):
   config = tiny.get_config(
     **{"data.target.height": 17, "data.target.width": 25, "model.initial_inverse_depth": 20.0}
     | overrides
   )
-  return Experiment.from_config(config, make_mesh(jax.devices()[:1]))
+  return Experiment.from_config(config, make_mesh(jax.devices()[:devices]))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,28 @@ def test_maps_are_those_that_evaluation_makes(random, state):
   np.testing.assert_allclose(got["inverse_depth"], wanted["inverse_depth"], rtol=1e-6)
   np.testing.assert_allclose(got["difficulty"], wanted["difficulty"], atol=1e-6)
   assert len(np.unique(got["label"])) > 1
+
+
+def test_several_devices_share_images_and_fill_up_what_is_missing(random, state):
+  images = random.randint(0, 256, (3, 17, 25, 3)).astype(np.uint8)
+  several = Predictor(experiment(devices=2), jax.device_get(state))
+  assert several.batch_size == 2
+  got = [several(images[:2], (17, 25)), several(images[2:], (17, 25))]
+  wanted = Predictor(experiment(**{"prediction.batch_size": 3}), state)(images, (17, 25))
+  for name, maps in wanted.items():
+    joined = np.concatenate([each[name] for each in got])
+    np.testing.assert_allclose(joined, maps, rtol=1e-5, atol=1e-6)
+
+
+def test_depth_is_that_of_the_image_as_it_is_however_it_is_seen(random, state):
+  image = random.randint(0, 256, (1, 17, 25, 3)).astype(np.uint8)
+  seen = {"evaluation.flip": True, "evaluation.scales": (0.5, 1.0)}
+  got, wanted = (
+    Predictor(experiment(**views), state)(image, (17, 25))["inverse_depth"] for views in (seen, {})
+  )
+  np.testing.assert_allclose(got, wanted, rtol=1e-6)
+  mirrored = Predictor(experiment(), state)(image[:, :, ::-1], (17, 25))["inverse_depth"]
+  assert np.abs(mirrored / wanted - 1).max() > 1e-3  # which it would differ from
 
 
 @pytest.mark.parametrize("views", [{}, {"evaluation.flip": True, "evaluation.scales": (0.5, 1.0)}])
@@ -204,8 +226,8 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
     patch.setattr(files, "write_png", counted)
     patch.setattr("corda_jax.jobs.predict._THREADS", 1)
     with pytest.raises(KeyboardInterrupt):
-      run(workdir, path, write=("overlay", "label"))
-  written = run(workdir, path, write=("overlay", "label"))
+      run(workdir, path, write=("overlay", "label"), label_ids="cityscapes")
+  written = run(workdir, path, write=("overlay", "label"), label_ids="cityscapes")
   assert [each["name"] for each in results(written)["images"]] == [
     f"drive/{number:06d}" for number in range(4)
   ]
@@ -214,7 +236,7 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
   frames = list(files.Video(path).read())
   labels = [np.asarray(Image.open(written / "drive" / f"{n:06d}_label.png")) for n in range(4)]
   for shown, frame, label in zip(video.read(), frames, labels, strict=True):
-    wanted = files.overlay(frame, label, CITYSCAPES.palette(), 0.5)
+    wanted = files.overlay(frame, CITYSCAPES_TO_TRAIN[label], CITYSCAPES.palette(), 0.5)
     assert np.abs(shown.astype(float) - wanted).mean() < 12  # H.264 is lossy
   assert not list(written.glob("*.partial"))
 
@@ -340,3 +362,49 @@ def test_a_line_that_was_cut_short_takes_no_other_with_it(tmp_path):
   assert [again.get(name, stamp) is not None for name, stamp in (("x", 1), ("z", 3))] == [True] * 2
   assert again.get("x", 2) is None
   assert Journal(tmp_path / "done", {"by": 2}).get("x", 1) is None
+
+
+def test_an_output_folder_is_of_one_input(workdir, folder, tmp_path):
+  other = tmp_path / "images.2"
+  other.mkdir()
+  Image.new("RGB", (20, 20)).save(other / "a.png")
+  assert run(workdir, other) != run(workdir, folder)  # images.2 and images
+  written = run(workdir, folder, output=str(tmp_path / "out"))
+  before = (written / "a_label.png").read_bytes()
+  with pytest.raises(UserError, match=r"holds the predictions of .*images: set prediction.output"):
+    run(workdir, other, output=str(written))
+  assert (written / "a_label.png").read_bytes() == before
+  own = tmp_path / "own"
+  own.mkdir()
+  (own / "my_label.png").write_text("not to be lost")
+  with pytest.raises(UserError, match=r"holds my_label.png, which no prediction"):
+    run(workdir, other, output=str(own))
+  assert [path.name for path in own.iterdir()] == ["my_label.png"]
+
+
+def test_videos_in_a_folder_are_left_out_and_told(workdir, folder, tmp_path, capsys):
+  (folder / "drive.mp4").write_bytes(b"a video")
+  assert len(results(run(workdir, folder))["images"]) == 3
+  assert "note: 1 videos in" in capsys.readouterr().out
+  alone = tmp_path / "videos"
+  alone.mkdir()
+  (alone / "drive.mp4").write_bytes(b"a video")
+  with pytest.raises(UserError, match=r"without images .* but with 1 videos: name one"):
+    run(workdir, alone)
+  with pytest.raises(UserError, match=r"whose images lie in the folder of the output"):
+    run(workdir, folder, output=str(folder))
+
+
+def test_an_image_whose_notes_are_damaged_is_one_bad_file(tmp_path, monkeypatch):
+  Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+
+  def fails(image):
+    raise struct.error("required argument\nis not an integer")
+
+  monkeypatch.setattr("PIL.ImageOps.exif_transpose", fails)
+  with pytest.raises(files.BadImageError, match=r"cannot be read \(required argument\)$"):
+    files.read_image(tmp_path / "a.png")
+  monkeypatch.undo()
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+  with pytest.raises(files.BadImageError, match="more than 80 pixels: cut it"):
+    files.read_image(tmp_path / "a.png")

@@ -1,16 +1,20 @@
 import itertools
 import json
+import os
 import re
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from corda_jax.adaptation.draws import draw
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.profile import Profile
 from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.train import compile_step, step_inputs, train
 from corda_jax.resize import resize_aligned
@@ -209,18 +213,47 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_told(experiment, tmp_p
 
 
 def test_too_many_such_steps_in_a_row_end_the_run_with_a_report(experiment, tmp_path):
-  experiment.config.faults.skipped_steps = 2
+  config = experiment.config
+  before = config.checkpoint_every, config.keep_newest
+  config.faults.skipped_steps = 2
+  config.checkpoint_every, config.keep_newest = 1, 5
   try:
-    with pytest.raises(UserError, match=r"2 steps in a row, 3..4, .* checkpoint of step 2 is good"):
-      run(experiment, tmp_path, batches=poisoned(1, 3, 4))
+    with pytest.raises(UserError, match=r"2 steps in a row, 3..4, .* checkpoint of step 1 is good"):
+      run(experiment, tmp_path, batches=poisoned(3, 4))
   finally:
-    experiment.config.faults.skipped_steps = 10
+    config.faults.skipped_steps = 10
+    config.checkpoint_every, config.keep_newest = before
   report = json.loads((tmp_path / "diverged.json").read_text())
-  assert report["last_good_checkpoint"] == 2
+  # That of step 2 may hold weights that make every step fail.
+  assert (tmp_path / "checkpoints" / "2").exists()
+  assert report["last_good_checkpoint"] == 1
   assert [step["step"] for step in report["steps"]] == [3, 4]
   assert report["steps"][0]["not_finite"]["total"] == "nan"
   assert report["steps"][1]["frames"]["target"] == [f"frame_4_{row}" for row in range(4)]
   assert not (tmp_path / "results.json").exists()
+
+
+def test_a_profile_that_cannot_be_written_is_told_and_the_next_one_is_made(tmp_path):
+  told: list[str] = []
+  config = ConfigDict({"at_step": 2, "steps": 1})
+  profile = Profile(tmp_path, config, tell=told.append)
+  (tmp_path / "tensorboard").mkdir()
+  (tmp_path / "tensorboard" / "plugins").write_text("no folder")
+  try:
+    for step in (1, 2, 3):
+      with profile.step(step):
+        jnp.ones(3).block_until_ready()
+    assert len(told) == 1
+    assert told[0].startswith("the profile cannot be written (")
+    assert told[0].endswith("; the run goes on")
+    (tmp_path / "tensorboard" / "plugins").unlink()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    with profile.step(4):
+      jnp.ones(3).block_until_ready()
+  finally:
+    profile.close()
+  assert told[1].startswith("A profile lies in")
+  assert list((tmp_path / "tensorboard" / "plugins").rglob("*.xplane.pb"))
 
 
 def test_what_training_sees_is_shown(tmp_path):
@@ -288,6 +321,7 @@ def test_a_run_refuses_another_configuration(tmp_path):
   check_config(tmp_path, changed)  # nothing was made with the first one
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   free = {"log_every": 7, "evaluation.classes": "synthia_13", "data.source.root": "elsewhere"}
+  free |= {"data.cache_dir": "another_disk", "data.records_dir": "there"}
   free |= {"compute.rematerialize": True, "compute.shard_state": True}
   free |= {"data.source.depth_root": "there", "data.target.depth_root": "elsewhere"}
   check_config(tmp_path, tiny.get_config(**free).to_dict())

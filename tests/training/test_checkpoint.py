@@ -11,6 +11,7 @@ import pytest
 
 from corda_jax.errors import UserError
 from corda_jax.files import whole_or_not
+from corda_jax.training import checkpoint
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.run_files import check_config, record_config
@@ -107,6 +108,39 @@ def test_where_all_are_damaged_nothing_is_begun_anew(workdir):
     restored(workdir)
   assert (workdir / "damaged/2").is_dir()
   assert (workdir / "checkpoints/1").is_dir()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_disk_that_does_not_answer_is_no_damage(workdir, monkeypatch, capsys, sealed):
+  failures = []
+
+  def fails(real, times):
+    def function(*arguments, **options):
+      failures.append(1)
+      if len(failures) <= times:
+        raise OSError(116, "Stale file handle")
+      return real(*arguments, **options)
+
+    return function
+
+  place = (checkpoint, "_checksums") if sealed else (Checkpoints, "_metadata")
+  before = files_of(workdir, 2)
+  for times, message in ((2, None), (9, r"checkpoints/2 cannot be read .*Stale file handle")):
+    failures.clear()
+    if not sealed:
+      (workdir / "checkpoints/2/checksums.json").unlink()
+    with monkeypatch.context() as patch:
+      patch.setattr(*place, fails(getattr(*place), times))
+      checkpoints = Checkpoints(workdir, retries=2, retry_seconds=0.0)
+      if message is None:
+        assert checkpoints.newest_undamaged() == 2
+      else:
+        with pytest.raises(UserError, match=message):
+          checkpoints.newest_undamaged()
+      checkpoints.close()
+    assert capsys.readouterr().out.count("trying again in 0 seconds") == 2
+    assert not (workdir / "damaged").exists()
+    assert before - files_of(workdir, 2) <= {workdir / "checkpoints/2/checksums.json"}
 
 
 def test_a_history_that_a_kill_cut_short(tmp_path):

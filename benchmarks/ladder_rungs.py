@@ -1,0 +1,89 @@
+"""What `benchmarks.ladder` climbs: rungs of the method, sources, sizes."""
+
+from typing import Any
+
+from benchmarks.options import apply_settings, load_config
+
+ORACLE = "trained on target labels"  # the target takes the place of the source
+
+_NO_DEPTH = {"model.depth": False, "model.correlation": False}
+_PHOTOMETRIC = {
+  "data.source.views": ("right",),
+  "data.target.views": ("right",),
+  "method.depth_supervision.source": "photometric",
+  "method.depth_supervision.target": "photometric",
+  "model.initial_inverse_depth": 65.0,  # 10 m: from 0, photometric training has next to no gradient
+}
+
+# Each adds to the one before it, but for the last two.
+RUNGS: dict[str, dict[str, Any]] = {
+  "source only": {"method.adapt": False} | _NO_DEPTH,
+  "mixing (DACS)": _NO_DEPTH,
+  "+ depth heads": {"model.correlation": False, "method.depth_weight.enabled": False},
+  "+ correlation": {"method.depth_weight.enabled": False},
+  "+ refinement, as published": {"method.depth_weight.share_across_batch": False},
+  "+ refinement, as released": {},
+  "photometric, not files": _PHOTOMETRIC,
+  ORACLE: {"method.adapt": False} | _NO_DEPTH,
+}
+
+# Layout of the source → what its recipe has other than GTA5's (configs/synthia2cs.py).
+SOURCES: dict[str, dict[str, Any]] = {
+  "gta5": {},
+  "synthia": {
+    "data.source.dataset": "synthia",
+    "data.source.depth": "simulator",
+    "model.initial_semantics_from": "decoder",
+    "evaluation.classes": "synthia_16",
+  },
+}
+
+# A network that wants a GPU: ResNet-50 from random weights, on crops of 512x256.
+_LARGE = {
+  "num_steps": 20_000,
+  "log_every": 100,
+  "data.batch_size": 8,
+  "data.crop_height": 256,
+  "data.crop_width": 512,
+  "data.source.height": 288,
+  "data.source.width": 576,
+  "data.target.height": 288,
+  "data.target.width": 576,
+  "data.street_world.source_frames": 2_000,
+  "data.street_world.target_frames": 2_000,
+  "data.street_world.validation_frames": 200,
+  "model.dtype": "bfloat16",
+  "model.encoder.stage_sizes": (3, 4, 6, 3),
+  "model.encoder.strides": (1, 2, 1, 1),
+  "model.encoder.dilations": (1, 1, 2, 4),
+  "model.encoder.width": 64,
+  "model.encoder.expansion": 4,
+  "model.encoder.stem_kernel": 7,
+  "model.encoder.stem_pool": True,
+  "model.task_width": 64,
+  "model.classifier_dilations": (6, 12),
+  "optimizer.learning_rate": 0.0005,
+  "method.teacher_decay": 0.999,
+}
+
+# Name → changes of configs/demo.py.
+SIZES: dict[str, dict[str, Any]] = {"small": {}, "large": _LARGE}
+
+
+def rung_config(rung: str, source: str, size: str, settings: dict[str, Any]) -> Any:
+  """The configuration of a run, but for its seed.
+
+  Args:
+    rung: of `RUNGS`.
+    source: of `SOURCES`.
+    size: of `SIZES`.
+    settings: field → value, for all runs.
+
+  Raises:
+    UserError: the settings do not fit.
+  """
+  config = load_config("demo")
+  apply_settings(config, SIZES[size] | SOURCES[source] | RUNGS[rung] | settings)
+  if rung == ORACLE:
+    config.data.source = config.data.target.copy_and_resolve_references()
+  return config

@@ -1,0 +1,166 @@
+"""The street world in memory: for training without TensorFlow, and without files.
+
+Frames are those that `data_pipelines.street_world` writes as a data set and the pipeline reads
+again, to the bit; their order is drawn otherwise than the pipeline's.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from corda_jax import labels
+from corda_jax.console import progress_bar
+from corda_jax.files import whole_or_not
+from data_pipelines import inverse_depth
+from data_pipelines.parallel import ordered_map
+from data_pipelines.street_world import domains, encodings, formats
+from data_pipelines.street_world.scene import BASELINE
+
+_DOMAINS = {
+  "gta5": domains.SYNTHETIC,
+  "synthia": domains.SYNTHETIC,
+  "cityscapes": domains.REAL,
+}
+
+
+class Frames(NamedTuple):
+  """Frames of one size.
+
+  Attributes:
+    image: uint8 RGB [N, H, W, 3].
+    label: uint8 [N, H, W], training ids, 255 where there is none.
+    inverse_depth: float32 [N, H, W], 1 where there is no depth.
+    right_image: uint8 RGB [N, H, W, 3], what the right camera sees.
+    intrinsics: float32 [N, 4]: fx, fy, cx, cy in pixels.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  inverse_depth: np.ndarray
+  right_image: np.ndarray
+  intrinsics: np.ndarray
+
+
+def render(
+  layout: str,
+  split: str,
+  count: int,
+  *,
+  seed: int,
+  height: int,
+  width: int,
+  folder: Path,
+  processes: int = 0,
+) -> Frames:
+  """The first frames of a split, from `folder` if they were rendered before.
+
+  Args:
+    layout: "gta5", "synthia" or "cityscapes": which streets, classes and depth.
+    split: "train" or "val".
+    count: of frames.
+    seed: of the world.
+    height: rows of the images.
+    width: columns of the images.
+    folder: where frames are kept.
+    processes: that render; 0 for one a core.
+  """
+  plan = formats.Plan(layout, {split: count}, seed, height, width, _DOMAINS[layout])
+  digest = hashlib.sha256(json.dumps(plan.parameters(), sort_keys=True).encode()).hexdigest()
+  path = folder / f"{layout}_{split}_{count}_{width}x{height}_{digest[:12]}.npz"
+  if not path.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    render_one = functools.partial(_render, plan, split)
+    frames = ordered_map(render_one, range(count), processes=processes)
+    made = list(progress_bar(iterable=frames, total=count, desc=f"{layout} {split}", unit="frame"))
+    arrays = {name: np.stack(each) for name, *each in zip(Frames._fields, *made, strict=True)}
+    with whole_or_not(path) as partial, open(partial, "wb") as file:
+      np.savez(file, **arrays)
+  with np.load(path) as arrays:
+    return Frames(**arrays)
+
+
+def _render(plan: formats.Plan, split: str, index: int) -> Frames:
+  view = formats.Views(plan, split, index)
+  left = view()
+  camera = (left.camera.focal, left.camera.focal, *left.camera.center)
+  label, depth = left.label, left.depth
+  if plan.layout == "synthia":  # which does not tell all classes apart
+    known = labels.SYNTHIA_TO_TRAIN[labels.TRAIN_TO_SYNTHIA]
+    label = np.where(label == labels.IGNORE, label, known[np.minimum(label, len(known) - 1)])
+    inverse = inverse_depth.from_centimetres(encodings.centimetres_file(depth))
+  elif plan.layout == "gta5":
+    file = encodings.inverse_depth_file(encodings.inverse_depth(depth))
+    inverse = inverse_depth.from_disparity(file)
+  else:
+    known = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
+    inverse = inverse_depth.from_stereo_metres(known)
+  return Frames(left.image, label, inverse, view(right=True).image, np.float32(camera))
+
+
+def train_batches(
+  source: Frames, target: Frames, config: Any, *, start_step: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches without end, as `data_pipelines.batches.train_batches` has them, with right views.
+
+  Sample g of a domain with n frames is frame permutation(g mod n) of epoch g div n, cut at a place
+  that g tells: a batch depends on the seed and on its number alone.
+
+  Args:
+    source: frames.
+    target: frames.
+    config: whole configuration, whose `seed`, batch and crops are read.
+    start_step: number of the first batch.
+  """
+  data = config.data
+  domains = {"source": source, "target": target}
+  orders = {
+    name: functools.lru_cache(2)(functools.partial(_order, config.seed, number, len(frames.image)))
+    for number, (name, frames) in enumerate(domains.items())
+  }
+  step = start_step
+  while True:
+    batch = {}
+    for number, (name, frames) in enumerate(domains.items()):
+      samples = range(step * data.batch_size, (step + 1) * data.batch_size)
+      count, height, width = frames.label.shape
+      places = [orders[name](g // count)[g % count] for g in samples]
+      room = (height - data.crop_height + 1, width - data.crop_width + 1)
+      corners = [np.random.default_rng((config.seed, number, 1, g)).integers(room) for g in samples]
+      crops = [
+        (place, slice(top, top + data.crop_height), slice(left, left + data.crop_width))
+        for place, (top, left) in zip(places, corners, strict=True)
+      ]
+      for field in ("image", "label", "inverse_depth", "right_image"):
+        batch[f"{name}_{field}"] = np.stack([getattr(frames, field)[crop] for crop in crops])
+      moved = np.float32([(0, 0, left, top) for top, left in corners])
+      batch[f"{name}_intrinsics"] = frames.intrinsics[places] - moved
+      batch[f"{name}_baseline"] = np.full(data.batch_size, BASELINE, np.float32)
+      batch[f"{name}_name"] = np.array([f"{place:06d}" for place in places])
+    yield batch
+    step += 1
+
+
+def _order(seed: int, domain: int, count: int, epoch: int) -> np.ndarray:
+  return np.random.default_rng((seed, domain, 0, epoch)).permutation(count)
+
+
+def whole_frames(frames: Frames, size: int) -> Iterator[dict[str, np.ndarray]]:
+  """All frames in order, `size` at a time, as `data_pipelines.batches.evaluation_batches` has them.
+
+  The last batch is filled up by its last frame, which is not "valid".
+  """
+  count = len(frames.image)
+  for start in range(0, count, size):
+    places = np.minimum(np.arange(start, start + size), count - 1)
+    yield {
+      "image": frames.image[places],
+      "label": frames.label[places],
+      "inverse_depth": frames.inverse_depth[places],
+      "name": np.array([f"{place:06d}" for place in places]),
+      "valid": np.arange(start, start + size) < count,
+    }
