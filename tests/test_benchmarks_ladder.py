@@ -1,0 +1,213 @@
+"""The ladder: its world is the pipeline's, its runs are made once, its tables tell them all."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import ladder, world
+from benchmarks.ladder_rungs import ORACLE, RUNGS, SIZES, SOURCES, rung_config
+from corda_jax.errors import UserError
+from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.train import step_inputs
+from data_pipelines.batches import evaluation_batches, train_batches
+from data_pipelines.provide import provide
+
+SIZE = {"height": 32, "width": 48}
+
+
+def small(rung, source, **settings):
+  config = rung_config(rung, source, "small", {})
+  config.update_from_flattened_dict(
+    {
+      "num_steps": 2,
+      "data.crop_height": 32,
+      "data.crop_width": 32,
+      "data.evaluation_batch_size": 2,
+      "data.prepare_processes": 1,
+      "data.street_world.source_frames": 3,
+      "data.street_world.target_frames": 4,
+      "data.street_world.validation_frames": 3,
+      "model.encoder.stage_sizes": (1, 1),
+      "model.encoder.strides": (1, 2),
+      "model.encoder.dilations": (1, 1),
+      "model.encoder.width": 4,
+      "model.task_width": 2,
+    }
+    | {
+      f"data.{domain}.{side}": value
+      for domain in ("source", "target")
+      for side, value in SIZE.items()
+    }
+    | {
+      f"data.street_world.{domain}_{side}": value
+      for domain in ("source", "target")
+      for side, value in SIZE.items()
+    }
+    | settings
+  )
+  return config
+
+
+def frames(layout, split, count, folder):
+  return world.render(layout, split, count, seed=0, folder=folder, processes=1, **SIZE)
+
+
+@pytest.mark.parametrize("source", list(SOURCES))
+def test_frames_in_memory_are_those_of_the_pipeline(tmp_path, source):
+  config = small("photometric, not files", source)
+  data = config.data
+  data.records_dir = str(tmp_path / "records")
+  data.source.root, data.target.root = str(tmp_path / source), str(tmp_path / "cityscapes")
+  data.source.views = ()  # the layouts of synthetic files have none
+  provide(data)
+  for domain, layout, count in (("source", source, 3), ("target", "cityscapes", 4)):
+    contents = ("image", "label", "inverse_depth", *(["views"] if domain == "target" else []))
+    batches = list(evaluation_batches(data, domain=domain, split="train", contents=contents))
+    made = frames(layout, "train", count, tmp_path)
+    for name in ("image", "label", "inverse_depth", "right_image", "intrinsics"):
+      if domain == "source" and name in ("right_image", "intrinsics"):
+        continue
+      found = np.concatenate([batch[name] for batch in batches])[:count]
+      np.testing.assert_array_equal(getattr(made, name), found)
+      assert getattr(made, name).dtype == found.dtype
+    if domain == "target":
+      assert (batches[0]["baseline"] == np.float32(world.BASELINE)).all()
+  labels = np.concatenate([batch["label"] for batch in evaluation_batches(data)])[:3]
+  by_city = [0, 2, 1]  # the pipeline's order: of two cities
+  found = frames("cityscapes", "val", 3, tmp_path).label[by_city]
+  np.testing.assert_array_equal(found, labels)
+  # A batch has the names, types and shapes of the pipeline's.
+  config.data.source.views = ()
+  wanted = next(train_batches(data, seed=0))
+  source_frames, target_frames = (frames(source, "train", 3, tmp_path), made)
+  batch = next(world.train_batches(source_frames, target_frames, config, start_step=0))
+  for name, value in wanted.items():
+    assert batch[name].shape == value.shape
+    assert batch[name].dtype == value.dtype or name.endswith("_name")
+
+
+def test_batches_depend_on_seed_and_step_alone(tmp_path):
+  config = small("mixing (DACS)", "gta5", **{"data.crop_height": 20})
+  source, target = frames("gta5", "train", 3, tmp_path), frames("cityscapes", "train", 4, tmp_path)
+  made = list(itertools.islice(world.train_batches(source, target, config, start_step=0), 6))
+  later = next(world.train_batches(source, target, config, start_step=4))
+  for name, value in later.items():
+    np.testing.assert_array_equal(made[4][name], value)
+  # Every frame once an epoch: six batches of two are four epochs of three and three of four.
+  for name, count in (("source", 3), ("target", 4)):
+    names = np.concatenate([batch[f"{name}_name"] for batch in made]).reshape(-1, count)
+    assert all(sorted(epoch) == [f"{number:06d}" for number in range(count)] for epoch in names)
+    assert len({tuple(epoch) for epoch in names}) > 1
+  # What is cut from a frame is cut at one place, which the camera follows.
+  batch = made[0]
+  place = int(batch["target_name"][0])
+  left, top = (target.intrinsics[place] - batch["target_intrinsics"][0])[2:].astype(int)
+  for field in ("image", "label", "inverse_depth", "right_image"):
+    whole = getattr(target, field)[place]
+    np.testing.assert_array_equal(
+      batch[f"target_{field}"][0], whole[top : top + 20, left : left + 32]
+    )
+  assert len({tuple(b["target_intrinsics"][0]) for b in made}) > 1
+  config.seed = 1
+  other = next(world.train_batches(source, target, config, start_step=0))
+  assert any((other[name] != made[0][name]).any() for name in ("source_image", "target_image"))
+
+
+def test_frames_are_rendered_once_and_all_are_scored(tmp_path, monkeypatch):
+  made = frames("cityscapes", "val", 3, tmp_path)
+  monkeypatch.setattr(world, "_render", None)
+  again = frames("cityscapes", "val", 3, tmp_path)
+  for one, other in zip(made, again, strict=True):
+    np.testing.assert_array_equal(one, other)
+  with pytest.raises(TypeError):
+    frames("cityscapes", "val", 2, tmp_path)  # others are not those
+  batches = list(world.whole_frames(made, 2))
+  assert [batch["valid"].tolist() for batch in batches] == [[True, True], [True, False]]
+  np.testing.assert_array_equal(batches[1]["image"][0], made.image[2])
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_every_rung_is_a_configuration_that_can_be(size):
+  for rung, source in itertools.product(RUNGS, SOURCES):
+    config = rung_config(rung, source, size, {"seed": 3})
+    experiment = Experiment.from_config(config)
+    assert config.seed == 3
+    assert config.data.source.dataset == ("cityscapes" if rung == ORACLE else source)
+    assert config.evaluation.classes == ("synthia_16" if source == "synthia" else "all")
+    assert (experiment.joint is not None) == (rung == "photometric, not files")
+    depth = rung not in ("source only", "mixing (DACS)", ORACLE)
+    assert experiment.has_depth_heads == depth
+
+
+def write_result(folder, miou, abs_rel=None):
+  folder.mkdir()
+  result = {"miou": miou, "iou": {"road": miou + 1, "car": None}}
+  if abs_rel is not None:
+    result["depth"] = {"abs_rel": abs_rel}
+  (folder / "results.json").write_text(json.dumps(result))
+
+
+def test_the_table_tells_what_each_rung_adds(tmp_path):
+  rows = (
+    ("source only", {0: 20.0, 1: 22.0}, None),
+    ("mixing (DACS)", {0: 40.0, 1: 43.0}, None),
+    ("+ depth heads", {1: 44.0}, 0.25),  # seed 0 is not done yet
+    (ORACLE, {0: 55.0}, None),
+  )
+  runs = []
+  for rung, scores, depth in rows:
+    for seed in (1, 0):
+      run = ladder.Run(rung, "gta5", seed, tmp_path / ladder._name(f"{rung} {seed}"))
+      runs.append(run)
+      if seed in scores:
+        write_result(run.folder, scores[seed], depth)
+  lines = ladder.table(runs, "gta5").splitlines()
+  assert lines[2] == "| source only | 21.0 ± 1.4 | 20.0, 22.0 |  |  |"
+  assert lines[3] == "| mixing (DACS) | 41.5 ± 2.1 | 40.0, 43.0 | +20.5 ± 0.7 |  |"
+  assert lines[4] == "| + depth heads | 44.0 | 44.0 | +1.0 | 0.250 |"  # of seed 1 alone
+  assert lines[5] == f"| {ORACLE} | 55.0 | 55.0 |  |  |"
+  assert lines[-2:] == ["| road | 22.0 | 42.5 | 45.0 | 56.0 |", "| car | - | - | - | - |"]
+  assert ladder.table(runs, "synthia") == "synthia: no run is done yet."
+
+
+@pytest.mark.long
+def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
+  def config(rung, source, size, settings):
+    made = small(rung, source)
+    made.update_from_flattened_dict(settings)
+    return made
+
+  monkeypatch.setattr(ladder, "rung_config", config)
+  arguments = ["--sources", "gta5", "--seeds", "2", "--workdir", str(tmp_path), "--rungs"]
+  trained = []
+  real = ladder.train
+
+  def counted(experiment, folder, **options):
+    trained.append(folder.name)
+    return real(experiment, folder, **options)
+
+  monkeypatch.setattr(ladder, "train", counted)
+  ladder.main([*arguments, "mixing (DACS)"])
+  assert trained == ["gta5_mixing_DACS_0", "gta5_mixing_DACS_1"]
+  assert "2 of 2 runs are done." in capsys.readouterr().out
+  ladder.main([*arguments, "mixing (DACS)", ORACLE])
+  assert trained[2:] == ["gta5_trained_on_target_labels_0", "gta5_trained_on_target_labels_1"]
+  assert "4 of 4 runs are done." in capsys.readouterr().out
+  with pytest.raises(UserError, match=r"another configuration: num_steps"):
+    ladder.main([*arguments, "mixing (DACS)", "--set", "num_steps=3"])
+  monkeypatch.setattr(ladder, "train", real)
+  ladder.main([*arguments, "source only", "--minutes", "0", "--set", "num_steps=50"])
+  assert "0 of 2 runs are done." in capsys.readouterr().out
+
+
+def test_what_the_step_reads_is_there(tmp_path):
+  config = small("photometric, not files", "synthia")
+  source = frames("synthia", "train", 3, tmp_path)
+  target = frames("cityscapes", "train", 4, tmp_path)
+  batch = next(world.train_batches(source, target, config, start_step=0))
+  inputs = step_inputs(batch, Experiment.from_config(config).joint)
+  assert inputs["source_right_image"].shape == (2, 32, 32, 3)
+  assert inputs["target_baseline"].dtype == np.float32
+  assert set(inputs) <= set(batch)
