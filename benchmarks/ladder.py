@@ -115,7 +115,7 @@ def make_run(folder: Path, config: Any, frames: Path) -> None:
     return
   folder.mkdir(parents=True, exist_ok=True)
   record_config(folder, config.to_dict())
-  source, target, validation = (_frames(config, which, frames) for which in _FRAMES)
+  source, target, validation = frames_of(config, frames)
   print(f"\n{folder.name}", flush=True)
   train(
     Experiment.from_config(config),
@@ -126,27 +126,27 @@ def make_run(folder: Path, config: Any, frames: Path) -> None:
   )
 
 
-# What is rendered: the part of the configuration, the split, the number of frames.
-_FRAMES = (
-  ("source", "train", "source_frames"),
-  ("target", "train", "target_frames"),
-  ("target", "val", "validation_frames"),
-)
+def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
+  """The source's, the target's and the validation frames, from `folder` if they are there."""
 
+  def frames(domain: str, split: str, count: str) -> Frames:
+    data, world = config.data[domain], config.data.street_world
+    if data.dataset == "cityscapes":  # of the oracle's source, too
+      count = "validation_frames" if split == "val" else "target_frames"
+    return render(
+      data.dataset,
+      split,
+      world[count],
+      seed=world.seed,
+      height=data.height,
+      width=data.width,
+      folder=folder,
+    )
 
-def _frames(config: Any, which: tuple[str, str, str], folder: Path) -> Frames:
-  domain, split, count = which
-  data, world = config.data[domain], config.data.street_world
-  if data.dataset == "cityscapes":  # of the oracle's source, too
-    count = "validation_frames" if split == "val" else "target_frames"
-  return render(
-    data.dataset,
-    split,
-    world[count],
-    seed=world.seed,
-    height=data.height,
-    width=data.width,
-    folder=folder,
+  return (
+    frames("source", "train", "source_frames"),
+    frames("target", "train", "target_frames"),
+    frames("target", "val", "validation_frames"),
   )
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import ladder, world
+from benchmarks import difficulty, ladder, world
 from benchmarks.ladder_rungs import ORACLE, RUNGS, SIZES, SOURCES, rung_config
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
@@ -211,3 +211,32 @@ def test_what_the_step_reads_is_there(tmp_path):
   assert inputs["source_right_image"].shape == (2, 32, 32, 3)
   assert inputs["target_baseline"].dtype == np.float32
   assert set(inputs) <= set(batch)
+
+
+def test_the_area_under_the_curve():
+  doubt = np.array([0.9, 0.8, 0.5, 0.5, 0.1])
+  wrong = np.array([True, False, True, False, False])
+  # Of six pairs the first wins three; the second wins one, shares one, loses one.
+  assert difficulty.auroc(doubt, wrong) == pytest.approx((3 + 1.5) / 6)
+  assert difficulty.auroc(-doubt, wrong) == pytest.approx(1 - 4.5 / 6)
+
+
+def test_pixels_of_the_target_that_are_known_are_judged():
+  maps = {
+    "mask": np.array([[[True, False, False, False, False]]]),
+    "pseudo_label": np.array([[[1, 1, 2, 3, 4]]], np.uint8),
+    "confidence": np.float32([[[0.9, 0.75, 0.5, 0.9, 0.9]]]),
+    "inverse_depth": np.float32([[[9, 10, 20, 9, 9]]]),
+    "source_inverse_depth": np.float32([[[9, 12, 80, 9, 9]]]),
+  }
+  batch = {
+    "target_label": np.array([[[1, 1, 7, 255, 4]]], np.uint8),  # one of the source, one without
+    "target_inverse_depth": np.float32([[[9, 8, 40, 9, 1]]]),  # and one without depth
+  }
+  found = difficulty._pixels(maps, batch)
+  assert found["wrong"].tolist() == [False, True]
+  confidence, discrepancy, logarithms, both = (found[name] for name in difficulty.MEASURES)
+  np.testing.assert_allclose(confidence, [0.25, 0.5])
+  np.testing.assert_allclose(discrepancy, [0.25, 1.5])
+  np.testing.assert_allclose(logarithms, [np.log(1.2), np.log(4)], rtol=1e-6)
+  np.testing.assert_allclose(both, [1 - 0.75 * 0.75, 1])

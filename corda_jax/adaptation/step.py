@@ -136,8 +136,9 @@ def make_maps(
     adaptation: on the source's) and, with depth heads, "inverse_depth", "source_inverse_depth" (by
     the target's and by the source's head) and "difficulty" [B, H, W], see `difficulty`; with
     adaptation "image" [B, H, W, 3], RGB 0..1, mixed and augmented, "label" uint8[B, H, W], mixed of
-    the source's labels and the pseudo-labels, "pseudo_label" uint8[B, H, W], all of them, and
-    "pixel_weight" [B, H, W].
+    the source's labels and the pseudo-labels, "mask" bool[B, H, W] (True: source), "pseudo_label"
+    uint8[B, H, W], all of them, with the teacher's "confidence" [B, H, W], 0..1, and "pixel_weight"
+    [B, H, W].
   """
 
   def maps(state, batch, key):
@@ -154,6 +155,7 @@ def make_maps(
       image = normalization.to_unit_range(found["image"])
       shown["image"] = image[..., ::-1] if normalization.bgr else image
       shown |= {name: found[name].astype(jnp.uint8) for name in ("label", "pseudo_label")}
+      shown |= {name: found[name] for name in ("mask", "confidence")}
       shown["pixel_weight"] = jnp.broadcast_to(found["pixel_weight"], found["label"].shape)
     return shown
 
