@@ -10,7 +10,7 @@ import random
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -307,7 +307,10 @@ class Overrides:
     """Every field as its last override says, or as it was, of the type that it had."""
     if (self._folder / "run").exists():  # something was
       return WRONG
-    given = dict(text.removeprefix("--config.").split("=", 1) for text in made.value)
+    given: dict[str, list[str]] = {}
+    for argument in made.value:
+      name, text = argument.removeprefix("--config.").split("=", 1)
+      given.setdefault(name, []).append(text)
     changed = flatten(found.to_dict())
     right = changed.keys() == self._fields.keys() and all(
       _same_type(changed[name], before)
@@ -413,21 +416,27 @@ def _same_type(value: Any, before: Any) -> bool:
   return type(value) is type(before)
 
 
-def _means(text: str, value: Any) -> bool:
-  """Whether a value of the configuration is what its text on the command line says."""
+def _means(texts: Sequence[str], value: Any) -> bool:
+  """Whether a value of the configuration is what its texts on the command line say, the last."""
+  if isinstance(value, tuple | list):  # which take in all of them
+    return list(value) == [each for text in texts for each in _items(text)]
+  text = texts[-1]
   if isinstance(value, str):
     return value == text
   if isinstance(value, bool):
     return text.lower() in (("true", "t", "1") if value else ("false", "f", "0"))
   if isinstance(value, int):
     return value == int(text, 0 if text.strip().lower().startswith(("0x", "0o")) else 10)
-  if isinstance(value, float):
-    return value == float(text)
+  return value == float(text)
+
+
+def _items(text: str) -> list[Any]:
+  """What a tuple is made of by a text: the items of a literal, or the literal or text itself."""
   try:
-    literal = ast.literal_eval(text.strip() or "()")
+    literal = ast.literal_eval(text)
   except (ValueError, SyntaxError):
     literal = text
-  return list(value) == list(literal if isinstance(literal, tuple | list) else (literal,))
+  return list(literal) if isinstance(literal, tuple | list | dict | set) else [literal]
 
 
 def _equal(found: Any, wanted: Any) -> bool:

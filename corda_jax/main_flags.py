@@ -1,11 +1,14 @@
 """The command line: flags and overrides of a configuration, and what is told of wrong ones."""
 
+import re
 from typing import Any
 
 from absl import flags
 
 from corda_jax.errors import UserError
 from corda_jax.training.run_files import flatten
+
+_FIELD = re.compile(r"--?config(\.\w+|\[-?\d+\])+")
 
 
 def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
@@ -21,6 +24,11 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
   Raises:
     UserError: an unknown flag or field, a value of the wrong type, and so on, in one line.
   """
+  for argument in arguments:
+    # The library reads such a name as Python, so that what follows a # would be left out.
+    name = argument.split("=")[0]
+    if name.startswith(("-config.", "--config.")) and not _FIELD.fullmatch(name):
+      raise UserError(f"unknown configuration field: {name.lstrip('-')!r}")
   try:
     positional = values(arguments)
     values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)

@@ -122,3 +122,10 @@ def test_an_override_that_means_something_else_is_seen(tmp_path):
     assert target.judge(good, Input(given, False)) == outcome
   other = target.read(["--config.num_steps=7"])  # that nothing asked for
   assert target.judge(other, Input([], False)) == WRONG
+
+
+def test_a_field_is_named_whole(tmp_path):
+  target = TARGETS["config overrides"](tmp_path)
+  assert target.read(["--config.seed=3"]).seed == 3
+  with pytest.raises(UserError, match=r"unknown configuration field: 'config.seed#s'"):
+    target.read(["--config.seed#s=3"])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from corda_jax.models.build import has_depth_heads, output_stride
+from corda_jax.training.run_files import flatten
 
 _AT_LEAST = {
   "num_steps": 1,
@@ -178,11 +179,18 @@ def _validate_values(
       raise UserError(f"{name} is {value(name)!r}, wanted {wanted}")
   if config.seed >= 2**63:
     raise UserError(f"seed is {config.seed}, wanted less than 2^63")
+  for name, given in flatten(config.to_dict()).items():  # of those that no range tells of, too
+    for each in given if isinstance(given, tuple | list) else (given,):
+      if isinstance(each, float) and not math.isfinite(each):
+        raise UserError(f"{name} is {given}, wanted finite numbers")
   for name in _WHOLE_NUMBERS:
     _validate_whole_numbers(name, value(name))
   for name in _CHANNELS:
     _validate_channels(name, value(name))
-  for domain in ("source", "target"):
+  for domain in (each for each in ("source", "target") if each in config.data):
+    splits = config.data[domain].splits
+    if not splits or not all(isinstance(split, str) and split.strip() for split in splits):
+      raise UserError(f"data.{domain}.splits is {tuple(splits)}, wanted names, such as ('train',)")
     if unknown := [view for view in config.data[domain].views if view not in _VIEWS]:
       raise UserError(
         f"data.{domain}.views holds {unknown[0]!r}, wanted some of: {', '.join(_VIEWS)}"

@@ -370,6 +370,10 @@ def test_batches_that_devices_cannot_share_are_refused():
   ("field", "value", "told"),
   [
     ("num_steps", 0, "num_steps is 0, wanted 1 or more"),
+    ("data.source.splits", (), r"data.source.splits is \(\), wanted names"),
+    ("data.target.views", ("up",), "data.target.views holds 'up', wanted some of: right"),
+    ("data.source.folder.metres_per_unit", float("nan"), "is nan, wanted finite numbers"),
+    ("model.pose_normalization.mean", (1.0, 2.0), "wanted three numbers"),
     ("log_every", 0, "log_every is 0, wanted 1 or more"),
     ("evaluation.pictures", -1, "evaluation.pictures is -1, wanted 0 or more"),
     ("evaluation.classes", "twelve", "evaluation.classes is 'twelve', wanted 'all' or"),
