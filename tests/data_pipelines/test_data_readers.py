@@ -129,27 +129,48 @@ def test_pixels_that_a_checksum_does_not_confirm_are_not_taken(tmp_path):
     readers.read_depth_png(str(path))
 
 
+# The pass of each pixel of an 8x8 block, from the PNG specification.
+ADAM7 = ("16462646", "77777777", "56565656", "77777777") + (
+  "36463646",
+  "77777777",
+  "56565656",
+  "77777777",
+)
+
+
+def rows_of_passes(width, height):
+  """Columns in each row of each pass of an interlaced picture."""
+  for number in "1234567":
+    rows = [[x for x in range(width) if ADAM7[y % 8][x % 8] == number] for y in range(height)]
+    yield from (len(columns) for columns in rows if columns)
+
+
+@pytest.mark.parametrize("size", [(1, 21), (5, 3), (13, 10), (8, 8)])
 @pytest.mark.parametrize("interlaced", [0, 1])
 @pytest.mark.parametrize(("bits", "read"), [(8, "read_label_ids"), (16, "read_depth_png")])
-def test_rows_that_are_missing_are_not_made_up(tmp_path, interlaced, bits, read):
+def test_rows_that_are_missing_are_not_made_up(tmp_path, size, interlaced, bits, read):
+  width, height = size
+
   def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-  def write(height, rows):
-    header = struct.pack(">IIBBBBB", 1, height, bits, 0, 0, 0, interlaced)
-    row = b"\0" + b"\7" * (bits // 8)  # one column: each row of it belongs to one pass
-    data = zlib.compress(row * rows)
-    parts = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
-    path = tmp_path / f"{height}_{rows}.png"
+  def write(left_out):
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, interlaced)
+    rows = list(rows_of_passes(width, height)) if interlaced else [width] * height
+    kept = rows[:-1] if left_out else rows
+    data = b"".join(b"\0" + b"\7" * (columns * bits // 8) for columns in kept)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
+    path = tmp_path / f"{left_out}.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
-    return str(path)
+    return str(path), len(data)
 
-  whole = getattr(readers, read)(write(21, 21))
-  assert (whole == (7 if bits == 8 else 0x0707)).all()
-  assert whole.shape == (21, 1)
-  size = 20 * (1 + bits // 8)
-  with pytest.raises(readers.BadFrameError, match=rf"take {size * 21 // 20} bytes, and {size} are"):
-    getattr(readers, read)(write(21, 20))
+  path, whole = write(left_out=False)
+  values = getattr(readers, read)(path)
+  assert (values == (7 if bits == 8 else 0x0707)).all()
+  assert values.shape == (height, width)
+  path, found = write(left_out=True)
+  with pytest.raises(readers.BadFrameError, match=f"take {whole} bytes, and {found} are there"):
+    getattr(readers, read)(path)
 
 
 def test_a_picture_that_its_data_cannot_hold_gets_no_room(tmp_path):

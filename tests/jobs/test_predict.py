@@ -145,7 +145,7 @@ def test_an_image(workdir, folder, state, capsys):
   assert results(written)["step"] == 3
 
 
-def test_a_folder_goes_on_where_it_was(workdir, folder, capsys, monkeypatch):
+def test_a_folder_goes_on_where_it_was(workdir, folder, state, capsys, monkeypatch):
   real = files.write_png
 
   def fails(path, *rest):
@@ -170,6 +170,12 @@ def test_a_folder_goes_on_where_it_was(workdir, folder, capsys, monkeypatch):
   assert "1 of 3 images are predicted already" in capsys.readouterr().out
   assert (written / "c_label.png").exists()
   run(workdir, folder, overlay_opacity=0.3)  # other settings: all anew
+  assert "already" not in capsys.readouterr().out
+  checkpoints = Checkpoints(workdir)  # and another network
+  changed = jax.tree.map(lambda x: 2 * x, state.params)
+  checkpoints.save(4, state.replace(step=jnp.int32(4), params=changed))
+  checkpoints.close()
+  run(workdir, folder, overlay_opacity=0.3)
   assert "already" not in capsys.readouterr().out
   assert not list(written.rglob("*.partial"))
 
@@ -239,6 +245,14 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
     wanted = files.overlay(frame, CITYSCAPES_TO_TRAIN[label], CITYSCAPES.palette(), 0.5)
     assert np.abs(shown.astype(float) - wanted).mean() < 12  # H.264 is lossy
   assert not list(written.glob("*.partial"))
+
+
+def test_of_a_video_that_is_not_ended_nothing_is_left(tmp_path):
+  writer = files.VideoWriter(tmp_path / "a.mp4", 5)
+  writer.write(np.zeros((20, 30, 3), np.uint8))
+  assert [path.name for path in tmp_path.iterdir()] == ["a.mp4.partial"]
+  writer.abandon()
+  assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_input(workdir, folder, tmp_path):

@@ -87,6 +87,7 @@ def test_a_page_tells_of_the_run_and_loads_nothing(workdir):
   for name in ("road", "traffic light"):
     assert name in told
     assert f"{results[2]['iou'][name]:.1f}" in told
+    assert f"<i style='width:{results[2]['iou'][name]:.1f}%;" in path.read_text()
   assert "300 of 400" in told
   assert "run <b>&" in told
   assert "data.batch_size" in told

@@ -143,6 +143,19 @@ def test_a_disk_that_does_not_answer_is_no_damage(workdir, monkeypatch, capsys, 
     assert before - files_of(workdir, 2) <= {workdir / "checkpoints/2/checksums.json"}
 
 
+def test_what_is_missing_is_damage_and_no_disk_that_does_not_answer(workdir, monkeypatch):
+  (workdir / "checkpoints/2/checksums.json").unlink()
+
+  def missing(self, step):
+    raise FileNotFoundError(2, "No such file", "manifest")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpoints, "_metadata", missing)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    assert "No such file" in checkpoints.damage(2)
+    checkpoints.close()
+
+
 def test_a_history_that_a_kill_cut_short(tmp_path):
   history = History(tmp_path)
   history.add_curves(1, {"loss": 2.0})
