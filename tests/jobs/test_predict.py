@@ -249,7 +249,8 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
 
 def test_of_a_video_that_is_not_ended_nothing_is_left(tmp_path):
   writer = files.VideoWriter(tmp_path / "a.mp4", 5)
-  writer.write(np.zeros((20, 30, 3), np.uint8))
+  for _ in range(100):  # more than the encoder looks ahead
+    writer.write(np.zeros((20, 30, 3), np.uint8))
   assert [path.name for path in tmp_path.iterdir()] == ["a.mp4.partial"]
   writer.abandon()
   assert not list(tmp_path.iterdir())
