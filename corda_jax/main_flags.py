@@ -56,7 +56,7 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
 
 
 def _refuse_nothing(config: Any) -> None:
-  """None is taken by every field, whatever its type, and means nothing in any of them."""
+  """None is taken by some fields, tuples among them, and means nothing in any."""
   for name, value in flatten(config.to_dict()).items():
-    if value is None:
-      raise UserError(f"config.{name} is None, wanted a value: leave it out to keep the default")
+    if value is None or (isinstance(value, tuple | list) and None in value):
+      raise UserError(f"config.{name} is {value}, wanted a value: leave it out to keep the default")

@@ -129,3 +129,5 @@ def test_a_field_is_named_whole(tmp_path):
   assert target.read(["--config.seed=3"]).seed == 3
   with pytest.raises(UserError, match=r"unknown configuration field: 'config.seed#s'"):
     target.read(["--config.seed#s=3"])
+  with pytest.raises(UserError, match=r"config.evaluation.scales is \(None,\), wanted a value"):
+    target.read(["--config.evaluation.scales=None"])

@@ -457,7 +457,11 @@ def test_a_lost_file_of_records_is_waited_for_once(config, tmp_path, monkeypatch
   config.reader_threads = 1
   config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "skip"}
   batches = train_batches(config, seed=5)
+  records = Records(builder, "train")
   lost.unlink()
+  assert [records.lost_with(number) for number in range(SOURCE)] == [
+    range(2, 4) if number in (2, 3) else range(number, number + 1) for number in range(SOURCE)
+  ]
   names = np.concatenate([batch["source_name"] for batch in itertools.islice(batches, 12)])
   assert len(set(names)) == SOURCE - 2
   told = [line for line in capfd.readouterr().err.splitlines() if "record" in line]

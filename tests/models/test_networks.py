@@ -162,3 +162,14 @@ def test_unknown_names_are_told(field, value):
   config = tiny.get_config(**{f"model.{field}": value})
   with pytest.raises(UserError, match=rf"model.{field} is '{value}', wanted"):
     build_model(config.model, 19)
+
+
+@pytest.mark.parametrize("variant", ["encoder", "decoder"])
+def test_what_a_network_predicts_is_wide_whatever_it_computes_in(variant):
+  config = tiny.get_config(**{"model.dtype": "bfloat16", "model.initial_semantics_from": variant})
+  model = build_model(config.model, 19)
+  image = jnp.zeros((1, 17, 25, 3))
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+  outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
+  assert len(outputs) == 6
+  assert {name: x.dtype for name, x in outputs.items()} == dict.fromkeys(outputs, jnp.float32)
