@@ -31,6 +31,7 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import train
 from corda_jax.training.preemption import Preempted
 from corda_jax.training.run_files import check_config, read_json, record_config
+from corda_jax.training.sharding import check_divisible, check_training_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +81,14 @@ def main(arguments: list[str] | None = None) -> None:
     for rung in options.rungs
   ]
   started = time.monotonic()
-  with _time_limit(options.minutes):
-    try:
+  try:
+    with _time_limit(options.minutes):
       for run in runs:
         config = rung_config(run.rung, run.source, options.size, dict(options.set))
         config.seed = run.seed
         make_run(run.folder, config, workdir / "frames")
-    except (Preempted, _Stopped) as stop:
-      print(f"\n{stop or 'Stopped'}. The same command goes on from here.")
+  except (Preempted, _Stopped) as stop:
+    print(f"\n{stop or 'Stopped'}. The same command goes on from here.")
   done = [run for run in runs if run.result() is not None]
   print(f"\n{len(done)} of {len(runs)} runs are done.\n")
   for source in options.sources:
@@ -113,12 +114,15 @@ def make_run(folder: Path, config: Any, frames: Path) -> None:
   check_config(folder, config.to_dict())  # results of another configuration must not slip in
   if (folder / "results.json").exists():
     return
+  experiment = Experiment.from_config(config)
+  check_training_batch(experiment.mesh, config.data.batch_size, config.model.batch_norm_group)
+  check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   folder.mkdir(parents=True, exist_ok=True)
   record_config(folder, config.to_dict())
   source, target, validation = frames_of(config, frames)
   print(f"\n{folder.name}", flush=True)
   train(
-    Experiment.from_config(config),
+    experiment,
     folder,
     train_batches=lambda step: train_batches(source, target, config, start_step=step),
     evaluation_batches=lambda: whole_frames(validation, config.data.evaluation_batch_size),

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import corda_jax
 
 SCRIPT = """
@@ -41,15 +43,16 @@ def test_modules_import_without_tensorflow():
   assert result.stdout.split() == modules
 
 
-def test_what_a_gpu_is_timed_by_needs_little_more():
+@pytest.mark.parametrize(
+  ("names", "more"),
+  [(("step", "peer", "classifier", "kernel_gradients"), ("PIL",)), (("ladder", "world"), ())],
+)
+def test_what_a_gpu_is_timed_by_needs_little_more(names, more):
   """Beside JAX, Flax, Optax and Orbax it is ml_collections and tqdm: docs/benchmarks.md."""
-  modules = [
-    f"benchmarks.{name}"
-    for name in ("step", "peer", "classifier", "kernel_gradients", "ladder", "world")
-  ]
+  modules = [f"benchmarks.{name}" for name in names]
   blocked = (
     *("tensorflow", "tensorflow_datasets", "clu", "matplotlib", "pyarrow", "tensorboard"),
-    *("array_record", "PIL"),
+    *("array_record", *more),
   )
   result = imported(modules, blocked)
   assert result.returncode == 0, result.stderr
