@@ -412,6 +412,51 @@ def test_the_benchmark_reports_every_variant(monkeypatch, capsys, tmp_path):
     assert variant["busy"]["optimizer"] > 0
 
 
+def test_operations_are_counted_without_compiling(monkeypatch, capsys):
+  def compiles(*_, **__):
+    raise AssertionError("nothing is to be compiled")
+
+  monkeypatch.setattr(options, "load_config", lambda name: tiny.get_config())
+  monkeypatch.setattr(JaxStep, "build", compiles)
+  monkeypatch.setattr(jax.stages.Lowered, "compile", compiles)
+  step.main(["--count", "--sweep", "data.batch_size", "4", "400"])
+  small, large = (
+    [float(cell.replace(",", "")) for cell in line.split("|")[2:-1]]
+    for line in capsys.readouterr().out.splitlines()[2:]
+  )
+  assert len(large) == len(step.PARTS) + 2
+  assert abs(large[-1] - sum(large[:-1])) < len(large)  # of rounded numbers
+  source, teacher = (large[step.PARTS.index(part)] for part in ("source", "teacher"))
+  assert source > teacher > small[-1]
+
+
+def test_what_was_timed_is_kept_where_a_closer_look_fails(monkeypatch, tmp_path, capsys):
+  class Made:
+    name, compile_seconds = "made", 3.0
+
+    def run(self, steps):
+      found.append(json.loads(numbers.read_text()))
+      return 2.0 * steps
+
+  def fails(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory")
+
+  def build(options, save):
+    save({"made": 3.0})
+    return [Made()], {}
+
+  found, numbers = [], tmp_path / "numbers.json"
+  monkeypatch.setattr(step, "build_variants", build)
+  monkeypatch.setattr(step, "measure", fails)
+  step.main(["--rounds", "2", "--json", str(numbers)])
+  assert found[0]["compile_seconds"] == {"made": 3.0}
+  assert found[2]["seconds"] == {"made": [2.0]}  # after the first round that counts
+  told = json.loads(numbers.read_text())
+  assert told["seconds"] == {"made": [2.0, 2.0]}
+  assert told["failed"] == {"made, measured closer": "RESOURCE_EXHAUSTED: memory"}
+  assert "made: 2000.0 ms" in capsys.readouterr().out
+
+
 def test_a_device_that_counts_nothing_is_no_obstacle(monkeypatch):
   monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda self: None)
   monkeypatch.setattr(jax.stages.Compiled, "cost_analysis", lambda self: None)

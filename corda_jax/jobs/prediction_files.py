@@ -14,10 +14,10 @@ import numpy as np
 
 from corda_jax.errors import UserError
 from corda_jax.files import whole_or_not
+from corda_jax.jobs.validate import PREDICTED_KINDS
 from corda_jax.training.run_files import read_json_lines
 
 JOURNAL, RESULTS = "predicted.jsonl", "results.json"  # in the folder of the output
-_KINDS = ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
@@ -93,7 +93,10 @@ def check_output(folder: Path, path: Path) -> None:
   (header, *_) = read_json_lines(folder / JOURNAL) or [{}]
   before = header.get("input")
   if before is None:
-    taken = [*folder.glob(RESULTS), *(f for each in _KINDS for f in folder.glob(f"*_{each}.*"))]
+    taken = [
+      *folder.glob(RESULTS),
+      *(f for each in PREDICTED_KINDS for f in folder.glob(f"*_{each}.*")),
+    ]
     if not taken:
       return
     told = f"holds {taken[0].name}, which no prediction of this program wrote"

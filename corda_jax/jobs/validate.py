@@ -89,7 +89,6 @@ _WHOLE_NUMBERS = tuple(
   for field in ("stage_sizes", "strides", "dilations")
 )
 _CHANNELS = ("model.normalization.mean", "model.normalization.std")
-_POSE_CHANNELS = ("model.pose_normalization.mean", "model.pose_normalization.std")
 _VIEWS = ("right", "previous", "next")
 
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -258,8 +257,8 @@ def validate(config: Any) -> None:
   """Raises UserError where a value of `config` cannot work, alone or with others."""
   _validate_values(config, _AT_LEAST | _PREDICTION_AT_LEAST, _RANGES, _ONE_OF)
   _validate_whole_numbers("model.classifier_dilations", config.model.classifier_dilations)
-  for name in _POSE_CHANNELS:
-    _validate_channels(name, config.model.pose_normalization[name.rpartition(".")[2]])
+  for name in ("mean", "std"):
+    _validate_channels(f"model.pose_normalization.{name}", config.model.pose_normalization[name])
   _validate_prediction(config)
   _validate_classes(config)
   scales = config.evaluation.scales

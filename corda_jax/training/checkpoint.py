@@ -165,16 +165,23 @@ class Checkpoints:
     Raises:
       UserError: they cannot be read, however often it was tried, which tells nothing of them.
     """
-    for left in range(self._retries, -1, -1):
+    name = f"the checkpoint {self._folder / str(step)}"
+    for left in range(self._retries, 0, -1):
       try:
         return self._damage(step)
       except OSError as error:
-        told = f"the checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)})"
-        if not left:
-          raise UserError(f"{told}: mend the disk, and give the same command again") from error
-        print(f"{told}: trying again in {self._retry_seconds:g} seconds, {left} times at most")
+        print(
+          f"{name} cannot be read ({_first_line(error)}): trying again in {self._retry_seconds:g} "
+          f"seconds, {left} times at most"
+        )
         time.sleep(self._retry_seconds)
-    raise AssertionError("a loop that returns or raises")
+    try:
+      return self._damage(step)
+    except OSError as error:
+      raise UserError(
+        f"{name} cannot be read ({_first_line(error)}): mend the disk, and give the same command "
+        "again"
+      ) from error
 
   def _damage(self, step: int) -> str | None:
     folder = self._folder / str(step)
