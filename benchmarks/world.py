@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from corda_jax import labels
 from corda_jax.console import progress_bar
 from corda_jax.files import whole_or_not
 from data_pipelines import inverse_depth
@@ -60,7 +59,7 @@ def render(
   """The first frames of a split, from `folder` if they were rendered before.
 
   Args:
-    layout: "gta5", "synthia" or "cityscapes": which streets, classes and depth.
+    layout: "gta5", "synthia" or "cityscapes": which streets, look and encoding of depth.
     split: "train" or "val".
     count: of frames.
     seed: of the world.
@@ -88,10 +87,8 @@ def _render(plan: formats.Plan, split: str, index: int) -> Frames:
   view = formats.Views(plan, split, index)
   left = view()
   camera = (left.camera.focal, left.camera.focal, *left.camera.center)
-  label, depth = left.label, left.depth
-  if plan.layout == "synthia":  # which does not tell all classes apart
-    known = labels.SYNTHIA_TO_TRAIN[labels.TRAIN_TO_SYNTHIA]
-    label = np.where(label == labels.IGNORE, label, known[np.minimum(label, len(known) - 1)])
+  depth = left.depth
+  if plan.layout == "synthia":
     inverse = inverse_depth.from_centimetres(encodings.centimetres_file(depth))
   elif plan.layout == "gta5":
     file = encodings.inverse_depth_file(encodings.inverse_depth(depth))
@@ -99,7 +96,7 @@ def _render(plan: formats.Plan, split: str, index: int) -> Frames:
   else:
     known = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
     inverse = inverse_depth.from_stereo_metres(known)
-  return Frames(left.image, label, inverse, view(right=True).image, np.float32(camera))
+  return Frames(left.image, left.label, inverse, view(right=True).image, np.float32(camera))
 
 
 def train_batches(
