@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.fuzz_targets import KIND, RIGHT, TARGETS, TOLD, WRONG, Target, outcome_of
+from benchmarks.fuzz_outcomes import KIND, RIGHT, TOLD, WRONG, Target, outcome_of
+from benchmarks.fuzz_targets import TARGETS
 from benchmarks.options import run_command
 from corda_jax.errors import UserError
 

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from benchmarks import fuzz
-from benchmarks.fuzz_targets import KIND, RIGHT, TARGETS, TOLD, WRONG, Input, outcome_of
+from benchmarks.fuzz_outcomes import KIND, RIGHT, TOLD, WRONG, Input, outcome_of
+from benchmarks.fuzz_targets import TARGETS
 from benchmarks.mutations import mutate_bytes, mutate_json, mutate_text
 from corda_jax.errors import UserError, shown
 
