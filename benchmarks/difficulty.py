@@ -11,9 +11,9 @@ the ROC curve (AUROC), 0.5 for a measure that knows nothing, 1 for one that know
 import argparse
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -23,40 +23,80 @@ from scipy import stats
 from benchmarks.ladder import frames_of
 from benchmarks.options import run_command
 from benchmarks.world import train_batches
+from corda_jax import visualize
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import restore_state
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import step_inputs
 from corda_jax.labels import IGNORE
+from corda_jax.losses import NO_DEPTH
 from corda_jax.training.run_files import read_config
 from corda_jax.training.sharding import put_batch, replicated_key
 
-# Measures of doubt, of the target's pixels that a mixed image shows.
+# Measures of doubt. Discrepancies are of the source's head from the target's, over the depth known
+# from files, as the refinement has it; the student sees the mixed image, the teacher the target.
+CONFIDENCE = "1 - confidence"
+STUDENT = "discrepancy, student"
 MEASURES = (
-  "1 - confidence",
-  "discrepancy of depths",
-  "discrepancy of log depths",
-  "both: 1 - confidence x (1 - discrepancy)",
+  CONFIDENCE,
+  STUDENT,
+  "discrepancy, teacher",
+  "discrepancy of logarithms, teacher",
+  "error of the source's head, teacher",
+  "error of the target's head, teacher",
+  "1 - confidence x (1 - discrepancy, student)",
 )
 
 
+class Look(NamedTuple):
+  """What a run makes of a batch's targets.
+
+  Attributes:
+    image: uint8 RGB [B, H, W, 3].
+    label: [B, H, W], the true one, which training never sees.
+    pseudo_label: [B, H, W], the teacher's.
+    doubts: measure → [B, H, W], large where in doubt.
+    counts: bool [B, H, W], pixels that the mixed image shows and whose label and depth are known.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  pseudo_label: np.ndarray
+  doubts: dict[str, np.ndarray]
+  counts: np.ndarray
+
+  def wrong(self) -> np.ndarray:
+    """Bool [B, H, W], where the pseudo-label is not the true one."""
+    return self.pseudo_label != self.label
+
+
 def main(arguments: list[str] | None = None) -> None:
-  """Prints a row of each run."""
+  """Prints a row of each run, and draws the first one."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
   parser.add_argument("--batches", type=int, default=100)
+  parser.add_argument(
+    "--pictures", type=Path, help="PNG file: mistakes and doubts of the first run"
+  )
   options = parser.parse_args(arguments)
   if options.batches < 1:
     raise UserError(f"--batches is {options.batches}, wanted 1 or more")
   print(f"| run | wrong pseudo-labels | AUROC: {' | '.join(MEASURES)} |")
   print("|---" * (2 + len(MEASURES)) + "|")
-  rows = []
+  rows, pictured = [], []
   for folder in options.runs:
-    doubts, wrong = look(folder, options.batches)
-    rows.append([wrong.mean(), *(auroc(doubts[name], wrong) for name in MEASURES)])
+    found = []
+    for seen in look(folder, options.batches):
+      found.append([each[seen.counts] for each in (seen.wrong(), *seen.doubts.values())])
+      if folder == options.runs[0] and len(pictured) < 4:
+        pictured.append(seen)
+    wrong, *doubts = (np.concatenate(each) for each in zip(*found, strict=True))
+    rows.append([wrong.mean(), *(auroc(doubt, wrong) for doubt in doubts)])
     print(f"| {folder.name} | {_cells(rows[-1])} |", flush=True)
   if len(rows) > 1:
     print(f"| mean | {_cells([statistics.mean(column) for column in zip(*rows, strict=True)])} |")
+  if options.pictures:
+    draw(pictured, options.runs[0].name, options.pictures)
 
 
 def _cells(row: Sequence[float]) -> str:
@@ -64,16 +104,12 @@ def _cells(row: Sequence[float]) -> str:
   return " | ".join([f"{share:.1%}", *(f"{area:.3f}" for area in areas)])
 
 
-def look(folder: Path, batches: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """What a run doubts, and where it is wrong.
+def look(folder: Path, batches: int) -> Iterator[Look]:
+  """What training would make of so many batches, by a run's newest checkpoint.
 
   Args:
     folder: of a run of the ladder.
     batches: of training that are looked at.
-
-  Returns:
-    Measure → float32 [N], large where in doubt; bool [N], whether the pseudo-label is wrong; of
-    all pixels of the target that the mixed images show and that have a true label and depth.
 
   Raises:
     UserError: there is no such run, or it has no depth heads or no adaptation.
@@ -86,15 +122,11 @@ def look(folder: Path, batches: int) -> tuple[dict[str, np.ndarray], np.ndarray]
   source, target, _ = frames_of(config, folder.parent / "frames")
   key = replicated_key(experiment.mesh, config.seed + 1)  # draws that training has not seen
   maps = jax.jit(experiment.make_maps())
-  found = []
   # From the step on at which training stopped, so that the draws are others, too.
-  for batch in itertools.islice(
-    train_batches(source, target, config, start_step=int(state.step)), batches
-  ):
+  made = train_batches(source, target, config, start_step=int(state.step))
+  for batch in itertools.islice(made, batches):
     inputs = put_batch(experiment.mesh, step_inputs(batch, experiment.joint))
-    found.append(_pixels(jax.device_get(maps(state, inputs, key)), batch))
-  joined = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
-  return joined, joined.pop("wrong").astype(bool)
+    yield _judge(jax.device_get(maps(state, inputs, key)), batch)
 
 
 def _with_tuples(value: Any) -> Any:
@@ -104,24 +136,29 @@ def _with_tuples(value: Any) -> Any:
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _pixels(maps: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Measures of the pixels that count, and whether each is wrong."""
-  truth, depth = batch["target_label"], batch["target_inverse_depth"]
-  counts = ~maps["mask"] & (truth != IGNORE) & (depth > 1)
-  names = ("inverse_depth", "source_inverse_depth", "confidence")
-  target, by_source, confidence = (maps[name][counts] for name in names)
-  discrepancy = np.abs(by_source - target) / depth[counts]  # as the refinement has it
-  logarithms = [np.log(np.maximum(x, 1)) for x in (by_source, target)]
-  trust = np.clip(1 - discrepancy, 0, 1)
-  values = (
-    1 - confidence,
-    discrepancy,
-    np.abs(logarithms[0] - logarithms[1]),
-    1 - confidence * trust,
+def _judge(maps: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> Look:
+  label, depth = batch["target_label"], batch["target_inverse_depth"]
+  by_target, by_source = maps["inverse_depth"], maps["source_inverse_depth"]
+  teacher, teacher_source = (
+    maps[f"teacher_{name}"] for name in ("inverse_depth", "source_inverse_depth")
   )
-  return dict(zip(MEASURES, values, strict=True)) | {
-    "wrong": maps["pseudo_label"][counts] != truth[counts]
-  }
+  discrepancy = np.abs(by_source - by_target) / depth
+  values = (
+    1 - maps["confidence"],
+    discrepancy,
+    np.abs(teacher_source - teacher) / depth,
+    np.abs(np.log(np.maximum(teacher_source, 1)) - np.log(np.maximum(teacher, 1))),
+    np.abs(teacher_source - depth) / depth,
+    np.abs(teacher - depth) / depth,
+    1 - maps["confidence"] * np.clip(1 - discrepancy, 0, 1),
+  )
+  return Look(
+    batch["target_image"],
+    label,
+    maps["pseudo_label"],
+    dict(zip(MEASURES, values, strict=True)),
+    ~maps["mask"] & (label != IGNORE) & (depth > NO_DEPTH),
+  )
 
 
 def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
@@ -134,6 +171,37 @@ def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
   ranks = stats.rankdata(doubt)
   bad = int(wrong.sum())
   return float((ranks[wrong].sum() - bad * (bad + 1) / 2) / (bad * (len(wrong) - bad)))
+
+
+def draw(looks: Sequence[Look], name: str, path: Path) -> None:
+  """A contact sheet of targets: labels, mistakes and doubts; black where pixels do not count.
+
+  Args:
+    looks: the first frame of each is a column.
+    name: of the run.
+    path: PNG file.
+  """
+  first = [Look(*(jax.tree.map(lambda x: x[0], part) for part in seen)) for seen in looks]
+  counts = np.stack([seen.counts for seen in first])[..., None]
+
+  def shown(values: Sequence[np.ndarray], high: float) -> np.ndarray:
+    return visualize.colorize(np.stack(values), 0, high, "viridis") * counts
+
+  rows = [
+    ("target image", np.stack([seen.image for seen in first])),
+    ("true labels", visualize.colorize_labels(np.stack([seen.label for seen in first]))),
+    ("pseudo-labels", visualize.colorize_labels(np.stack([seen.pseudo_label for seen in first]))),
+    ("bright: wrong", shown([seen.wrong() for seen in first], 1)),
+    *(
+      (f"bright: {text}", shown([seen.doubts[measure] for seen in first], high))
+      for text, measure, high in (
+        ("confidence\nof 1/2 or less", CONFIDENCE, 0.5),
+        ("the heads\ndiffer by half of\nthe inverse depth", STUDENT, 0.5),
+      )
+    ),
+  ]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  visualize.write_sheet(rows, f"{name}: which pseudo-labels are wrong, and what tells so", path)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,18 @@ checkpoint. Frames are rendered into memory, so that neither TensorFlow nor file
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import signal
-import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.ladder_rungs import ORACLE, RUNGS, SIZES, SOURCES, rung_config
+from benchmarks.ladder_report import Run, draw, table
+from benchmarks.ladder_rungs import RUNGS, SIZES, SOURCES, rung_config
 from benchmarks.options import run_command, setting
 from benchmarks.runners import device_name
 from benchmarks.world import Frames, render, train_batches, whole_frames
@@ -30,29 +29,8 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import train
 from corda_jax.training.preemption import Preempted
-from corda_jax.training.run_files import check_config, read_json, record_config
+from corda_jax.training.run_files import check_config, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One run of the ladder.
-
-  Attributes:
-    rung: of `RUNGS`.
-    source: of `SOURCES`.
-    seed: of weights, order, crops, mixing and augmentation; the world is the same for all.
-    folder: of the run.
-  """
-
-  rung: str
-  source: str
-  seed: int
-  folder: Path
-
-  def result(self) -> dict[str, Any] | None:
-    """What it came to; None while it is not done."""
-    return read_json(self.folder / "results.json")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     "--minutes", type=float, help="after so many the run under way is saved, and it ends"
   )
   parser.add_argument("--workdir", type=Path, help="of all runs; default: runs/ladder_SIZE")
+  parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
   parser.add_argument(
     "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all runs"
   )
@@ -93,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
   print(f"\n{len(done)} of {len(runs)} runs are done.\n")
   for source in options.sources:
     print(f"{table(runs, source)}\n")
+  if options.plot and done:
+    draw(runs, options.plot)
   seconds = time.monotonic() - started
   print(f"{seconds:.0f} s on {device_name()}, {os.cpu_count()} cores, JAX {jax.__version__}")
 
@@ -180,56 +161,6 @@ def _name(text: str) -> str:
   """A folder's name of a run's."""
   words = "".join(letter if letter.isalnum() else " " for letter in text)
   return "_".join(words.split())
-
-
-def table(runs: Sequence[Run], source: str) -> str:
-  """Tables of a source's runs that are done: mIoU by rung and what each adds; IoU by class.
-
-  Args:
-    runs: in any order.
-    source: of `SOURCES`.
-
-  Returns:
-    Markdown.
-  """
-  by_rung: dict[str, dict[int, dict[str, Any]]] = {}
-  for rung in RUNGS:
-    found = {run.seed: run.result() for run in runs if (run.rung, run.source) == (rung, source)}
-    if done := {seed: found[seed] for seed in sorted(found) if found[seed] is not None}:
-      by_rung[rung] = done
-  if not by_rung:
-    return f"{source}: no run is done yet."
-  lines = [
-    f"| {source} | mIoU, mean ± spread | seeds | to the rung before | depth: abs rel |",
-    "|---|---|---|---|---|",
-  ]
-  before: dict[int, dict[str, Any]] = {}
-  for rung, results in by_rung.items():
-    scores = {seed: result["miou"] for seed, result in results.items()}
-    both = [scores[seed] - before[seed]["miou"] for seed in scores.keys() & before.keys()]
-    gain = spread(both, "+.1f") if both and rung != ORACLE else ""
-    depth = [result["depth"]["abs_rel"] for result in results.values() if "depth" in result]
-    each = ", ".join(f"{score:.1f}" for score in scores.values())
-    cells = [rung, spread(list(scores.values())), each, gain, spread(depth, ".3f") if depth else ""]
-    lines.append(f"| {' | '.join(cells)} |")
-    before = results
-  lines += ["", f"| IoU, mean | {' | '.join(by_rung)} |", "|---" * (len(by_rung) + 1) + "|"]
-  for name in next(iter(next(iter(by_rung.values())).values()))["iou"]:
-    cells = []
-    for results in by_rung.values():
-      values = [result["iou"][name] for result in results.values()]
-      known = [value for value in values if value is not None]
-      cells.append(f"{statistics.mean(known):.1f}" if known else "-")
-    lines.append(f"| {name} | {' | '.join(cells)} |")
-  return "\n".join(lines)
-
-
-def spread(values: Sequence[float], form: str = ".1f") -> str:
-  """Mean and standard deviation; of a single value itself."""
-  mean = format(statistics.mean(values), form)
-  if len(values) < 2:
-    return mean
-  return f"{mean} ± {format(statistics.stdev(values), form.lstrip('+'))}"
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def contact_sheet(
     path: of the PNG; written whole or not at all.
     classes: of the labels.
   """
-  _write_sheet(_rows(pictures, classes), title, path, _legend(classes))
+  write_sheet(_rows(pictures, classes), title, path, _legend(classes))
 
 
 def training_sheet(
@@ -57,7 +57,7 @@ def training_sheet(
     path: of the PNG; written whole or not at all.
     classes: of the labels.
   """
-  _write_sheet(_training_rows(pictures, classes), title, path, _legend(classes))
+  write_sheet(_training_rows(pictures, classes), title, path, _legend(classes))
 
 
 def depth_sheet(
@@ -71,7 +71,7 @@ def depth_sheet(
     title: shown at the top.
     path: of the PNG; written whole or not at all.
   """
-  _write_sheet(_depth_rows(pictures, views), title, path, ())
+  write_sheet(_depth_rows(pictures, views), title, path)
 
 
 def depth_comparison(
@@ -90,7 +90,7 @@ def depth_comparison(
     title: shown at the top.
     path: of the PNG; written whole or not at all.
   """
-  _write_sheet(_comparison_rows(image, truth, depths), title, path, ())
+  write_sheet(_comparison_rows(image, truth, depths), title, path)
 
 
 def _comparison_rows(
@@ -116,13 +116,20 @@ def _comparison_rows(
   return rows
 
 
-def _write_sheet(
+def write_sheet(
   rows: Sequence[tuple[str, np.ndarray]],
   title: str,
   path: Path,
-  legend: Sequence[tuple[str, Any]],
+  legend: Sequence[tuple[str, Any]] = (),
 ) -> None:
-  """Rows of RGB pictures [N, H, W, 3] with their names, and a legend of (name, colour)."""
+  """Writes a PNG with one column a frame and one row a kind of picture.
+
+  Args:
+    rows: names, and RGB pictures [N, H, W, 3], uint8 or 0..1.
+    title: shown at the top.
+    path: of the PNG; written whole or not at all.
+    legend: (name, colour of matplotlib's).
+  """
   from matplotlib.figure import Figure
   from matplotlib.patches import Patch
 

@@ -6,8 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from benchmarks import difficulty, ladder, world
+from benchmarks import difficulty, ladder, ladder_report, world
 from benchmarks.ladder_rungs import ORACLE, RUNGS, SIZES, SOURCES, rung_config
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
@@ -150,27 +151,58 @@ def write_result(folder, miou, abs_rel=None):
   (folder / "results.json").write_text(json.dumps(result))
 
 
-def test_the_table_tells_what_each_rung_adds(tmp_path):
+@pytest.fixture
+def runs(tmp_path):
   rows = (
     ("source only", {0: 20.0, 1: 22.0}, None),
     ("mixing (DACS)", {0: 40.0, 1: 43.0}, None),
     ("+ depth heads", {1: 44.0}, 0.25),  # seed 0 is not done yet
+    ("+ correlation", {1: 44.5}, 0.2),
     (ORACLE, {0: 55.0}, None),
   )
-  runs = []
+  made = []
   for rung, scores, depth in rows:
     for seed in (1, 0):
-      run = ladder.Run(rung, "gta5", seed, tmp_path / ladder._name(f"{rung} {seed}"))
-      runs.append(run)
+      run = ladder_report.Run(rung, "gta5", seed, tmp_path / ladder._name(f"{rung} {seed}"))
+      made.append(run)
       if seed in scores:
         write_result(run.folder, scores[seed], depth)
-  lines = ladder.table(runs, "gta5").splitlines()
-  assert lines[2] == "| source only | 21.0 ± 1.4 | 20.0, 22.0 |  |  |"
-  assert lines[3] == "| mixing (DACS) | 41.5 ± 2.1 | 40.0, 43.0 | +20.5 ± 0.7 |  |"
-  assert lines[4] == "| + depth heads | 44.0 | 44.0 | +1.0 | 0.250 |"  # of seed 1 alone
-  assert lines[5] == f"| {ORACLE} | 55.0 | 55.0 |  |  |"
-  assert lines[-2:] == ["| road | 22.0 | 42.5 | 45.0 | 56.0 |", "| car | - | - | - | - |"]
-  assert ladder.table(runs, "synthia") == "synthia: no run is done yet."
+  return made
+
+
+def test_the_table_tells_what_each_rung_adds(runs):
+  lines = ladder_report.table(runs, "gta5").splitlines()
+  assert lines[2] == "| source only | 21.0 ± 1.4 | 20.0, 22.0 |  | -20.5 ± 0.7 |  |"
+  assert lines[3] == "| mixing (DACS) | 41.5 ± 2.1 | 40.0, 43.0 | +20.5 ± 0.7 |  |  |"
+  assert lines[4] == "| + depth heads | 44.0 | 44.0 | +1.0 | +1.0 | 0.250 |"  # of seed 1 alone
+  assert lines[5] == "| + correlation | 44.5 | 44.5 | +0.5 | +1.5 | 0.200 |"
+  assert lines[6] == f"| {ORACLE} | 55.0 | 55.0 |  | +15.0 |  |"
+  assert lines[-2] == "| road | 22.0 | 42.5 | 45.0 | 45.5 | 56.0 |"
+  assert lines[-1] == "| car | - | - | - | - | - |"
+  assert ladder_report.table(runs, "synthia") == "synthia: no run is done yet."
+
+
+def test_the_plot_shows_every_run_and_the_spread(runs, tmp_path, monkeypatch):
+  drawn = []
+  save = Figure.savefig
+
+  def saved(figure, *args, **options):
+    drawn.append(figure)
+    return save(figure, *args, **options)
+
+  monkeypatch.setattr(Figure, "savefig", saved)
+  path = tmp_path / "plots" / "ladder.png"
+  ladder_report.draw(runs, path)
+  assert path.stat().st_size > 10_000
+  (axis,) = drawn[0].axes  # there are no runs of the other source
+  names = [label.get_text() for label in axis.get_xticklabels()]
+  assert names == ["source only", "mixing (DACS)", "+ depth heads", "+ correlation", ORACLE]
+  means = [container.lines[0].get_ydata()[0] for container in axis.containers]
+  assert means == [21, 41.5, 44, 44.5, 55]
+  low, high = axis.containers[1].lines[2][0].get_segments()[0][:, 1]
+  np.testing.assert_allclose((low, high), (41.5 - 4.5**0.5, 41.5 + 4.5**0.5))
+  dots = [line.get_ydata() for line in axis.lines if line.get_marker() == "o"]
+  assert [sorted(each) for each in dots] == [[20, 22], [40, 43], [44], [44.5], [55]]
 
 
 @pytest.mark.long
@@ -204,6 +236,20 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
   with pytest.raises(UserError, match=r"another configuration: num_steps"):
     main(*arguments, "mixing (DACS)", "--set", "num_steps=3")
   monkeypatch.setattr(ladder, "train", real)
+  plot = tmp_path / "ladder.png"
+  one = [*arguments, "+ refinement, as released", "--plot", str(plot)]
+  one[one.index("2")] = "1"
+  main(*one)
+  assert plot.stat().st_size > 10_000
+  capsys.readouterr()
+  folder, picture = tmp_path / "gta5_refinement_as_released_0", tmp_path / "doubts.png"
+  difficulty.main([str(folder), "--batches", "3", "--pictures", str(picture)])
+  row = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")
+  assert row[0] == folder.name
+  assert all(0 < float(area) < 1 for area in row[2:])
+  assert picture.stat().st_size > 10_000
+  with pytest.raises(UserError, match="no depth heads or no adaptation"):
+    difficulty.main([str(tmp_path / "gta5_mixing_DACS_0")])
   main(*arguments, "source only", "--minutes", "0", "--set", "num_steps=50")
   assert "0 of 2 runs are done." in capsys.readouterr().out
 
@@ -234,15 +280,24 @@ def test_pixels_of_the_target_that_are_known_are_judged():
     "confidence": np.float32([[[0.9, 0.75, 0.5, 0.9, 0.9]]]),
     "inverse_depth": np.float32([[[9, 10, 20, 9, 9]]]),
     "source_inverse_depth": np.float32([[[9, 12, 80, 9, 9]]]),
+    "teacher_inverse_depth": np.float32([[[9, 10, 50, 9, 9]]]),
+    "teacher_source_inverse_depth": np.float32([[[9, 20, 60, 9, 9]]]),
   }
   batch = {
+    "target_image": np.zeros((1, 1, 5, 3), np.uint8),
     "target_label": np.array([[[1, 1, 7, 255, 4]]], np.uint8),  # one of the source, one without
     "target_inverse_depth": np.float32([[[9, 8, 40, 9, 1]]]),  # and one without depth
   }
-  found = difficulty._pixels(maps, batch)
-  assert found["wrong"].tolist() == [False, True]
-  confidence, discrepancy, logarithms, both = (found[name] for name in difficulty.MEASURES)
-  np.testing.assert_allclose(confidence, [0.25, 0.5])
-  np.testing.assert_allclose(discrepancy, [0.25, 1.5])
-  np.testing.assert_allclose(logarithms, [np.log(1.2), np.log(4)], rtol=1e-6)
-  np.testing.assert_allclose(both, [1 - 0.75 * 0.75, 1])
+  seen = difficulty._judge(maps, batch)
+  assert seen.wrong()[seen.counts].tolist() == [False, True]
+  wanted = (
+    [0.25, 0.5],
+    [0.25, 1.5],
+    [1.25, 0.25],
+    [np.log(2), np.log(1.2)],
+    [1.5, 0.5],
+    [0.25, 0.25],
+    [1 - 0.75 * 0.75, 1],
+  )
+  for name, values in zip(difficulty.MEASURES, wanted, strict=True):
+    np.testing.assert_allclose(seen.doubts[name][seen.counts], values, rtol=1e-6)

@@ -137,8 +137,9 @@ def make_maps(
     the target's and by the source's head) and "difficulty" [B, H, W], see `difficulty`; with
     adaptation "image" [B, H, W, 3], RGB 0..1, mixed and augmented, "label" uint8[B, H, W], mixed of
     the source's labels and the pseudo-labels, "mask" bool[B, H, W] (True: source), "pseudo_label"
-    uint8[B, H, W], all of them, with the teacher's "confidence" [B, H, W], 0..1, and "pixel_weight"
-    [B, H, W].
+    uint8[B, H, W], all of them, with the teacher's "confidence" [B, H, W], 0..1, "pixel_weight"
+    [B, H, W] and, with depth heads, the teacher's on the target, "teacher_inverse_depth" and
+    "teacher_source_inverse_depth" [B, H, W].
   """
 
   def maps(state, batch, key):
@@ -157,6 +158,11 @@ def make_maps(
       shown |= {name: found[name].astype(jnp.uint8) for name in ("label", "pseudo_label")}
       shown |= {name: found[name] for name in ("mask", "confidence")}
       shown["pixel_weight"] = jnp.broadcast_to(found["pixel_weight"], found["label"].shape)
+      teacher = found["teacher_outputs"]
+      for head, name in (("D", "inverse_depth"), ("D_src", "source_inverse_depth")):
+        if head in teacher:
+          depth = resize_aligned(teacher[head], found["label"].shape[1:])
+          shown[f"teacher_{name}"] = depth[..., 0]
     return shown
 
   return maps
@@ -202,8 +208,9 @@ def adapt(
 
   Returns:
     The next state, scalar metrics, and maps: "outputs", the student's predictions by name on the
-    mixed image, at its size, and those of `mix_domains`, "pixel_weight" and, where there is one,
-    "depth_weight". Without adaptation only "outputs", on the source image.
+    mixed image, at its size, "teacher_outputs", the teacher's on the target at the output stride,
+    those of `mix_domains`, "pixel_weight" and, where there is one, "depth_weight". Without
+    adaptation "outputs" are of the source image, and the teacher has none.
   """
   teacher_outputs, teacher_stats, mixed = {}, state.teacher_batch_stats, {}
   # The scopes name the parts in profiles and counts of operations.
@@ -243,7 +250,7 @@ def adapt(
     state = state.replace(teacher_batch_stats=teacher_stats)
   with jax.named_scope("optimizer"):
     state = _update(state, gradients, pose_gradients, optimizer, config, joint)
-  return state, metrics, mixed | weighing
+  return state, metrics, mixed | weighing | {"teacher_outputs": teacher_outputs}
 
 
 def _update(state, gradients, pose_gradients, optimizer, config, joint):
