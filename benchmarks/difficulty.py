@@ -42,6 +42,7 @@ MEASURES = (
   STUDENT,
   "discrepancy, teacher",
   "discrepancy of logarithms, teacher",
+  "the same from the image's own median",
   "error of the source's head, teacher",
   "error of the target's head, teacher",
   "1 - confidence x (1 - discrepancy, student)",
@@ -143,11 +144,15 @@ def _judge(maps: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> Look:
     maps[f"teacher_{name}"] for name in ("inverse_depth", "source_inverse_depth")
   )
   discrepancy = np.abs(by_source - by_target) / depth
+  ratio = np.log(np.maximum(teacher_source, 1)) - np.log(np.maximum(teacher, 1))
+  known = np.where(depth > NO_DEPTH, ratio, np.nan)
+  median = np.nan_to_num(np.nanmedian(known, axis=(1, 2), keepdims=True))
   values = (
     1 - maps["confidence"],
     discrepancy,
     np.abs(teacher_source - teacher) / depth,
-    np.abs(np.log(np.maximum(teacher_source, 1)) - np.log(np.maximum(teacher, 1))),
+    np.abs(ratio),
+    np.abs(ratio - median),
     np.abs(teacher_source - depth) / depth,
     np.abs(teacher - depth) / depth,
     1 - maps["confidence"] * np.clip(1 - discrepancy, 0, 1),

@@ -20,13 +20,13 @@ from typing import Any
 
 import jax
 
+from benchmarks.ladder_bounds import BOUNDS, experiment_of, told
 from benchmarks.ladder_report import Run, draw, table
 from benchmarks.ladder_rungs import RUNGS, SIZES, SOURCES, rung_config
 from benchmarks.options import run_command, setting
 from benchmarks.runners import device_name
 from benchmarks.world import Frames, render, train_batches, whole_frames
 from corda_jax.errors import UserError
-from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import train
 from corda_jax.training.preemption import Preempted
 from corda_jax.training.run_files import check_config, record_config
@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--size", choices=list(SIZES), default="small")
   parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
-  parser.add_argument("--rungs", nargs="+", choices=list(RUNGS), default=list(RUNGS))
+  parser.add_argument(
+    "--rungs", nargs="+", choices=[*RUNGS, *BOUNDS], default=list(RUNGS), help="default: no bounds"
+  )
   parser.add_argument("--seeds", type=int, default=3, help="runs of each rung")
   parser.add_argument(
     "--minutes", type=float, help="after so many the run under way is saved, and it ends"
@@ -65,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
       for run in runs:
         config = rung_config(run.rung, run.source, options.size, dict(options.set))
         config.seed = run.seed
-        make_run(run.folder, config, workdir / "frames")
+        make_run(run, config, workdir / "frames")
   except (Preempted, _Stopped) as stop:
     print(f"\n{stop or 'Stopped'}. The same command goes on from here.")
   done = [run for run in runs if run.result() is not None]
@@ -78,12 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
   print(f"{seconds:.0f} s on {device_name()}, {os.cpu_count()} cores, JAX {jax.__version__}")
 
 
-def make_run(folder: Path, config: Any, frames: Path) -> None:
+def make_run(run: Run, config: Any, frames: Path) -> None:
   """Trains, unless that is done, in memory; evaluated and saved at the end, and saved meanwhile.
 
   Args:
-    folder: of the run.
-    config: changed in place.
+    run: which.
+    config: of it, changed in place.
     frames: folder of rendered frames.
 
   Raises:
@@ -92,15 +94,18 @@ def make_run(folder: Path, config: Any, frames: Path) -> None:
   """
   config.evaluate_every, config.draw_every = config.num_steps, 0
   config.checkpoint_every = config.num_steps if config.num_steps <= 5_000 else 2_500
+  folder = run.folder
   check_config(folder, config.to_dict())  # results of another configuration must not slip in
   if (folder / "results.json").exists():
     return
-  experiment = Experiment.from_config(config)
+  experiment = experiment_of(run.rung, config)
   check_training_batch(experiment.mesh, config.data.batch_size, config.model.batch_norm_group)
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   folder.mkdir(parents=True, exist_ok=True)
   record_config(folder, config.to_dict())
-  source, target, validation = frames_of(config, frames)
+  source, target, validation = (
+    told(run.rung, each, target=place == 1) for place, each in enumerate(frames_of(config, frames))
+  )
   print(f"\n{folder.name}", flush=True)
   train(
     experiment,
@@ -123,6 +128,7 @@ def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
       split,
       world[count],
       seed=world.seed,
+      gap=world.gap,
       height=data.height,
       width=data.width,
       folder=folder,

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ladder_bounds import BOUNDS, DEPTH_SEEN
 from benchmarks.ladder_rungs import ORACLE, RUNGS, SOURCES
 from corda_jax.files import whole_or_not
 from corda_jax.training.run_files import read_json
 
 _BASE = "mixing (DACS)"  # what depth guidance is to be better than
+_ALONE = {ORACLE, *BOUNDS} - {DEPTH_SEEN}  # do not add to the one before them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Run:
   """One run of the ladder.
 
   Attributes:
-    rung: of `RUNGS`.
+    rung: of `RUNGS`, or of `BOUNDS`.
     source: of `SOURCES`.
     seed: of weights, order, crops, mixing and augmentation; the world is the same for all.
     folder: of the run.
@@ -58,7 +60,7 @@ def table(runs: Sequence[Run], source: str) -> str:
       rung,
       spread(scores),
       ", ".join(f"{score:.1f}" for score in scores),
-      _gain(results, before) if rung != ORACLE else "",
+      _gain(results, before) if rung not in _ALONE else "",
       _gain(results, base) if rung != _BASE else "",
       spread(depth, ".3f") if depth else "",
     ]
@@ -86,7 +88,7 @@ def spread(values: Sequence[float], form: str = ".1f") -> str:
 def _by_rung(runs: Sequence[Run], source: str) -> dict[str, dict[int, dict[str, Any]]]:
   """Rung → seed → result, in order, of a source's runs that are done."""
   found: dict[str, dict[int, dict[str, Any]]] = {}
-  for rung in RUNGS:
+  for rung in (*RUNGS, *BOUNDS):
     for run in sorted(runs, key=lambda run: run.seed):
       if (run.rung, run.source) == (rung, source) and (result := run.result()) is not None:
         found.setdefault(rung, {})[run.seed] = result

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from benchmarks.ladder_bounds import BOUNDS, WITHOUT_DEPTH
 from benchmarks.options import apply_settings, load_config
 
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
-_NO_DEPTH = {"model.depth": False, "model.correlation": False}
 _PHOTOMETRIC = {
   "data.source.views": ("right",),
   "data.target.views": ("right",),
@@ -17,14 +17,14 @@ _PHOTOMETRIC = {
 
 # Each adds to the one before it, but for the last two.
 RUNGS: dict[str, dict[str, Any]] = {
-  "source only": {"method.adapt": False} | _NO_DEPTH,
-  "mixing (DACS)": _NO_DEPTH,
+  "source only": {"method.adapt": False} | WITHOUT_DEPTH,
+  "mixing (DACS)": WITHOUT_DEPTH,
   "+ depth heads": {"model.correlation": False, "method.depth_weight.enabled": False},
   "+ correlation": {"method.depth_weight.enabled": False},
   "+ refinement, as published": {"method.depth_weight.share_across_batch": False},
   "+ refinement, as released": {},
   "photometric, not files": _PHOTOMETRIC,
-  ORACLE: {"method.adapt": False} | _NO_DEPTH,
+  ORACLE: {"method.adapt": False} | WITHOUT_DEPTH,
 }
 
 # Layout of the source → what its recipe has other than GTA5's (configs/synthia2cs.py).
@@ -74,7 +74,7 @@ def rung_config(rung: str, source: str, size: str, settings: dict[str, Any]) -> 
   """The configuration of a run, but for its seed.
 
   Args:
-    rung: of `RUNGS`.
+    rung: of `RUNGS`, or of `BOUNDS`.
     source: of `SOURCES`.
     size: of `SIZES`.
     settings: field → value, for all runs.
@@ -83,7 +83,7 @@ def rung_config(rung: str, source: str, size: str, settings: dict[str, Any]) -> 
     UserError: the settings do not fit.
   """
   config = load_config("demo")
-  apply_settings(config, SIZES[size] | SOURCES[source] | RUNGS[rung] | settings)
+  apply_settings(config, SIZES[size] | SOURCES[source] | (RUNGS | BOUNDS)[rung] | settings)
   if rung == ORACLE:
     config.data.source = config.data.target.copy_and_resolve_references()
   return config

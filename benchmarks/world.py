@@ -20,12 +20,6 @@ from data_pipelines.parallel import ordered_map
 from data_pipelines.street_world import domains, encodings, formats
 from data_pipelines.street_world.scene import BASELINE
 
-_DOMAINS = {
-  "gta5": domains.SYNTHETIC,
-  "synthia": domains.SYNTHETIC,
-  "cityscapes": domains.REAL,
-}
-
 
 class Frames(NamedTuple):
   """Frames of one size.
@@ -51,6 +45,7 @@ def render(
   count: int,
   *,
   seed: int,
+  gap: float = 1.0,
   height: int,
   width: int,
   folder: Path,
@@ -63,12 +58,14 @@ def render(
     split: "train" or "val".
     count: of frames.
     seed: of the world.
+    gap: between the looks, see `domains.real_city`.
     height: rows of the images.
     width: columns of the images.
     folder: where frames are kept.
     processes: that render; 0 for one a core.
   """
-  plan = formats.Plan(layout, {split: count}, seed, height, width, _DOMAINS[layout])
+  domain = domains.real_city(gap) if layout == "cityscapes" else domains.SYNTHETIC
+  plan = formats.Plan(layout, {split: count}, seed, height, width, domain)
   digest = hashlib.sha256(json.dumps(plan.parameters(), sort_keys=True).encode()).hexdigest()
   path = folder / f"{layout}_{split}_{count}_{width}x{height}_{digest[:12]}.npz"
   if not path.exists():

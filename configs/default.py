@@ -448,6 +448,8 @@ def get_data_config() -> ml_collections.ConfigDict:
     {
       "enabled": False,
       "seed": 0,
+      # How far the target's look is from the source's: 0: it looks alike; 2: at the most.
+      "gap": 1.0,
       "source_frames": 600,
       "target_frames": 600,
       "validation_frames": 100,

@@ -9,7 +9,17 @@ import pytest
 from matplotlib.figure import Figure
 
 from benchmarks import difficulty, ladder, ladder_report, world
+from benchmarks.ladder_bounds import (
+  BOUNDS,
+  DEPTH_SEEN,
+  NO_BLUE,
+  RIGHT_ALONE,
+  TRUE_LABELS,
+  experiment_of,
+  told,
+)
 from benchmarks.ladder_rungs import ORACLE, RUNGS, SIZES, SOURCES, rung_config
+from corda_jax.adaptation import step as adaptation_step
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import step_inputs
@@ -141,6 +151,50 @@ def test_every_rung_is_a_configuration_that_can_be(size):
     assert (experiment.joint is not None) == (rung == "photometric, not files")
     depth = rung not in ("source only", "mixing (DACS)", ORACLE)
     assert experiment.has_depth_heads == depth
+
+
+def test_bounds_are_told_what_training_must_not_know(tmp_path):
+  truth = frames("cityscapes", "train", 4, tmp_path)
+  for rung, target in itertools.product((*RUNGS, *BOUNDS), (False, True)):
+    shown = told(rung, truth, target=target)
+    np.testing.assert_array_equal(shown.image[..., :2], truth.image[..., :2])
+    np.testing.assert_array_equal(shown.label, truth.label)
+    knows_labels = target and rung in (RIGHT_ALONE, TRUE_LABELS)
+    wanted = truth.label if knows_labels else truth.inverse_depth
+    np.testing.assert_array_equal(shown.inverse_depth, wanted)
+    blue = shown.image[..., 2]
+    if rung == NO_BLUE:
+      assert not blue.any()
+    elif rung == DEPTH_SEEN:
+      known = truth.inverse_depth > 2
+      order = np.argsort(truth.inverse_depth[known])
+      assert (np.diff(blue[known][order].astype(int)) >= 0).all()
+      assert len(np.unique(blue)) > 20
+      assert not blue[truth.inverse_depth == 1].any()
+    else:
+      np.testing.assert_array_equal(blue, truth.image[..., 2])
+
+
+def test_bounds_train_on_what_they_are_told(tmp_path):
+  config = small(TRUE_LABELS, "gta5", **{"data.batch_size": 4, "num_steps": 9})
+  source, target = frames("gta5", "train", 3, tmp_path), frames("cityscapes", "train", 4, tmp_path)
+  batch = step_inputs(next(world.train_batches(source, target, config, start_step=0)))
+  experiments = {rung: experiment_of(rung, config) for rung in (RIGHT_ALONE, TRUE_LABELS, NO_BLUE)}
+  key, losses = jax.random.key(0), {}
+  with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW is not strict
+    state = experiments[NO_BLUE].initial_state()
+    pseudo_label = jax.jit(experiments[NO_BLUE].make_maps())(state, batch, key)["pseudo_label"]
+    for rung, experiment in experiments.items():
+      step = jax.jit(experiment.make_step())
+      for name, truth in {"none": np.full_like(pseudo_label, 255), "pseudo": pseudo_label}.items():
+        told_batch = batch | {"target_inverse_depth": np.float32(truth)}
+        losses[rung, name] = float(step(state, told_batch, key)[1]["ce_mix"])
+  # Where no pseudo-label is right, only what is pasted counts; where all are, they are the truth.
+  for name in ("none", "pseudo"):
+    np.testing.assert_allclose(losses[RIGHT_ALONE, name], losses[TRUE_LABELS, name], rtol=1e-6)
+  assert losses[TRUE_LABELS, "none"] < 0.9 * losses[TRUE_LABELS, "pseudo"]
+  assert losses[NO_BLUE, "none"] == losses[NO_BLUE, "pseudo"]  # others read none of it
+  assert adaptation_step.mix_domains.__module__ == adaptation_step.__name__  # all is as it was
 
 
 def write_result(folder, miou, abs_rel=None):

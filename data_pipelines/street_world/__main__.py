@@ -42,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   parser.add_argument("--size", type=_size, default=(128, 64), metavar="WxH", help="default 128x64")
   parser.add_argument("--seed", type=int, default=0, help="default 0")
+  parser.add_argument(
+    "--gap", type=float, default=1.0,
+    help="how far the real city's look is from the synthetic one's, 0 to 2, default 1",
+  )  # fmt: skip
   parser.add_argument("--processes", type=int, default=0, help="default 0: one a core")
   return parser
 
@@ -51,13 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
   parser = _parser()
   args = parser.parse_args(arguments)
   width, height = args.size
+  try:
+    real = domains.real_city(args.gap)
+  except ValueError as error:
+    parser.error(str(error))
   if args.benchmark:
-    for domain in (domains.SYNTHETIC, domains.REAL):
+    for domain in (domains.SYNTHETIC, real):
       rate = preview.frames_per_second(domain, height=height, width=width)
       print(f"{domain.name}: {rate:.1f} frames a second at {width}x{height}")
     return 0
   if args.sheet:
-    preview.write_sheet(args.sheet, height=height, width=width, seed=args.seed)
+    preview.write_sheet(args.sheet, real, height=height, width=width, seed=args.seed)
     return 0
   if not args.root:
     parser.error("--layout needs --root, the folder to write")
@@ -69,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         train_frames=args.frames,
         validation_frames=args.validation_frames,
         neighbours=args.neighbours,
+        domain=real,
         **common,
       )
     elif args.layout.startswith("folder_"):
@@ -76,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.root,
         train_frames=args.frames,
         validation_frames=args.validation_frames,
-        domain=domains.REAL if args.layout == "folder_real" else domains.SYNTHETIC,
+        domain=real if args.layout == "folder_real" else domains.SYNTHETIC,
         **common,
       )
     else:

@@ -29,10 +29,12 @@ def picture(frame: render.Frame) -> np.ndarray:
   return np.concatenate([frame.image, colors, np.repeat(grey[..., None], 3, axis=-1)])
 
 
-def write_sheet(path: str | os.PathLike[str], *, height: int, width: int, seed: int) -> None:
-  """Writes a PNG with a row of frames of each domain, the same streets in both."""
+def write_sheet(
+  path: str | os.PathLike[str], real: domains.Domain, *, height: int, width: int, seed: int
+) -> None:
+  """Writes a PNG with frames of `SYNTHETIC` and of a real city, the same streets in both."""
   rows = []
-  for domain in (domains.SYNTHETIC, domains.REAL):
+  for domain in (domains.SYNTHETIC, real):
     streets = [formats.entropy_of(seed, "gta5", "train", k) for k in range(COLUMNS)]
     frames = [make_frame(domain, street, height=height, width=width) for street in streets]
     rows.append(np.concatenate([picture(frame) for frame in frames], axis=1))

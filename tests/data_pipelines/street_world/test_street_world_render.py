@@ -1,12 +1,14 @@
 """Streets and frames: determinism, classes, and agreement between views."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from corda_jax import labels
+from corda_jax.errors import UserError
 from data_pipelines.street_world import domains, primitives, render, textures
 from data_pipelines.street_world import scene as scene_lib
 
@@ -170,19 +172,40 @@ def test_layout_does_not_depend_on_the_look():
     assert np.abs(a.image.astype(float) - b.image).mean() > 10
 
 
-def test_between_reaches_both_ends_and_the_middle():
+LAYOUT = ("focal", "principal_point", "camera_height", "camera_pitch", "hood_height", "objects",
+          "frontage", "verge", "name")  # fmt: skip
+
+
+def test_the_gap_between_the_looks_can_be_set():
   start, end = DOMAINS
-  for share, wanted in ((0.0, start), (1.0, end)):
-    found = dataclasses.replace(domains.between(start, end, share), name=wanted.name)
-    a, b = dataclasses.asdict(found), dataclasses.asdict(wanted)
-    for name in a:
-      _assert_close(a[name], b[name])
-  middle = domains.between(start, end, 0.5)
+  assert domains.real_city(1.0) is end
+  alike = domains.real_city(0.0)
+  for name, value in dataclasses.asdict(alike).items():
+    _assert_close(value, dataclasses.asdict(end if name in LAYOUT else start)[name])
+  middle, far = domains.real_city(0.5), domains.real_city(1.5)
   assert middle.blur == pytest.approx((start.blur + end.blur) / 2)
-  assert middle.palette["car"][0][1] == pytest.approx(
-    (start.palette["car"][0][1] + end.palette["car"][0][1]) / 2
-  )
-  view(middle, (0, 0), height=16, width=32)
+  red = [domain.palette["car"][0][0] for domain in (start, end, far)]
+  assert red[2] == pytest.approx(1.5 * red[1] - 0.5 * red[0])
+  assert far.clouds == pytest.approx(1.5 * 0.6 - 0.5 * 0.15)
+  farthest = domains.real_city(domains.MAX_GAP)
+  assert (farthest.clouds, farthest.texture_size) == (1.0, 0.2)  # not 1.05, not 0
+  assert farthest.exposure[0] < 0
+  colors = [c for colors in farthest.palette.values() for color in colors for c in color]
+  assert min(colors) == 0.02
+  assert max(colors) <= 0.98
+  for gap in (-0.1, 2.1, math.nan):
+    with pytest.raises(UserError, match=r"wanted 0 to 2$"):
+      domains.real_city(gap)
+
+
+def test_a_larger_gap_moves_the_colours_and_nothing_else():
+  frames = [view(domains.real_city(gap), (8, 0), height=24, width=48)[1] for gap in (0, 1, 1.5, 2)]
+  for frame in frames[1:]:
+    np.testing.assert_array_equal(frame.label, frames[0].label)
+    np.testing.assert_array_equal(frame.depth, frames[0].depth)
+  moved = [np.abs(frame.image.astype(float) - frames[0].image).mean() for frame in frames]
+  assert sorted(moved) == moved
+  assert moved[3] > 1.3 * moved[1] > 10
 
 
 def _assert_close(a, b):

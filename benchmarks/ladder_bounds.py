@@ -1,0 +1,110 @@
+"""Rungs that know what no training may know: they tell how much a part of the method can be worth.
+
+If wrong pseudo-labels weighed nothing at all, what would be gained? If all were right? If depth
+were seen, not predicted? All are mixing (DACS), so that nothing reads the target's depth, in whose
+place the true labels of the target reach the step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.world import Frames
+from corda_jax.adaptation import class_mix
+from corda_jax.adaptation import step as adaptation_step
+from corda_jax.jobs.experiment import Experiment
+
+RIGHT_ALONE = "bound: wrong pseudo-labels weigh nothing"
+TRUE_LABELS = "bound: true labels, mixed"
+NO_BLUE = "bound: without blue"
+DEPTH_SEEN = "bound: exact depth in place of blue"
+
+WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
+_NO_BLUE = WITHOUT_DEPTH | {
+  "method.strong_augmentation.jitter_probability": 0.0
+}  # it mixes the colours
+BOUNDS: dict[str, dict[str, Any]] = {
+  RIGHT_ALONE: WITHOUT_DEPTH,
+  TRUE_LABELS: WITHOUT_DEPTH,
+  NO_BLUE: _NO_BLUE,
+  DEPTH_SEEN: _NO_BLUE,
+}
+
+_FARTHEST, _NEAREST = 2.0, 400.0  # inverse depths that are black and white: 655 m and 1.6 m
+
+
+def told(rung: str, frames: Frames, *, target: bool) -> Frames:
+  """What a rung is shown and told of frames; of rungs that are no bounds all as it is.
+
+  Args:
+    rung: of the ladder.
+    frames: of one domain.
+    target: whether they are those that the target is trained on.
+  """
+  if rung in (NO_BLUE, DEPTH_SEEN):
+    image = frames.image.copy()
+    image[..., 2] = _nearness(frames.inverse_depth) if rung == DEPTH_SEEN else 0
+    frames = frames._replace(image=image)
+  if rung in (RIGHT_ALONE, TRUE_LABELS) and target:
+    frames = frames._replace(inverse_depth=frames.label.astype(np.float32))
+  return frames
+
+
+def _nearness(inverse_depth: np.ndarray) -> np.ndarray:
+  """uint8 of the logarithm; 0 where there is no depth."""
+  share = np.log(np.maximum(inverse_depth, 1) / _FARTHEST) / np.log(_NEAREST / _FARTHEST)
+  return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+
+
+def experiment_of(rung: str, config: Any) -> Experiment:
+  """The experiment of a rung.
+
+  Raises:
+    UserError: a value of the configuration cannot work.
+  """
+  kinds = {RIGHT_ALONE: _RightAlone, TRUE_LABELS: _TrueLabels}
+  return kinds.get(rung, Experiment).from_config(config)
+
+
+class _RightAlone(Experiment):
+  """Pseudo-labels that are wrong weigh nothing, those that are right as much as the source's."""
+
+  def make_step(self) -> Callable[..., Any]:
+    def weights(student, teacher, mixed, truth, config):
+      right = mixed["pseudo_label"] == truth
+      dtype = mixed["confident_fraction"].dtype
+      return jnp.where(mixed["mask"] | right, 1, 0).astype(dtype), None
+
+    return _replacing("mixed_weights", weights, super().make_step())
+
+
+class _TrueLabels(Experiment):
+  """The teacher is always right, and sure."""
+
+  def make_step(self) -> Callable[..., Any]:
+    mix_domains = adaptation_step.mix_domains
+
+    def mix(outputs, step, inputs, draws, normalization, config):
+      mixed = mix_domains(outputs, step, inputs, draws, normalization, config)
+      truth = inputs["target_inverse_depth"].astype(jnp.int32)
+      source = inputs["source_label"].astype(jnp.int32)
+      return mixed | {
+        "label": class_mix.mix(mixed["mask"], source, truth),
+        "confident_fraction": jnp.ones_like(mixed["confident_fraction"]),
+      }
+
+    return _replacing("mix_domains", mix, super().make_step())
+
+
+def _replacing(name: str, function: Callable[..., Any], step: Callable[..., Any]):
+  """The step, with a function of its module replaced while it is traced."""
+
+  def traced(state: Any, batch: Any, key: jax.Array) -> Any:
+    with mock.patch.object(adaptation_step, name, function):
+      return step(state, batch, key)
+
+  return traced
