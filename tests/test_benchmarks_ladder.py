@@ -179,11 +179,11 @@ def test_bounds_train_on_what_they_are_told(tmp_path):
   config = small(TRUE_LABELS, "gta5", **{"data.batch_size": 4, "num_steps": 9})
   source, target = frames("gta5", "train", 3, tmp_path), frames("cityscapes", "train", 4, tmp_path)
   batch = step_inputs(next(world.train_batches(source, target, config, start_step=0)))
-  experiments = {rung: experiment_of(rung, config) for rung in (RIGHT_ALONE, TRUE_LABELS, NO_BLUE)}
+  experiments = {rung: experiment_of(rung, config) for rung in (RIGHT_ALONE, TRUE_LABELS)}
   key, losses = jax.random.key(0), {}
   with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW is not strict
-    state = experiments[NO_BLUE].initial_state()
-    pseudo_label = jax.jit(experiments[NO_BLUE].make_maps())(state, batch, key)["pseudo_label"]
+    state = experiments[TRUE_LABELS].initial_state()
+    pseudo_label = jax.jit(experiments[TRUE_LABELS].make_maps())(state, batch, key)["pseudo_label"]
     for rung, experiment in experiments.items():
       step = jax.jit(experiment.make_step())
       for name, truth in {"none": np.full_like(pseudo_label, 255), "pseudo": pseudo_label}.items():
@@ -193,7 +193,6 @@ def test_bounds_train_on_what_they_are_told(tmp_path):
   for name in ("none", "pseudo"):
     np.testing.assert_allclose(losses[RIGHT_ALONE, name], losses[TRUE_LABELS, name], rtol=1e-6)
   assert losses[TRUE_LABELS, "none"] < 0.9 * losses[TRUE_LABELS, "pseudo"]
-  assert losses[NO_BLUE, "none"] == losses[NO_BLUE, "pseudo"]  # others read none of it
   assert adaptation_step.mix_domains.__module__ == adaptation_step.__name__  # all is as it was
 
 
