@@ -10,6 +10,7 @@ the ROC curve (AUROC), 0.5 for a measure that knows nothing, 1 for one that know
 
 import argparse
 import itertools
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,8 +34,9 @@ from corda_jax.losses import NO_DEPTH
 from corda_jax.training.run_files import read_config
 from corda_jax.training.sharding import put_batch, replicated_key
 
-# Measures of doubt. Discrepancies are of the source's head from the target's, over the depth known
-# from files, as the refinement has it; the student sees the mixed image, the teacher the target.
+# Measures of doubt. Discrepancies are the source's head's from the target's, errors those of a head
+# from the files; both over the inverse depth of the files, which the refinement reads, too, where
+# depth is not learned photometrically. The student sees the mixed image, the teacher the target.
 CONFIDENCE = "1 - confidence"
 STUDENT = "discrepancy, student"
 MEASURES = (
@@ -125,9 +127,10 @@ def look(folder: Path, batches: int) -> Iterator[Look]:
   maps = jax.jit(experiment.make_maps())
   # From the step on at which training stopped, so that the draws are others, too.
   made = train_batches(source, target, config, start_step=int(state.step))
-  for batch in itertools.islice(made, batches):
+  for number, batch in enumerate(itertools.islice(made, batches)):
     inputs = put_batch(experiment.mesh, step_inputs(batch, experiment.joint))
-    yield _judge(jax.device_get(maps(state, inputs, key)), batch)
+    # The step stays the same: without a key of its own each batch would be augmented alike.
+    yield _judge(jax.device_get(maps(state, inputs, jax.random.fold_in(key, number))), batch)
 
 
 def _with_tuples(value: Any) -> Any:
@@ -169,17 +172,20 @@ def _judge(maps: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> Look:
 def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
   """Probability that a wrong one is doubted more than a right one; equal doubts count half.
 
+  NaN where all are wrong or none is.
+
   Args:
     doubt: [N].
     wrong: bool [N].
   """
   ranks = stats.rankdata(doubt)
   bad = int(wrong.sum())
-  return float((ranks[wrong].sum() - bad * (bad + 1) / 2) / (bad * (len(wrong) - bad)))
+  pairs = bad * (len(wrong) - bad)
+  return float((ranks[wrong].sum() - bad * (bad + 1) / 2) / pairs) if pairs else math.nan
 
 
 def draw(looks: Sequence[Look], name: str, path: Path) -> None:
-  """A contact sheet of targets: labels, mistakes and doubts; black where pixels do not count.
+  """A contact sheet of targets: labels, and mistakes and doubts, black where pixels do not count.
 
   Args:
     looks: the first frame of each is a column.

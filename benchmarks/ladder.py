@@ -10,6 +10,7 @@ checkpoint. Frames are rendered into memory, so that neither TensorFlow nor file
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -20,16 +21,16 @@ from typing import Any
 
 import jax
 
-from benchmarks.ladder_bounds import BOUNDS, experiment_of, told
+from benchmarks.ladder_bounds import experiment_of, frames_of_rung
 from benchmarks.ladder_report import Run, draw, table
-from benchmarks.ladder_rungs import RUNGS, SIZES, SOURCES, rung_config
+from benchmarks.ladder_rungs import BOUNDS, RUNGS, SIZES, SOURCES, rung_config
 from benchmarks.options import run_command, setting
 from benchmarks.runners import device_name
 from benchmarks.world import Frames, render, train_batches, whole_frames
 from corda_jax.errors import UserError
 from corda_jax.jobs.train import train
 from corda_jax.training.preemption import Preempted
-from corda_jax.training.run_files import check_config, record_config
+from corda_jax.training.run_files import check_config, flatten, read_config, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
 
 
@@ -58,26 +59,37 @@ def main(arguments: list[str] | None = None) -> None:
   runs = [
     Run(rung, source, seed, workdir / _name(f"{source} {rung} {seed}"))
     for seed in range(options.seeds)  # seed by seed: a table that is cut short is still fair
-    for source in options.sources
-    for rung in options.rungs
+    for source in dict.fromkeys(options.sources)  # once, if it was named twice
+    for rung in dict.fromkeys(options.rungs)
   ]
   started = time.monotonic()
+  failed: dict[Run, UserError] = {}
   try:
     with _time_limit(options.minutes):
       for run in runs:
+        # The signal may have come when a run was as good as done, and saved: it is spent then.
+        if options.minutes is not None and time.monotonic() - started >= 60 * options.minutes:
+          raise _Stopped
         config = rung_config(run.rung, run.source, options.size, dict(options.set))
         config.seed = run.seed
-        make_run(run, config, workdir / "frames")
+        try:
+          make_run(run, config, workdir / "frames")
+        except UserError as error:  # the others are made all the same
+          failed[run] = error
   except (Preempted, _Stopped) as stop:
-    print(f"\n{stop or 'Stopped'}. The same command goes on from here.")
+    print(f"\n{str(stop) or 'Stopped'}. The same command goes on from here.")
+  wanted, runs = len(runs), [run for run in runs if run not in failed]
   done = [run for run in runs if run.result() is not None]
-  print(f"\n{len(done)} of {len(runs)} runs are done.\n")
-  for source in options.sources:
+  print(f"\n{len(done)} of {wanted} runs are done.\n")
+  for source in dict.fromkeys(options.sources):
     print(f"{table(runs, source)}\n")
   if options.plot and done:
     draw(runs, options.plot)
   seconds = time.monotonic() - started
   print(f"{seconds:.0f} s on {device_name()}, {os.cpu_count()} cores, JAX {jax.__version__}")
+  if failed:
+    run, error = next(iter(failed.items()))
+    raise UserError(f"{len(failed)} runs could not be made; {run.folder.name}: {error}")
 
 
 def make_run(run: Run, config: Any, frames: Path) -> None:
@@ -93,18 +105,21 @@ def make_run(run: Run, config: Any, frames: Path) -> None:
     Preempted: SIGTERM came; the state is saved.
   """
   config.evaluate_every, config.draw_every = config.num_steps, 0
-  config.checkpoint_every = config.num_steps if config.num_steps <= 5_000 else 2_500
+  # A long run is saved meanwhile, lest a kill costs more than some minutes.
+  config.checkpoint_every = min(config.num_steps, 2_500)
   folder = run.folder
-  check_config(folder, config.to_dict())  # results of another configuration must not slip in
-  if (folder / "results.json").exists():
+  if run.result() is not None:
+    _check_same(folder, config.to_dict())
     return
+  check_config(folder, config.to_dict())
   experiment = experiment_of(run.rung, config)
   check_training_batch(experiment.mesh, config.data.batch_size, config.model.batch_norm_group)
   check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
   folder.mkdir(parents=True, exist_ok=True)
   record_config(folder, config.to_dict())
   source, target, validation = (
-    told(run.rung, each, target=place == 1) for place, each in enumerate(frames_of(config, frames))
+    frames_of_rung(run.rung, each, target=place == 1)
+    for place, each in enumerate(frames_of(config, frames))
   )
   print(f"\n{folder.name}", flush=True)
   train(
@@ -116,17 +131,29 @@ def make_run(run: Run, config: Any, frames: Path) -> None:
   )
 
 
+def _check_same(folder: Path, config: dict[str, Any]) -> None:
+  """Results of another configuration must not slip in, not even of another evaluation."""
+  made, wanted = flatten(read_config(folder)), flatten(json.loads(json.dumps(config)))
+  differing = [name for name in made.keys() | wanted.keys() if made.get(name) != wanted.get(name)]
+  if differing:
+    raise UserError(
+      f"{folder} holds results of another configuration: {', '.join(sorted(differing))} differ; "
+      "restore these values or choose another --workdir"
+    )
+
+
 def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
   """The source's, the target's and the validation frames, from `folder` if they are there."""
 
-  def frames(domain: str, split: str, count: str) -> Frames:
+  def frames(domain: str, split: str) -> Frames:
     data, world = config.data[domain], config.data.street_world
-    if data.dataset == "cityscapes":  # of the oracle's source, too
-      count = "validation_frames" if split == "val" else "target_frames"
+    real = data.dataset == "cityscapes"  # the oracle's source, too
+    counts = {"train": world.target_frames if real else world.source_frames}
+    counts["val"] = world.validation_frames
     return render(
       data.dataset,
       split,
-      world[count],
+      counts[split],
       seed=world.seed,
       gap=world.gap,
       height=data.height,
@@ -135,9 +162,9 @@ def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
     )
 
   return (
-    frames("source", "train", "source_frames"),
-    frames("target", "train", "target_frames"),
-    frames("target", "val", "validation_frames"),
+    frames("source", "train"),
+    frames("target", "train"),
+    frames("target", "val"),
   )
 
 

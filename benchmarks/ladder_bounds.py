@@ -13,31 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.ladder_rungs import DEPTH_SEEN, NO_BLUE, RIGHT_ALONE, TRUE_LABELS
 from benchmarks.world import Frames
 from corda_jax.adaptation import class_mix
 from corda_jax.adaptation import step as adaptation_step
 from corda_jax.jobs.experiment import Experiment
 
-RIGHT_ALONE = "bound: wrong pseudo-labels weigh nothing"
-TRUE_LABELS = "bound: true labels, mixed"
-NO_BLUE = "bound: without blue"
-DEPTH_SEEN = "bound: exact depth in place of blue"
-
-WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
-_NO_BLUE = WITHOUT_DEPTH | {
-  "method.strong_augmentation.jitter_probability": 0.0
-}  # it mixes the colours
-BOUNDS: dict[str, dict[str, Any]] = {
-  RIGHT_ALONE: WITHOUT_DEPTH,
-  TRUE_LABELS: WITHOUT_DEPTH,
-  NO_BLUE: _NO_BLUE,
-  DEPTH_SEEN: _NO_BLUE,
-}
-
 _FARTHEST, _NEAREST = 2.0, 400.0  # inverse depths that are black and white: 655 m and 1.6 m
 
 
-def told(rung: str, frames: Frames, *, target: bool) -> Frames:
+def frames_of_rung(rung: str, frames: Frames, *, target: bool) -> Frames:
   """What a rung is shown and told of frames; of rungs that are no bounds all as it is.
 
   Args:
@@ -71,19 +56,19 @@ def experiment_of(rung: str, config: Any) -> Experiment:
 
 
 class _RightAlone(Experiment):
-  """Pseudo-labels that are wrong weigh nothing, those that are right as much as the source's."""
+  """Pseudo-labels that are wrong weigh nothing; so do pixels that have no true label (the hood)."""
 
   def make_step(self) -> Callable[..., Any]:
     def weights(student, teacher, mixed, truth, config):
-      right = mixed["pseudo_label"] == truth
-      dtype = mixed["confident_fraction"].dtype
-      return jnp.where(mixed["mask"] | right, 1, 0).astype(dtype), None
+      right = mixed["pseudo_label"] == truth.astype(jnp.int32)
+      fraction = mixed["confident_fraction"]
+      return jnp.where(mixed["mask"], 1, jnp.where(right, fraction, 0)).astype(fraction.dtype), None
 
     return _replacing("mixed_weights", weights, super().make_step())
 
 
 class _TrueLabels(Experiment):
-  """The teacher is always right, and sure."""
+  """The teacher is always right; how far it is trusted stays what its own confidence gives."""
 
   def make_step(self) -> Callable[..., Any]:
     mix_domains = adaptation_step.mix_domains
@@ -92,10 +77,7 @@ class _TrueLabels(Experiment):
       mixed = mix_domains(outputs, step, inputs, draws, normalization, config)
       truth = inputs["target_inverse_depth"].astype(jnp.int32)
       source = inputs["source_label"].astype(jnp.int32)
-      return mixed | {
-        "label": class_mix.mix(mixed["mask"], source, truth),
-        "confident_fraction": jnp.ones_like(mixed["confident_fraction"]),
-      }
+      return mixed | {"label": class_mix.mix(mixed["mask"], source, truth)}
 
     return _replacing("mix_domains", mix, super().make_step())
 

@@ -6,13 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder_bounds import BOUNDS, DEPTH_SEEN
-from benchmarks.ladder_rungs import ORACLE, RUNGS, SOURCES
+from benchmarks.ladder_rungs import BOUNDS, BUILDS_ON, DACS, RUNGS, SOURCES
 from corda_jax.files import whole_or_not
 from corda_jax.training.run_files import read_json
-
-_BASE = "mixing (DACS)"  # what depth guidance is to be better than
-_ALONE = {ORACLE, *BOUNDS} - {DEPTH_SEEN}  # do not add to the one before them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,28 +45,30 @@ def table(runs: Sequence[Run], source: str) -> str:
   by_rung = _by_rung(runs, source)
   if not by_rung:
     return f"{source}: no run is done yet."
-  head = "mIoU, mean ± spread | seeds | to the rung before | to DACS | depth: abs rel"
+  head = "mIoU, mean ± spread | by seed | over the rung it builds on | over DACS | depth: abs rel"
   lines = [f"| {source} | {head} |", "|---|---|---|---|---|---|"]
-  before: Mapping[int, Any] = {}
-  base = by_rung.get(_BASE, {})
+  seeds = sorted({seed for results in by_rung.values() for seed in results})
   for rung, results in by_rung.items():
-    scores = [result["miou"] for result in results.values()]
     depth = [result["depth"]["abs_rel"] for result in results.values() if "depth" in result]
     cells = [
       rung,
-      spread(scores),
-      ", ".join(f"{score:.1f}" for score in scores),
-      _gain(results, before) if rung not in _ALONE else "",
-      _gain(results, base) if rung != _BASE else "",
+      spread([result["miou"] for result in results.values()]),
+      ", ".join(f"{results[seed]['miou']:.1f}" if seed in results else "-" for seed in seeds),
+      _gain(results, by_rung.get(BUILDS_ON.get(rung, ""), {})),
+      _gain(results, by_rung.get(DACS, {})) if rung != DACS else "",
       spread(depth, ".3f") if depth else "",
     ]
     lines.append(f"| {' | '.join(cells)} |")
-    before = results
-  lines += ["", f"| IoU, mean | {' | '.join(by_rung)} |", "|---" * (len(by_rung) + 1) + "|"]
-  for name in next(iter(next(iter(by_rung.values())).values()))["iou"]:
+  shared = [seed for seed in seeds if all(seed in results for results in by_rung.values())]
+  if not shared:
+    return "\n".join([*lines, "", "No seed is done on all of them: no table by class."])
+  told = ", ".join(map(str, shared))
+  lines += ["", f"| IoU, mean of seeds {told} | {' | '.join(by_rung)} |"]
+  lines.append("|---" * (len(by_rung) + 1) + "|")
+  for name in next(iter(by_rung.values()))[shared[0]]["iou"]:
     cells = []
     for results in by_rung.values():
-      values = [result["iou"][name] for result in results.values()]
+      values = [results[seed]["iou"][name] for seed in shared]
       known = [value for value in values if value is not None]
       cells.append(f"{statistics.mean(known):.1f}" if known else "-")
     lines.append(f"| {name} | {' | '.join(cells)} |")

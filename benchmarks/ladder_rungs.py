@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from benchmarks.ladder_bounds import BOUNDS, WITHOUT_DEPTH
 from benchmarks.options import apply_settings, load_config
 
+DACS = "mixing (DACS)"
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
+WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
 _PHOTOMETRIC = {
   "data.source.views": ("right",),
   "data.target.views": ("right",),
@@ -15,16 +16,42 @@ _PHOTOMETRIC = {
   "model.initial_inverse_depth": 65.0,  # 10 m: from 0, photometric training has next to no gradient
 }
 
-# Each adds to the one before it, but for the last two.
 RUNGS: dict[str, dict[str, Any]] = {
   "source only": {"method.adapt": False} | WITHOUT_DEPTH,
-  "mixing (DACS)": WITHOUT_DEPTH,
+  DACS: WITHOUT_DEPTH,
   "+ depth heads": {"model.correlation": False, "method.depth_weight.enabled": False},
   "+ correlation": {"method.depth_weight.enabled": False},
   "+ refinement, as published": {"method.depth_weight.share_across_batch": False},
   "+ refinement, as released": {},
   "photometric, not files": _PHOTOMETRIC,
   ORACLE: {"method.adapt": False} | WITHOUT_DEPTH,
+}
+
+# Rungs that know what no training may know (`benchmarks.ladder_bounds`).
+RIGHT_ALONE = "bound: wrong pseudo-labels weigh nothing"
+TRUE_LABELS = "bound: true labels, mixed"
+NO_BLUE = "bound: without blue"
+DEPTH_SEEN = "bound: exact depth in place of blue"
+_NO_BLUE = {"method.strong_augmentation.jitter_probability": 0.0}  # it would mix the colours
+BOUNDS: dict[str, dict[str, Any]] = {
+  RIGHT_ALONE: WITHOUT_DEPTH,
+  TRUE_LABELS: WITHOUT_DEPTH,
+  NO_BLUE: WITHOUT_DEPTH | _NO_BLUE,
+  DEPTH_SEEN: WITHOUT_DEPTH | _NO_BLUE,
+}
+
+# Rung → the one that it changes one thing of. (The photometric one changes more: where the heads
+# begin, the weight of their loss, and what the discrepancy is a share of.)
+BUILDS_ON = {
+  DACS: "source only",
+  "+ depth heads": DACS,
+  "+ correlation": "+ depth heads",
+  "+ refinement, as published": "+ correlation",
+  "+ refinement, as released": "+ correlation",
+  "photometric, not files": "+ refinement, as released",
+  RIGHT_ALONE: DACS,
+  TRUE_LABELS: DACS,
+  DEPTH_SEEN: NO_BLUE,
 }
 
 # Layout of the source → what its recipe has other than GTA5's (configs/synthia2cs.py).

@@ -45,7 +45,7 @@ def render(
   count: int,
   *,
   seed: int,
-  gap: float = 1.0,
+  gap: float,
   height: int,
   width: int,
   folder: Path,

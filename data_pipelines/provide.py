@@ -11,7 +11,8 @@ from data_pipelines import bucket
 from data_pipelines.builder import REPORT_FILE, FramesBuilder
 from data_pipelines.folder_files import check_supervision
 from data_pipelines.prepare import prepare
-from data_pipelines.street_world import domains, write
+from data_pipelines.street_world import write
+from data_pipelines.street_world.domains import real_city
 
 
 def provide(
@@ -82,7 +83,7 @@ def _render(dataset_config: Any, data_config: Any) -> None:
       validation_frames=world.validation_frames,
       height=world.target_height,
       width=world.target_width,
-      domain=domains.real_city(world.gap),
+      domain=real_city(world.gap),
       **common,
     )
   else:

@@ -50,6 +50,7 @@ _PREDICTION_AT_LEAST = {
 # Least and largest value; None where there is no largest.
 _RANGES = {
   "data.bad_records.retry_seconds": (0, 86_400),
+  "data.street_world.gap": (0, 2),
   "faults.retry_seconds": (0, 86_400),
   "optimizer.learning_rate": (0, None),
   "optimizer.head_learning_rate_factor": (0, None),

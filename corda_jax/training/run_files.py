@@ -48,6 +48,7 @@ _FREE_FIELDS = (
 _ADDED_FIELDS = {
   "compute.matmul_precision": "default",
   "model.batch_norm_group": 0,
+  "data.street_world.gap": 1.0,
 }
 
 _PACKAGES = ("corda_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

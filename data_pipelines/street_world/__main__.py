@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     real = domains.real_city(args.gap)
   except ValueError as error:
     parser.error(str(error))
+  if args.gap != 1 and args.layout not in (None, "cityscapes", "folder_real"):
+    parser.error(f"--gap is of the real city, and --layout {args.layout} is not: leave it out")
   if args.benchmark:
     for domain in (domains.SYNTHETIC, real):
       rate = preview.frames_per_second(domain, height=height, width=width)

@@ -331,7 +331,8 @@ def test_a_run_refuses_another_configuration(tmp_path):
     check_config(tmp_path, changed)
   check_config(tmp_path, changed, parts=("model.",))
   old = tiny.get_config().to_dict()
-  del old["compute"], old["model"]["batch_norm_group"]  # of a version that had neither
+  # Of a version that had none of them.
+  del old["compute"], old["model"]["batch_norm_group"], old["data"]["street_world"]["gap"]
   record_config(tmp_path, old)
   check_config(tmp_path, tiny.get_config().to_dict())
   with pytest.raises(UserError, match=r"batch_norm_group \(0 → 2\)"):

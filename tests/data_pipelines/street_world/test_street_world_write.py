@@ -442,6 +442,8 @@ def test_command_line(tmp_path, capsys):
     (["--layout", "gta5"], "needs --root"),
     (["--layout", "gta5", "--root", "x", "--size", "128"], "not WIDTHxHEIGHT"),
     ([], "one of the arguments"),
+    (["--layout", "gta5", "--root", "x", "--gap", "1.5"], "--layout gta5 is not"),
+    (["--sheet", "x.png", "--gap", "3"], "wanted 0 to 2"),
   ],
 )
 def test_command_line_errors(arguments, told, capsys):
