@@ -178,10 +178,10 @@ def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
     doubt: [N].
     wrong: bool [N].
   """
-  ranks = stats.rankdata(doubt)
-  bad = int(wrong.sum())
-  pairs = bad * (len(wrong) - bad)
-  return float((ranks[wrong].sum() - bad * (bad + 1) / 2) / pairs) if pairs else math.nan
+  pairs = int(wrong.sum()) * int((~wrong).sum())
+  if not pairs:
+    return math.nan
+  return float(stats.mannwhitneyu(doubt[wrong], doubt[~wrong]).statistic / pairs)
 
 
 def draw(looks: Sequence[Look], name: str, path: Path) -> None:
@@ -192,7 +192,7 @@ def draw(looks: Sequence[Look], name: str, path: Path) -> None:
     name: of the run.
     path: PNG file.
   """
-  first = [Look(*(jax.tree.map(lambda x: x[0], part) for part in seen)) for seen in looks]
+  first = [jax.tree.map(lambda x: x[0], seen) for seen in looks]
   counts = np.stack([seen.counts for seen in first])[..., None]
 
   def shown(values: Sequence[np.ndarray], high: float) -> np.ndarray:

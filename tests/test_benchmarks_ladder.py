@@ -330,8 +330,20 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
   assert plot.stat().st_size > 10_000
   capsys.readouterr()
   folder, picture = tmp_path / "gta5_refinement_as_released_0", tmp_path / "doubts.png"
+  drawn, real_draw = [], difficulty.draw
+
+  def draw(looks, *where):
+    drawn.extend(looks)
+    real_draw(looks, *where)
+
+  monkeypatch.setattr(difficulty, "draw", draw)
+  made = difficulty.train_batches
+  monkeypatch.setattr(  # the same batch again and again: each time other classes are pasted on it
+    difficulty, "train_batches", lambda *a, **k: itertools.repeat(next(made(*a, **k)))
+  )
   with jax.numpy_dtype_promotion("standard"):
     difficulty.main([str(folder), "--batches", "3", "--pictures", str(picture)])
+  assert any((seen.counts != drawn[0].counts).any() for seen in drawn[1:])
   row = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")
   assert row[0] == folder.name
   assert all(0 < float(area) < 1 for area in row[2:])
