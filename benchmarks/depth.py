@@ -21,8 +21,9 @@ from typing import Any
 
 import jax
 
-from benchmarks.adaptation import miou_table, run_once, run_seed
 from benchmarks.options import run_command
+from benchmarks.scores import miou_table
+from benchmarks.seeds import run_once, run_seed
 from configs import demo, depth_street_world
 from configs.depth import VIEWS
 from corda_jax.depth.camera import disparity_to_depth

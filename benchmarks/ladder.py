@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
   """Makes the runs that are missing and prints the tables of all that are done."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--size", choices=list(SIZES), default="small")
+  parser.add_argument(
+    "--config", default="demo", help="of configs/, of the street world; demo:batch=8: a variant"
+  )
   parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
   parser.add_argument(
     "--rungs", nargs="+", choices=[*RUNGS, *BOUNDS], default=list(RUNGS), help="default: no bounds"
@@ -70,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
         # The signal may have come when a run was as good as done, and saved: it is spent then.
         if options.minutes is not None and time.monotonic() - started >= 60 * options.minutes:
           raise _Stopped
-        config = rung_config(run.rung, run.source, options.size, dict(options.set))
+        settings = dict(options.set)
+        config = rung_config(run.rung, run.source, options.size, settings, base=options.config)
         config.seed = run.seed
         try:
           make_run(run, config, workdir / "frames")
@@ -159,6 +163,7 @@ def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
       height=data.height,
       width=data.width,
       folder=folder,
+      right=split == "train" and "right" in data.views,
     )
 
   return (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ladder_rungs import BOUNDS, BUILDS_ON, DACS, RUNGS, SOURCES
+from benchmarks.scores import spread
 from corda_jax.files import whole_or_not
 from corda_jax.training.run_files import read_json
 
@@ -73,14 +74,6 @@ def table(runs: Sequence[Run], source: str) -> str:
       cells.append(f"{statistics.mean(known):.1f}" if known else "-")
     lines.append(f"| {name} | {' | '.join(cells)} |")
   return "\n".join(lines)
-
-
-def spread(values: Sequence[float], form: str = ".1f") -> str:
-  """Mean and standard deviation; of a single value itself."""
-  mean = format(statistics.mean(values), form)
-  if len(values) < 2:
-    return mean
-  return f"{mean} ± {format(statistics.stdev(values), form.lstrip('+'))}"
 
 
 def _by_rung(runs: Sequence[Run], source: str) -> dict[str, dict[int, dict[str, Any]]]:

@@ -21,8 +21,9 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from benchmarks.adaptation import miou_table, run_seed
 from benchmarks.options import apply_settings, load_config, run_command, setting
+from benchmarks.scores import miou_table
+from benchmarks.seeds import run_seed
 from corda_jax.errors import UserError
 
 # Name → what it changes; the first is what the others are compared with.

@@ -7,7 +7,7 @@ again, to the bit; their order is drawn otherwise than the pipeline's.
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,15 +28,15 @@ class Frames(NamedTuple):
     image: uint8 RGB [N, H, W, 3].
     label: uint8 [N, H, W], training ids, 255 where there is none.
     inverse_depth: float32 [N, H, W], 1 where there is no depth.
-    right_image: uint8 RGB [N, H, W, 3], what the right camera sees.
     intrinsics: float32 [N, 4]: fx, fy, cx, cy in pixels.
+    right_image: uint8 RGB [N, H, W, 3], what the right camera sees, if that was asked for.
   """
 
   image: np.ndarray
   label: np.ndarray
   inverse_depth: np.ndarray
-  right_image: np.ndarray
   intrinsics: np.ndarray
+  right_image: np.ndarray | None = None
 
 
 def render(
@@ -49,6 +49,7 @@ def render(
   height: int,
   width: int,
   folder: Path,
+  right: bool = False,
   processes: int = 0,
 ) -> Frames:
   """The first frames of a split, from `folder` if they were rendered before.
@@ -62,29 +63,35 @@ def render(
     height: rows of the images.
     width: columns of the images.
     folder: where frames are kept.
+    right: whether the right camera's images are wanted, too.
     processes: that render; 0 for one a core.
   """
   domain = domains.real_city(gap) if layout == "cityscapes" else domains.SYNTHETIC
   plan = formats.Plan(layout, {split: count}, seed, height, width, domain)
   digest = hashlib.sha256(json.dumps(plan.parameters(), sort_keys=True).encode()).hexdigest()
-  path = folder / f"{layout}_{split}_{count}_{width}x{height}_{digest[:12]}.npz"
-  if not path.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    render_one = functools.partial(_render, plan, split)
-    frames = ordered_map(render_one, range(count), processes=processes)
-    made = list(progress_bar(iterable=frames, total=count, desc=f"{layout} {split}", unit="frame"))
-    arrays = {name: np.stack(each) for name, *each in zip(Frames._fields, *made, strict=True)}
-    with whole_or_not(path) as partial, open(partial, "wb") as file:
-      np.savez(file, **arrays)
-  with np.load(path) as arrays:
-    return Frames(**arrays)
+  name = f"{layout}_{split}_{count}_{width}x{height}_{digest[:12]}"
+
+  def kept(what: str, render_one: Callable[..., dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    path = folder / f"{name}_{what}.npz"
+    if not path.exists():
+      folder.mkdir(parents=True, exist_ok=True)
+      made = ordered_map(
+        functools.partial(render_one, plan, split), range(count), processes=processes
+      )
+      told = f"{layout} {split}, {what}"
+      made = list(progress_bar(iterable=made, total=count, desc=told, unit="frame"))
+      arrays = {field: np.stack([each[field] for each in made]) for field in made[0]}
+      with whole_or_not(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
+    with np.load(path) as arrays:
+      return dict(arrays)
+
+  return Frames(**kept("left", _left), **(kept("right", _right) if right else {}))
 
 
-def _render(plan: formats.Plan, split: str, index: int) -> Frames:
-  view = formats.Views(plan, split, index)
-  left = view()
-  camera = (left.camera.focal, left.camera.focal, *left.camera.center)
-  depth = left.depth
+def _left(plan: formats.Plan, split: str, index: int) -> dict[str, np.ndarray]:
+  view = formats.Views(plan, split, index)()
+  camera, depth = view.camera, view.depth
   if plan.layout == "synthia":
     inverse = inverse_depth.from_centimetres(encodings.centimetres_file(depth))
   elif plan.layout == "gta5":
@@ -93,13 +100,24 @@ def _render(plan: formats.Plan, split: str, index: int) -> Frames:
   else:
     known = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
     inverse = inverse_depth.from_stereo_metres(known)
-  return Frames(left.image, left.label, inverse, view(right=True).image, np.float32(camera))
+  return {
+    "image": view.image,
+    "label": view.label,
+    "inverse_depth": inverse,
+    "intrinsics": np.float32((camera.focal, camera.focal, *camera.center)),
+  }
+
+
+def _right(plan: formats.Plan, split: str, index: int) -> dict[str, np.ndarray]:
+  return {"right_image": formats.Views(plan, split, index)(right=True).image}
 
 
 def train_batches(
   source: Frames, target: Frames, config: Any, *, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches without end, as `data_pipelines.batches.train_batches` has them, with right views.
+  """Batches without end, as `data_pipelines.batches.train_batches` has them.
+
+  With right views where the frames have them.
 
   Sample g of a domain with n frames is frame permutation(g mod n) of epoch g div n, cut at a place
   that g tells: a batch depends on the seed and on its number alone.
@@ -130,7 +148,8 @@ def train_batches(
         for place, (top, left) in zip(places, corners, strict=True)
       ]
       for field in ("image", "label", "inverse_depth", "right_image"):
-        batch[f"{name}_{field}"] = np.stack([getattr(frames, field)[crop] for crop in crops])
+        if (whole := getattr(frames, field)) is not None:
+          batch[f"{name}_{field}"] = np.stack([whole[crop] for crop in crops])
       moved = np.float32([(0, 0, left, top) for top, left in corners])
       batch[f"{name}_intrinsics"] = frames.intrinsics[places] - moved
       batch[f"{name}_baseline"] = np.full(data.batch_size, BASELINE, np.float32)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import depth as benchmark
 from benchmarks import depth_step
-from benchmarks.adaptation import miou_table
+from benchmarks.scores import miou_table
 from configs import demo, depth_street_world
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment

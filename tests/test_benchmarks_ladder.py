@@ -72,8 +72,9 @@ def small(rung, source, **settings):
   return config
 
 
-def frames(layout, split, count, folder):
-  return world.render(layout, split, count, seed=0, gap=GAP, folder=folder, processes=1, **SIZE)
+def frames(layout, split, count, folder, *, right=True):
+  options = {"seed": 0, "gap": GAP, "folder": folder, "right": right, "processes": 1}
+  return world.render(layout, split, count, **options, **SIZE)
 
 
 @pytest.mark.parametrize("source", list(SOURCES))
@@ -138,11 +139,15 @@ def test_batches_depend_on_seed_and_step_alone(tmp_path):
 
 
 def test_frames_are_rendered_once_and_all_are_scored(tmp_path, monkeypatch):
+  alone = frames("cityscapes", "val", 3, tmp_path, right=False)
+  assert alone.right_image is None
+  monkeypatch.setattr(world, "_left", None)
   made = frames("cityscapes", "val", 3, tmp_path)
-  monkeypatch.setattr(world, "_render", None)
+  monkeypatch.setattr(world, "_right", None)
   again = frames("cityscapes", "val", 3, tmp_path)
-  for one, other in zip(made, again, strict=True):
+  for name, one, other in zip(world.Frames._fields, made, again, strict=True):
     np.testing.assert_array_equal(one, other)
+    assert name == "right_image" or (getattr(alone, name) == one).all()
   with pytest.raises(TypeError):
     frames("cityscapes", "val", 2, tmp_path)  # others are not those
   batches = list(world.whole_frames(made, 2))
@@ -161,6 +166,23 @@ def test_every_rung_is_a_configuration_that_can_be(size):
     assert (experiment.joint is not None) == (rung == "photometric, not files")
     depth = rung not in ("source only", DACS, ORACLE, *BOUNDS)
     assert experiment.has_depth_heads == depth
+
+
+def test_right_views_are_rendered_for_what_reads_them(tmp_path, monkeypatch):
+  monkeypatch.setattr(world, "_right", None)
+  config = small(DACS, "gta5")
+  made = ladder.frames_of(config, tmp_path)
+  assert [each.right_image for each in made] == [None] * 3
+  batch = next(world.train_batches(*made[:2], config, start_step=0))
+  assert not [name for name in batch if "right" in name]
+  with pytest.raises(TypeError):
+    ladder.frames_of(small("photometric, not files", "gta5"), tmp_path)
+
+
+def test_the_ladder_of_another_configuration():
+  config = rung_config(DACS, "synthia", "small", {"seed": 1}, base="demo:batch=8")
+  assert (config.data.batch_size, config.num_steps) == (8, 500)
+  assert (config.data.source.dataset, config.model.depth, config.seed) == ("synthia", False, 1)
 
 
 def test_bounds_are_told_what_training_must_not_know(tmp_path):
@@ -289,7 +311,7 @@ def test_the_plot_shows_every_run_and_the_spread(runs, tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
-  def config(rung, source, size, settings):
+  def config(rung, source, size, settings, base):
     sizes = {"data.batch_size": 4, "data.evaluation_batch_size": 4}  # of the tests' four devices
     made = small(rung, source, **sizes)
     made.update_from_flattened_dict(settings)
