@@ -20,7 +20,7 @@ from corda_jax.jobs.validate import validate_depth
 from corda_jax.models.build import Normalization, build_depth_networks
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.optimizer import build_depth_optimizer
-from corda_jax.training.sharding import make_mesh, shardings_of, with_shardings
+from corda_jax.training.sharding import make_mesh, replicated_key, shardings_of, with_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +87,16 @@ class DepthExperiment:
     step = make_step(self.models, self.optimizer, self.normalization, self.config.depth, self.views)
     return at_matmul_precision(step, self.config.compute.matmul_precision)
 
-  def _create_state(self) -> DepthState:
-    key = jax.random.key(self.config.seed)
+  def _create_state(self, key: jax.Array) -> DepthState:
     size = 2 * self.stride  # reflection needs two pixels at the coarsest level
     return create_depth_state(self.models, self.optimizer, key, size)
 
   def initial_state(self) -> DepthState:
     """Fresh state, on the devices as `state_shapes` tells."""
-    return jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))()
+    create = jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))
+    return create(replicated_key(self.mesh, self.config.seed))  # compiled once for all seeds
 
   def state_shapes(self) -> DepthState:
     """Shapes, dtypes and shardings of the state, without computing it."""
-    return with_shardings(
-      self.mesh, jax.eval_shape(self._create_state), split=self.config.compute.shard_state
-    )
+    shapes = jax.eval_shape(self._create_state, jax.random.key(0))
+    return with_shardings(self.mesh, shapes, split=self.config.compute.shard_state)

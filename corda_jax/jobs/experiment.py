@@ -22,7 +22,7 @@ from corda_jax.models.build import (
 )
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.optimizer import build_optimizer
-from corda_jax.training.sharding import make_mesh, shardings_of, with_shardings
+from corda_jax.training.sharding import make_mesh, replicated_key, shardings_of, with_shardings
 from corda_jax.training.state import TrainState, create_pose_state, create_train_state
 
 
@@ -107,8 +107,7 @@ class Experiment:
     )
     return at_matmul_precision(maps, self.config.compute.matmul_precision)
 
-  def _create_state(self) -> TrainState:
-    key = jax.random.key(self.config.seed)
+  def _create_state(self, key: jax.Array) -> TrainState:
     state = create_train_state(self.model, self.optimizer, key)
     if self.joint is None or self.joint.pose is None:
       return state
@@ -119,13 +118,13 @@ class Experiment:
 
   def initial_state(self) -> TrainState:
     """Fresh state, on the devices as `state_shapes` tells."""
-    return jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))()
+    create = jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))
+    return create(replicated_key(self.mesh, self.config.seed))  # compiled once for all seeds
 
   def state_shapes(self) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing it."""
-    return with_shardings(
-      self.mesh, jax.eval_shape(self._create_state), split=self.config.compute.shard_state
-    )
+    shapes = jax.eval_shape(self._create_state, jax.random.key(0))
+    return with_shardings(self.mesh, shapes, split=self.config.compute.shard_state)
 
 
 def _joint_depth(config: Any) -> JointDepth | None:
