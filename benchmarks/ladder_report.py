@@ -103,7 +103,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
   found = {source: results for source in SOURCES if (results := _by_rung(runs, source))}
   figure = Figure(figsize=(5.2 * len(found), 4.6), dpi=110, layout="constrained")
-  axes = figure.subplots(1, len(found), squeeze=False)[0]
+  axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
   for axis, (source, rungs) in zip(axes, found.items(), strict=True):
     for place, results in enumerate(rungs.values()):
       scores = [result["miou"] for result in results.values()]
@@ -120,7 +120,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
       )
     axis.set_xticks(range(len(rungs)), list(rungs), rotation=35, ha="right", fontsize=9)
     axis.set_title(f"{source}-like source", fontsize=11, loc="left")
-    axis.set_ylabel("mIoU on the target, %")
+    axis.set_ylabel("mIoU of the target, %")
     axis.grid(axis="y", alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
   path.parent.mkdir(parents=True, exist_ok=True)

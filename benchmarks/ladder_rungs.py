@@ -68,7 +68,7 @@ SOURCES: dict[str, dict[str, Any]] = {
 # A network that wants a GPU: ResNet-50 from random weights, on crops of 512x256. Steps and frames
 # are as many as let a run, with what it compiles, fit a call of ten minutes.
 _LARGE = {
-  "num_steps": 4_000,
+  "num_steps": 6_000,
   "log_every": 100,
   "keep_newest": 1,  # of a state of half a gigabyte
   "keep_best": 0,
