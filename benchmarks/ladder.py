@@ -10,7 +10,6 @@ checkpoint. Frames are rendered into memory, so that neither TensorFlow nor file
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -30,7 +29,7 @@ from benchmarks.world import Frames, render, train_batches, whole_frames
 from corda_jax.errors import UserError
 from corda_jax.jobs.train import train
 from corda_jax.training.preemption import Preempted
-from corda_jax.training.run_files import check_config, flatten, read_config, record_config
+from corda_jax.training.run_files import check_config, check_results, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
 
 
@@ -113,7 +112,7 @@ def make_run(run: Run, config: Any, frames: Path) -> None:
   config.checkpoint_every = min(config.num_steps, 2_500)
   folder = run.folder
   if run.result() is not None:
-    _check_same(folder, config.to_dict())
+    check_results(folder, config.to_dict())
     return
   check_config(folder, config.to_dict())
   experiment = experiment_of(run.rung, config)
@@ -133,17 +132,6 @@ def make_run(run: Run, config: Any, frames: Path) -> None:
     evaluation_batches=lambda: whole_frames(validation, config.data.evaluation_batch_size),
     write_scalars=lambda step, values: None,  # history.jsonl has them
   )
-
-
-def _check_same(folder: Path, config: dict[str, Any]) -> None:
-  """Results of another configuration must not slip in, not even of another evaluation."""
-  made, wanted = flatten(read_config(folder)), flatten(json.loads(json.dumps(config)))
-  differing = [name for name in made.keys() | wanted.keys() if made.get(name) != wanted.get(name)]
-  if differing:
-    raise UserError(
-      f"{folder} holds results of another configuration: {', '.join(sorted(differing))} differ; "
-      "restore these values or choose another --workdir"
-    )
 
 
 def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from corda_jax.main import run
-from corda_jax.training.run_files import check_config
+from corda_jax.training.run_files import check_results
 
 
 def run_seed(config: Any, seed: int, steps: int | None, workdir: Path) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def run_seed(config: Any, seed: int, steps: int | None, workdir: Path) -> dict[s
 def run_once(config: Any, workdir: Path) -> dict[str, Any]:
   """Results of one run: from its file if it is done, else after training."""
   results = workdir / "results.json"
-  check_config(workdir, config.to_dict())  # results of another configuration must not slip in
-  if not results.exists():
+  if results.exists():
+    check_results(workdir, config.to_dict())  # those of another configuration must not slip in
+  else:
     run(config, workdir, "train")
   return json.loads(results.read_text())

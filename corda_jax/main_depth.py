@@ -56,7 +56,10 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
   trained = None
   if mode == "label_depth":
     find_checkpoint(workdir, config.evaluation.checkpoint)
-    trained = read_config(workdir)["data"]["target"]["views"]
+    before = read_config(workdir)
+    if before.get("task") != "depth":
+      raise UserError(f"{workdir} holds no run of the depth stage: name the --workdir of one")
+    trained = before["data"]["target"]["views"]
     _check_scale(config, workdir)
     if config.data.target.dataset == "folder":
       # Records with neighbours lack the ends of clips, and the adaptation wants every frame.

@@ -34,7 +34,7 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)
   except flags.Error as error:
     message = str(error)
-    if not any(argument.startswith(("--config=", "-config=")) for argument in arguments):
+    if not any(argument.split("=")[0] in ("--config", "-config") for argument in arguments):
       message = "--config is missing: name a configuration, such as --config=configs/demo.py"
     if "Traceback" in message:  # raised by the configuration file itself: the last line says what
       message = message.splitlines()[-1].partition(": ")[2]

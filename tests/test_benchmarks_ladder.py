@@ -340,7 +340,7 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
   # Of all other configurations, too, and without checkpoints; the runs that can be made are made.
   shutil.rmtree(tmp_path / "gta5_mixing_DACS_0" / "checkpoints")
   with pytest.raises(
-    UserError, match=r"2 runs .*DACS_0 holds results of .*: evaluation.flip differ"
+    UserError, match=r"2 runs .*DACS_0 holds results of .*: evaluation.flip \(False → True\);"
   ):
     main(*arguments, "mixing (DACS)", "source only", "--set", "evaluation.flip=True")
   assert trained[4:] == ["gta5_source_only_0", "gta5_source_only_1"]

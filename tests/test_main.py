@@ -261,6 +261,9 @@ def test_no_arguments():
   assert_one_line(result, "--config")
   result = run([sys.executable, "-m", "corda_jax.main", "--config=configs/demo.py"])
   assert_one_line(result, "--workdir is missing")
+  arguments = ["--config", "configs/demo.py", "--workdri=here"]  # which absl takes apart, too
+  result = run([sys.executable, "-m", "corda_jax.main", *arguments])
+  assert_one_line(result, "workdri")
 
 
 @pytest.mark.long

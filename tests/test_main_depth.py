@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import demo
+from corda_jax.training.run_files import record_config
 from tests.test_main import TINY, assert_one_line, command, run
 
 DEPTH_FIELDS = (
@@ -188,6 +190,15 @@ def test_modes_belong_to_tasks(tmp_path):
   result = run(depth_command(tmp_path, "export_torch"))
   assert_one_line(result, "--mode=export_torch does not go with a configuration of task 'depth'")
   assert not list(tmp_path.iterdir())
+
+
+def test_labels_want_a_run_of_the_depth_stage(tmp_path):
+  config = demo.get_config()
+  (tmp_path / "depth" / "checkpoints" / "2").mkdir(parents=True)
+  record_config(tmp_path / "depth", config.to_dict())
+  files = {"label_depth__folder": tmp_path / "files"}
+  result = run(depth_command(tmp_path, "label_depth", **files))
+  assert_one_line(result, "holds no run of the depth stage")
 
 
 def test_what_cannot_work_is_told_before_anything_is_made(tmp_path):

@@ -213,6 +213,7 @@ class _Prediction:
         "height": self._height,
         "flip": evaluation.flip,
         "scales": list(evaluation.scales),
+        "colors": [list(color) for color in experiment.classes.colors],
       },
     )
     self._entries: list[dict[str, Any]] = []

@@ -82,20 +82,49 @@ def check_config(
   """
   if not has_checkpoints(workdir):
     return  # nothing was made with another configuration
-  old, new = (flatten(tree) for tree in (read_config(workdir), _as_json(config)))
-  old = {name: value for name, value in _ADDED_FIELDS.items() if name in new} | old
   differing = [
-    f"{name} ({old.get(name)} → {new.get(name)})"
-    for name in sorted(old.keys() | new.keys())
-    if old.get(name) != new.get(name)
-    and not name.startswith(_FREE_FIELDS)
-    and (parts is None or name.startswith(tuple(parts)))
+    told
+    for name, told in _differing(workdir, config).items()
+    if not name.startswith(_FREE_FIELDS) and (parts is None or name.startswith(tuple(parts)))
   ]
   if differing:
     raise UserError(
       f"{workdir} holds a run with another configuration: {', '.join(differing)}; restore these "
       "values or choose another --workdir"
     )
+
+
+def check_results(workdir: Path, config: Mapping[str, Any]) -> None:
+  """Compares a configuration with that of the results in `workdir`, with or without checkpoints.
+
+  Args:
+    workdir: folder of a run that is done.
+    config: the whole configuration.
+
+  Raises:
+    UserError: they differ in what touches numbers of training or of evaluation; names the fields.
+  """
+  differing = [
+    told
+    for name, told in _differing(workdir, config).items()
+    if name.startswith(("evaluation.", "initial_")) or not name.startswith(_FREE_FIELDS)
+  ]
+  if differing:
+    raise UserError(
+      f"{workdir} holds results of another configuration: {', '.join(differing)}; restore these "
+      "values or choose another --workdir"
+    )
+
+
+def _differing(workdir: Path, config: Mapping[str, Any]) -> dict[str, str]:
+  """Field → old and new value, of those in which the configuration in `workdir` is another."""
+  old, new = (flatten(tree) for tree in (read_config(workdir), _as_json(config)))
+  old = {name: value for name, value in _ADDED_FIELDS.items() if name in new} | old
+  return {
+    name: f"{name} ({old.get(name)} → {new.get(name)})"
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name)
+  }
 
 
 def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -120,8 +149,15 @@ def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
 
 def code_version() -> dict[str, Any]:
   """Versions of this package and of those that its numbers depend on; its commit, or None."""
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  return versions | {"commit": _commit()}
+  return {name: _version(name) for name in _PACKAGES} | {"commit": _commit()}
+
+
+def _version(package: str) -> str | None:
+  """Of an installed package; None of one that is not, such as this one in a bare checkout."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 def _commit() -> str | None:

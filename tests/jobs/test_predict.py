@@ -171,6 +171,10 @@ def test_a_folder_goes_on_where_it_was(workdir, folder, state, capsys, monkeypat
   assert (written / "c_label.png").exists()
   run(workdir, folder, overlay_opacity=0.3)  # other settings: all anew
   assert "already" not in capsys.readouterr().out
+  names = {"data__classes.names": CITYSCAPES.names}
+  for colors, told in ((CITYSCAPES.colors, True), (CITYSCAPES.colors[::-1], False)):
+    run(workdir, folder, overlay_opacity=0.3, **names, **{"data__classes.colors": colors})
+    assert ("already" in capsys.readouterr().out) == told
   checkpoints = Checkpoints(workdir)  # and another network
   changed = jax.tree.map(lambda x: 2 * x, state.params)
   checkpoints.save(4, state.replace(step=jnp.int32(4), params=changed))

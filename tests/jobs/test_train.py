@@ -1,3 +1,4 @@
+import importlib.metadata
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from corda_jax.jobs.train import compile_step, step_inputs, train
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.history import History
-from corda_jax.training.run_files import check_config, record_config, write_json
+from corda_jax.training.run_files import check_config, check_results, record_config, write_json
 from corda_jax.training.sharding import check_divisible, make_mesh, shardings_of
 from corda_jax.visualize import training_sheet
 from tests import tiny
@@ -312,6 +313,37 @@ def test_results_without_numbers_are_json(tmp_path):
   write_json(tmp_path / "a.json", {"x": float("nan"), "y": [1.5, float("-inf")], "z": {"t": "nan"}})
   told = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
   assert told == {"x": None, "y": [1.5, None], "z": {"t": "nan"}}
+
+
+def test_results_of_another_configuration_are_refused(tmp_path):
+  made = tiny.get_config().to_dict()
+  del made["data"]["street_world"]["gap"]  # of a version that had none
+  record_config(tmp_path, made)
+  same = tiny.get_config(**{"log_every": 7, "prediction.batch_size": 3, "keep_best": 3})
+  check_results(tmp_path, same.to_dict())  # without checkpoints
+  for field, value in (
+    ("evaluation.flip", True),
+    ("optimizer.momentum", 0.5),
+    ("initial_weights", "elsewhere.npz"),
+    ("data.street_world.gap", 1.5),
+  ):
+    with pytest.raises(UserError, match=rf"results of another configuration: {field} \("):
+      check_results(tmp_path, tiny.get_config(**{field: value}).to_dict())
+
+
+def test_a_checkout_that_is_not_installed_has_no_version(tmp_path, monkeypatch):
+  real = importlib.metadata.version
+
+  def version(name):
+    if name == "corda_jax":
+      raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  record_config(tmp_path, tiny.get_config().to_dict())
+  (code,) = json.loads((tmp_path / "code.json").read_text())["code"]
+  assert code["corda_jax"] is None
+  assert code["jax"] == jax.__version__
 
 
 def test_a_run_refuses_another_configuration(tmp_path):
