@@ -42,9 +42,10 @@ def draw(key: jax.Array, source_label: jax.Array, num_classes: int, config: Any)
     "blur_sigma": strong_augmentation.draw_blur(
       keys[4], batch, sigma_range=tuple(augmentation.blur_sigma)
     ),
-    # Apart from the split above: what it gives must not depend on them.
+    # Beside the split above, whose keys are those of 0, 1, …: another one there would change all.
     "noise": {
-      domain: jax.random.fold_in(key, number) for number, domain in enumerate(("source", "target"))
+      domain: jax.random.fold_in(key, number)
+      for number, domain in enumerate(("source", "target"), start=len(keys))
     },
   }
 
