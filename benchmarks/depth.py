@@ -31,7 +31,7 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import DepthEvaluator
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import FLOORS, mean_errors
-from corda_jax.jobs.evaluate import restore_state
+from corda_jax.jobs.restore import restore_state
 from corda_jax.main import run
 from corda_jax.metrics import DEPTH_ERRORS
 from corda_jax.visualize import depth_comparison

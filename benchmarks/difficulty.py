@@ -26,8 +26,8 @@ from benchmarks.options import run_command
 from benchmarks.world import train_batches
 from corda_jax import visualize
 from corda_jax.errors import UserError
-from corda_jax.jobs.evaluate import restore_state
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train import step_inputs
 from corda_jax.labels import IGNORE
 from corda_jax.losses import NO_DEPTH

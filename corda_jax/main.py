@@ -27,12 +27,13 @@ from PIL import Image
 from corda_jax import main_depth
 from corda_jax.errors import UserError, shown
 from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.evaluate import Evaluator, evaluate, find_checkpoint
+from corda_jax.jobs.evaluate import Evaluator, evaluate
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.export import export
 from corda_jax.jobs.initial_pose import read_initial_pose
 from corda_jax.jobs.predict import predict
 from corda_jax.jobs.report import write_report
+from corda_jax.jobs.restore import find_checkpoint
 from corda_jax.jobs.torch_checkpoints import (
   check_no_checkpoints,
   export_torch,

@@ -22,9 +22,9 @@ from corda_jax.jobs.depth_evaluate import (
 )
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_digest
-from corda_jax.jobs.evaluate import find_checkpoint, restore_state
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.report import write_report
+from corda_jax.jobs.restore import find_checkpoint, restore_state
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.main_curves import curves_writer, told_not_raised
 from corda_jax.training.processes import first_process_first, wait_for_all

@@ -21,7 +21,7 @@ from corda_jax.jobs.depth_scores import (
   known_metres,
   mean_errors,
 )
-from corda_jax.jobs.evaluate import restore_state
+from corda_jax.jobs.restore import restore_state
 from corda_jax.metrics import depth_errors
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision

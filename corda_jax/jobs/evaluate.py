@@ -12,17 +12,16 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from corda_jax.adaptation.joint_depth import head_to_metres, uses_files, uses_views
-from corda_jax.errors import UserError
 from corda_jax.inference import class_map, depth_maps, make_views
 from corda_jax.jobs.depth_scores import DepthErrors, known_metres
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.scores import format_scores, scores
 from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.resize import resize_aligned, resize_nearest
-from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
-from corda_jax.training.run_files import whole_checkpoints, write_json
+from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import (
   BATCH_AXIS,
   PIXEL_AXIS,
@@ -251,51 +250,3 @@ def evaluate(
   if jax.process_index() == 0:
     write_json(Path(workdir) / "evaluation.json", result)
   return state, result
-
-
-def restore_state(experiment: Any, workdir: Path) -> Any:
-  """The state of the checkpoint that `evaluation.checkpoint` names, if it is as it was written.
-
-  In place of a damaged one that is the latest, the one before it is taken, and that is told.
-
-  Args:
-    experiment: of the adaptation or of the depth stage.
-    workdir: folder of the run; nothing in it is changed.
-
-  Raises:
-    UserError: there is no such checkpoint, it is damaged, or it is of another network.
-  """
-  which = experiment.config.evaluation.checkpoint
-  step = find_checkpoint(workdir, which)
-  faults = experiment.config.faults
-  checkpoints = Checkpoints(
-    workdir, read_only=True, retries=faults.retries, retry_seconds=faults.retry_seconds
-  )
-  try:
-    earlier = [each for each in whole_checkpoints(workdir) if each < step]
-    while damage := checkpoints.damage(step):
-      told = f"the {which} checkpoint of {workdir}, of step {step}, is damaged ({damage})"
-      if which != "latest" or not earlier:
-        raise UserError(f"{told}: restore it from a copy, or set evaluation.checkpoint to another")
-      step = earlier.pop()
-      print(f"{told[0].upper()}{told[1:]}: that of step {step} is taken.")
-    return checkpoints.restore(step, experiment.state_shapes())
-  finally:
-    checkpoints.close()
-
-
-def find_checkpoint(workdir: Path, which: str) -> int:
-  """Step of the "latest" or the "best" checkpoint of the run in `workdir`; changes nothing.
-
-  Raises:
-    UserError: there is none.
-  """
-  steps = whole_checkpoints(workdir)
-  if not steps:
-    raise UserError(f"no checkpoints in {workdir}: train there first, or name another --workdir")
-  if which == "latest":
-    return steps[-1]
-  best = best_checkpoint(workdir)
-  if best is None:
-    raise UserError(f"no {which} checkpoint in {workdir}: train there first")
-  return best

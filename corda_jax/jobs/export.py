@@ -13,8 +13,9 @@ from jax import export as jax_export
 from corda_jax import bundle
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, depth_maps
-from corda_jax.jobs.evaluate import network_variables, restore_state
+from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.restore import restore_state
 from corda_jax.labels import CITYSCAPES_IDS
 from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.jobs.evaluate import find_checkpoint
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.jobs.restore import undamaged_checkpoint
 from corda_jax.training.run_files import read_config
 from corda_jax.training.sharding import replicated
 from corda_jax.training.state import TrainState
@@ -43,12 +42,9 @@ def read_initial_pose(experiment: Experiment) -> dict[str, Any] | None:
       f"the networks of {folder} want images by {theirs}, but model.pose_normalization is {ours}: "
       "set it to theirs"
     )
-  step = find_checkpoint(Path(folder), "latest")
-  checkpoints = Checkpoints(Path(folder), read_only=True)
-  try:
+  faults = experiment.config.faults
+  with undamaged_checkpoint(Path(folder), "latest", faults) as (checkpoints, step):
     tree = checkpoints.restore_arrays(step)
-  finally:
-    checkpoints.close()
   found = {kind: tree[kind].get("pose") for kind in ("params", "batch_stats")}
   if found["params"] is None:
     raise UserError(f"the run {folder} has no pose network: it was not trained on video")

@@ -17,8 +17,9 @@ from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
 from corda_jax.inference import class_map, depth_maps, make_views
 from corda_jax.jobs import prediction_files as files
-from corda_jax.jobs.evaluate import network_variables, restore_state
+from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.validate import PREDICTED_KINDS
 from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype

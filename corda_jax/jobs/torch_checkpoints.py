@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.jobs.evaluate import restore_state
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.restore import restore_state
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import find_state_dicts, format_report, match, unused_branches
 from corda_jax.models.torch_weights import state_dict_from_variables
