@@ -33,13 +33,16 @@ _AT_LEAST = {
   "data.prepare_processes": 0,
   "data.reader_threads": 0,
   "data.shard_frames": 1,
-  "model.encoder.width": 1,
-  "model.encoder.expansion": 1,
-  "model.encoder.stem_kernel": 1,
-  "model.encoder.stem_stride": 1,
+  **{
+    f"model.{encoder}.{field}": 1
+    for encoder in ("encoder", "pose_encoder")
+    for field in ("width", "expansion", "stem_kernel", "stem_stride")
+  },
+  "model.pose_decoder_width": 1,
   "seed": 0,
 }
-_PREDICTION_AT_LEAST = {
+_ADAPTATION_AT_LEAST = {
+  "model.task_width": 1,
   "prediction.height": -1,
   "prediction.tile_height": 0,
   "prediction.tile_width": 0,
@@ -185,6 +188,10 @@ def _validate_values(
         raise UserError(f"{name} is {given}, wanted finite numbers")
   for name in _WHOLE_NUMBERS:
     _validate_whole_numbers(name, value(name))
+  for encoder in ("encoder", "pose_encoder"):
+    if value(f"model.{encoder}.stem_kernel") % 2 == 0:
+      given = value(f"model.{encoder}.stem_kernel")
+      raise UserError(f"model.{encoder}.stem_kernel is {given}, wanted an odd number")
   for name in _CHANNELS:
     _validate_channels(name, value(name))
   for domain in (each for each in ("source", "target") if each in config.data):
@@ -256,7 +263,7 @@ def _validate_crop(data: Any, domain: str) -> None:
 
 def validate(config: Any) -> None:
   """Raises UserError where a value of `config` cannot work, alone or with others."""
-  _validate_values(config, _AT_LEAST | _PREDICTION_AT_LEAST, _RANGES, _ONE_OF)
+  _validate_values(config, _AT_LEAST | _ADAPTATION_AT_LEAST, _RANGES, _ONE_OF)
   _validate_whole_numbers("model.classifier_dilations", config.model.classifier_dilations)
   for name in ("mean", "std"):
     _validate_channels(f"model.pose_normalization.{name}", config.model.pose_normalization[name])
@@ -363,6 +370,7 @@ def validate_depth(config: Any, views: Sequence[str]) -> None:
     views: that the networks are trained on.
   """
   _validate_values(config, _AT_LEAST, _DEPTH_RANGES, _DEPTH_ONE_OF)
+  _validate_whole_numbers("model.decoder_widths", config.model.decoder_widths)
   _validate_crop(config.data, "target")
   _validate_hood(config.data, "target", "depth.ignored_bottom", config.depth.ignored_bottom)
   _validate_depth_range(config, "depth")
