@@ -13,7 +13,7 @@ import math
 import jax
 
 from benchmarks.collectives import by_name, collectives_table, count_collectives
-from benchmarks.options import add_config_options, run_command, swept_configs
+from benchmarks.options import add_sweep_options, run_command, swept_configs
 from benchmarks.runners import random_batch
 from benchmarks.step import PARTS
 from corda_jax.jobs.experiment import Experiment
@@ -24,7 +24,7 @@ from corda_jax.training.sharding import check_training_batch, put_batch, replica
 def main(arguments: list[str] | None = None) -> None:
   """Compiles and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  add_config_options(parser)
+  add_sweep_options(parser)
   options = parser.parse_args(arguments)
   found, held = {}, []
   for name, config in swept_configs(options):

@@ -66,11 +66,27 @@ def apply_settings(config: Any, settings: Mapping[str, Any]) -> None:
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-  """Options that name configurations: `swept_configs` reads them."""
+  """Options that name a configuration: `chosen_config` reads them."""
   parser.add_argument("--config", default="gta2cs", help="of configs/")
   parser.add_argument(
-    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all variants"
+    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes it"
   )
+
+
+def chosen_config(options: argparse.Namespace) -> Any:
+  """The configuration that the options name.
+
+  Raises:
+    UserError: there is none, or a field or a value does not fit.
+  """
+  config = load_config(options.config)
+  apply_settings(config, dict(options.set))
+  return config
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+  """Options that name configurations: `swept_configs` reads them."""
+  add_config_options(parser)
   parser.add_argument(
     "--sweep",
     nargs="+",

@@ -28,7 +28,7 @@ import jax
 from benchmarks.collectives import by_name, collectives_table, count_collectives
 from benchmarks.device_time import UNNAMED, split_time
 from benchmarks.operations import OTHER, count_operations
-from benchmarks.options import add_config_options, run_command, swept_configs
+from benchmarks.options import add_sweep_options, run_command, swept_configs
 from benchmarks.runners import (
   FAILURES,
   JaxStep,
@@ -53,7 +53,7 @@ _PROFILED_STEPS = 3
 def main(arguments: list[str] | None = None) -> None:
   """Compiles, times and prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  add_config_options(parser)
+  add_sweep_options(parser)
   parser.add_argument(
     "--peer", action="append", default=[], metavar="NAME=COMMAND", help="timed in turn"
   )

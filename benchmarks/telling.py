@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.options import add_config_options, run_command, swept_configs
+from benchmarks.options import add_config_options, chosen_config, run_command
 from benchmarks.runners import device_name, random_batch
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--steps", type=int, default=210, help="of each timing")
   parser.add_argument("--rounds", type=int, default=8)
   options = parser.parse_args(arguments)
-  ((_, config),) = swept_configs(options)
+  config = chosen_config(options)
   config.log_every = min(config.log_every, _PERIOD)
   if options.rounds < 2:
     raise UserError(f"--rounds is {options.rounds}, wanted 2 or more: they tell the error")
@@ -51,7 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
       f"--steps is {options.steps}, wanted {least} or more: reports bound what counts"
     )
   config.num_steps = options.steps
-  batches = [random_batch(config.data, 19, seed) for seed in range(2)]
+  experiment = Experiment.from_config(config)
+  batches = [
+    random_batch(config.data, len(experiment.classes), seed, experiment.joint) for seed in range(2)
+  ]
   runners: dict[str, Callable[[], float]] = {"the step alone": lambda: _bare(config, batches)}
   loops = {
     "the loop of a run": {},
