@@ -104,6 +104,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate_every = 5_000  # steps; also evaluated after the last step
   config.checkpoint_every = 5_000  # steps; also written after the last step
   config.keep_best = 1  # checkpoints kept for their target mIoU, beside the newest
+  # Steps between pictures of what training makes of a batch: contact sheets in `pictures/`, and
+  # TensorBoard; 0: none. The first of them compiles one more function.
+  config.draw_every = 5_000
   add_running(config)
   config.evaluation = ml_collections.ConfigDict(
     {
@@ -158,11 +161,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def add_running(config: ml_collections.ConfigDict) -> None:
-  """Adds how a run bears faults and what it shows, which touches none of its numbers."""
+  """Adds how a run bears faults and is profiled, which touches none of its numbers."""
   config.keep_newest = 2  # checkpoints kept because they are new; a damaged one is passed over
-  # Steps between pictures of what training makes of a batch: contact sheets in `pictures/`, and
-  # TensorBoard; 0: none. The first of them compiles one more function.
-  config.draw_every = 5_000
   config.faults = ml_collections.ConfigDict(
     {
       # A step whose loss or gradients are not finite is not applied; so many in a row end the run

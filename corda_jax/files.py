@@ -12,10 +12,15 @@ def whole_or_not(path: Path) -> Iterator[Path]:
   partial = path.with_name(path.name + ".partial")
   try:
     yield partial
-    with open(partial, "rb") as file:
-      os.fsync(file.fileno())  # else a machine that dies may keep the name and lose the contents
-    partial.replace(path)
+    name_whole(partial, path)
   except BaseException:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
     raise
+
+
+def name_whole(partial: Path, path: Path) -> None:
+  """Gives a file that is written its name, in place of what has it."""
+  with open(partial, "rb") as file:
+    os.fsync(file.fileno())  # else a machine that dies may keep the name and lose the contents
+  partial.replace(path)

@@ -5,10 +5,11 @@
 #   launch/tpu_pod.sh run my-tpu us-central2-b --config=configs/gta2cs.py:batch=16 \
 #     --workdir=/mnt/runs/gta2cs
 #
-# "install" copies this checkout to every host and installs it there, with uv, which brings a Python
-# of its own: that of the usual image (Ubuntu 22.04) is 3.10, too old. "run" gives what follows to
-# `python -m corda_jax.main` on every host, in the background; the folder of the run lies on a disk
-# that all of them share (Filestore, or a bucket mounted with gcsfuse). To watch it, and to stop it:
+# "install" copies the last commit of this checkout to every host and installs it there, with uv,
+# which brings a Python of its own: that of the usual image (Ubuntu 22.04) is 3.10, too old. "run"
+# gives what follows to `python -m corda_jax.main` on every host, in the background; the folder of
+# the run lies on a disk that all of them share (Filestore, or a bucket mounted with gcsfuse). To
+# watch it, and to stop it:
 #
 #   gcloud compute tpus tpu-vm ssh my-tpu --zone=us-central2-b --worker=0 \
 #     --command='tail -f corda_jax/output.txt'
@@ -36,7 +37,10 @@ case $action in
   install)
     archive=$(mktemp --suffix=.tar.gz)
     trap 'rm -f "$archive"' EXIT
-    git -C "$(dirname "$0")/.." archive --format=tar.gz --output="$archive" HEAD
+    checkout=$(dirname "$0")/..
+    [[ -z $(git -C "$checkout" status --porcelain) ]] ||
+      echo "warning: the hosts get the last commit: what is not committed stays here" >&2
+    git -C "$checkout" archive --format=tar.gz --output="$archive" HEAD
     cloud scp "$archive" "$tpu:corda_jax.tar.gz"
     cloud ssh "$tpu" --command="mkdir -p corda_jax && tar -xzf corda_jax.tar.gz -C corda_jax &&
       curl -LsSf https://astral.sh/uv/install.sh | sh && cd corda_jax &&

@@ -297,6 +297,25 @@ END
   )
 
 
+def test_what_is_not_committed_is_told_to_stay_behind(tmp_path):
+  script = tmp_path / "launch" / "tpu_pod.sh"
+  executable(script, (ROOT / "launch" / "tpu_pod.sh").read_text())
+  identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+  for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "a")):
+    subprocess.run(["git", "-C", tmp_path, *words], check=True)
+  environment = os.environ | {"DRY_RUN": "1"}
+
+  def install():
+    command = [script, "install", "my-tpu", "zone-a"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "tpu-vm scp" in result.stdout
+    return result.stderr
+
+  assert install() == ""
+  (tmp_path / "edited.py").touch()
+  assert install() == ("warning: the hosts get the last commit: what is not committed stays here\n")
+
+
 @pytest.mark.parametrize("arguments", [(), ("run", "my-tpu"), ("stop", "my-tpu", "zone-a")])
 def test_a_wrong_call_prints_how_to_call(arguments):
   result = launch("tpu_pod.sh", *arguments, DRY_RUN="1")

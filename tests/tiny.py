@@ -107,3 +107,11 @@ def drawn_step(experiment, source_label):
     )
 
   return draws, step
+
+
+def turn_a_bit(folder):
+  """Damages the largest file in a folder, as a failing disk does: its size stays."""
+  largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+  contents = bytearray(largest.read_bytes())
+  contents[len(contents) // 2] ^= 1
+  largest.write_bytes(contents)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.files import whole_or_not
+from corda_jax.files import name_whole, whole_or_not
 from corda_jax.jobs.validate import PREDICTED_KINDS
 from corda_jax.training.run_files import read_json_lines
 
@@ -249,14 +249,14 @@ class VideoWriter:
       self._container.mux(packet)
     self._container.close()
     self._container = None
-    self._partial.replace(self._path)
+    name_whole(self._partial, self._path)
 
   def abandon(self) -> None:
     """Leaves nothing of a file that was not closed."""
     if self._container is not None:
       self._container.close()
       self._container = None
-      self._partial.unlink(missing_ok=True)
+    self._partial.unlink(missing_ok=True)
 
 
 def _import_av() -> Any:

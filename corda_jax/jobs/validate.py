@@ -17,7 +17,6 @@ _AT_LEAST = {
   "log_every": 1,
   "evaluate_every": 1,
   "checkpoint_every": 1,
-  "draw_every": 0,
   "keep_best": 0,
   "keep_newest": 1,
   "faults.skipped_steps": 0,
@@ -42,6 +41,7 @@ _AT_LEAST = {
   "seed": 0,
 }
 _ADAPTATION_AT_LEAST = {
+  "draw_every": 0,
   "model.task_width": 1,
   "prediction.height": -1,
   "prediction.tile_height": 0,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from corda_jax.files import whole_or_not
 from corda_jax.models.torch_tensors import STORAGE_TYPES
 
 
@@ -26,7 +27,6 @@ def write_torch_file(path: str | os.PathLike[str], tree: Any) -> None:
     OSError: the file cannot be written.
   """
   path = Path(path)
-  partial = path.with_name(path.name + ".partial")
 
   def add(name, data):
     # Dated 1980 by default: the same weights give the same bytes.
@@ -41,14 +41,10 @@ def write_torch_file(path: str | os.PathLike[str], tree: Any) -> None:
     count += 1
     return call
 
-  try:
-    with zipfile.ZipFile(partial, "w") as archive:
-      add("data.pkl", _dump(tree, encode_array))
-      add("byteorder", b"little")
-      add("version", b"3\n")
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
+  with whole_or_not(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    add("data.pkl", _dump(tree, encode_array))
+    add("byteorder", b"little")
+    add("version", b"3\n")
 
 
 def _encode(array: np.ndarray, key: str) -> tuple[Any, bytes]:

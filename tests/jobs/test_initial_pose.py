@@ -12,6 +12,7 @@ from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.run_files import record_config
 from corda_jax.training.sharding import make_mesh
 from tests import tiny_depth, tiny_joint
+from tests.tiny import turn_a_bit
 
 VIDEO = (("files", ()), ("photometric", ("previous", "next")))
 
@@ -50,6 +51,26 @@ def test_a_run_begins_with_the_pose_network_of_another(tmp_path):
   assert jax.tree.leaves(state.pose.params)[0].sharding.is_fully_replicated
   # None named: as it was.
   assert with_initial_pose(adaptation(""), fresh) is fresh
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+  trained = depth_run(tmp_path)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(6, jax.tree.map(lambda x: x * 2, trained))
+  checkpoints.close()
+  experiment = adaptation(tmp_path)
+
+  def first_leaf():
+    return jax.tree.leaves(read_initial_pose(experiment)["params"])[0]
+
+  first = jax.tree.leaves(trained.params["pose"])[0]
+  np.testing.assert_array_equal(first_leaf(), 2 * first)
+  turn_a_bit(tmp_path / "checkpoints/6")
+  np.testing.assert_array_equal(first_leaf(), first)
+  assert "step 6, is damaged" in capsys.readouterr().out
+  turn_a_bit(tmp_path / "checkpoints/3")
+  with pytest.raises(UserError, match=r"is damaged .* and there is none before it"):
+    first_leaf()
 
 
 def test_what_does_not_fit_is_told(tmp_path):

@@ -368,6 +368,7 @@ def test_digests_tell_weights_apart(stereo, state):
   ("field", "value", "told"),
   [
     ("num_steps", 0, "num_steps is 0, wanted 1 or more"),
+    ("model.decoder_widths", (8, 0), r"model.decoder_widths is \(8, 0\), wanted whole numbers"),
     ("data.target.views", (), r"data.target.views is empty, .* set \('right',\)"),
     ("depth.min_depth", 0.0, "depth.min_depth and depth.max_depth are 0.0 and 100.0, wanted"),
     ("depth.max_depth", 0.05, "depth.max_depth are 0.1 and 0.05, wanted 0 < min_depth < max_depth"),
