@@ -108,7 +108,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     for place, results in enumerate(rungs.values()):
       scores = [result["miou"] for result in results.values()]
       deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
-      axis.plot([place] * len(scores), scores, "o", color="tab:orange", alpha=0.6, markersize=4)
+      beside = [place + 0.22] * len(scores)  # the mean would hide those that are close to it
+      axis.plot(beside, scores, "o", color="tab:orange", markersize=4)
       axis.errorbar(
         place,
         statistics.mean(scores),
