@@ -41,6 +41,7 @@ CONFIDENCE = "1 - confidence"
 STUDENT = "discrepancy, student"
 MEASURES = (
   CONFIDENCE,
+  "small weight in the loss",  # what the training of this very run makes of all that
   STUDENT,
   "discrepancy, teacher",
   "discrepancy of logarithms, teacher",
@@ -49,6 +50,8 @@ MEASURES = (
   "error of the target's head, teacher",
   "1 - confidence x (1 - discrepancy, student)",
 )
+
+_GREY = 160
 
 
 class Look(NamedTuple):
@@ -152,6 +155,7 @@ def _judge(maps: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> Look:
   median = np.nan_to_num(np.nanmedian(known, axis=(1, 2), keepdims=True))
   values = (
     1 - maps["confidence"],
+    -maps["pixel_weight"],
     discrepancy,
     np.abs(teacher_source - teacher) / depth,
     np.abs(ratio),
@@ -185,7 +189,7 @@ def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def draw(looks: Sequence[Look], name: str, path: Path) -> None:
-  """A contact sheet of targets: labels, and mistakes and doubts, black where pixels do not count.
+  """A contact sheet of targets: labels, and mistakes and doubts, grey where pixels do not count.
 
   Args:
     looks: the first frame of each is a column.
@@ -196,7 +200,8 @@ def draw(looks: Sequence[Look], name: str, path: Path) -> None:
   counts = np.stack([seen.counts for seen in first])[..., None]
 
   def shown(values: Sequence[np.ndarray], high: float) -> np.ndarray:
-    return visualize.colorize(np.stack(values), 0, high, "viridis") * counts
+    colors = visualize.colorize(np.stack(values), 0, high, "viridis")
+    return np.where(counts, colors, np.uint8(_GREY))
 
   rows = [
     ("target image", np.stack([seen.image for seen in first])),
@@ -212,7 +217,14 @@ def draw(looks: Sequence[Look], name: str, path: Path) -> None:
     ),
   ]
   path.parent.mkdir(parents=True, exist_ok=True)
-  visualize.write_sheet(rows, f"{name}: which pseudo-labels are wrong, and what tells so", path)
+  least, most = visualize.colormap_palette("viridis")[[0, -1]] / 255
+  legend = (
+    ("right, sure", least),
+    ("wrong, in doubt", most),
+    ("does not count: pasted from the source, or without label or depth", [_GREY / 255] * 3),
+  )
+  title = f"{name}: which pseudo-labels are wrong, and what tells so"
+  visualize.write_sheet(rows, title, path, legend)
 
 
 if __name__ == "__main__":

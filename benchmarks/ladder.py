@@ -1,7 +1,7 @@
 """Does depth help? Climbs from source-only training to CorDA, rung by rung, on the street world.
 
     python -m benchmarks.ladder
-    python -m benchmarks.ladder --size large --minutes 9
+    python -m benchmarks.ladder --size large --minutes 8
 
 The same steps and batches for all rungs of a source, several seeds. It goes on where it was
 stopped: runs that are done are not repeated, and one that was under way goes on from its newest
@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,15 @@ from benchmarks.ladder_bounds import experiment_of, frames_of_rung
 from benchmarks.ladder_report import Run, draw, table
 from benchmarks.ladder_rungs import BOUNDS, RUNGS, SIZES, SOURCES, rung_config
 from benchmarks.options import run_command, setting
-from benchmarks.runners import device_name
+from benchmarks.runners import FAILURES, device_name, first_line
 from benchmarks.world import Frames, render, train_batches, whole_frames
 from corda_jax.errors import UserError
 from corda_jax.jobs.train import train
 from corda_jax.training.preemption import Preempted
 from corda_jax.training.run_files import check_config, check_results, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
+
+_CHOSEN = {"seed", "evaluate_every", "draw_every", "checkpoint_every"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,17 +48,34 @@ def main(arguments: list[str] | None = None) -> None:
   )
   parser.add_argument("--seeds", type=int, default=3, help="runs of each rung")
   parser.add_argument(
-    "--minutes", type=float, help="after so many the run under way is saved, and it ends"
+    "--minutes",
+    type=float,
+    help="after so many the run under way is saved, and it ends; not while one is compiled",
   )
   parser.add_argument("--workdir", type=Path, help="of all runs; default: runs/ladder_SIZE")
   parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
   parser.add_argument(
-    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all runs"
+    "--set",
+    nargs="*",
+    action="extend",
+    default=[],
+    type=setting,
+    metavar="FIELD=VALUE",
+    help="changes all runs",
   )
   options = parser.parse_args(arguments)
   if options.seeds < 1:
     raise UserError(f"--seeds is {options.seeds}, wanted 1 or more")
+  settings = dict(options.set)
+  if taken := sorted(_CHOSEN & settings.keys()):
+    raise UserError(f"--set names {taken[0]}, which the ladder chooses itself: leave it out")
   workdir = options.workdir or Path("runs") / f"ladder_{options.size}"
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"the folder {workdir} cannot be made ({error.strerror}): name another --workdir"
+    ) from error
   jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
   runs = [
     Run(rung, source, seed, workdir / _name(f"{source} {rung} {seed}"))
@@ -64,20 +83,23 @@ def main(arguments: list[str] | None = None) -> None:
     for source in dict.fromkeys(options.sources)  # once, if it was named twice
     for rung in dict.fromkeys(options.rungs)
   ]
+  configs = {
+    run: _settled(rung_config(run.rung, run.source, options.size, settings, options.config), run)
+    for run in runs
+  }
   started = time.monotonic()
-  failed: dict[Run, UserError] = {}
+  failed = _of_other_configurations(configs)
   try:
     with _time_limit(options.minutes):
-      for run in runs:
+      for run, config in configs.items():
         # The signal may have come when a run was as good as done, and saved: it is spent then.
         if options.minutes is not None and time.monotonic() - started >= 60 * options.minutes:
           raise _Stopped
-        settings = dict(options.set)
-        config = rung_config(run.rung, run.source, options.size, settings, base=options.config)
-        config.seed = run.seed
+        if run in failed or run.result() is not None:
+          continue
         try:
           make_run(run, config, workdir / "frames")
-        except UserError as error:  # the others are made all the same
+        except FAILURES as error:  # the others are made all the same
           failed[run] = error
   except (Preempted, _Stopped) as stop:
     print(f"\n{str(stop) or 'Stopped'}. The same command goes on from here.")
@@ -86,34 +108,53 @@ def main(arguments: list[str] | None = None) -> None:
   print(f"\n{len(done)} of {wanted} runs are done.\n")
   for source in dict.fromkeys(options.sources):
     print(f"{table(runs, source)}\n")
-  if options.plot and done:
-    draw(runs, options.plot)
   seconds = time.monotonic() - started
   print(f"{seconds:.0f} s on {device_name()}, {os.cpu_count()} cores, JAX {jax.__version__}")
+  if options.plot and done:
+    draw(runs, options.plot)
   if failed:
     run, error = next(iter(failed.items()))
-    raise UserError(f"{len(failed)} runs could not be made; {run.folder.name}: {error}")
+    told = f"{len(failed)} runs could not be made; {run.folder.name}: {first_line(error)}"
+    raise UserError(told)
+
+
+def _settled(config: Any, run: Run) -> Any:
+  """The configuration with what the ladder chooses, `_CHOSEN`, set, in place."""
+  config.seed = run.seed
+  config.evaluate_every, config.draw_every = config.num_steps, 0
+  # A long run is saved meanwhile, lest a kill costs more than some minutes.
+  config.checkpoint_every = min(config.num_steps, 2_500)
+  return config
+
+
+def _of_other_configurations(configs: Mapping[Run, Any]) -> dict[Run, Exception]:
+  """Run → what differs, of those whose folder has results of another configuration.
+
+  All are looked at before any is made: one that a stop leaves unvisited is in the table, too.
+  """
+  found: dict[Run, Exception] = {}
+  for run, config in configs.items():
+    try:
+      if run.result() is not None:
+        check_results(run.folder, config.to_dict())
+    except UserError as error:
+      found[run] = error
+  return found
 
 
 def make_run(run: Run, config: Any, frames: Path) -> None:
-  """Trains, unless that is done, in memory; evaluated and saved at the end, and saved meanwhile.
+  """Trains in memory; evaluated and saved at the end, and saved meanwhile.
 
   Args:
     run: which.
-    config: of it, changed in place.
+    config: of it.
     frames: folder of rendered frames.
 
   Raises:
     UserError: the folder holds a run of another configuration.
     Preempted: SIGTERM came; the state is saved.
   """
-  config.evaluate_every, config.draw_every = config.num_steps, 0
-  # A long run is saved meanwhile, lest a kill costs more than some minutes.
-  config.checkpoint_every = min(config.num_steps, 2_500)
   folder = run.folder
-  if run.result() is not None:
-    check_results(folder, config.to_dict())
-    return
   check_config(folder, config.to_dict())
   experiment = experiment_of(run.rung, config)
   check_training_batch(experiment.mesh, config.data.batch_size, config.model.batch_norm_group)

@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder_rungs import BOUNDS, BUILDS_ON, DACS, RUNGS, SOURCES
+from benchmarks.ladder_rungs import (
+  BOUNDS,
+  BUILDS_ON,
+  DACS,
+  ORACLE,
+  RUNGS,
+  SOURCE_ONLY,
+  SOURCES,
+)
 from benchmarks.scores import spread
+from corda_jax.errors import UserError
 from corda_jax.files import whole_or_not
 from corda_jax.training.run_files import read_json
 
@@ -36,6 +45,8 @@ class Run:
 def table(runs: Sequence[Run], source: str) -> str:
   """Tables of a source's runs that are done: mIoU by rung and what each adds; IoU by class.
 
+  Gains are of the seeds that both rungs have.
+
   Args:
     runs: in any order.
     source: of `SOURCES`.
@@ -46,8 +57,17 @@ def table(runs: Sequence[Run], source: str) -> str:
   by_rung = _by_rung(runs, source)
   if not by_rung:
     return f"{source}: no run is done yet."
-  head = "mIoU, mean ± spread | by seed | over the rung it builds on | over DACS | depth: abs rel"
-  lines = [f"| {source} | {head} |", "|---|---|---|---|---|---|"]
+  counted = _counted(by_rung)
+  head = [
+    source,
+    f"mIoU of {len(counted)} classes, mean ± spread",
+    "by seed",
+    "over the rung it builds on",
+    "over DACS",
+    f"over {SOURCE_ONLY}",
+    "depth: abs rel",
+  ]
+  lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
   seeds = sorted({seed for results in by_rung.values() for seed in results})
   for rung, results in by_rung.items():
     depth = [result["depth"]["abs_rel"] for result in results.values() if "depth" in result]
@@ -56,7 +76,10 @@ def table(runs: Sequence[Run], source: str) -> str:
       spread([result["miou"] for result in results.values()]),
       ", ".join(f"{results[seed]['miou']:.1f}" if seed in results else "-" for seed in seeds),
       _gain(results, by_rung.get(BUILDS_ON.get(rung, ""), {})),
-      _gain(results, by_rung.get(DACS, {})) if rung != DACS else "",
+      *(
+        _gain(results, by_rung.get(base, {})) if rung != base else ""
+        for base in (DACS, SOURCE_ONLY)
+      ),
       spread(depth, ".3f") if depth else "",
     ]
     lines.append(f"| {' | '.join(cells)} |")
@@ -66,13 +89,17 @@ def table(runs: Sequence[Run], source: str) -> str:
   told = ", ".join(map(str, shared))
   lines += ["", f"| IoU, mean of seeds {told} | {' | '.join(by_rung)} |"]
   lines.append("|---" * (len(by_rung) + 1) + "|")
-  for name in next(iter(by_rung.values()))[shared[0]]["iou"]:
+  first = next(iter(by_rung.values()))[shared[0]]
+  for name in first["iou"]:
     cells = []
     for results in by_rung.values():
       values = [results[seed]["iou"][name] for seed in shared]
       known = [value for value in values if value is not None]
       cells.append(f"{statistics.mean(known):.1f}" if known else "-")
-    lines.append(f"| {name} | {' | '.join(cells)} |")
+    told = name if name in counted else f"({name})"
+    lines.append(f"| {told} | {' | '.join(cells)} |")
+  if len(counted) < len(first["iou"]):
+    lines += ["", "Classes in brackets are not in the mean."]
   return "\n".join(lines)
 
 
@@ -86,44 +113,74 @@ def _by_rung(runs: Sequence[Run], source: str) -> dict[str, dict[int, dict[str, 
   return found
 
 
+def _counted(by_rung: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Sequence[str]:
+  """Classes whose mean mIoU is: of all runs the same, since those of others are refused."""
+  result = next(iter(next(iter(by_rung.values())).values()))
+  return result["class_sets"][result["classes"]]
+
+
+def _gains(results: Mapping[int, Any], others: Mapping[int, Any]) -> list[float]:
+  """Differences of mIoU, of the seeds that both have."""
+  both = sorted(results.keys() & others.keys())
+  return [results[seed]["miou"] - others[seed]["miou"] for seed in both]
+
+
 def _gain(results: Mapping[int, Any], others: Mapping[int, Any]) -> str:
-  """Mean and spread of the differences of mIoU, of the seeds that both have."""
-  both = [results[seed]["miou"] - others[seed]["miou"] for seed in results.keys() & others.keys()]
-  return spread(both, "+.1f") if both else ""
+  """Mean and spread of the differences."""
+  gains = _gains(results, others)
+  return spread(gains, "+z.1f") if gains else ""
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-  """A plot of mIoU by rung: every run, and mean and standard deviation of each rung.
+  """A plot by rung: mIoU, and what is gained over DACS with the same seed.
+
+  Every run is a dot; beside the dots their mean and standard deviation.
 
   Args:
     runs: in any order; one that is done at the least.
     path: PNG file.
+
+  Raises:
+    UserError: it cannot be written.
   """
   from matplotlib.figure import Figure
 
   found = {source: results for source in SOURCES if (results := _by_rung(runs, source))}
-  figure = Figure(figsize=(5.2 * len(found), 4.6), dpi=110, layout="constrained")
-  axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-  for axis, (source, rungs) in zip(axes, found.items(), strict=True):
-    for place, results in enumerate(rungs.values()):
-      scores = [result["miou"] for result in results.values()]
-      deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
-      beside = [place + 0.22] * len(scores)  # the mean would hide those that are close to it
-      axis.plot(beside, scores, "o", color="tab:orange", markersize=4)
-      axis.errorbar(
-        place,
-        statistics.mean(scores),
-        deviation,
-        fmt="s",
-        color="tab:blue",
-        capsize=5,
-        markersize=6,
-      )
-    axis.set_xticks(range(len(rungs)), list(rungs), rotation=35, ha="right", fontsize=9)
-    axis.set_title(f"{source}-like source", fontsize=11, loc="left")
-    axis.set_ylabel("mIoU of the target, %")
-    axis.grid(axis="y", alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with whole_or_not(path) as partial:
-    figure.savefig(partial, format="png")
+  figure = Figure(figsize=(5.2 * len(found), 7.6), dpi=110, layout="constrained")
+  axes = figure.subplots(2, len(found), sharey="row", squeeze=False)
+  for (upper, lower), (source, rungs) in zip(axes.T, found.items(), strict=True):
+    upper.set_title(f"{source}-like source", fontsize=11, loc="left")
+    scores = {rung: [each["miou"] for each in results.values()] for rung, results in rungs.items()}
+    _draw_rungs(upper, scores, "mIoU of the target, %")
+    # The ends of the ladder are so far from the rest that nothing else could be told apart.
+    between = {rung: of for rung, of in rungs.items() if rung not in (SOURCE_ONLY, DACS, ORACLE)}
+    gains = {rung: _gains(results, rungs.get(DACS, {})) for rung, results in between.items()}
+    _draw_rungs(lower, {rung: of for rung, of in gains.items() if of}, "gain over DACS, points")
+    lower.axhline(0, color="black", linewidth=0.8)
+  axes[0, 0].legend(loc="upper left", frameon=False, fontsize=9)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_or_not(path) as partial:
+      figure.savefig(partial, format="png")
+  except OSError as error:
+    raise UserError(
+      f"{path} cannot be written ({error.strerror}): name another file for the plot"
+    ) from error
+
+
+def _draw_rungs(axis: Any, values: Mapping[str, Sequence[float]], what: str) -> None:
+  """Dots, mean and standard deviation of each rung."""
+  for place, of_seeds in enumerate(values.values()):
+    label = {"label": "a run"} if place == 0 else {}
+    beside = [place + 0.22] * len(of_seeds)  # the mean would hide those that are close to it
+    axis.plot(beside, of_seeds, "o", color="tab:orange", markersize=4, **label)
+    label = {"label": "mean and standard deviation"} if place == 0 else {}
+    deviation = statistics.stdev(of_seeds) if len(of_seeds) > 1 else 0.0
+    mean = statistics.mean(of_seeds)
+    axis.errorbar(
+      place, mean, deviation, fmt="s", color="tab:blue", capsize=5, markersize=6, **label
+    )
+  axis.set_xticks(range(len(values)), list(values), rotation=35, ha="right", fontsize=9)
+  axis.set_ylabel(what)
+  axis.grid(axis="y", alpha=0.25)
+  axis.spines[["top", "right"]].set_visible(False)

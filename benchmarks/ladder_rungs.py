@@ -4,6 +4,7 @@ from typing import Any
 
 from benchmarks.options import apply_settings, load_config
 
+SOURCE_ONLY = "source only"
 DACS = "mixing (DACS)"
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
@@ -17,7 +18,7 @@ _PHOTOMETRIC = {
 }
 
 RUNGS: dict[str, dict[str, Any]] = {
-  "source only": {"method.adapt": False} | WITHOUT_DEPTH,
+  SOURCE_ONLY: {"method.adapt": False} | WITHOUT_DEPTH,
   DACS: WITHOUT_DEPTH,
   "+ depth heads": {"model.correlation": False, "method.depth_weight.enabled": False},
   "+ correlation": {"method.depth_weight.enabled": False},
@@ -43,7 +44,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
 # Rung → the one that it changes one thing of. (The photometric one changes more: where the heads
 # begin, the weight of their loss, and what the discrepancy is a share of.)
 BUILDS_ON = {
-  DACS: "source only",
+  DACS: SOURCE_ONLY,
   "+ depth heads": DACS,
   "+ correlation": "+ depth heads",
   "+ refinement, as published": "+ correlation",

@@ -69,7 +69,13 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
   """Options that name a configuration: `chosen_config` reads them."""
   parser.add_argument("--config", default="gta2cs", help="of configs/")
   parser.add_argument(
-    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes it"
+    "--set",
+    nargs="*",
+    action="extend",
+    default=[],
+    type=setting,
+    metavar="FIELD=VALUE",
+    help="changes it",
   )
 
 

@@ -46,7 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--steps", type=int, default=None, help="default: the configuration's")
   parser.add_argument("--workdir", type=Path, default=Path("runs/precision"), help="of all runs")
   parser.add_argument(
-    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all runs"
+    "--set",
+    nargs="*",
+    action="extend",
+    default=[],
+    type=setting,
+    metavar="FIELD=VALUE",
+    help="changes all runs",
   )
   options = parser.parse_args(arguments)
   if options.seeds < 2:

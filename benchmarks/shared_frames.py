@@ -23,7 +23,13 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--config", default="gta2cs", help="of configs/")
   parser.add_argument(
-    "--set", nargs="*", default=[], type=setting, metavar="FIELD=VALUE", help="changes all rows"
+    "--set",
+    nargs="*",
+    action="extend",
+    default=[],
+    type=setting,
+    metavar="FIELD=VALUE",
+    help="changes all rows",
   )
   parser.add_argument("--devices", nargs="+", type=int, default=[1, 2, 4, 8], help="that share")
   options = parser.parse_args(arguments)

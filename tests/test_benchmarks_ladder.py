@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import os
 import shutil
+import signal
 import warnings
 
 import jax
@@ -234,7 +236,12 @@ def test_bounds_train_on_what_they_are_told(tmp_path):
 
 def write_result(folder, miou, abs_rel=None):
   folder.mkdir()
-  result = {"miou": miou, "iou": {"road": miou + 1, "car": None}}
+  result = {
+    "miou": miou,
+    "classes": "ours",
+    "class_sets": {"all": ["road", "car"], "ours": ["road"]},
+    "iou": {"road": miou + 1, "car": None},
+  }
   if abs_rel is not None:
     result["depth"] = {"abs_rel": abs_rel}
   (folder / "results.json").write_text(json.dumps(result))
@@ -261,16 +268,19 @@ def runs(tmp_path):
 
 def test_the_table_tells_what_each_rung_adds(runs):
   lines = ladder_report.table(runs, "gta5").splitlines()
-  assert lines[2] == "| source only | 21.0 ± 1.4 | 20.0, 22.0 |  | -20.5 ± 0.7 |  |"
-  assert lines[3] == f"| {DACS} | 41.5 ± 2.1 | 40.0, 43.0 | +20.5 ± 0.7 |  |  |"
-  assert lines[4] == "| + depth heads | 44.0 | -, 44.0 | +1.0 | +1.0 | 0.250 |"  # of seed 1 alone
+  assert lines[0].startswith("| gta5 | mIoU of 1 classes, mean ± spread | by seed |")
+  assert lines[2] == "| source only | 21.0 ± 1.4 | 20.0, 22.0 |  | -20.5 ± 0.7 |  |  |"
+  gain = "+20.5 ± 0.7"
+  assert lines[3] == f"| {DACS} | 41.5 ± 2.1 | 40.0, 43.0 | {gain} |  | {gain} |  |"
+  assert lines[4] == "| + depth heads | 44.0 | -, 44.0 | +1.0 | +1.0 | +22.0 | 0.250 |"  # of seed 1
   # What it builds on, the correlation, is not there: it must not be compared with another rung.
-  released = "+ refinement, as released"
-  assert lines[5] == f"| {released} | 44.8 ± 0.4 | 44.5, 45.0 |  | +3.2 ± 1.8 | 0.200 ± 0.000 |"
-  assert lines[6] == f"| {ORACLE} | 55.0 | -, 55.0 |  | +12.0 |  |"
+  released, over = "+ refinement, as released", "+3.2 ± 1.8 | +23.8 ± 1.1"
+  assert lines[5] == f"| {released} | 44.8 ± 0.4 | 44.5, 45.0 |  | {over} | 0.200 ± 0.000 |"
+  assert lines[6] == f"| {ORACLE} | 55.0 | -, 55.0 |  | +12.0 | +33.0 |  |"
   assert lines[8].startswith("| IoU, mean of seeds 1 | source only |")  # the one that all have
-  assert lines[-2] == "| road | 23.0 | 44.0 | 45.0 | 46.0 | 56.0 |"
-  assert lines[-1] == "| car | - | - | - | - | - |"
+  assert lines[-4] == "| road | 23.0 | 44.0 | 45.0 | 46.0 | 56.0 |"
+  assert lines[-3] == "| (car) | - | - | - | - | - |"
+  assert lines[-1] == "Classes in brackets are not in the mean."
   assert ladder_report.table(runs, "synthia") == "synthia: no run is done yet."
   (runs[0].folder / "results.json").unlink()
   told = "No seed is done on all of them: no table by class."
@@ -297,7 +307,7 @@ def test_the_plot_shows_every_run_and_the_spread(runs, tmp_path, monkeypatch):
   path = tmp_path / "plots" / "ladder.png"
   ladder_report.draw(runs, path)
   assert path.stat().st_size > 10_000
-  (axis,) = drawn[0].axes  # there are no runs of the other source
+  axis, gains = drawn[0].axes  # there are no runs of the other source
   names = [label.get_text() for label in axis.get_xticklabels()]
   released = "+ refinement, as released"
   assert names == ["source only", DACS, "+ depth heads", released, ORACLE]
@@ -307,6 +317,14 @@ def test_the_plot_shows_every_run_and_the_spread(runs, tmp_path, monkeypatch):
   np.testing.assert_allclose((low, high), (41.5 - 4.5**0.5, 41.5 + 4.5**0.5))
   dots = [line.get_ydata() for line in axis.lines if line.get_marker() == "o"]
   assert [sorted(each) for each in dots] == [[20, 22], [40, 43], [44], [44.5, 45], [55]]
+  # Of the same seeds, between the ends of the ladder.
+  names = [label.get_text() for label in gains.get_xticklabels()]
+  assert names == ["+ depth heads", released]
+  dots = [line.get_ydata() for line in gains.lines if line.get_marker() == "o"]
+  assert [sorted(each) for each in dots] == [[1], [2, 4.5]]
+  assert [container.lines[0].get_ydata()[0] for container in gains.containers] == [1, 3.25]
+  with pytest.raises(UserError, match=r"cannot be written .* name another file for the plot"):
+    ladder_report.draw(runs, path / "below" / "a_file.png")
 
 
 @pytest.mark.long
@@ -345,6 +363,10 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
     main(*arguments, "mixing (DACS)", "source only", "--set", "evaluation.flip=True")
   assert trained[4:] == ["gta5_source_only_0", "gta5_source_only_1"]
   assert "2 of 4 runs are done." in capsys.readouterr().out  # none of the others is shown
+  # Also where a stop leaves them unvisited.
+  with pytest.raises(UserError, match=r"2 runs could not be made; gta5_mixing_DACS_0: .* holds"):
+    main(*arguments, DACS, "--minutes", "0", "--set", "evaluation.flip=True")
+  assert "0 of 2 runs are done." in capsys.readouterr().out
   monkeypatch.setattr(ladder, "train", real)
   plot = tmp_path / "ladder.png"
   one = [*arguments, "+ refinement, as released", "--plot", str(plot)]
@@ -379,6 +401,54 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
   assert "0 of 2 runs are done." in told
 
 
+@pytest.mark.long
+def test_a_run_that_is_stopped_goes_on_and_ends_as_if_it_were_not(tmp_path, monkeypatch, capsys):
+  settings = {"num_steps": 4, "data.batch_size": 4, "data.evaluation_batch_size": 4}
+  monkeypatch.setattr(ladder, "rung_config", lambda *_: small(DACS, "gta5", **settings))
+  made, starts, stop = world.train_batches, [], True
+
+  def stopped_after_two(*arguments, start_step):
+    starts.append(start_step)
+    for number, batch in enumerate(made(*arguments, start_step=start_step), start_step):
+      if number == 2 and stop:
+        os.kill(os.getpid(), signal.SIGTERM)  # as the timer of --minutes does
+      yield batch
+
+  monkeypatch.setattr(ladder, "train_batches", stopped_after_two)
+
+  def main(folder):
+    arguments = ["--sources", "gta5", "--seeds", "1", "--rungs", DACS, "--minutes", "30"]
+    with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW is not strict
+      ladder.main([*arguments, "--workdir", str(folder)])
+    return ladder_report.Run(DACS, "gta5", 0, folder / "gta5_mixing_DACS_0").result()
+
+  assert main(tmp_path / "cut") is None
+  told = capsys.readouterr().out
+  assert "The same command goes on from here." in told
+  assert "0 of 1 runs are done." in told
+  stop = False
+  cut = main(tmp_path / "cut")
+  assert starts[0] == 0
+  assert 0 < starts[1] < 4
+  assert cut == main(tmp_path / "whole")
+  assert starts[2:] == [0]
+
+
+@pytest.mark.parametrize(
+  ("options", "told"),
+  [
+    (["--set", "seed=3", "--set", "num_steps=2"], "--set names seed, which the ladder chooses"),
+    (["--set", "num_stepz=3", "--set", "log_every=2"], "num_stepz.*does not fit"),
+    (["--workdir", "/dev/null/runs"], "cannot be made .* name another --workdir"),
+    (["--seeds", "0"], "wanted 1 or more"),
+  ],
+)
+def test_options_that_cannot_be(options, told, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=told):
+    ladder.main(["--minutes", "0", *options])
+
+
 def test_what_the_step_reads_is_there(tmp_path):
   config = small("photometric, not files", "synthia")
   source = frames("synthia", "train", 3, tmp_path)
@@ -404,6 +474,7 @@ def test_pixels_of_the_target_that_are_known_are_judged():
     "mask": np.array([[[True, False, False, False, False]]]),
     "pseudo_label": np.array([[[1, 1, 2, 3, 4]]], np.uint8),
     "confidence": np.float32([[[0.9, 0.75, 0.5, 0.9, 0.9]]]),
+    "pixel_weight": np.float32([[[1, 0.2, 0.3, 0.4, 0.5]]]),
     "inverse_depth": np.float32([[[9, 10, 20, 9, 9]]]),
     "source_inverse_depth": np.float32([[[9, 12, 80, 9, 9]]]),
     "teacher_inverse_depth": np.float32([[[9, 10, 50, 9, 9]]]),
@@ -418,6 +489,7 @@ def test_pixels_of_the_target_that_are_known_are_judged():
   assert seen.wrong()[seen.counts].tolist() == [False, True]
   wanted = (
     [0.25, 0.5],
+    [-0.2, -0.3],
     [0.25, 1.5],
     [1.25, 0.25],
     [np.log(2), np.log(1.2)],
