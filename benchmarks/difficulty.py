@@ -5,7 +5,8 @@
 Of runs that `benchmarks.ladder` has made with depth heads, by their newest checkpoint. On batches
 of training it compares the teacher's labels of the target with the true ones, which training never
 sees, and asks how well each measure of doubt ranks wrong pixels before right ones: the area under
-the ROC curve (AUROC), 0.5 for a measure that knows nothing, 1 for one that knows all.
+the ROC curve (AUROC), 0.5 for a measure that knows nothing, 1 for one that knows all. Then by
+class: how many labels are wrong, and how far the depth heads are off.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train import step_inputs
-from corda_jax.labels import IGNORE
+from corda_jax.labels import IGNORE, ClassList
 from corda_jax.losses import NO_DEPTH
 from corda_jax.training.run_files import read_config
 from corda_jax.training.sharding import put_batch, replicated_key
@@ -39,6 +40,7 @@ from corda_jax.training.sharding import put_batch, replicated_key
 # depth is not learned photometrically. The student sees the mixed image, the teacher the target.
 CONFIDENCE = "1 - confidence"
 STUDENT = "discrepancy, student"
+HEADS = ("error of the source's head, teacher", "error of the target's head, teacher")
 MEASURES = (
   CONFIDENCE,
   "small weight in the loss",  # what the training of this very run makes of all that
@@ -46,8 +48,7 @@ MEASURES = (
   "discrepancy, teacher",
   "discrepancy of logarithms, teacher",
   "the same from the image's own median",
-  "error of the source's head, teacher",
-  "error of the target's head, teacher",
+  *HEADS,
   "1 - confidence x (1 - discrepancy, student)",
 )
 
@@ -77,7 +78,7 @@ class Look(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Prints a row of each run, and draws the first one."""
+  """Prints a row of each run, and of each class over all runs, and draws the first run."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
   parser.add_argument("--batches", type=int, default=100)
@@ -89,11 +90,13 @@ def main(arguments: list[str] | None = None) -> None:
     raise UserError(f"--batches is {options.batches}, wanted 1 or more")
   print(f"| run | wrong pseudo-labels | AUROC: {' | '.join(MEASURES)} |")
   print("|---" * (2 + len(MEASURES)) + "|")
-  rows, pictured = [], []
+  rows, pictured, by_class = [], [], []
   for folder in options.runs:
     found = []
     for seen in look(folder, options.batches):
       found.append([each[seen.counts] for each in (seen.wrong(), *seen.doubts.values())])
+      errors = (seen.doubts[measure] for measure in HEADS)
+      by_class.append([each[seen.counts] for each in (seen.label, seen.wrong(), *errors)])
       if folder == options.runs[0] and len(pictured) < 4:
         pictured.append(seen)
     wrong, *doubts = (np.concatenate(each) for each in zip(*found, strict=True))
@@ -101,6 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"| {folder.name} | {_cells(rows[-1])} |", flush=True)
   if len(rows) > 1:
     print(f"| mean | {_cells([statistics.mean(column) for column in zip(*rows, strict=True)])} |")
+  names = ClassList.from_config(_config(options.runs[0]).data.classes).names
+  pooled = (np.concatenate(each) for each in zip(*by_class, strict=True))
+  print(f"\n{class_table(names, *pooled)}")
   if options.pictures:
     draw(pictured, options.runs[0].name, options.pictures)
 
@@ -108,6 +114,27 @@ def main(arguments: list[str] | None = None) -> None:
 def _cells(row: Sequence[float]) -> str:
   share, *areas = row
   return " | ".join([f"{share:.1%}", *(f"{area:.3f}" for area in areas)])
+
+
+def class_table(
+  names: Sequence[str], label: np.ndarray, wrong: np.ndarray, *errors: np.ndarray
+) -> str:
+  """A row of each class that is there: its share of the pixels, and what fails on it, as Markdown.
+
+  Args:
+    names: of the classes.
+    label: [N], true ones.
+    wrong: bool [N], where the pseudo-label is another.
+    errors: [N] of each of `HEADS`, over the true inverse depth.
+  """
+  lines = [f"| true class | of the pixels | wrong | {', median | '.join(HEADS)}, median |"]
+  lines.append("|---" * (3 + len(HEADS)) + "|")
+  for number, name in enumerate(names):
+    here = label == number
+    if here.any():
+      medians = " | ".join(f"{np.median(error[here]):.1%}" for error in errors)
+      lines.append(f"| {name} | {here.mean():.1%} | {wrong[here].mean():.1%} | {medians} |")
+  return "\n".join(lines)
 
 
 def look(folder: Path, batches: int) -> Iterator[Look]:
@@ -120,7 +147,7 @@ def look(folder: Path, batches: int) -> Iterator[Look]:
   Raises:
     UserError: there is no such run, or it has no depth heads or no adaptation.
   """
-  config = ml_collections.ConfigDict(_with_tuples(read_config(folder)))
+  config = _config(folder)
   experiment = Experiment.from_config(config)
   if not (experiment.has_depth_heads and config.method.adapt):
     raise UserError(f"{folder} has no depth heads or no adaptation: name another run of the ladder")
@@ -134,6 +161,11 @@ def look(folder: Path, batches: int) -> Iterator[Look]:
     inputs = put_batch(experiment.mesh, step_inputs(batch, experiment.joint))
     # The step stays the same: without a key of its own each batch would be augmented alike.
     yield _judge(jax.device_get(maps(state, inputs, jax.random.fold_in(key, number))), batch)
+
+
+def _config(folder: Path) -> Any:
+  """That of a run."""
+  return ml_collections.ConfigDict(_with_tuples(read_config(folder)))
 
 
 def _with_tuples(value: Any) -> Any:

@@ -389,9 +389,11 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
   with jax.numpy_dtype_promotion("standard"):
     difficulty.main([str(folder), "--batches", "3", "--pictures", str(picture)])
   assert any((seen.counts != drawn[0].counts).any() for seen in drawn[1:])
-  row = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")
+  told = capsys.readouterr().out.splitlines()
+  row = told[2].strip("| ").split(" | ")
   assert row[0] == folder.name
   assert all(0 < float(area) < 1 for area in row[2:])
+  assert told[4].startswith("| true class |")
   assert picture.stat().st_size > 10_000
   with pytest.raises(UserError, match="no depth heads or no adaptation"):
     difficulty.main([str(tmp_path / "gta5_mixing_DACS_0")])
@@ -467,6 +469,16 @@ def test_the_area_under_the_curve():
   with warnings.catch_warnings(action="error"):  # SciPy's, of a sample that is empty
     assert math.isnan(difficulty.auroc(doubt, wrong & False))
   assert difficulty.auroc(-doubt, wrong) == pytest.approx(1 - 4.5 / 6)
+
+
+def test_what_fails_on_a_class():
+  label, wrong = np.array([2, 0, 2, 2]), np.array([True, False, False, False])
+  errors = np.array([0.1, 0.4, 0.3, 0.9]), np.array([0.2, 0.0, 0.0, 0.0])
+  lines = difficulty.class_table(["road", "car", "sky"], label, wrong, *errors).splitlines()
+  assert lines[2:] == [
+    "| road | 25.0% | 0.0% | 40.0% | 0.0% |",
+    "| sky | 75.0% | 33.3% | 30.0% | 0.0% |",
+  ]
 
 
 def test_pixels_of_the_target_that_are_known_are_judged():
