@@ -1,0 +1,33 @@
+"""What is drawn at random for a step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corda_jax.adaptation import class_mix, strong_augmentation
+from corda_jax.adaptation.draws import draw
+from tests import tiny
+
+
+def test_no_two_draws_share_a_key(monkeypatch):
+  keys = []
+
+  def recording(module, name, place):
+    real = getattr(module, name)
+
+    def recorded(*arguments, **options):
+      keys.append(arguments[place])
+      return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, recorded)
+
+  recording(class_mix, "draw_classes", 0)
+  recording(strong_augmentation, "draw_jitter", 0)
+  recording(strong_augmentation, "draw_blur", 0)
+  recording(jax.random, "bernoulli", 0)
+  method = tiny.get_config().method
+  drawn = draw(jax.random.key(7), jnp.zeros((2, 4, 4), jnp.int32), 19, method)
+  keys += drawn["noise"].values()
+  assert len(keys) >= 7
+  bits = np.stack([jax.random.key_data(key) for key in keys])
+  assert len(np.unique(bits, axis=0)) == len(keys)
