@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import peer
-from benchmarks.options import add_config_options, swept_configs
+from benchmarks.options import add_sweep_options, swept_configs
 from benchmarks.runners import Peer
 from corda_jax.errors import UserError
 
@@ -45,7 +45,7 @@ def run(tmp_path, *stages):
 
 def parse_step(arguments):
   parser = argparse.ArgumentParser()
-  add_config_options(parser)
+  add_sweep_options(parser)
   parser.add_argument("--peer", action="append", default=[])
   parser.add_argument("--rounds", type=int)
   parser.add_argument("--json")

@@ -88,11 +88,13 @@ def test_what_differs_is_found(whole, tmp_path):
 @pytest.mark.parametrize("during", ["training", "evaluation"])
 def test_sigterm_saves_and_ends_with_its_code(whole, tmp_path, during):
   workdir = tmp_path / "run"
-  process = start(workdir, "num_steps=8", "seconds_a_step=0.3")
-  wait_for(process, workdir / "checkpoints" / "2")
   if during == "training":
+    process = start(workdir, "num_steps=8", "seconds_a_step=0.3")
+    wait_for(process, workdir / "checkpoints" / "2")
     wait_for_text(workdir / "history.jsonl", '"step": 3')
-  process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+  else:  # of the first one, after two steps
+    process = start(workdir, "num_steps=8", "stopped_in_evaluation=1")
   told = process.communicate(timeout=60)[0]
   assert process.returncode == EXIT_CODE == 143, told
   steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]

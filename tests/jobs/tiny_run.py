@@ -6,6 +6,7 @@ Like main.py it ends with 143 after SIGTERM, prints one line of an error, and go
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ def main() -> None:
   workdir, *settings = sys.argv[1:]
   options = dict(setting.split("=") for setting in settings)
   seconds = float(options.pop("seconds_a_step", 0))
+  stopped_in_evaluation = bool(options.pop("stopped_in_evaluation", ""))
   if os.environ.get("JAX_COORDINATOR_ADDRESS"):
     join_processes()
   config = tiny.get_config(
@@ -47,6 +49,8 @@ def main() -> None:
       yield {name: values[rows] for name, values in batch.items()}
 
   def evaluation_batches():
+    if stopped_in_evaluation:
+      os.kill(os.getpid(), signal.SIGTERM)
     for batch in tiny.evaluation_batches():
       time.sleep(seconds)
       part = len(batch["valid"]) // jax.process_count()
