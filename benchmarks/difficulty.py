@@ -43,7 +43,7 @@ STUDENT = "discrepancy, student"
 HEADS = ("error of the source's head, teacher", "error of the target's head, teacher")
 MEASURES = (
   CONFIDENCE,
-  "small weight in the loss",  # what the training of this very run makes of all that
+  "small weight in the loss",  # what the training of this very run made of pixels
   STUDENT,
   "discrepancy, teacher",
   "discrepancy of logarithms, teacher",
@@ -90,22 +90,22 @@ def main(arguments: list[str] | None = None) -> None:
     raise UserError(f"--batches is {options.batches}, wanted 1 or more")
   print(f"| run | wrong pseudo-labels | AUROC: {' | '.join(MEASURES)} |")
   print("|---" * (2 + len(MEASURES)) + "|")
-  rows, pictured, by_class = [], [], []
+  rows, pictured, of_runs = [], [], []
   for folder in options.runs:
     found = []
     for seen in look(folder, options.batches):
-      found.append([each[seen.counts] for each in (seen.wrong(), *seen.doubts.values())])
-      errors = (seen.doubts[measure] for measure in HEADS)
-      by_class.append([each[seen.counts] for each in (seen.label, seen.wrong(), *errors)])
+      values = (seen.label, seen.wrong(), *seen.doubts.values())
+      found.append([each[seen.counts] for each in values])
       if folder == options.runs[0] and len(pictured) < 4:
         pictured.append(seen)
-    wrong, *doubts = (np.concatenate(each) for each in zip(*found, strict=True))
+    label, wrong, *doubts = (np.concatenate(each) for each in zip(*found, strict=True))
+    of_runs.append([label, wrong, *(doubts[MEASURES.index(measure)] for measure in HEADS)])
     rows.append([wrong.mean(), *(auroc(doubt, wrong) for doubt in doubts)])
     print(f"| {folder.name} | {_cells(rows[-1])} |", flush=True)
   if len(rows) > 1:
     print(f"| mean | {_cells([statistics.mean(column) for column in zip(*rows, strict=True)])} |")
   names = ClassList.from_config(_config(options.runs[0]).data.classes).names
-  pooled = (np.concatenate(each) for each in zip(*by_class, strict=True))
+  pooled = (np.concatenate(each) for each in zip(*of_runs, strict=True))
   print(f"\n{class_table(names, *pooled)}")
   if options.pictures:
     draw(pictured, options.runs[0].name, options.pictures)

@@ -23,7 +23,7 @@ import jax
 from benchmarks.ladder_bounds import experiment_of, frames_of_rung
 from benchmarks.ladder_report import Run, draw, table
 from benchmarks.ladder_rungs import BOUNDS, RUNGS, SIZES, SOURCES, rung_config
-from benchmarks.options import run_command, setting
+from benchmarks.options import add_set_option, run_command
 from benchmarks.runners import FAILURES, device_name, first_line
 from benchmarks.world import Frames, render, train_batches, whole_frames
 from corda_jax.errors import UserError
@@ -37,38 +37,7 @@ _CHOSEN = {"seed", "evaluate_every", "draw_every", "checkpoint_every"}
 
 def main(arguments: list[str] | None = None) -> None:
   """Makes the runs that are missing and prints the tables of all that are done."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--size", choices=list(SIZES), default="small")
-  parser.add_argument(
-    "--config", default="demo", help="of configs/, of the street world; demo:batch=8: a variant"
-  )
-  parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
-  parser.add_argument(
-    "--rungs", nargs="+", choices=[*RUNGS, *BOUNDS], default=list(RUNGS), help="default: no bounds"
-  )
-  parser.add_argument("--seeds", type=int, default=3, help="runs of each rung")
-  parser.add_argument(
-    "--minutes",
-    type=float,
-    help="after so many the run under way is saved, and it ends; not while one is compiled",
-  )
-  parser.add_argument("--workdir", type=Path, help="of all runs; default: runs/ladder_SIZE")
-  parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
-  parser.add_argument(
-    "--set",
-    nargs="*",
-    action="extend",
-    default=[],
-    type=setting,
-    metavar="FIELD=VALUE",
-    help="changes all runs",
-  )
-  options = parser.parse_args(arguments)
-  if options.seeds < 1:
-    raise UserError(f"--seeds is {options.seeds}, wanted 1 or more")
-  settings = dict(options.set)
-  if taken := sorted(_CHOSEN & settings.keys()):
-    raise UserError(f"--set names {taken[0]}, which the ladder chooses itself: leave it out")
+  options = _parse(arguments)
   workdir = options.workdir or Path("runs") / f"ladder_{options.size}"
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -83,10 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     for source in dict.fromkeys(options.sources)  # once, if it was named twice
     for rung in dict.fromkeys(options.rungs)
   ]
-  configs = {
-    run: _settled(rung_config(run.rung, run.source, options.size, settings, options.config), run)
-    for run in runs
-  }
+  configs = {run: _config_of(run, options) for run in runs}
   started = time.monotonic()
   failed = _of_other_configurations(configs)
   try:
@@ -118,8 +84,42 @@ def main(arguments: list[str] | None = None) -> None:
     raise UserError(told)
 
 
-def _settled(config: Any, run: Run) -> Any:
-  """The configuration with what the ladder chooses, `_CHOSEN`, set, in place."""
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+  """The command's options.
+
+  Raises:
+    UserError: one cannot be.
+  """
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--size", choices=list(SIZES), default="small")
+  parser.add_argument(
+    "--config", default="demo", help="of configs/, of the street world; demo:batch=8: a variant"
+  )
+  parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
+  parser.add_argument(
+    "--rungs", nargs="+", choices=[*RUNGS, *BOUNDS], default=list(RUNGS), help="default: no bounds"
+  )
+  parser.add_argument("--seeds", type=int, default=3, help="runs of each rung")
+  parser.add_argument(
+    "--minutes",
+    type=float,
+    help="after so many the run under way is saved, and it ends; not while one is compiled",
+  )
+  parser.add_argument("--workdir", type=Path, help="of all runs; default: runs/ladder_SIZE")
+  parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
+  add_set_option(parser, "all runs")
+  options = parser.parse_args(arguments)
+  if options.seeds < 1:
+    raise UserError(f"--seeds is {options.seeds}, wanted 1 or more")
+  if taken := sorted(_CHOSEN & dict(options.set).keys()):
+    raise UserError(f"--set names {taken[0]}, which the ladder chooses itself: leave it out")
+  return options
+
+
+def _config_of(run: Run, options: argparse.Namespace) -> Any:
+  """A run's configuration, with what the ladder chooses, `_CHOSEN`."""
+  settings = dict(options.set)
+  config = rung_config(run.rung, run.source, options.size, settings, base=options.config)
   config.seed = run.seed
   config.evaluate_every, config.draw_every = config.num_steps, 0
   # A long run is saved meanwhile, lest a kill costs more than some minutes.

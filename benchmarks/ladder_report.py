@@ -134,7 +134,7 @@ def _gain(results: Mapping[int, Any], others: Mapping[int, Any]) -> str:
 def draw(runs: Sequence[Run], path: Path) -> None:
   """A plot by rung: mIoU, and what is gained over DACS with the same seed.
 
-  Every run is a dot; beside the dots their mean and standard deviation.
+  Every run is a dot, to the right of the mean and standard deviation of all.
 
   Args:
     runs: in any order; one that is done at the least.

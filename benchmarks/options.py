@@ -65,9 +65,13 @@ def apply_settings(config: Any, settings: Mapping[str, Any]) -> None:
     raise UserError(f"{dict(settings)} does not fit the configuration: {error}") from error
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-  """Options that name a configuration: `chosen_config` reads them."""
-  parser.add_argument("--config", default="gta2cs", help="of configs/")
+def add_set_option(parser: argparse.ArgumentParser, changed: str) -> None:
+  """`--set FIELD=VALUE …`, which may be repeated, for `apply_settings`.
+
+  Args:
+    parser: gets the option.
+    changed: what the settings change, for its help.
+  """
   parser.add_argument(
     "--set",
     nargs="*",
@@ -75,18 +79,36 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     default=[],
     type=setting,
     metavar="FIELD=VALUE",
-    help="changes it",
+    help=f"changes {changed}",
   )
 
 
-def chosen_config(options: argparse.Namespace) -> Any:
+def add_config_options(
+  parser: argparse.ArgumentParser, default: str = "gta2cs", changed: str = "it"
+) -> None:
+  """Options that name a configuration: `chosen_config` reads them.
+
+  Args:
+    parser: gets the options.
+    default: name of a configuration.
+    changed: what `--set` changes, for its help.
+  """
+  parser.add_argument("--config", default=default, help="of configs/")
+  add_set_option(parser, changed)
+
+
+def chosen_config(options: argparse.Namespace, settings: Mapping[str, Any] | None = None) -> Any:
   """The configuration that the options name.
+
+  Args:
+    options: those of `add_config_options`, among others.
+    settings: field → value, which win over the options'.
 
   Raises:
     UserError: there is none, or a field or a value does not fit.
   """
   config = load_config(options.config)
-  apply_settings(config, dict(options.set))
+  apply_settings(config, dict(options.set) | dict(settings or {}))
   return config
 
 
@@ -114,7 +136,6 @@ def swept_configs(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
       raise UserError(f"--sweep {field} names no value")
   sweeps = [[(field, value(text)) for text in texts] for field, *texts in options.sweep]
   for settings in itertools.product(*sweeps):
-    config = load_config(options.config)
-    apply_settings(config, dict(options.set) | dict(settings))
+    config = chosen_config(options, dict(settings))
     name = ", ".join(f"{field.split('.')[-1]} {given}" for field, given in settings)
     yield name or options.config, config

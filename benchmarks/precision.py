@@ -21,7 +21,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from benchmarks.options import apply_settings, load_config, run_command, setting
+from benchmarks.options import add_config_options, chosen_config, run_command
 from benchmarks.scores import miou_table
 from benchmarks.seeds import run_seed
 from corda_jax.errors import UserError
@@ -41,19 +41,10 @@ Curves = Mapping[str, np.ndarray]  # loss → its value at every step
 def main(arguments: list[str] | None = None) -> None:
   """Runs what is missing and prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--config", default="demo", help="of configs/")
   parser.add_argument("--seeds", type=int, default=3, help="runs of each type")
   parser.add_argument("--steps", type=int, default=None, help="default: the configuration's")
   parser.add_argument("--workdir", type=Path, default=Path("runs/precision"), help="of all runs")
-  parser.add_argument(
-    "--set",
-    nargs="*",
-    action="extend",
-    default=[],
-    type=setting,
-    metavar="FIELD=VALUE",
-    help="changes all runs",
-  )
+  add_config_options(parser, default="demo", changed="all runs")
   options = parser.parse_args(arguments)
   if options.seeds < 2:
     raise UserError(f"--seeds is {options.seeds}, wanted 2 or more: what seeds do is the measure")
@@ -65,8 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
   curves = {kind: [] for kind in KINDS}
   for seed in range(options.seeds):
     for kind, changes in KINDS.items():
-      config = load_config(options.config)
-      apply_settings(config, dict(options.set) | changes | {"log_every": 1})
+      config = chosen_config(options, changes | {"log_every": 1})
       workdir = options.workdir / f"{kind.replace(', ', '_').replace(' ', '_')}_{seed}"
       results[kind].append(run_seed(config, seed, options.steps, workdir))
       curves[kind].append(read_curves(workdir))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.collectives import count_collectives
-from benchmarks.options import apply_settings, load_config, run_command, setting
+from benchmarks.options import add_config_options, chosen_config, run_command
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
@@ -21,16 +21,7 @@ from corda_jax.training.sharding import make_mesh
 def main(arguments: list[str] | None = None) -> None:
   """Compiles and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--config", default="gta2cs", help="of configs/")
-  parser.add_argument(
-    "--set",
-    nargs="*",
-    action="extend",
-    default=[],
-    type=setting,
-    metavar="FIELD=VALUE",
-    help="changes all rows",
-  )
+  add_config_options(parser, changed="all rows")
   parser.add_argument("--devices", nargs="+", type=int, default=[1, 2, 4, 8], help="that share")
   options = parser.parse_args(arguments)
   if not 1 <= min(options.devices) <= max(options.devices) <= jax.device_count():
@@ -44,8 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _row(options: argparse.Namespace, devices: int) -> str:
-  config = load_config(options.config)
-  apply_settings(config, dict(options.set) | {"evaluation.devices_per_frame": devices})
+  config = chosen_config(options, {"evaluation.devices_per_frame": devices})
   experiment = Experiment.from_config(config, make_mesh(jax.devices()[:devices]))
   target = config.data.target
   batch = {
