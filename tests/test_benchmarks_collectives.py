@@ -85,7 +85,7 @@ def test_the_messages_of_a_step_are_told_with_the_state_on_each_device(monkeypat
 
 def test_what_each_device_does_for_a_shared_frame(monkeypatch, capsys):
   fields = {"data.target.height": 64, "data.target.width": 32}
-  monkeypatch.setattr(shared_frames, "load_config", lambda name: tiny.get_config(**fields))
+  monkeypatch.setattr(options, "load_config", lambda name: tiny.get_config(**fields))
   shared_frames.main(["--devices", "1", "4"])
   rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
   alone, shared = ([float(cell) for cell in row] for row in rows)

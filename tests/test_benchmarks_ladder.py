@@ -406,7 +406,7 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
 @pytest.mark.long
 def test_a_run_that_is_stopped_goes_on_and_ends_as_if_it_were_not(tmp_path, monkeypatch, capsys):
   settings = {"num_steps": 4, "data.batch_size": 4, "data.evaluation_batch_size": 4}
-  monkeypatch.setattr(ladder, "rung_config", lambda *_: small(DACS, "gta5", **settings))
+  monkeypatch.setattr(ladder, "rung_config", lambda *_, **__: small(DACS, "gta5", **settings))
   made, starts, stop = world.train_batches, [], True
 
   def stopped_after_two(*arguments, start_step):
