@@ -10,30 +10,24 @@ class: how many labels are wrong, and how far the depth heads are off.
 """
 
 import argparse
-import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 from scipy import stats
 
-from benchmarks.ladder import frames_of
+from benchmarks.ladder_looks import config_of_run, later_batches
 from benchmarks.options import run_command
-from benchmarks.world import train_batches
 from corda_jax import visualize
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state
-from corda_jax.jobs.train import step_inputs
 from corda_jax.labels import IGNORE, ClassList
 from corda_jax.losses import NO_DEPTH
-from corda_jax.training.run_files import read_config
-from corda_jax.training.sharding import put_batch, replicated_key
 
 # Measures of doubt. Discrepancies are the source's head's from the target's, errors those of a head
 # from the files; both over the inverse depth of the files, which the refinement reads, too, where
@@ -104,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"| {folder.name} | {_cells(rows[-1])} |", flush=True)
   if len(rows) > 1:
     print(f"| mean | {_cells([statistics.mean(column) for column in zip(*rows, strict=True)])} |")
-  names = ClassList.from_config(_config(options.runs[0]).data.classes).names
+  names = ClassList.from_config(config_of_run(options.runs[0]).data.classes).names
   pooled = (np.concatenate(each) for each in zip(*of_runs, strict=True))
   print(f"\n{class_table(names, *pooled)}")
   if options.pictures:
@@ -147,32 +141,14 @@ def look(folder: Path, batches: int) -> Iterator[Look]:
   Raises:
     UserError: there is no such run, or it has no depth heads or no adaptation.
   """
-  config = _config(folder)
+  config = config_of_run(folder)
   experiment = Experiment.from_config(config)
   if not (experiment.has_depth_heads and config.method.adapt):
     raise UserError(f"{folder} has no depth heads or no adaptation: name another run of the ladder")
   state = restore_state(experiment, folder)
-  source, target, _ = frames_of(config, folder.parent / "frames")
-  key = replicated_key(experiment.mesh, config.seed + 1)  # draws that training has not seen
   maps = jax.jit(experiment.make_maps())
-  # From the step on at which training stopped, so that the draws are others, too.
-  made = train_batches(source, target, config, start_step=int(state.step))
-  for number, batch in enumerate(itertools.islice(made, batches)):
-    inputs = put_batch(experiment.mesh, step_inputs(batch, experiment.joint))
-    # The step stays the same: without a key of its own each batch would be augmented alike.
-    yield _judge(jax.device_get(maps(state, inputs, jax.random.fold_in(key, number))), batch)
-
-
-def _config(folder: Path) -> Any:
-  """That of a run."""
-  return ml_collections.ConfigDict(_with_tuples(read_config(folder)))
-
-
-def _with_tuples(value: Any) -> Any:
-  """JSON has lists where a configuration has tuples."""
-  if isinstance(value, dict):
-    return {name: _with_tuples(each) for name, each in value.items()}
-  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+  for batch, inputs, key in later_batches(experiment, folder, int(state.step), batches):
+    yield _judge(jax.device_get(maps(state, inputs, key)), batch)
 
 
 def _judge(maps: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> Look:

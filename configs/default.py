@@ -284,7 +284,8 @@ def get_method_config() -> ml_collections.ConfigDict:
   # Pseudo-labels come from initial_S in so many first steps, and from S after them.
   method.initial_pseudo_label_steps = 25_001
   method.confidence_threshold = 0.968  # least teacher probability of a confident pixel
-  # Pixels whose confident share weighs the pseudo-labels: of the "batch" or of each "image".
+  # Pixels whose confident share weighs the pseudo-labels: of the "batch", of each "image", or each
+  # "pixel" by itself, so that those in doubt weigh nothing.
   method.confident_fraction_over = "batch"
   method.teacher_decay = 0.999
   # Statistics that the teacher normalises by: those of the "batch" or its "running" ones.

@@ -10,10 +10,11 @@ import warnings
 
 import jax
 import numpy as np
+import optax
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import difficulty, ladder, ladder_report, world
+from benchmarks import difficulty, ladder, ladder_looks, ladder_report, loss_scales, world
 from benchmarks.ladder_bounds import experiment_of, frames_of_rung
 from benchmarks.ladder_rungs import (
   BOUNDS,
@@ -32,6 +33,7 @@ from benchmarks.ladder_rungs import (
 from corda_jax.adaptation import step as adaptation_step
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train import step_inputs
 from data_pipelines.batches import evaluation_batches, train_batches
 from data_pipelines.provide import provide
@@ -327,6 +329,50 @@ def test_the_plot_shows_every_run_and_the_spread(runs, tmp_path, monkeypatch):
     ladder_report.draw(runs, path / "below" / "a_file.png")
 
 
+def check_loss_scales(folder, monkeypatch, capsys):
+  """Of a run with depth heads: what `loss_scales` prints, against the gradient of the whole."""
+  kept, real = [], loss_scales.scales
+
+  def scales(*arguments):
+    kept.extend(real(*arguments))
+    return kept
+
+  monkeypatch.setattr(loss_scales, "scales", scales)
+  capsys.readouterr()
+  with jax.numpy_dtype_promotion("standard"):
+    loss_scales.main([str(folder), "--batches", "1"])
+  cells = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:-1]]
+  assert [row[0] for row in cells] == [
+    *(f"{name}{head}" for name in ("berhu_mix", "berhu_src") for head in ("", "_initial")),
+    *(f"{name}{head}" for name in ("ce_mix", "ce_src") for head in ("", "_initial")),
+    loss_scales.SEGMENTATION,
+    loss_scales.DEPTH,
+  ]
+  for column in (2, 6):
+    shares = [float(row[column].strip("%")) for row in cells]
+    assert sum(shares[-2:]) == pytest.approx(100, abs=0.2)
+    assert sum(shares[:-2]) == pytest.approx(100, abs=0.5)
+  experiment = Experiment.from_config(ladder_looks.config_of_run(folder))
+  trained = restore_state(experiment, folder)
+  _, batch, key = next(ladder_looks.later_batches(experiment, folder, int(trained.step), 1))
+  losses = experiment.make_losses()
+
+  @jax.jit
+  @jax.value_and_grad
+  def total(encoder, state):
+    return sum(losses({**state.params, "encoder": encoder}, state, batch, key).values())
+
+  for rows, state in zip(kept, (experiment.initial_state(), trained), strict=True):
+    with jax.numpy_dtype_promotion("standard"):
+      value, gradient = total(state.params["encoder"], state)
+    (of_classes, a, one), (of_depth, b, cosine) = list(rows.values())[-2:]
+    assert of_classes + of_depth == pytest.approx(float(value), rel=1e-5)
+    assert one == pytest.approx(1)
+    assert 0.001 < b / a < 100
+    together = (a**2 + b**2 + 2 * a * b * cosine) ** 0.5
+    assert together == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
+
+
 @pytest.mark.long
 def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
   def config(rung, source, size, settings, base):
@@ -382,9 +428,9 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
     real_draw(looks, *where)
 
   monkeypatch.setattr(difficulty, "draw", draw)
-  made = difficulty.train_batches
+  made = ladder_looks.train_batches
   monkeypatch.setattr(  # the same batch again and again: each time other classes are pasted on it
-    difficulty, "train_batches", lambda *a, **k: itertools.repeat(next(made(*a, **k)))
+    ladder_looks, "train_batches", lambda *a, **k: itertools.repeat(next(made(*a, **k)))
   )
   with jax.numpy_dtype_promotion("standard"):
     difficulty.main([str(folder), "--batches", "3", "--pictures", str(picture)])
@@ -397,6 +443,7 @@ def test_runs_are_made_once_and_go_on(tmp_path, monkeypatch, capsys):
   assert picture.stat().st_size > 10_000
   with pytest.raises(UserError, match="no depth heads or no adaptation"):
     difficulty.main([str(tmp_path / "gta5_mixing_DACS_0")])
+  check_loss_scales(folder, monkeypatch, capsys)
   main(*arguments, NO_BLUE, "--minutes", "0")
   told = capsys.readouterr().out
   assert "Stopped. The same command goes on from here." in told

@@ -60,7 +60,8 @@ def mixed_weights(
   Args:
     student: its predictions on the mixed image, at the label's size.
     teacher: its predictions on the target, at the label's size; depth is read if it is the judge.
-    mixed: with "mask" bool[B, H, W], "inverse_depth" [B, H, W] and "confident_fraction" [B, 1, 1].
+    mixed: with "mask" bool[B, H, W], "inverse_depth" [B, H, W] and "confident_fraction" of
+      `mix_domains`.
     target_inverse_depth: [B, H, W].
     config: the `method` part of a configuration.
 
@@ -140,8 +141,8 @@ def mixed_losses(
   return losses
 
 
-def total_loss(losses: Mapping[str, jax.Array], config: Any) -> jax.Array:
-  """Weighted sum of the losses; depth losses weigh little, and differently on the two images.
+def weighted_losses(losses: Mapping[str, jax.Array], config: Any) -> dict[str, jax.Array]:
+  """The losses as they are added; those of depth weigh little, and differently on the two images.
 
   Args:
     losses: scalars, named as `source_losses` and `mixed_losses` name them.
@@ -155,4 +156,9 @@ def total_loss(losses: Mapping[str, jax.Array], config: Any) -> jax.Array:
     "photometric_src": config.photometric.source_weight,
     "photometric_mix": config.photometric.target_weight,
   }
-  return sum(factors[name.removesuffix("_initial")] * losses[name] for name in sorted(losses))
+  return {name: factors[name.removesuffix("_initial")] * losses[name] for name in sorted(losses)}
+
+
+def total_loss(losses: Mapping[str, jax.Array], config: Any) -> jax.Array:
+  """Sum of the `weighted_losses`, whose arguments these are."""
+  return sum(weighted_losses(losses, config).values())

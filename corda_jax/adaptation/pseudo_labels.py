@@ -20,17 +20,21 @@ def pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def confident_fraction(confidence: jax.Array, *, threshold: float, over: str) -> jax.Array:
-  """Share of pixels whose confidence reaches a threshold.
+  """Share of pixels whose confidence reaches a threshold. Source: DACS, and its release.
 
   Args:
     confidence: [B, H, W] of `pseudo_labels`.
     threshold: 0..1, least confidence of a confident pixel.
-    over: "batch", as released: one share for all images; or "image": each image has its own.
+    over: "batch", as released: one share for all images; "image": each image has its own; or
+      "pixel": 1 where a pixel is confident, 0 elsewhere.
 
   Returns:
-    [B, 1, 1], 0..1, of the dtype of `confidence`; the same value B times over a batch.
+    [B, 1, 1], 0..1, of the dtype of `confidence`; the same value B times over a batch. Over a
+    pixel [B, H, W].
   """
   confident = (confidence >= threshold).astype(confidence.dtype)
+  if over == "pixel":
+    return confident
   axes = {"batch": (0, 1, 2), "image": (1, 2)}[over]
   share = confident.mean(axes, keepdims=True)
   return jnp.broadcast_to(share, (len(confidence), 1, 1))
@@ -91,7 +95,7 @@ def pixel_weights(
 
   Args:
     mask: bool[B, H, W], True where the mixed image shows the source.
-    confident_fraction: [B, 1, 1] of `confident_fraction`.
+    confident_fraction: [B, 1, 1] or [B, H, W] of `confident_fraction`.
     depth_weight: [B, H, W] of `depth_discrepancy_weight`, or None for no such weight.
     divide_depth_weight_by_mean: whether the depth weights are scaled to a mean of one over the
       batch, as released.

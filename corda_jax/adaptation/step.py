@@ -23,6 +23,7 @@ from corda_jax.adaptation.objective import (
   mixed_weights,
   source_losses,
   total_loss,
+  weighted_losses,
 )
 from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
@@ -55,7 +56,7 @@ def mix_domains(
   Returns:
     "mask" bool[B, H, W] (True: source), "image" [B, H, W, 3] as network input, augmented, "label"
     int32[B, H, W], "inverse_depth" [B, H, W], "pseudo_label" int32[B, H, W] of the target and its
-    "confidence" [B, H, W], "confident_fraction" [B, 1, 1].
+    "confidence" [B, H, W], "confident_fraction" [B, 1, 1] or, over pixels, [B, H, W].
   """
   size = inputs["source_label"].shape[1:]
   with jax.named_scope("teacher"):
@@ -168,6 +169,32 @@ def make_maps(
   return maps
 
 
+def make_losses(
+  model: nn.Module,
+  normalization: Normalization,
+  config: Any,
+  num_classes: int,
+  joint: JointDepth | None = None,
+) -> Callable[[Any, TrainState, Batch, jax.Array], Metrics]:
+  """Builds the pure function of what a step minimises; arguments are those of `make_step`.
+
+  Returns:
+    losses(params, state, batch, key) → the losses by name, as they are added: scalars whose sum is
+    the step's "total", of the student's `params` and, for all else, of the state.
+  """
+
+  def losses(params, state, batch, key):
+    inputs, draws = _prepare(state, batch, key, normalization, config, num_classes, joint)
+    teacher_outputs, _, mixed = _teach(state, inputs, draws, model, normalization, config)
+    found = _losses(
+      params, None if state.pose is None else state.pose.params, state, inputs, draws, mixed,
+      teacher_outputs, model, normalization, config, joint, one_student_pass=False,
+    )[1][0]  # fmt: skip
+    return weighted_losses(found, config)
+
+  return losses
+
+
 def _prepare(state, batch, key, normalization, config, num_classes, joint):
   """Inputs and draws of `adapt`."""
   wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
@@ -212,18 +239,7 @@ def adapt(
     those of `mix_domains`, "pixel_weight" and, where there is one, "depth_weight". Without
     adaptation "outputs" are of the source image, and the teacher has none.
   """
-  teacher_outputs, teacher_stats, mixed = {}, state.teacher_batch_stats, {}
-  # The scopes name the parts in profiles and counts of operations.
-  if config.adapt:
-    with jax.named_scope("teacher"):
-      teacher_outputs, teacher_stats = _forward(
-        model,
-        state.teacher_params,
-        state.teacher_batch_stats,
-        inputs["target_image"],
-        by_batch=config.teacher_normalization == "batch",
-      )
-    mixed = mix_domains(teacher_outputs, state.step, inputs, draws, normalization, config)
+  teacher_outputs, teacher_stats, mixed = _teach(state, inputs, draws, model, normalization, config)
 
   def loss_function(params, pose_params):
     return _losses(
@@ -251,6 +267,22 @@ def adapt(
   with jax.named_scope("optimizer"):
     state = _update(state, gradients, pose_gradients, optimizer, config, joint)
   return state, metrics, mixed | weighing | {"teacher_outputs": teacher_outputs}
+
+
+def _teach(state, inputs, draws, model, normalization, config):
+  """The teacher's outputs and statistics, and what `mix_domains` makes of them."""
+  if not config.adapt:
+    return {}, state.teacher_batch_stats, {}
+  # The scopes name the parts in profiles and counts of operations.
+  with jax.named_scope("teacher"):
+    outputs, stats = _forward(
+      model,
+      state.teacher_params,
+      state.teacher_batch_stats,
+      inputs["target_image"],
+      by_batch=config.teacher_normalization == "batch",
+    )
+  return outputs, stats, mix_domains(outputs, state.step, inputs, draws, normalization, config)
 
 
 def _update(state, gradients, pose_gradients, optimizer, config, joint):

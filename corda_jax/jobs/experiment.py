@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from corda_jax.adaptation.joint_depth import JointDepth, uses_views
-from corda_jax.adaptation.step import Maps, Metrics, make_maps, make_step
+from corda_jax.adaptation.step import Maps, Metrics, make_losses, make_maps, make_step
 from corda_jax.depth.motion import temporal_views
 from corda_jax.jobs.validate import validate
 from corda_jax.labels import ClassList
@@ -106,6 +106,13 @@ class Experiment:
       self.joint,
     )
     return at_matmul_precision(maps, self.config.compute.matmul_precision)
+
+  def make_losses(self) -> Callable[..., Metrics]:
+    """The pure losses(params, state, batch, key) of what a step minimises, not compiled."""
+    losses = make_losses(
+      self.model, self.normalization, self.config.method, len(self.classes), self.joint
+    )
+    return at_matmul_precision(losses, self.config.compute.matmul_precision)
 
   def _create_state(self, key: jax.Array) -> TrainState:
     state = create_train_state(self.model, self.optimizer, key)

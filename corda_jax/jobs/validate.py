@@ -107,7 +107,7 @@ _ONE_OF = {
   "method.photometric.automask": ("all", "temporal", "none"),
   "method.photometric.over_views": ("minimum", "mean"),
   "method.mixed_mean_over": ("all", "valid"),
-  "method.confident_fraction_over": ("batch", "image"),
+  "method.confident_fraction_over": ("batch", "image", "pixel"),
   "method.teacher_normalization": ("batch", "running"),
   "method.teacher_statistics": ("own", "average"),
   "method.depth_weight.judge": ("student", "teacher"),

@@ -19,6 +19,9 @@ def test_class_and_confident_fraction(float64, random):
     got = pseudo_labels.confident_fraction(confidence, threshold=0.8, over=over)
     expected = np.broadcast_to(confident.mean(axes, keepdims=True), (2, 1, 1))
     np.testing.assert_allclose(got, expected, rtol=1e-15)
+  got = pseudo_labels.confident_fraction(confidence, threshold=0.8, over="pixel")
+  np.testing.assert_array_equal(got, confident)
+  assert got.dtype == confidence.dtype
 
 
 def test_a_pixel_at_the_threshold_is_confident():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corda_jax.adaptation import step as step_module
 from corda_jax.adaptation.step import augment, draw
 from corda_jax.adaptation.strong_augmentation import color_jitter
 from corda_jax.jobs.experiment import Experiment
@@ -102,13 +103,14 @@ SWITCHES = {
   "higher floor": {"depth_weight__floor": 0.3},
   "teacher judges": {"depth_weight__judge": "teacher", "depth_weight__share_across_batch": False},
   "share of each image": {"confident_fraction_over": "image"},
+  "confident pixels alone": {"confident_fraction_over": "pixel"},
   "mean over valid pixels": {"mixed_mean_over": "valid"},
 }
 
 
 def described_weight(method, mask, mixed, teacher, depth, target_depth, confident):
   """Pixel weights, written out with NumPy from the description of the switches."""
-  axes = (1, 2) if method.confident_fraction_over == "image" else None
+  axes = {"batch": None, "image": (1, 2), "pixel": ()}[method.confident_fraction_over]
   fraction = confident.mean(axes, keepdims=True)
   weight = np.where(mask, 1, fraction)
   if not method.depth_weight.enabled:
@@ -183,6 +185,17 @@ def test_losses_and_statistics_follow_the_description(switches):
   )
   assert_close(jax.device_get(after.teacher_params), expected, 1e-5)
   assert int(after.step) == 8
+
+
+def test_the_losses_by_themselves_are_those_of_the_step(monkeypatch):
+  experiment, inputs, draws, state, _ = compiled()
+  monkeypatch.setattr(step_module, "_prepare", lambda *_: (inputs, draws))
+  metrics = one_step()[2]
+  losses = jax.jit(experiment.make_losses())(state.params, state, {}, jax.random.key(0))
+  assert losses.keys() == {name for name in metrics if name.startswith(("ce_", "berhu_"))}
+  np.testing.assert_allclose(sum(losses.values()), metrics["total"], rtol=1e-5)
+  np.testing.assert_allclose(losses["ce_mix"], metrics["ce_mix"], rtol=1e-5)
+  np.testing.assert_allclose(losses["berhu_src"], 0.01 * metrics["berhu_src"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "running"])
