@@ -193,9 +193,9 @@ def test_the_losses_by_themselves_are_those_of_the_step(monkeypatch):
   metrics = one_step()[2]
   losses = jax.jit(experiment.make_losses())(state.params, state, {}, jax.random.key(0))
   assert losses.keys() == {name for name in metrics if name.startswith(("ce_", "berhu_"))}
-  np.testing.assert_allclose(sum(losses.values()), metrics["total"], rtol=1e-5)
-  np.testing.assert_allclose(losses["ce_mix"], metrics["ce_mix"], rtol=1e-5)
-  np.testing.assert_allclose(losses["berhu_src"], 0.01 * metrics["berhu_src"], rtol=1e-5)
+  np.testing.assert_allclose(sum(losses.values()), metrics["total"], rtol=1e-4)
+  np.testing.assert_allclose(losses["ce_mix"], metrics["ce_mix"], rtol=1e-4)
+  np.testing.assert_allclose(losses["berhu_src"], 0.01 * metrics["berhu_src"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "running"])
