@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.ladder import frames_of
 from benchmarks.world import train_batches
+from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import step_inputs
 from corda_jax.training.run_files import read_config
@@ -21,8 +22,10 @@ def config_of_run(folder: Path) -> Any:
   """The configuration of a run.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or the run is of a bound, which trains by another step than it says.
   """
+  if folder.name.split("_")[1:2] == ["bound"]:
+    raise UserError(f"{folder} is of a bound: name another run of the ladder")
   return ml_collections.ConfigDict(_with_tuples(read_config(folder)))
 
 

@@ -3,13 +3,14 @@
     python -m benchmarks.loss_scales runs/ladder_small/gta5_refinement_as_published_0 …
 
 Of runs that `benchmarks.ladder` has made, by the weights from which training starts and by their
-newest checkpoint, on the same batches: each loss as it is added, the norm of its gradient in the
-encoder, which all tasks share, and the cosine between that and the gradient of all cross-entropies.
-1: it pulls the encoder the same way; 0: a way of its own; -1: back.
+newest checkpoint, on the same batches, drawn alike: each loss as it is added, the norm of its
+gradient in the encoder, which all tasks share, and the cosine between that and the gradient of all
+cross-entropies (for one of them: of all others). 1: both pull the encoder the same way; 0: each its
+own; -1: apart.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state
 
-SEGMENTATION, DEPTH = _SUMS = ("all cross-entropies", "all depth losses")
+SEGMENTATION, DEPTH = "all cross-entropies", "all depth losses"
+_KINDS = {SEGMENTATION: ("ce_",), DEPTH: ("berhu_", "photometric_")}  # how their names begin
 TIMES = ("at first", "at last")
 
-# Name of a loss → it, the norm of its gradient and the cosine.
+# Name of a loss → it, the norm of its gradient and the cosine (NaN: there is nothing to compare).
 Scales = dict[str, np.ndarray]
 
 
@@ -51,8 +53,9 @@ def table(run: str, *of_times: Scales) -> str:
     cells = []
     for found in of_times:
       loss, norm, cosine = found[name]
-      total = sum(values[0] for sum_name, values in found.items() if sum_name in _SUMS)
-      cells.append(f"{loss:.3f} | {loss / total:.1%} | {norm:.3f} | {cosine:+.2f}")
+      total = sum(values[0] for each, values in found.items() if each not in _KINDS)
+      shown = f"{cosine:+.2f}" if np.isfinite(cosine) else ""
+      cells.append(f"{loss:.3f} | {loss / total:.1%} | {norm:.3f} | {shown}")
     lines.append(f"| {name} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
@@ -74,7 +77,7 @@ def scales(folder: Path, batches: int) -> tuple[Scales, Scales]:
   trained = restore_state(experiment, folder)
   of_batch = jax.jit(_of_batch(experiment.make_losses()))
   found: tuple[list[Scales], list[Scales]] = ([], [])
-  states = experiment.initial_state(), trained
+  states = experiment.initial_state().replace(step=trained.step), trained  # it rules the draws
   for _, inputs, key in later_batches(experiment, folder, int(trained.step), batches):
     for state, of_time in zip(states, found, strict=True):
       of_time.append(jax.device_get(of_batch(state, inputs, key)))
@@ -99,7 +102,9 @@ def _of_batch(losses: Callable[..., Mapping[str, jax.Array]]) -> Callable[..., A
     norms = {name: jnp.linalg.norm(gradient) for name, gradient in flat.items()}
 
     def cosine(name):
-      return flat[name] @ flat[SEGMENTATION] / (norms[name] * norms[SEGMENTATION])
+      own = name == SEGMENTATION or name.startswith(_KINDS[SEGMENTATION])  # part of that sum
+      others = flat[SEGMENTATION] - flat[name] if own else flat[SEGMENTATION]
+      return flat[name] @ others / (norms[name] * jnp.linalg.norm(others))
 
     return {name: jnp.stack([values[name], norms[name], cosine(name)]) for name in flat}
 
@@ -107,15 +112,19 @@ def _of_batch(losses: Callable[..., Mapping[str, jax.Array]]) -> Callable[..., A
 
 
 def _with_sums(losses: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  sums: dict[str, jax.Array] = {}
-  for name, loss in losses.items():
-    kind = SEGMENTATION if name.startswith("ce_") else DEPTH
-    sums[kind] = sums.get(kind, 0) + loss
+  """The losses, and the sum of each of `_KINDS` that is there."""
+  sums = {}
+  for kind, beginnings in _KINDS.items():
+    if found := [loss for name, loss in losses.items() if name.startswith(beginnings)]:
+      sums[kind] = sum(found)
   return {**losses, **sums}
 
 
-def _sums_last(names: Mapping[str, Any]) -> list[str]:
-  return sorted(names, key=lambda name: (name in _SUMS, name))
+def _sums_last(names: Iterable[str]) -> list[str]:
+  """Losses by the alphabet, then their sums: JAX returns them in its own order."""
+  return sorted(
+    names, key=lambda name: (list(_KINDS).index(name) + 1 if name in _KINDS else 0, name)
+  )
 
 
 if __name__ == "__main__":

@@ -160,5 +160,5 @@ def weighted_losses(losses: Mapping[str, jax.Array], config: Any) -> dict[str, j
 
 
 def total_loss(losses: Mapping[str, jax.Array], config: Any) -> jax.Array:
-  """Sum of the `weighted_losses`, whose arguments these are."""
+  """The scalar that a step minimises: the sum of `weighted_losses(losses, config)`."""
   return sum(weighted_losses(losses, config).values())
