@@ -9,6 +9,7 @@ own epochs.
 """
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -239,6 +240,7 @@ class _Training:
     )
     self._skip = bad_records.then == "skip"
     self._unreadable: set[int] = set()
+    self._leaving_out = threading.Lock()  # several threads may find the same record lost
     self._views = builder.builder_config.views
     frame = (builder.builder_config.height, builder.builder_config.width)
     size, total = batch
@@ -268,19 +270,22 @@ class _Training:
         try:
           return self._records.read([candidate])[0]
         except UnreadableRecordError as error:
-          if candidate in self._unreadable:  # another thread was faster
-            continue
-          lost = self._records.lost_with(candidate)
-          self._unreadable.update(lost)
-          one = len(lost) == 1
-          which, each = (
-            (f"record {candidate} is", "it") if one else (f"{len(lost)} records are", "each")
-          )
-          tell(
-            f"{which} left out, another stands for {each} ({len(self._unreadable)} of "
-            f"{self._count} so far): {error}"
-          )
+          with self._leaving_out:
+            self._leave_out(candidate, error)
     raise UserError("no record of the training set can be read: prepare the data set again")
+
+  def _leave_out(self, number: int, error: UnreadableRecordError) -> None:
+    """Tells it once, of a record and of those that are lost with it."""
+    if number in self._unreadable:  # another thread was faster
+      return
+    lost = self._records.lost_with(number)
+    self._unreadable.update(lost)
+    one = len(lost) == 1
+    which, each = (f"record {number} is", "it") if one else (f"{len(lost)} records are", "each")
+    tell(
+      f"{which} left out, another stands for {each} ({len(self._unreadable)} of "
+      f"{self._count} so far): {error}"
+    )
 
   def _shuffled(self, samples: np.ndarray) -> list[int]:
     """Record numbers of samples."""
