@@ -93,8 +93,7 @@ def _of_batch(losses: Callable[..., Mapping[str, jax.Array]]) -> Callable[..., A
 
   def of_batch(state, batch, key):
     def of_encoder(encoder):
-      found = losses({**state.params, "encoder": encoder}, state, batch, key)
-      found = _with_sums(found)
+      found = _with_sums(losses({**state.params, "encoder": encoder}, state, batch, key))
       return found, found
 
     gradients, values = jax.jacrev(of_encoder, has_aux=True)(state.params["encoder"])
@@ -122,9 +121,8 @@ def _with_sums(losses: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 def _sums_last(names: Iterable[str]) -> list[str]:
   """Losses by the alphabet, then their sums: JAX returns them in its own order."""
-  return sorted(
-    names, key=lambda name: (list(_KINDS).index(name) + 1 if name in _KINDS else 0, name)
-  )
+  found = set(names)
+  return [*sorted(found - _KINDS.keys()), *(kind for kind in _KINDS if kind in found)]
 
 
 if __name__ == "__main__":
