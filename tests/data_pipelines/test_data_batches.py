@@ -1,6 +1,7 @@
 import itertools
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -441,6 +442,13 @@ def test_a_lost_record_is_waited_for_once(config, monkeypatch, capfd, threads):
   harmed(monkeypatch, [1])
   config.reader_threads = threads
   config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "skip"}
+  lost_with = Records.lost_with
+
+  def slow(records, number):
+    time.sleep(0.3)  # so that others find it lost meanwhile
+    return lost_with(records, number)
+
+  monkeypatch.setattr(Records, "lost_with", slow)
   take(config, 12)  # several times over
   told = capfd.readouterr().err
   assert told.count("record 1 is left out") == 2  # once a domain
