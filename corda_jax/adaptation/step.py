@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax.experimental.shard_alike import shard_alike
+from jax.sharding import Sharding
 
 from corda_jax.adaptation import class_mix, pseudo_labels
 from corda_jax.adaptation.draws import augment, draw
@@ -92,6 +92,7 @@ def make_step(
   num_classes: int,
   joint: JointDepth | None = None,
   one_student_pass: bool = False,
+  gradient_sharding: Sharding | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the pure function of one step.
 
@@ -103,6 +104,7 @@ def make_step(
     num_classes: semantic classes.
     joint: the photometric part of the step, if a domain has such supervision.
     one_student_pass: of `adapt`.
+    gradient_sharding: of `adapt`.
 
   Returns:
     step(state, batch, key) → (state, metrics). `batch` holds "source_image", "target_image" uint8
@@ -114,8 +116,9 @@ def make_step(
   def step(state, batch, key):
     inputs, draws = _prepare(state, batch, key, normalization, config, num_classes, joint)
     after, metrics, _ = adapt(
-      state, inputs, draws, model, optimizer, normalization, config, joint, one_student_pass
-    )
+      state, inputs, draws, model, optimizer, normalization, config, joint, one_student_pass,
+      gradient_sharding,
+    )  # fmt: skip
     with jax.named_scope("optimizer"):  # the compiler makes one of this choice and of the update
       return skip_unless_finite(state, after, metrics)
 
@@ -217,6 +220,7 @@ def adapt(
   config: Any,
   joint: JointDepth | None = None,
   one_student_pass: bool = False,
+  gradient_sharding: Sharding | None = None,
 ) -> tuple[TrainState, Metrics, Maps]:
   """The arithmetic of a step: `inputs` with images as network input, random choices given.
 
@@ -232,6 +236,8 @@ def adapt(
     joint: of `make_step`.
     one_student_pass: whether the student sees source and mixed images as one batch, each still
       normalised by its own statistics, and not one after the other. The results are the same.
+    gradient_sharding: how the parameters are sharded over the devices, which their gradients are
+      made to share; None, on one device, leaves it to the compiler.
 
   Returns:
     The next state, scalar metrics, and maps: "outputs", the student's predictions by name on the
@@ -252,9 +258,10 @@ def adapt(
     loss_function, argnums=(0, 1), has_aux=True
   )(state.params, pose_params)
   with jax.named_scope("optimizer"):
-    # They lie as the parameters do, and are split for the optimiser's state after their norm: else
-    # that would be a message for each of them.
-    gradients = jax.tree.map(lambda g, p: shard_alike(g, p)[0], gradients, state.params)
+    # Whole on every device until their norm is computed, also where the optimiser's state is split:
+    # otherwise the norm would cost a collective for each of them.
+    if gradient_sharding is not None:
+      gradients = jax.lax.with_sharding_constraint(gradients, gradient_sharding)
     gradient_norm = optax.tree.norm((gradients, pose_gradients))
   metrics = {**losses, "total": total, "gradient_norm": gradient_norm}
   if mixed:

@@ -22,7 +22,13 @@ from corda_jax.models.build import (
 )
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.optimizer import build_optimizer
-from corda_jax.training.sharding import make_mesh, replicated_key, shardings_of, with_shardings
+from corda_jax.training.sharding import (
+  make_mesh,
+  replicated,
+  replicated_key,
+  shardings_of,
+  with_shardings,
+)
 from corda_jax.training.state import TrainState, create_pose_state, create_train_state
 
 
@@ -92,6 +98,7 @@ class Experiment:
       len(self.classes),
       self.joint,
       self.config.compute.one_student_pass,
+      replicated(self.mesh),
     )
     return at_matmul_precision(step, self.config.compute.matmul_precision)
 
