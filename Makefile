@@ -5,16 +5,20 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 WORKDIR ?= runs/demo
 VENV := .venv
 READY := $(VENV)/.ready
+# Half of the tests at a time to each core; who is done takes from the others.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal
 
-.PHONY: demo test check docs format clean help
+.PHONY: demo test test-all test-versions check docs format clean help
 
 help:
-	@echo "make demo    one procedural city adapts to another: numbers and pictures in $(WORKDIR)"
-	@echo "make test    all tests"
-	@echo "make check   linter and formatter, without changes"
-	@echo "make docs    guides and reference as pages: docs/_build/index.html"
-	@echo "make format  mends what they find"
-	@echo "make clean   removes the environment, the made data and the demo's results"
+	@echo "make demo           one procedural city adapts to another: numbers and pictures in $(WORKDIR)"
+	@echo "make test           the tests, but for the slow ones"
+	@echo "make test-all       all tests"
+	@echo "make test-versions  every Python of this machine, with the newest and the oldest packages"
+	@echo "make check          linter and formatter, without changes"
+	@echo "make docs           guides and reference as pages: docs/_build/index.html"
+	@echo "make format         fixes what they find"
+	@echo "make clean          removes environments, made data and the demo's results"
 
 # Rebuilt when pyproject.toml is newer; made whole or not at all.
 $(READY): pyproject.toml
@@ -27,9 +31,15 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(VENV)/bin/python -m corda_jax.main --config=configs/demo.py --workdir=$(WORKDIR)
 
-# The tests of a file share what they compiled.
 test: $(READY)
-	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile
+	$(PYTEST)
+
+# With the slow ones: each benchmark once, long kills and fuzzing, the notebook, a browser.
+test-all: $(READY)
+	$(PYTEST) -m ''
+
+test-versions: $(READY)
+	$(VENV)/bin/python -m tests.versions
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
@@ -45,4 +55,4 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) data/street_world runs/demo build docs/api docs/_build *.egg-info
+	rm -rf $(VENV) .versions data/street_world runs/demo build docs/api docs/_build *.egg-info

@@ -17,10 +17,10 @@ from benchmarks.fuzz_files import Cameras, DepthPngs, Images, StateDicts
 from benchmarks.fuzz_outcomes import KIND, RIGHT, WRONG, Input, Target
 from benchmarks.mutations import mutate_bytes, mutate_text
 from corda_jax import bundle
+from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
 from corda_jax.jobs.validate import validate
 from corda_jax.main_flags import parse_flags
-from corda_jax.training.run_files import flatten
 
 
 class Overrides:

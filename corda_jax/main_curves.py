@@ -1,9 +1,11 @@
-"""The writer of curves and pictures, for main.py and main_depth.py: it imports TensorFlow."""
+"""The writer of curves and pictures, which imports TensorFlow."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
 
 import jax
 import numpy as np

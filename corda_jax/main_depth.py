@@ -1,9 +1,9 @@
-"""Wires the jobs of the depth stage to data, curves and pictures; the command is main.py's."""
+"""Runs the jobs of the depth stage: connects them to data, curves and pictures."""
 
 import functools
 import itertools
-import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +21,39 @@ from corda_jax.jobs.depth_evaluate import (
   evaluate_depth,
 )
 from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.depth_weights import read_initial_depth_weights, weights_digest
+from corda_jax.jobs.depth_weights import weights_digest
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.report import write_report
-from corda_jax.jobs.restore import find_checkpoint, restore_state
+from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.main_curves import curves_writer, told_not_raised
 from corda_jax.training.processes import first_process_first, wait_for_all
-from corda_jax.training.run_files import check_config, has_checkpoints, read_config, record_config
-from corda_jax.training.sharding import check_divisible, check_training_batch
+from corda_jax.training.run_files import record_config
 from corda_jax.visualize import depth_sheet
 from data_pipelines.batches import evaluation_batches, num_examples, train_batches
 from data_pipelines.depth_files import DepthFiles
 from data_pipelines.inverse_depth import from_sigmoid, to_disparity
 from data_pipelines.provide import provide
 
-# What a run keeps when it is evaluated or labels: what else differs changes no weight.
-_NETWORK = ("model.", "depth.min_depth", "depth.max_depth")
-_MEASURED = ("data.target.views", "depth.metres_per_unit")  # and what errors depend on
 
-
-def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], None]) -> None:
-  """Provides the data and runs the job `mode` in `workdir`.
+def run(experiment: DepthExperiment, workdir: Path, mode: str) -> None:
+  """Provides the data and runs the job.
 
   Args:
-    config: with the task "depth".
+    experiment: of `check_depth`.
     workdir: folder of the run.
-    mode: "train", "evaluate" or "label_depth".
-    check_writable: raises UserError where a folder cannot be written.
+    mode: "prepare", "train", "evaluate" or "label_depth".
 
   Raises:
-    UserError: the configuration, the data or the folder will not do.
+    UserError: the data will not do, or the job failed.
   """
-  trained = None
-  if mode == "label_depth":
-    find_checkpoint(workdir, config.evaluation.checkpoint)
-    before = read_config(workdir)
-    if before.get("task") != "depth":
-      raise UserError(f"{workdir} holds no run of the depth stage: name the --workdir of one")
-    trained = before["data"]["target"]["views"]
-    _check_scale(config, workdir)
-    if config.data.target.dataset == "folder":
-      # Records with neighbours lack the ends of clips, and the adaptation wants every frame.
-      config = config.copy_and_resolve_references()
-      config.data.target.views = ()
-  experiment = DepthExperiment.from_config(config, views=trained)
-  check_divisible(experiment.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
-  experiment.state_shapes()  # networks that cannot be are told before data are prepared for hours
+  config = experiment.config
+  if mode == "prepare":
+    (builder,) = provide(config.data, ("target",), self_supervised=True)
+    print(f"target: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
+    return
+  with first_process_first("provide the data"):
+    provide(config.data, ("target",), self_supervised=True)
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
   contents = ("image", "views", *(("inverse_depth",) if config.data.target.depth != "none" else ()))
   validation = functools.partial(
@@ -79,22 +65,7 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
     **processes,
   )
   if mode == "train":
-    group = config.model.batch_norm_group
-    check_training_batch(experiment.mesh, config.data.batch_size, group)
-    check_config(workdir, config.to_dict())
-    if not has_checkpoints(workdir):
-      read_initial_depth_weights(experiment)  # and so is a wrong file
-    check_writable(workdir)
-    with first_process_first("provide the data"):
-      provide(config.data, ("target",), self_supervised=True)
     record_config(workdir, config.to_dict())
-  else:
-    # What is labelled may be another data set; what is evaluated has the views of the training.
-    parts = _NETWORK if mode == "label_depth" else (*_NETWORK, *_MEASURED)
-    check_config(workdir, config.to_dict(), parts=parts)
-    find_checkpoint(workdir, config.evaluation.checkpoint)
-    with first_process_first("provide the data"):
-      provide(config.data, ("target",), self_supervised=True)
   if mode == "label_depth":
     _label(experiment, workdir, processes)
     return
@@ -107,26 +78,6 @@ def run(config: Any, workdir: Path, mode: str, check_writable: Callable[[Path], 
       print(f"Pictures: {sheet}")
     return
   _train(experiment, workdir, validation, processes)
-
-
-def _check_scale(config: Any, workdir: Path) -> None:
-  """Tells of another scale than the training's; metric files of video need one.
-
-  Raises:
-    UserError: the files are to be metric, and the network was trained on video with this scale.
-  """
-  before = read_config(workdir)
-  trained, wanted = before["depth"]["metres_per_unit"], config.depth.metres_per_unit
-  if wanted != trained:
-    print(f"Labels with depth.metres_per_unit {wanted}; trained with {trained}.")
-  elif config.label_depth.encoding == "metric" and "right" not in before["data"]["target"]["views"]:
-    results = Path(workdir) / "results.json"
-    scale = json.loads(results.read_text()).get("scale") if results.exists() else None
-    found = f" (by its results: {scale * trained:.4g})" if scale else ""
-    raise UserError(
-      "label_depth.encoding is 'metric', but the network was trained on video alone, whose scale "
-      f"nobody knows: set depth.metres_per_unit{found}, or choose the encoding 'sigmoid'"
-    )
 
 
 def _train(

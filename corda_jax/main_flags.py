@@ -1,14 +1,76 @@
-"""The command line: flags and overrides of a configuration, and what is told of wrong ones."""
+"""The command line: flags, overrides of a configuration, and errors about either in one line.
+
+Parsing needs neither JAX nor TensorFlow, so a mistake is reported at once.
+"""
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
+from ml_collections import config_flags
 
+from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
-from corda_jax.training.run_files import flatten
+
+# The jobs of each task of a configuration.
+TASK_MODES = {
+  "adaptation": (
+    *("prepare", "train", "evaluate", "predict", "export", "report"),
+    *("import_torch", "export_torch"),
+  ),
+  "depth": ("prepare", "train", "evaluate", "label_depth", "report"),
+}
 
 _FIELD = re.compile(r"--?config(\.\w+|\[-?\d+\])+")
+
+
+class Command(NamedTuple):
+  """What the command line asks for.
+
+  Attributes:
+    config: the configuration with its overrides; locked.
+    workdir: folder of the run.
+    mode: the job, one of the task's.
+    multihost: whether to join the other processes of the run.
+  """
+
+  config: Any
+  workdir: Path
+  mode: str
+  multihost: bool
+
+
+def define_flags(values: flags.FlagValues, arguments: list[str] | None = None) -> None:
+  """Defines the flags of the command.
+
+  Args:
+    values: where to define them.
+    arguments: the command line, from which the configuration file takes its overrides; None: that
+      of this process.
+  """
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Configuration file.",
+    flag_values=values,
+    lock_config=True,
+    sys_argv=arguments,
+  )
+  flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run: checkpoints, curves, results.",
+    flag_values=values,
+  )
+  modes = sorted({mode for modes in TASK_MODES.values() for mode in modes})
+  flags.DEFINE_enum("mode", "train", modes, "The job.", flag_values=values)
+  flags.DEFINE_bool(
+    "multihost",
+    False,
+    "Join the other processes of this run, on this host or on others.",
+    flag_values=values,
+  )
 
 
 def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
@@ -31,13 +93,14 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
       raise UserError(f"unknown configuration field: {name.lstrip('-')!r}")
   try:
     positional = values(arguments)
-    values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)
+    if values["config"].value is not None:
+      values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)
   except flags.Error as error:
     message = str(error)
-    if not any(argument.split("=")[0] in ("--config", "-config") for argument in arguments):
-      message = "--config is missing: name a configuration, such as --config=configs/demo.py"
     if "Traceback" in message:  # raised by the configuration file itself: the last line says what
       message = message.splitlines()[-1].partition(": ")[2]
+    elif not _is_given("config", arguments):
+      message = _MISSING_CONFIG
   except (AttributeError, KeyError) as error:
     # 'name' or "'name'\\nDid you mean …?"
     text = str(error.args[0]).replace("\\n", "\n").replace("\\", "")
@@ -48,11 +111,49 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     if "No such file" in message:
       message = f"the configuration file {message.rpartition(': ')[2]} is not there"
   else:
+    if values["config"].value is None:
+      raise UserError(_MISSING_CONFIG)
     _refuse_nothing(values["config"].value)
     return positional
   if "get_config() takes" in message:
     message = "this configuration takes no preset: leave out what follows ':' in --config"
   raise UserError(" ".join(message.split()))
+
+
+_MISSING_CONFIG = "--config is missing: name a configuration, such as --config=configs/demo.py"
+
+
+def _is_given(flag: str, arguments: list[str]) -> bool:
+  return any(argument.split("=")[0] in (f"--{flag}", f"-{flag}") for argument in arguments)
+
+
+def read_command(values: flags.FlagValues, positional: list[str]) -> Command:
+  """The command of parsed flags.
+
+  Args:
+    values: of `parse_flags`.
+    positional: what `parse_flags` returned.
+
+  Raises:
+    UserError: an argument that is no flag, no folder, or a mode of another task.
+  """
+  if len(positional) > 1:
+    raise UserError(f"unknown argument {positional[1]!r}: flags begin with --")
+  config, mode, workdir = (values[name].value for name in ("config", "mode", "workdir"))
+  if not workdir and mode != "prepare":
+    raise UserError("--workdir is missing: name the folder of the run")
+  check_mode(config, mode)
+  return Command(config, Path(workdir or ""), mode, values["multihost"].value)
+
+
+def check_mode(config: Any, mode: str) -> None:
+  """Raises UserError unless `mode` is a job of the configuration's task."""
+  task = config.get("task", "adaptation")
+  if mode not in TASK_MODES.get(task, ()):
+    raise UserError(
+      f"--mode={mode} does not go with a configuration of task {task!r}, expected "
+      + "; ".join(f"{', '.join(modes)} ({task!r})" for task, modes in TASK_MODES.items())
+    )
 
 
 def _refuse_nothing(config: Any) -> None:

@@ -1,6 +1,23 @@
-"""Set-up of all tests: four virtual devices, strict promotion, reference values."""
+"""Set-up of all tests: four virtual devices, strict promotion, one compilation cache."""
 
+import os
+import resource
+import tempfile
 from pathlib import Path
+
+# One cache of compiled programs for all tests, workers and the processes that tests start; it
+# outlives a run, so a second one compiles nothing.
+_CACHE = Path(tempfile.gettempdir()) / f"corda_jax_tests_{os.getuid()}" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests compile many programs and run each of them once or twice.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# Processes that tests start find the tests' own modules, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+  filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+)
 
 import jax
 import numpy as np
@@ -8,11 +25,15 @@ import pytest
 
 from tests.golden import folder
 
-jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Tests compile many programs and run each of them once or twice.
-jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_what_was_compiled():
+  """Programs that a module compiled are dropped with it: a worker would grow to many gigabytes."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +52,32 @@ def float64():
 @pytest.fixture
 def random() -> np.random.RandomState:
   return np.random.RandomState(7)
+
+
+def _usage() -> tuple[float, float]:
+  """Processor seconds of this process and those that it started, and its largest size in GB."""
+  kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+  own, children = (resource.getrusage(kind) for kind in kinds)
+  seconds = sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
+  return seconds, own.ru_maxrss / 1e6
+
+
+_workers: list[tuple[float, float]] = []
+
+
+def pytest_sessionfinish(session):
+  if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist
+    session.config.workeroutput["usage"] = _usage()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  if usage := getattr(node, "workeroutput", {}).get("usage"):
+    _workers.append(usage)
+
+
+def pytest_terminal_summary(terminalreporter):
+  seconds, sizes = zip(*(_workers or [_usage()]), strict=True)
+  terminalreporter.write_line(
+    f"{sum(seconds):.0f} s of processor time; the largest worker had {max(sizes):.1f} GB"
+  )

@@ -1,7 +1,6 @@
 """The notebook runs from top to bottom in a kernel of its own, and shows pictures."""
 
 import json
-import os
 import re
 import subprocess
 
@@ -9,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.test_main import ROOT, TINY
+from tests.command import ROOT, TINY
 
 # git wants to know who commits.
 IDENTITY = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"]
@@ -23,14 +22,9 @@ def test_the_notebook_is_committed_without_results():
   assert all(cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
 
 
-@pytest.mark.long
-def test_the_notebook_installs_adapts_and_shows_pictures(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_notebook_installs_adapts_and_shows_pictures(tmp_path):
   # Its commands are tiny ones, and the kernel inherits this environment.
-  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-  monkeypatch.setenv(
-    "PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-  )
   notebook = nbformat.read(NOTEBOOK, as_version=4)
   (settings,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
   flags = [
@@ -58,6 +52,7 @@ def test_the_notebook_installs_adapts_and_shows_pictures(tmp_path, monkeypatch):
     assert result["step"] == 2
 
 
+@pytest.mark.slow
 def test_in_an_empty_folder_it_clones_and_installs(tmp_path, monkeypatch):
   repository, stubs = tmp_path / "origin", tmp_path / "stubs"
   (repository / "corda_jax").mkdir(parents=True)
@@ -89,6 +84,7 @@ def test_in_an_empty_folder_it_clones_and_installs(tmp_path, monkeypatch):
   assert f"The program is in {empty}/corda_jax" in printed
 
 
+@pytest.mark.slow
 def test_a_notebook_away_from_the_checkout_says_what_it_needs(tmp_path):
   notebook = nbformat.read(NOTEBOOK, as_version=4)
   settings, install = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]

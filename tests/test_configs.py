@@ -216,7 +216,7 @@ def test_a_preset_turns_the_recipe_into_the_published_one(recipe):
   config = get_config(recipe, "as_published")
   assert_holds(config, RELEASED | OWN[recipe] | PUBLISHED)
   assert Experiment.from_config(config).state_shapes().params
-  with pytest.raises(ValueError, match="preset 'as_written' is unknown, wanted 'as_released' or"):
+  with pytest.raises(ValueError, match=r"preset.*as_written.*as_released.*as_published"):
     get_config(recipe, "as_written")
 
 
@@ -267,7 +267,7 @@ def test_a_preset_names_what_depth_is_learned_from(name):
     networks[preset] = set(experiment.state_shapes().params)
   assert networks == {"stereo": {"depth"}, "video": {"depth", "pose"}, "both": {"depth", "pose"}}
   assert get_config(name).to_dict() == get_config(name, "stereo").to_dict()
-  with pytest.raises(ValueError, match="views 'mono' are unknown, wanted stereo, video, both"):
+  with pytest.raises(ValueError, match=r"views.*mono.*stereo.*video.*both"):
     get_config(name, "mono")
 
 
@@ -292,7 +292,7 @@ def test_a_larger_batch_keeps_what_is_seen_and_learned():
   assert adamw.num_steps == 500
   assert get_config("gta2cs", "batch=2").data.batch_size == 2
   for name, batch in (("batch=3", "3"), ("batch=0", "0"), ("as_released,batch=many", "many")):
-    with pytest.raises(ValueError, match=f"batch={batch} is wrong, wanted a multiple of 2 pairs"):
+    with pytest.raises(ValueError, match=rf"batch={batch}\b.*\b2\b"):
       get_config("gta2cs", name)
-  with pytest.raises(ValueError, match="preset 'as_written,batch=4' is unknown"):
+  with pytest.raises(ValueError, match=r"preset.*as_written,batch=4"):
     get_config("gta2cs", "as_written,batch=4")

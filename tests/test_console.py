@@ -34,6 +34,6 @@ def test_reports_of_a_run_add_no_lines_to_files(monkeypatch):
   for step in range(1, 9):
     progress.update(step, {"total": jnp.float32(step)})
     progress.report(step)
-  assert stream.getvalue().count("train:") == 1
+  assert stream.getvalue().count("/10 ") == 1
   progress.close()
   assert "8/10" in stream.getvalue()

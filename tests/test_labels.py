@@ -57,15 +57,15 @@ def test_a_list_is_the_19_classes_unless_others_are_named():
 @pytest.mark.parametrize(
   ("names", "colors", "told"),
   [
-    (("car", "bus", "car"), (), "'car' more than once"),
-    (("car", ""), (), "holds '', wanted names"),
-    (("car", 3), (), "holds 3, wanted names"),
-    ([str(i) for i in range(256)], (), "256 classes, wanted at most 255"),
-    ((), ((1, 2, 3),), "data.classes.names is not"),
-    (("car", "bus"), ((1, 2, 3),), "1 colours for 2 names"),
-    (("car",), ((1, 2, 256),), r"holds \(1, 2, 256\), wanted \(red, green, blue\)"),
-    (("car",), ((1, 2),), r"holds \(1, 2\), wanted \(red, green, blue\)"),
-    (("car",), (7,), "holds 7, wanted"),
+    (("car", "bus", "car"), (), r"data\.classes\.names.*'car'.*once"),
+    (("car", ""), (), r"data\.classes\.names.*''"),
+    (("car", 3), (), r"data\.classes\.names.*\b3\b"),
+    ([str(i) for i in range(256)], (), r"data\.classes\.names.*\b256\b.*\b255\b"),
+    ((), ((1, 2, 3),), r"data\.classes\.colors.*data\.classes\.names"),
+    (("car", "bus"), ((1, 2, 3),), r"data\.classes\.colors.*\b1\b.*\b2\b"),
+    (("car",), ((1, 2, 256),), r"data\.classes\.colors.*\(1, 2, 256\).*0.*255"),
+    (("car",), ((1, 2),), r"data\.classes\.colors.*\(1, 2\).*red, green, blue"),
+    (("car",), (7,), r"data\.classes\.colors.*\b7\b.*red, green, blue"),
   ],
 )
 def test_class_lists_that_cannot_be(names, colors, told):
@@ -91,7 +91,7 @@ def test_tables_map_by_name():
   table = labels.label_table(labels.SYNTHIA_IDS, classes, "SYNTHIA")
   np.testing.assert_array_equal(table[[8, 3, 11]], [0, 1, 2])
   assert (np.delete(table, [8, 3, 11]) == labels.IGNORE).all()
-  with pytest.raises(UserError, match="'tram', which SYNTHIA does not label, wanted some of: road"):
+  with pytest.raises(UserError, match=r"data\.classes\.names.*tram.*SYNTHIA.*road"):
     labels.label_table(labels.SYNTHIA_IDS, from_config(("car", "tram")), "SYNTHIA")
 
 
@@ -102,9 +102,9 @@ def test_sets_of_classes_by_name():
   reordered = from_config(labels.NAMES[::-1])
   assert list(reordered.class_sets({})) == ["all"]
   for sets, told in (
-    ({"moving": ("car", "tram")}, "class_sets.moving holds 'tram'.*: car, road, person"),
-    ({"moving": ()}, "class_sets.moving holds no class"),
-    ({"all": ("car",)}, "class_sets.all: there is such a set"),
+    ({"moving": ("car", "tram")}, r"evaluation\.class_sets\.moving.*tram.*car, road, person"),
+    ({"moving": ()}, r"evaluation\.class_sets\.moving.*car, road, person"),
+    ({"all": ("car",)}, r"evaluation\.class_sets\.all\b"),
   ):
     with pytest.raises(UserError, match=told):
       classes.class_sets(sets)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from tests.test_main import ROOT, command, run
+from tests.command import ROOT, arguments, run
 
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "benchmarks").glob("*.sh")])
 
@@ -35,7 +35,7 @@ SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait -n
 def launch(script, *arguments, cwd=ROOT, **environment):
   return subprocess.run(
     [str(ROOT / "launch" / script), *map(str, arguments)],
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environment,
+    env=os.environ | environment,
     capture_output=True,
     text=True,
     check=False,
@@ -141,7 +141,7 @@ def test_the_jobs_of_a_jobset_are_valid_and_find_each_other():
   assert "--multihost" in container["args"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_pods_of_a_jobset_train_as_one(tmp_path):
   """Their command, arguments and variables, with the host, the folders and a tiny configuration."""
   jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
@@ -154,7 +154,7 @@ def test_the_pods_of_a_jobset_train_as_one(tmp_path):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  tiny = command(tmp_path)[3:]
+  tiny = arguments(tmp_path)
   given = {flag.split("=")[0] for flag in tiny}
   kept = [flag for flag in container["args"] if flag.split("=")[0] not in given]
   assert kept == ["--multihost"]  # all other flags of the file are among the tiny ones
@@ -169,9 +169,7 @@ def test_the_pods_of_a_jobset_train_as_one(tmp_path):
       subprocess.Popen(
         [sys.executable, *module, *kept, *tiny],
         cwd=ROOT,
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-        | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -332,7 +330,6 @@ def free_job_number():
   raise AssertionError("no port is free")
 
 
-@pytest.mark.long
 def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
   srun = tmp_path / "bin" / "srun"
   srun.parent.mkdir()
@@ -340,16 +337,14 @@ def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
   srun.chmod(0o755)
   number = free_job_number()
   fields = {"data__target__depth": "official"}  # which validation frames have, too
-  flags = command(tmp_path, **fields)[3:]
   result = launch(
     "slurm.sh",
-    *flags,
+    *arguments(tmp_path, **fields),
     PATH=f"{srun.parent}:{os.environ['PATH']}",
     PYTHON=sys.executable,
     SLURM_SUBMIT_DIR=str(ROOT),
     SLURM_JOB_ID=str(number),
     SLURM_CPUS_PER_TASK="6",
-    JAX_DISABLE_MOST_OPTIMIZATIONS="1",
   )
   assert result.returncode == 0, result.stderr[-3000:]
   second = (tmp_path / "second.txt").read_text()
@@ -360,14 +355,10 @@ def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
   together = json.loads((tmp_path / "run" / "results.json").read_text())
   assert together["frames"] == 3
   # Alone, with the same data, it comes to the same.
-  assert_succeeds(run(command(tmp_path, "alone", **fields)))
+  run(arguments(tmp_path, "alone", **fields))
   alone = json.loads((tmp_path / "alone" / "results.json").read_text())
   assert together["iou"] == pytest.approx(alone["iou"], abs=0.5)
   assert together["depth"]["abs_rel"] == pytest.approx(alone["depth"]["abs_rel"], rel=1e-3)
-
-
-def assert_succeeds(result):
-  assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(143, True), (1, False), (0, False)])

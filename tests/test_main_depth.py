@@ -1,4 +1,4 @@
-"""The depth stage from the command line: depth training → files → adaptation, as docs/depth.md."""
+"""The depth stage by the command: depth training → files → adaptation, as docs/depth.md."""
 
 import json
 
@@ -8,96 +8,75 @@ from PIL import Image
 
 from configs import demo
 from corda_jax.training.run_files import record_config
-from tests.test_main import TINY, assert_one_line, command, run
+from tests.command import TINY, arguments, refused, run, run_process
+from tests.stub_network import stubs_for_networks
 
-DEPTH_FIELDS = (
+KEPT = (
   "num_steps", "evaluate_every", "checkpoint_every", "data.batch_size",
   "data.evaluation_batch_size", "data.target.height", "data.target.width",
   "data.prepare_processes", "data.street_world.target_frames",
   "data.street_world.validation_frames", "data.street_world.target_height",
-  "data.street_world.target_width", "evaluation.pictures",
+  "data.street_world.target_width", "evaluation.pictures", "data.records_dir", "data.target.root",
 )  # fmt: skip
 
 
-def depth_command(folder, mode="train", workdir="depth", views="both", **fields):
-  arguments = command(folder, workdir, mode, f"configs/depth_street_world.py:{views}", **fields)
-  kept = (*DEPTH_FIELDS, "data.records_dir", "data.target.root")
-  own = tuple(name.replace("__", ".") for name in fields)
+def depth_arguments(folder, mode="train", config="configs/depth_street_world.py:both", **fields):
+  """Flags of a tiny job of the depth stage; of the tiny fields those that its configuration has."""
+  own = {
+    "data__crop_height": 32,
+    "data__crop_width": 64,
+    "model__pose_encoder__width": 4,
+    "model__encoder__width": 4,
+  }
+  if "street_world" in config:
+    own["model__decoder_widths"] = "(4,4,4,4)"
+  kept = {*KEPT, *(name.replace("__", ".") for name in own | fields)}
+  if "street_world" not in config:
+    kept = {name for name in kept if not name.startswith("data.street_world")}
   return [
-    argument
-    for argument in arguments
-    if not argument.startswith("--config.")
-    or argument.removeprefix("--config.").partition("=")[0] in (*kept, *own)
-  ] + [
-    "--config.data.crop_height=32",
-    "--config.data.crop_width=64",
-    "--config.model.pose_encoder.width=4",
-    "--config.model.encoder.width=4",
-    "--config.model.decoder_widths=(4,4,4,4)",
+    flag
+    for flag in arguments(folder, "depth", mode, config, **own | fields)
+    if not flag.startswith("--config.") or flag.removeprefix("--config.").partition("=")[0] in kept
   ]
-
-
-def video_command(folder, mode="train", config="", **fields):
-  """The command of configs/depth_gta_video.py with small networks and steps."""
-  arguments = depth_command(folder, mode, **fields)
-  arguments[3] = f"--config={config}"
-  unused = ("--config.data.street_world", "--config.model.decoder_widths")
-  return [argument for argument in arguments if not argument.startswith(unused)]
-
-
-def assert_succeeds(result):
-  assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-  """A folder where a depth network was trained on stereo and video."""
+  """A folder where a depth network was trained on stereo and video, and what was printed."""
   folder = tmp_path_factory.mktemp("depth")
-  result = run(depth_command(folder))
-  assert result.returncode == 0, result.stderr
-  return folder, result
+  return folder, run_process(depth_arguments(folder))
 
 
-def test_training_wants_a_batch_that_fits_the_devices(tmp_path, monkeypatch):
-  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
-  result = run(depth_command(tmp_path, data__evaluation_batch_size=4, data__batch_size=6))
-  assert result.returncode == 1
-  assert "error: data.batch_size is 6, wanted a multiple of the 4 devices" in result.stderr
-  assert "Traceback" not in result.stderr
-
-
-@pytest.mark.long
 def test_depth_is_trained_and_measured(trained):
-  folder, result = trained
+  folder, output = trained
   scores = json.loads((folder / "depth" / "results.json").read_text())
   assert scores["step"] == TINY["num_steps"]
   assert scores["frames"] == 3
   assert 0 < scores["floors"]["rows"]["abs_rel"] <= scores["floors"]["constant"]["abs_rel"]
-  assert not scores["median_scaling"]  # the right view tells the scale
-  assert "best constant a row" in result.stdout
+  assert not scores["median_scaling"]  # the right view gives the scale
+  assert f"{scores['abs_rel']:.3f}" in output.stdout
   sheet = folder / "depth" / "pictures" / "depth_step_000002.png"
   with Image.open(sheet) as image:
     assert min(image.size) > 300
   assert list((folder / "depth" / "tensorboard").glob("events.*"))
-  result = run(depth_command(folder, "evaluate"))
-  assert result.returncode == 0, result.stderr
+  run(depth_arguments(folder, "evaluate"))
   evaluation = json.loads((folder / "depth" / "evaluation.json").read_text())
-  assert evaluation == scores
-  result = run(depth_command(folder, "evaluate", views="stereo"))
-  assert_one_line(result, "data.target.views (['right', 'previous', 'next'] → ['right'])")
+  assert evaluation["abs_rel"] == pytest.approx(scores["abs_rel"], rel=1e-4)
+  refused(
+    depth_arguments(folder, "evaluate", "configs/depth_street_world.py:stereo"),
+    "data.target.views",
+    ["right", "previous", "next"],
+  )
 
 
-@pytest.mark.long
 def test_files_of_a_network_feed_the_adaptation(trained):
   folder, _ = trained
   files = folder / "files"
-  arguments = depth_command(
-    folder, "label_depth", label_depth__folder=files, label_depth__encoding="metric"
-  )
-  result = run(arguments)
-  assert result.returncode == 0, result.stderr
-  assert "3/3" in result.stderr
-  assert f"--config.data.target.depth=mono --config.data.target.depth_root={files}" in result.stdout
+  label = {"label_depth__folder": files, "label_depth__encoding": "metric"}
+  output = run(depth_arguments(folder, "label_depth", **label))
+  assert "3/3" in output.stderr
+  reading = f"--config.data.target.depth=mono --config.data.target.depth_root={files}"
+  assert reading in output.stdout
   made = sorted(files.rglob("*_leftImg8bit.png"))
   assert len(made) == 6
   with Image.open(made[0]) as image:
@@ -108,31 +87,32 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   # Stopped and started again, it writes what is missing and leaves the rest.
   made[0].unlink()
   before = {path: path.stat().st_mtime_ns for path in made[1:]}
-  assert run(arguments).returncode == 0
+  run(depth_arguments(folder, "label_depth", **label))
   with Image.open(made[0]) as image:
     np.testing.assert_array_equal(np.asarray(image), values)
   assert before == {path: path.stat().st_mtime_ns for path in made[1:]}
   # Another encoding does not mix.
-  result = run(depth_command(folder, "label_depth", label_depth__folder=files))
-  assert_one_line(result, "encoding ('metric' there, 'sigmoid' now)")
-  # Another scale than the training's is told.
-  told = run(depth_command(folder, "label_depth", depth__metres_per_unit=1.0))
-  assert "Labels with depth.metres_per_unit 1.0; trained with 2.2." in told.stdout
-  result = run(depth_command(folder, "evaluate", depth__metres_per_unit=1.0))
-  assert_one_line(result, "depth.metres_per_unit (2.2 → 1.0)")
-  # A split that is not there is told before the first one is labelled.
-  other = folder / "other"
-  fields = {"label_depth__folder": other, "label_depth__splits": "('train','val')"}
-  assert_one_line(run(depth_command(folder, "label_depth", **fields)), "label_depth.splits: ")
-  assert not other.exists()
+  sigmoid = label | {"label_depth__encoding": "sigmoid"}
+  refused(depth_arguments(folder, "label_depth", **sigmoid), "encoding", "metric", "sigmoid")
+  # Another scale than the training's is reported.
+  scale = {"depth__metres_per_unit": 1.0}
+  with pytest.raises(ValueError, match="metres_per_unit"):  # these files have another
+    run(depth_arguments(folder, "label_depth", **label, **scale))
+  output = run(depth_arguments(folder, "label_depth", **sigmoid | scale | {
+    "label_depth__folder": folder / "of another scale",
+  }))  # fmt: skip
+  assert "depth.metres_per_unit 1.0" in output.stdout
+  refused(depth_arguments(folder, "evaluate", **scale), "depth.metres_per_unit", 2.2, 1.0)
+  # A split that is not there is noticed before the first one is labelled.
+  other = {"label_depth__folder": folder / "other", "label_depth__splits": "('train','val')"}
+  refused(depth_arguments(folder, "label_depth", **other), "label_depth.splits", "val")
+  assert not (folder / "other").exists()
 
-  adapt = {"data__target__depth": "mono", "data__target__depth_root": files}
-  result = run(command(folder, "adapted", **adapt))
-  assert result.returncode == 0, result.stderr
+  with stubs_for_networks():
+    run(arguments(folder, "adapted", data__target__depth="mono", data__target__depth_root=files))
   assert json.loads((folder / "adapted" / "results.json").read_text())["step"] == 2
 
 
-@pytest.mark.long
 def test_depth_is_learned_inside_the_adaptation(trained):
   folder, _ = trained
   joint = {
@@ -141,23 +121,23 @@ def test_depth_is_learned_inside_the_adaptation(trained):
     "method__depth_supervision__target": "photometric",
     "model__pose_encoder__width": 4,
   }
-  result = run(command(folder, "joint", **joint))
-  assert result.returncode == 0, result.stderr
+  with stubs_for_networks():
+    output = run(arguments(folder, "joint", **joint))
   results = json.loads((folder / "joint" / "results.json").read_text())
   assert results["step"] == 2
   # The true depth trains nothing, but measures the depth head.
   assert results["depth"]["frames"] == 3
-  assert "depth head: abs rel" in result.stdout
+  assert f"abs rel {results['depth']['abs_rel']:.3f}" in output.stdout
 
 
-@pytest.mark.long
 def test_every_frame_of_a_video_is_labelled(tmp_path, random):
   """Also the first and the last, which have no neighbour and train nothing."""
   images = tmp_path / "video" / "train"
   images.mkdir(parents=True)
-  for number in range(5):
+  for number in range(6):
     Image.fromarray(random.randint(0, 256, (32, 64, 3), np.uint8)).save(images / f"{number}.png")
-  fields = {
+  video = {
+    "config": "configs/depth_gta_video.py",
     "data__target__root": tmp_path / "video",
     "data__target__height": 32,
     "data__target__width": 64,
@@ -168,46 +148,38 @@ def test_every_frame_of_a_video_is_labelled(tmp_path, random):
     "model__pose_encoder__stage_sizes": "(1,1,1,1)",
     "evaluation__max_frames": 2,
   }
-  video = {"config": "configs/depth_gta_video.py", **fields}
-  assert_succeeds(run(video_command(tmp_path, **video)))
-  files = {"label_depth__folder": tmp_path / "files"}
-  metric = {"label_depth__encoding": "metric"}
-  result = run(video_command(tmp_path, "label_depth", **video, **files, **metric))
-  assert_one_line(result, "trained on video alone, whose scale nobody knows")
+  with stubs_for_networks():
+    run(depth_arguments(tmp_path, **video))
+  label = video | {"label_depth__folder": tmp_path / "files"}
+  metric = label | {"label_depth__encoding": "metric"}
+  refused(depth_arguments(tmp_path, "label_depth", **metric), "label_depth.encoding", "metric")
   assert not (tmp_path / "files").exists()
-  result = run(video_command(tmp_path, "label_depth", **video, **files))
-  assert_succeeds(result)
-  assert "5/5" in result.stderr
+  with stubs_for_networks():
+    output = run(depth_arguments(tmp_path, "label_depth", **label))
+  assert "6/6" in output.stderr
   made = sorted(path.name for path in (tmp_path / "files").rglob("*.png"))
-  assert made == [f"{number}.png" for number in range(5)]
+  assert made == [f"{number}.png" for number in range(6)]
 
 
 def test_modes_belong_to_tasks(tmp_path):
-  result = run(command(tmp_path, mode="label_depth"))
-  assert_one_line(
-    result, "--mode=label_depth does not go with a configuration of task 'adaptation'"
-  )
-  result = run(depth_command(tmp_path, "export_torch"))
-  assert_one_line(result, "--mode=export_torch does not go with a configuration of task 'depth'")
+  refused(arguments(tmp_path, mode="label_depth"), "--mode=label_depth", "'adaptation'")
+  refused(depth_arguments(tmp_path, "export_torch"), "--mode=export_torch", "'depth'")
   assert not list(tmp_path.iterdir())
 
 
-def test_labels_want_a_run_of_the_depth_stage(tmp_path):
-  config = demo.get_config()
+def test_labels_need_a_run_of_the_depth_stage(tmp_path):
   (tmp_path / "depth" / "checkpoints" / "2").mkdir(parents=True)
-  record_config(tmp_path / "depth", config.to_dict())
+  record_config(tmp_path / "depth", demo.get_config().to_dict())
   files = {"label_depth__folder": tmp_path / "files"}
-  result = run(depth_command(tmp_path, "label_depth", **files))
-  assert_one_line(result, "holds no run of the depth stage")
+  refused(depth_arguments(tmp_path, "label_depth", **files), tmp_path / "depth", "depth stage")
 
 
-def test_what_cannot_work_is_told_before_anything_is_made(tmp_path):
-  result = run(depth_command(tmp_path, data__target__views="()"))
-  assert_one_line(result, "data.target.views is empty")
-  result = run(depth_command(tmp_path, "label_depth"))
-  assert_one_line(result, "no checkpoints in")
-  result = run(depth_command(tmp_path, views="sound"))
-  assert_one_line(result, "views 'sound' are unknown, wanted stereo, video, both")
-  result = run(depth_command(tmp_path, initial_weights__depth=tmp_path / "absent.pth"))
-  assert_one_line(result, "absent.pth")
+def test_what_cannot_work_is_refused_before_anything_is_made(tmp_path):
+  refused(depth_arguments(tmp_path, data__target__views="()"), "data.target.views")
+  refused(depth_arguments(tmp_path, "label_depth"), "checkpoint")
+  sound = depth_arguments(tmp_path, config="configs/depth_street_world.py:sound")
+  refused(sound, "sound", "stereo", "video", "both")
+  absent = {"initial_weights__depth": tmp_path / "absent.pth"}
+  refused(depth_arguments(tmp_path, **absent), "absent.pth")
+  refused(depth_arguments(tmp_path, data__batch_size=6), "data.batch_size", 6, 4)
   assert not list(tmp_path.iterdir())

@@ -69,5 +69,5 @@ def test_errors_of_no_depth_are_no_numbers():
 
 
 def test_depths_of_two_shapes_are_refused():
-  with pytest.raises(ValueError, match=r"truth \(2, 3\) and prediction \(3, 2\) differ in shape"):
+  with pytest.raises(ValueError, match=r"truth.*\(2, 3\).*prediction.*\(3, 2\)"):
     metrics.depth_errors(np.ones((2, 3)), np.ones((3, 2)))

@@ -3,6 +3,7 @@
 The files are those of tests/golden, or of the folder CORDA_GOLDEN_DIR.
 """
 
+import functools
 from pathlib import Path
 
 import jax
@@ -53,10 +54,22 @@ def test_decoders_of_the_depth_stage(float64, path):
   assert_met(depth_networks.decoders_file(path))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("path", files("corda"), ids=by_name)
+@functools.cache
+def released_run(path, dtype):
+  """One network a file and type: its programs are compiled once."""
+  return ReleasedRun(path, dtype)
+
+
+@pytest.fixture(scope="module", params=files("corda"), ids=by_name)
+def path(request):
+  """All tests of a file together, one file after the other."""
+  yield request.param
+  released_run.cache_clear()
+  jax.clear_caches()
+
+
 def test_released_network_and_steps(float64, path):
-  measures = list(ReleasedRun(path).measures())
+  measures = list(released_run(path, "float64").measures())
   assert_met(measures)
   compared = {m.quantity: m.compared for m in measures}
   # Most parameters are reached by a gradient; all statistics are compared.
@@ -64,16 +77,8 @@ def test_released_network_and_steps(float64, path):
   assert compared["stat_probe"] == len(np.load(path)["stat_names"])
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("path", files("corda"), ids=by_name)
-def test_released_network_in_float32(path):
-  assert_met(ReleasedRun(path, "float32").outputs())
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("path", files("corda"), ids=by_name)
 def test_a_converted_checkpoint_predicts_what_the_release_does(float64, tmp_path, path):
-  run = ReleasedRun(path)
+  run = released_run(path, "float64")
   file = tmp_path / "checkpoint.pth"
   counts = {f"{n.removesuffix('running_var')}num_batches_tracked" for n in run.start if "_var" in n}
   tracked = dict.fromkeys(counts, np.array(5, np.int64))
@@ -81,3 +86,7 @@ def test_a_converted_checkpoint_predicts_what_the_release_does(float64, tmp_path
   variables = run.convert(find_state_dicts(read_torch_file(file)).student)
   for name, got in run.evaluate(jax.tree.map(jnp.asarray, variables), run.image).items():
     assert relative(got, run.reference[f"eval/{name}"]) < STORED
+
+
+def test_released_network_in_float32(path):
+  assert_met(released_run(path, "float32").outputs())

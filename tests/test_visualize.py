@@ -5,6 +5,20 @@ from PIL import Image
 from corda_jax import labels, visualize
 
 
+@pytest.fixture
+def sheets(monkeypatch):
+  """The rows of each sheet that is written: (name, pictures); without a path there is no file."""
+  found, write = [], visualize.write_sheet
+
+  def recorded(rows, title, path, *legend):
+    found.append(list(rows))
+    if path is not None:
+      write(rows, title, path, *legend)
+
+  monkeypatch.setattr(visualize, "write_sheet", recorded)
+  return found
+
+
 def pictures(frames, *, depth):
   random = np.random.RandomState(0)
   shape = (frames, 12, 20)
@@ -34,10 +48,11 @@ def test_colours_follow_the_map_and_clip():
   assert visualize.colorize(np.ones(2), 1, 1, "gray").max() == 0  # an empty range is no error
 
 
-def test_errors_are_where_a_labelled_pixel_is_wrong():
+def test_errors_are_where_a_labelled_pixel_is_wrong(sheets):
   shown = pictures(1, depth=False)
   shown["prediction"][0, 3, 5] = (shown["label"][0, 3, 5] + 1) % 19
-  errors = dict(visualize._rows(shown, labels.CITYSCAPES))["errors\n(dark red)"][0]
+  visualize.contact_sheet(shown, "a title", None)
+  ((errors,),) = (row for name, row in sheets[0] if "error" in name)
   right = errors[0, 0]
   assert (errors[3, 5] < right).all()
   errors[3, 5] = right
@@ -45,13 +60,13 @@ def test_errors_are_where_a_labelled_pixel_is_wrong():
 
 
 @pytest.mark.parametrize(("frames", "depth", "rows"), [(1, False, 4), (3, True, 6)])
-def test_sheet_shows_every_kind_and_frame(tmp_path, frames, depth, rows):
+def test_sheet_shows_every_kind_and_frame(tmp_path, sheets, frames, depth, rows):
   path = tmp_path / "sheet.png"
   shown = pictures(frames, depth=depth)
   visualize.contact_sheet(shown, "a title", path)
   assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
   pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-  assert len(visualize._rows(shown, labels.CITYSCAPES)) == rows
+  assert len(sheets[0]) == rows
   dark = (pixels.sum(-1) < 60).mean(1) > 0.4  # frames of the pictures are black lines
   assert np.flatnonzero(np.diff(dark.astype(int)) == 1).size >= rows
   for index in np.unique(shown["label"][shown["label"] != labels.IGNORE]):
@@ -70,7 +85,7 @@ def test_sheet_of_another_class_list(tmp_path):
   assert not (pixels == labels.CITYSCAPES.colors[0]).all(-1).any()
 
 
-def test_rows_of_a_depth_sheet_show_what_they_are_named_after():
+def test_rows_of_a_depth_sheet_show_what_they_are_named_after(sheets):
   shape = (1, 2, 3)
   sources = np.stack([np.full((*shape, 3), value) for value in (0.25, 0.5)], 1)
   pictures = {
@@ -82,34 +97,33 @@ def test_rows_of_a_depth_sheet_show_what_they_are_named_after():
     "warped": 1 - sources,
     "errors": np.stack([np.full(shape, 0.0), np.full(shape, 0.5)], 1),
   }
-  rows = {name.split("\n")[0]: row[0] for name, row in visualize._depth_rows(pictures, ("a", "b"))}
-  names = ["image", "truth", "disparity", "automask"]
-  names += [f"{words.format(view)}" for view in "ab" for words in _VIEW_ROWS]
-  assert list(rows) == names
-  assert (rows["image"] == 9).all()
-  assert (rows["truth"][0, 2] == 0).all()  # unknown
-  brightness = rows["truth"].sum(-1)
+  visualize.depth_sheet(pictures, ("right", "next"), "a title", None)
+  words = ("image", "truth", "disparity", "automask", *["right"] * 3, *["next"] * 3)
+  for (name, _), word in zip(sheets[0], words, strict=True):
+    assert word in name
+  image, truth, disparity, automask, *views = (row[0] for _, row in sheets[0])
+  assert (image == 9).all()
+  assert (truth[0, 2] == 0).all()  # unknown
+  brightness = truth.sum(-1)
   assert brightness[0, 0] > brightness[0, 1] > brightness[1, 0] > brightness[1, 2]  # near: bright
-  brightness = rows["disparity"].sum(-1).ravel()
+  brightness = disparity.sum(-1).ravel()
   assert (np.diff(brightness.astype(int)) > 0).all()
-  np.testing.assert_array_equal(rows["automask"][..., 0], [[255, 0, 255], [255, 255, 255]])
-  for view, value in (("a", 0.25), ("b", 0.5)):
-    assert (rows[f"{view} view"] == round(255 * value)).all()
-    assert (rows[f"made from it ({view})"] == np.rint(255 * (1 - value))).all()
-  assert rows["its error (b)"].sum() > rows["its error (a)"].sum()
+  np.testing.assert_array_equal(automask[..., 0], [[255, 0, 255], [255, 255, 255]])
+  for view, made, value in ((*views[:2], 0.25), (*views[3:5], 0.5)):
+    assert (view == round(255 * value)).all()
+    assert (made == np.rint(255 * (1 - value))).all()
+  assert views[5].sum() > views[2].sum()  # errors
 
 
-_VIEW_ROWS = ("{} view", "made from it ({})", "its error ({})")
-
-
-def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path):
+def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path, sheets):
   truth = np.geomspace(4, 80, 240).reshape(1, 12, 20)
   truth[0, 0] = np.nan
   image = np.full((1, 12, 20, 3), 7, np.uint8)
   equal = np.where(np.isnan(truth), 9, truth)
   depths = {"equal": equal, "far": np.full(truth.shape, 80.0), "fifth": 1.2 * equal}
-  rows = [row for _, row in visualize._comparison_rows(image, truth, depths)]
-  _, shown, equal, no_error, far, error, _, fifth = rows
+  visualize.depth_comparison(image, truth, depths, "a title", tmp_path / "sheet.png")
+  assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+  _, shown, equal, no_error, far, error, _, fifth = (row for _, row in sheets[0])
   np.testing.assert_array_equal(
     fifth[0, 1:], visualize.colorize(np.full((11, 20), 0.2), 0, 0.5, "magma")
   )
@@ -120,11 +134,9 @@ def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path):
   brightness = error[0, 1:].sum(-1).ravel()
   assert (np.diff(brightness.astype(int)) <= 0).all()  # the nearer the truth, the larger the error
   assert (error[0, 0] == no_error[0, 5, 5]).all()  # unknown: none
-  visualize.depth_comparison(image, truth, depths, "a title", tmp_path / "sheet.png")
-  assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_both_depth_heads_of_training_have_one_scale_of_colours():
+def test_both_depth_heads_of_training_have_one_scale_of_colours(sheets):
   shape = (1, 4, 5)
   near, far = np.full(shape, 200.0), np.full(shape, 20.0)
   label = np.zeros(shape, np.uint8)
@@ -132,8 +144,10 @@ def test_both_depth_heads_of_training_have_one_scale_of_colours():
   pictures = {"source_image": image, "source_label": label, "target_image": image}
   pictures |= {"prediction": label, "difficulty": np.zeros(shape)}
   pictures |= {"inverse_depth": near, "source_inverse_depth": far}
-  rows = dict(visualize._training_rows(pictures, labels.CITYSCAPES))
-  by_target, by_source = rows["inverse depth by\nthe target's head"], rows["by the source's"]
+  visualize.training_sheet(pictures, "a title", None)
+  (target, by_target), (source, by_source), _ = sheets[0][-3:]
+  assert "target" in target
+  assert "source" in source
   assert by_target.sum() > by_source.sum() > 0  # each by itself would be as bright
   palette = visualize.colormap_palette("viridis")
   np.testing.assert_array_equal(palette[[0, 255]], [[68, 1, 84], [253, 231, 36]])

@@ -9,9 +9,8 @@ import numpy as np
 import optax
 
 from corda_jax.adaptation.joint_depth import scenes
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.training.sharding import make_mesh
 from tests import tiny
+from tests.stub_network import stub_experiment
 
 SIZE = (tiny.HEIGHT, tiny.WIDTH)
 STEREO, VIDEO, ALL = ("right",), ("previous", "next"), ("right", "previous", "next")
@@ -69,9 +68,7 @@ def get_batch(seed=3):
 
 def build(case, devices=1, **overrides):
   """An experiment whose Adam, which is the library's, may promote types."""
-  experiment = Experiment.from_config(
-    get_config(*case, **overrides), make_mesh(jax.devices()[:devices])
-  )
+  experiment = stub_experiment(get_config(*case, **overrides), devices)
   if experiment.joint is None or experiment.joint.pose is None:
     return experiment
   adam = experiment.joint.pose_optimizer

@@ -1,14 +1,15 @@
 """A profile of some steps of a run, at a given step or when SIGUSR1 asks for it."""
 
 import contextlib
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import profiler
 
 
 class Profile:
@@ -28,6 +29,7 @@ class Profile:
     self._folder, self._config = Path(workdir) / "tensorboard", config
     self._asked, self._tell = threading.Event(), tell
     self._left = 0  # steps of the profile under way
+    self._trace: tempfile.TemporaryDirectory | None = None  # where JAX writes it
     self._before = None
     if threading.current_thread() is threading.main_thread():
       self._before = signal.signal(signal.SIGUSR1, lambda *_: self._asked.set())
@@ -38,7 +40,9 @@ class Profile:
     if not self._left and (self._asked.is_set() or step == self._config.at_step):
       self._asked.clear()
       with self._not_fatal():
-        jax.profiler.start_trace(str(self._folder))
+        # Not in the run's folder: where stopping a trace fails, older JAX can never start another.
+        self._trace = tempfile.TemporaryDirectory(prefix="profile_")
+        jax.profiler.start_trace(self._trace.name)
         self._left = self._config.steps
     if not self._left:
       yield
@@ -53,8 +57,9 @@ class Profile:
     jax.effects_barrier()
     for array in jax.live_arrays():  # the device has done what the last step asked of it
       array.block_until_ready()
-    with self._not_fatal():
+    with self._not_fatal(), self._trace as trace:
       jax.profiler.stop_trace()
+      shutil.copytree(trace, self._folder, dirs_exist_ok=True)
       self._tell(f"A profile lies in {self._folder}: tensorboard --logdir {self._folder}")
 
   @contextlib.contextmanager
@@ -62,7 +67,6 @@ class Profile:
     try:
       yield
     except (OSError, RuntimeError) as error:  # JAX's own is one of the latter
-      profiler._profile_state.reset()  # else the next one could not begin
       reason = next(iter(str(error).splitlines()), type(error).__name__)
       self._tell(f"the profile cannot be written ({reason}); the run goes on")
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
 from corda_jax.jobs.report_page import PAGE
 from corda_jax.labels import ClassList
 from corda_jax.training.history import read_history
-from corda_jax.training.run_files import flatten, read_json, write_text
+from corda_jax.training.run_files import read_json, write_text
 
 NAME = "report.html"
 _MOST_SHEETS = 4  # contact sheets of each kind that are shown, the newest

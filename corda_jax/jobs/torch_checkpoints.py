@@ -16,7 +16,7 @@ from corda_jax.models.torch_matching import find_state_dicts, format_report, mat
 from corda_jax.models.torch_weights import state_dict_from_variables
 from corda_jax.models.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints
-from corda_jax.training.run_files import has_checkpoints
+from corda_jax.training.run_files import check_writable, has_checkpoints, record_config
 from corda_jax.training.sharding import shardings_of
 from corda_jax.training.state import TrainState
 
@@ -126,8 +126,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
   }
 
 
-def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights) -> None:
-  """Writes the weights of a file as the checkpoint of step 0 in `workdir`, to evaluate or train.
+def import_torch(experiment: Experiment, workdir: Path) -> None:
+  """Writes `config.initial_weights` as the checkpoint of step 0 in `workdir`, to evaluate or train.
 
   Step 0 whatever step the file tells: momentum is not taken over, and a finished file would leave
   nothing to train. A file without teacher gives a copy of the student. What the network has no
@@ -135,13 +135,17 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
 
   Args:
     experiment: network, mesh and configuration.
-    workdir: existing folder of the run.
-    weights: of `read_initial_weights`.
+    workdir: folder of the run; created.
 
   Raises:
-    UserError: there are checkpoints in `workdir` already, or they cannot be written.
+    UserError: the file cannot be read or does not fit, there are checkpoints in `workdir` already,
+      or it cannot be written.
   """
-  check_no_checkpoints(workdir)
+  weights = read_initial_weights(experiment)
+  check_writable(workdir)
+  if has_checkpoints(workdir):
+    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
+  record_config(workdir, experiment.config.to_dict())
   print(weights.summary)
   if weights.teacher is None:
     print("teacher: not in the file, a copy of the student")
@@ -155,12 +159,6 @@ def import_torch(experiment: Experiment, workdir: Path, weights: InitialWeights)
   checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
   checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
-
-
-def check_no_checkpoints(workdir: Path) -> None:
-  """Raises UserError where there are checkpoints, which an import would be among."""
-  if has_checkpoints(workdir):
-    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
 
 
 def export_torch(experiment: Experiment, workdir: Path) -> Path:

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from corda_jax.models.build import has_depth_heads, output_stride
-from corda_jax.training.run_files import flatten
 
 _AT_LEAST = {
   "num_steps": 1,

@@ -4,8 +4,8 @@ import signal
 import threading
 from types import TracebackType
 
-from jax._src import distributed
-from jax.experimental import multihost_utils
+import jax
+from orbax.checkpoint import multihost
 
 # What a shell tells of a program that SIGTERM ended, and what schedulers know as such.
 EXIT_CODE = 128 + signal.SIGTERM
@@ -33,7 +33,7 @@ class Preemption:
   def __init__(self) -> None:
     """Asks nothing yet."""
     # `jax.distributed.initialize` takes the signal itself, and tells it to all processes.
-    self._shared = distributed.global_state.preemption_sync_manager is not None
+    self._shared = jax.distributed.is_initialized()
     self._asked = threading.Event()
     self._before = None
 
@@ -56,7 +56,7 @@ class Preemption:
   def reached(self, step: int) -> bool:
     """Whether to save and stop after `step`: the same answer in all processes."""
     if self._shared:
-      return multihost_utils.reached_preemption_sync_point(step)
+      return multihost.reached_preemption(step)
     return self._asked.is_set()
 
   @property

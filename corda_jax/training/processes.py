@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator
 
 import jax
-
-# Its client alone can wait for other processes without a message between devices.
-from jax._src import distributed
+from orbax.checkpoint import multihost
 
 from corda_jax.errors import UserError
 
@@ -21,12 +19,15 @@ _ASK_AGAIN = 10_000  # milliseconds after which a process that waits asks again
 _meetings = itertools.count()  # all processes come to the same ones in the same order
 
 
-def join_processes() -> None:
+def join_processes() -> int:
   """Makes this process one of those that train together; before anything else touches a device.
 
   JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say where
   the others are and which this one is. Where none of them is set, the scheduler says it: Slurm, a
   TPU pod or Open MPI.
+
+  Returns:
+    The index of this process.
 
   Raises:
     UserError: some of the variables are set and others are not, a number is none, or there is no
@@ -54,6 +55,7 @@ def join_processes() -> None:
       f"--multihost cannot join other processes: {error} Set {_ADDRESS}, {_COUNT} and {_INDEX}, "
       "or start the program by Slurm, on a TPU pod or by Open MPI; alone, leave --multihost out"
     ) from error
+  return jax.process_index()
 
 
 @contextlib.contextmanager
@@ -91,9 +93,14 @@ def _meet(meeting: str) -> None:
     _wait_for(index, meeting)
 
 
+def _client():
+  """JAX's client of the coordinator: it alone waits for processes without a collective."""
+  return multihost.get_jax_distributed_client()
+
+
 def _tell(meeting: str, outcome: str) -> None:
   if jax.process_count() > 1:
-    distributed.global_state.client.key_value_set(f"{meeting}/{jax.process_index()}", outcome)
+    _client().key_value_set(f"{meeting}/{jax.process_index()}", outcome)
 
 
 def _wait_for(index: int, meeting: str) -> None:
@@ -101,9 +108,7 @@ def _wait_for(index: int, meeting: str) -> None:
   outcome = "done" if index == jax.process_index() else None
   while outcome is None:
     try:
-      outcome = distributed.global_state.client.blocking_key_value_get(
-        f"{meeting}/{index}", _ASK_AGAIN
-      )
+      outcome = _client().blocking_key_value_get(f"{meeting}/{index}", _ASK_AGAIN)
     except jax.errors.JaxRuntimeError as error:
       if "DEADLINE_EXCEEDED" not in str(error):
         raise

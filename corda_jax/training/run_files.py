@@ -5,12 +5,14 @@ import json
 import math
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
 from corda_jax.files import whole_or_not
 
@@ -64,6 +66,24 @@ def whole_checkpoints(workdir: Path) -> list[int]:
   folder = Path(workdir) / "checkpoints"
   names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
   return sorted(int(name) for name in names if name.isdigit())
+
+
+def check_writable(workdir: Path) -> None:
+  """Creates the folder of a run if needed; raises UserError where nothing can be written to it."""
+  if ":/" in os.fspath(workdir):  # of "gs://…" Path leaves one slash
+    raise UserError(
+      f"--workdir={workdir} is no folder of this machine: checkpoints are written and checked on a "
+      "disk; mount the bucket (gcsfuse, s3fs) and name the folder. Records may lie in a bucket: "
+      "data.records_dir"
+    )
+  try:
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    # Of a name of its own: several processes ask at once, in containers all of number 1.
+    tempfile.TemporaryFile(dir=workdir).close()
+  except OSError as error:
+    raise UserError(
+      f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
+    ) from error
 
 
 def check_config(
@@ -240,14 +260,3 @@ def finite(value: Any) -> Any:
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
   """The configuration as a JSON file gives it back: tuples are lists."""
   return json.loads(json.dumps(config))
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested mappings as one, the names joined by dots."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat

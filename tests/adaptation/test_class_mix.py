@@ -17,8 +17,8 @@ def test_present_classes_counts_ignored_pixels_as_a_class_if_asked():
 
 def test_half_of_the_present_classes_rounded_up_uniformly():
   present = jnp.asarray([[1, 1, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 1]], bool)
-  draw = jax.jit(class_mix.draw_classes)
-  chosen = np.stack([draw(k, present) for k in jax.random.split(jax.random.key(0), 400)])
+  draw = jax.jit(jax.vmap(lambda key: class_mix.draw_classes(key, present)))
+  chosen = np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
   assert not (chosen & ~np.asarray(present)).any()
   np.testing.assert_array_equal(chosen.sum(-1), np.tile([3, 1, 1], (400, 1)))
   # Each of five classes is drawn with probability 3/5; 400 draws have a deviation of 0.025.
@@ -39,5 +39,5 @@ def test_mix_takes_source_where_the_mask_is_true(random):
   np.testing.assert_array_equal(mixed, np.where(mask[..., None], source, target))
   mixed = class_mix.mix(jnp.asarray(mask), jnp.asarray(source[..., 0]), jnp.asarray(target[..., 0]))
   np.testing.assert_array_equal(mixed, np.where(mask, source[..., 0], target[..., 0]))
-  with pytest.raises(ValueError, match="differ"):
+  with pytest.raises(ValueError, match=r"\(2, 3, 5\).*\(2, 3, 1\)"):
     class_mix.mix(jnp.asarray(mask), jnp.zeros((2, 3, 5)), jnp.zeros((2, 3, 1)))

@@ -287,43 +287,43 @@ def test_four_devices_give_the_numbers_of_one_with_views(float64):
   [
     (
       ("none", ()), ("none", ()), {},
-      "depth_supervision is 'none' for source and target, .* set model.depth=False",
+      r"depth_supervision.*'none'.*model\.depth",
     ),
     (
       ("files", ()), ("photometric", ()), {},
-      r"supervision.target is 'photometric', but data.target.views is empty: set \('right',\)",
+      r"supervision\.target.*'photometric'.*data\.target\.views.*\('right',\)",
     ),
     (
       ("both", ()), ("files", ()), {},
-      "supervision.source is 'both', but data.source.views is empty",
+      r"supervision\.source.*'both'.*data\.source\.views",
     ),
     (
       ("both", STEREO), ("files", ()), {"data.source.depth": "none"},
-      "supervision.source is 'both', but data.source.depth is 'none': name a kind of depth files",
+      r"supervision\.source.*'both'.*data\.source\.depth.*'none'",
     ),
     (
       ("files", ()), ("files", ()), {"data.target.depth": "none"},
-      "supervision.target is 'files', but data.target.depth is 'none'",
+      r"supervision\.target.*'files'.*data\.target\.depth.*'none'",
     ),
     (
       ("files", ()), ("stereo", ()), {},
-      "supervision.target is 'stereo', wanted 'files' or 'photometric' or 'both' or 'none'",
+      r"supervision\.target.*'stereo'.*'files'.*'photometric'.*'both'.*'none'",
     ),
     (
       ("files", ()), ("photometric", STEREO), {"method.photometric.metres_per_unit": 0.0},
-      "method.photometric.metres_per_unit is 0.0, wanted above 0",
+      r"method\.photometric\.metres_per_unit.*0\.0",
     ),
     (
       ("files", ()), ("photometric", STEREO), {"method.photometric.over_views": "median"},
-      "method.photometric.over_views is 'median', wanted 'minimum' or 'mean'",
+      r"method\.photometric\.over_views.*'median'.*'minimum'.*'mean'",
     ),
     (
       ("files", ()), ("photometric", STEREO), {"method.photometric.ignored_bottom": 0.1},
-      "photometric.ignored_bottom is 0.1, but crops of .* rows begin at any row of target frames",
+      r"photometric\.ignored_bottom.*0\.1.*\b17\b",
     ),
     (
       ("files", ()), ("photometric", STEREO), {"method.photometric.target_weight": -1.0},
-      "method.photometric.target_weight is -1.0, wanted 0 or more",
+      r"method\.photometric\.target_weight.*-1\.0",
     ),
   ],
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """The losses of depth heads that learn from other views: heads, masks, switches, trust."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ from tests.tiny_joint import EVERYTHING, FILES, STEREO, get_config
 
 def test_heads_become_metres(float64):
   head = jnp.concatenate([-jnp.geomspace(1e6, 1e-3, 40), jnp.geomspace(1e-3, 1e6, 60)])
-  metres = np.asarray(head_to_metres(head))
+  metres = np.asarray(jax.jit(head_to_metres)(head))
   assert metres.min() == 0.1
   assert metres.max() == pytest.approx(655.35)
   assert (np.diff(metres) <= 0).all()
@@ -158,10 +160,14 @@ def test_what_shows_the_other_domain_does_not_count(random):
   image = np.asarray(views.target)
 
   @jax.jit
-  def loss(head, image, mask):
+  @jax.value_and_grad
+  def graded(head, image, mask):
     return photometric_losses({"": head}, views, image, mask, config, jax.random.key(0))[""]
 
-  value, gradient = jax.value_and_grad(loss)(head, image, mask)
+  def loss(*arrays):
+    return graded(*arrays)[0]
+
+  value, gradient = graded(head, image, mask)
   counted = np.abs(np.asarray(gradient)) > 0
   assert counted[:, :, 6:].any()
   assert not counted[:, :, :6].any()  # also not by the windows of pixels beside it
@@ -173,7 +179,7 @@ def test_what_shows_the_other_domain_does_not_count(random):
   np.testing.assert_array_equal(loss(head, other, mask), value)
   assert loss(head, 1 - image * image, mask) != value
   # Without a pixel there is no loss, and no gradient that is not a number.
-  value, gradient = jax.value_and_grad(loss)(head, image, np.zeros_like(mask))
+  value, gradient = graded(head, image, np.zeros_like(mask))
   assert value == 0
   np.testing.assert_array_equal(gradient, 0)
 
@@ -182,17 +188,22 @@ def test_switches_of_the_loss(random):
   views, head = random_scene(random)
   key, everywhere = jax.random.key(0), np.ones(head.shape, bool)
   values = {}
-  for automask in ("all", "none"):
-    for over_views in ("minimum", "mean"):
-      for smoothness in (0.0, 1e-3):
-        config = get_config(*FILES).method.photometric
-        config.update(automask=automask, over_views=over_views, smoothness_weight=smoothness)
-        found = photometric_losses(
-          {"": jnp.asarray(head)}, views, views.target, jnp.asarray(everywhere), config, key
-        )
-        values[automask, over_views, smoothness] = float(found[""])
-        again = photometric_losses({"": jnp.asarray(head)}, views, views.target, None, config, key)
-        np.testing.assert_allclose(again[""], found[""], rtol=1e-6)
+  for switches in itertools.product(("all", "none"), ("minimum", "mean"), (0.0, 1e-3)):
+    config = get_config(*FILES).method.photometric
+    names = ("automask", "over_views", "smoothness_weight")
+    config.update(dict(zip(names, switches, strict=True)))
+
+    @jax.jit
+    def losses(head, mask, config=config):
+      masks = {"all": mask, "none": None}  # without one all pixels count, too
+      return {
+        name: photometric_losses({"": head}, views, views.target, mask, config, key)[""]
+        for name, mask in masks.items()
+      }
+
+    found = losses(head, everywhere)
+    values[switches] = float(found["all"])
+    np.testing.assert_allclose(found["none"], found["all"], rtol=1e-6)
   depth = 655.36 / head - 0.01
   noise = 1e-5 * np.asarray(jax.random.normal(key, (2, *head.shape)))
   arrays = (np.asarray(x) for x in views[:4])

@@ -111,7 +111,8 @@ def test_broken_archives_are_named(tmp_path, kind):
   with pytest.raises(UserError) as error:
     run(dataset_config("gta5", root, "none"), tmp_path / "records")
   assert str(path) in str(error.value)
-  assert ("is encrypted" if kind == "encrypted" else "cannot be read as a zip") in str(error.value)
+  assert f"{path}!" not in str(error.value)  # no member of it
+  assert ("encrypted" in str(error.value)) == (kind == "encrypted")
   assert "\n" not in str(error.value)
   assert not (tmp_path / "records").exists()
 
@@ -125,7 +126,7 @@ def test_a_broken_member_is_named(tmp_path):
   path.write_bytes(contents)
   with pytest.raises(UserError) as error:
     run(dataset_config("gta5", root, "none"), tmp_path / "records")
-  assert f"{path}!/images/00001.png: cannot be decoded" in str(error.value)
+  assert f"{path}!/images/00001.png" in str(error.value)
   builder = run(dataset_config("gta5", root, "none"), tmp_path / "records", bad_frames="skip")
   assert builder.report.bad[0]["file"] == f"{path}!/images/00001.png"
   assert builder.report.kept == {"train": 2}
@@ -135,13 +136,13 @@ def test_a_missing_member_is_named_where_it_would_lie(tmp_path):
   root = write_gta5(tmp_path / "files", 3)
   (root / "labels/00001.png").unlink()
   archive(root, *GTA5)
-  with pytest.raises(UserError, match=f"{root}/labels/00001.png: file is missing"):
+  with pytest.raises(UserError, match=f"{root}/labels/00001.png.*missing"):
     run(dataset_config("gta5", root, "none"), tmp_path / "records")
 
 
 def test_archives_that_are_not_zip_are_named(tmp_path):
   (tmp_path / "SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(b"Rar!")
-  with pytest.raises(UserError, match=r"unpack SYNTHIA_RAND_CITYSCAPES\.rar, only zip archives"):
+  with pytest.raises(UserError, match=r"SYNTHIA_RAND_CITYSCAPES\.rar.*zip"):
     run(dataset_config("synthia", tmp_path, "simulator"), tmp_path / "records")
 
 

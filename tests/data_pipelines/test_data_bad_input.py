@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -114,20 +115,20 @@ def colour_label(path: Path) -> None:
 
 
 DAMAGES = [
-  *((case, kind, cut_in_half, "cannot be decoded: ") for case in CASES for kind in
+  *((case, kind, cut_in_half, "decod") for case in CASES for kind in
     ("image", "label", "depth_file")),
-  *((case, kind, os.remove, "file is missing") for case in CASES for kind in
+  *((case, kind, os.remove, "missing") for case in CASES for kind in
     ("image", "label", "depth_file")),
-  *((case, "label", another_size, "label is 6x5 but its image is 31x18") for case in CASES),
-  *((case, "label", unknown_id, "label id 77 is unknown (2 pixels), wanted 0..") for case in CASES),
-  *((case, "label", colour_label, "is a colour picture (RGB), wanted one channel")
+  *((case, "label", another_size, "label.*6x5.*31x18") for case in CASES),
+  *((case, "label", unknown_id, r"label id 77\b.*\b2\b.*\b0") for case in CASES),
+  *((case, "label", colour_label, "RGB")
     for case in CASES),
-  *((case, "depth_file", another_size, "depth is 6x5 but its image is 31x18") for case in
+  *((case, "depth_file", another_size, "depth.*6x5.*31x18") for case in
     ("synthia", "cityscapes_stereo")),
-  *((case, "depth_file", eight_bits, "depth has 8 bits a pixel, wanted 16") for case in
+  *((case, "depth_file", eight_bits, "depth.*8.*16") for case in
     ("gta5", "synthia", "cityscapes_mono")),
-  ("cityscapes_stereo", "depth_file", no_depth_map, "has no matrix 'depth_map'"),
-  ("cityscapes_stereo", "depth_file", not_a_number, "depth_map holds NaN"),
+  ("cityscapes_stereo", "depth_file", no_depth_map, "matrix.*depth_map"),
+  ("cityscapes_stereo", "depth_file", not_a_number, "depth_map.*NaN"),
 ]  # fmt: skip
 
 
@@ -141,18 +142,17 @@ def test_a_bad_file(tmp_path, case, kind, damage, reason):
   assert path.exists()
   damage(path)
 
-  with pytest.raises(UserError) as error:
+  told = rf"{case.dataset}.*train.*{path}.*{reason}.*data\.bad_frames.*skip"
+  with pytest.raises(UserError, match=told) as error:
     run(case.config(tmp_path), tmp_path / "records")
-  assert f"bad frame in {case.dataset} train: {path}: {reason}" in str(error.value)
-  assert 'data.bad_frames="skip"' in str(error.value)
   assert "\n" not in str(error.value)
-  with pytest.raises(UserError, match="no records"):
+  with pytest.raises(UserError, match=rf"{case.dataset}.*24x16_{case.depth}.*{tmp_path}/records"):
     open_records(case.config(tmp_path), tmp_path / "records")
 
   builder = run(case.config(tmp_path), tmp_path / "records", bad_frames="skip")
   (bad,) = builder.report.bad
   assert (bad["split"], bad["file"]) == ("train", str(path))
-  assert bad["reason"].startswith(reason)
+  assert re.search(reason, bad["reason"])
   assert (builder.report.found["train"], builder.report.kept["train"]) == (3, 2)
   names = [record["name"].decode()[:13] for record in examples(builder)]
   assert len(names) == 2
@@ -183,7 +183,7 @@ def test_an_empty_folder(tmp_path, case):
     folder = folder if case.dataset != "cityscapes" else folder.parent
     shutil.rmtree(folder)
     folder.mkdir()
-  with pytest.raises(UserError, match=f"holds no frame of {case.dataset} train"):
+  with pytest.raises(UserError, match=f"{root}.*{case.dataset}.*train"):
     run(case.config(tmp_path), tmp_path / "records")
   assert not (tmp_path / "records").exists()
 
@@ -199,10 +199,10 @@ def test_a_frame_without_any_depth_is_kept_and_told(tmp_path, case):
     save(path, np.full((18, 31), nothing, np.uint16))
   report = run(case.config(tmp_path), tmp_path / "records").report
   assert report.kept["train"] == 3
-  assert report.notes == [
-    {"split": "train", "file": str(path), "reason": "holds no depth at any pixel"}
-  ]
-  assert report.lines()[-1] == f"mind in train: {path}: holds no depth at any pixel"
+  (note,) = report.notes
+  assert (note["split"], note["file"]) == ("train", str(path))
+  assert "no depth" in note["reason"]
+  assert re.search(f"train.*{path}.*{note['reason']}", report.lines()[-1])
   assert 0.5 < report.depth_share["train"] < 0.67
 
 
@@ -217,7 +217,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, case):
     return open(location, mode)
 
   monkeypatch.setattr(files, "open", denied, raising=False)
-  with pytest.raises(UserError, match=f"{path}: cannot be read: permission denied"):
+  with pytest.raises(UserError, match=rf"(?i){path}.*permission"):
     run(case.config(tmp_path), tmp_path / "records")
   report = run(case.config(tmp_path), tmp_path / "records", bad_frames="skip").report
   assert [bad["file"] for bad in report.bad] == [str(path)]
@@ -233,7 +233,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
 
   real = os.scandir
   monkeypatch.setattr(files.os, "scandir", denied)
-  with pytest.raises(UserError, match=f"'{root}/labels' cannot be listed .Permission denied.: "):
+  with pytest.raises(UserError, match=f"{root}/labels.*Permission denied"):
     run(CASES["gta5"].config(tmp_path), tmp_path / "records")
 
 
@@ -245,11 +245,9 @@ def test_the_report_of_many(tmp_path, capsys):
   arguments += ["--depth=disparity", f"--records_dir={tmp_path}/records", "--processes=1"]
   assert main([*arguments, "--bad_frames=skip"]) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == (
-    "train: 3 of 4 frames kept, 24966 expected; of the pixels 100.0% have depth, 66.7% a class"
-  )
-  assert lines[1].startswith(f"left out of train: {root}/labels/00002.png: cannot be decoded")
-  assert lines[2].startswith("records: ")
+  assert re.match(r"train.*\b3\b.*\b4\b.*\b24966\b.*100\.0%.*depth.*66\.7%", lines[0])
+  assert re.search(rf"train.*{root}/labels/00002\.png.*decod", lines[1])
+  assert str(tmp_path / "records") in lines[2]
   assert len(lines) == 3
 
 
@@ -274,5 +272,5 @@ def test_a_corrupt_png_is_told_even_where_its_size_is_right(tmp_path):
   path.write_bytes(contents)
   with pytest.raises((OSError, SyntaxError)), Image.open(path) as image:
     image.load()
-  with pytest.raises(UserError, match="cannot be decoded"):
+  with pytest.raises(UserError, match=f"{path}.*decod"):
     run(CASES["gta5"].config(tmp_path), tmp_path / "records")

@@ -1,4 +1,5 @@
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python import array_record_data_source
 from ml_collections import ConfigDict
 from tiny_trees import BAD_RECORDS, dataset_config, pixels, save, write_cityscapes, write_gta5
 
@@ -281,13 +283,13 @@ def test_whole_frames_as_crops(prepared, config):
 @pytest.mark.parametrize(
   ("changes", "options", "message"),
   [
-    ({"crop_height": 17}, {}, "the crop is 14x17 but source frames are 24x16"),
-    ({"crop_width": 25}, {}, "the crop is 25x9 but source frames are 24x16"),
-    ({"crop_width": 0}, {}, "the crop is 0x9"),
-    ({"batch_size": 5}, {"process_count": 2}, "data.batch_size is 5, wanted a multiple of the 2"),
-    ({"batch_size": 0}, {}, "data.batch_size is 0"),
-    ({}, {"process_index": 2, "process_count": 2}, "process_index is 2, wanted 0..1"),
-    ({"records_dir": "nowhere"}, {}, "no records of gta5 24x16_disparity in 'nowhere'"),
+    ({"crop_height": 17}, {}, r"crop.*14x17.*source.*24x16"),
+    ({"crop_width": 25}, {}, r"crop.*25x9.*source.*24x16"),
+    ({"crop_width": 0}, {}, r"crop.*\b0x9"),
+    ({"batch_size": 5}, {"process_count": 2}, r"data\.batch_size.*5.*2"),
+    ({"batch_size": 0}, {}, r"data\.batch_size.*\b0\b"),
+    ({}, {"process_index": 2, "process_count": 2}, r"process_index.*2.*0.*1"),
+    ({"records_dir": "nowhere"}, {}, r"gta5.*24x16_disparity.*nowhere"),
   ],
 )
 def test_wrong_values_are_told_before_the_first_batch(config, changes, options, message):
@@ -335,7 +337,7 @@ def test_evaluation_of_the_training_split(config):
   batches = list(evaluation_batches(config, split="train"))
   assert sum(batch["valid"].sum() for batch in batches) == TARGET
   assert batches[0]["label"].shape == (4, *FRAME)
-  with pytest.raises(UserError, match="no split 'test', wanted one of: train, validation"):
+  with pytest.raises(UserError, match=r"split.*test.*train.*validation"):
     evaluation_batches(config, split="test")
 
 
@@ -347,7 +349,7 @@ def test_labels_of_several_sizes_need_single_frames(config, tmp_path):
   config.target = dataset_config("cityscapes", root, "mono", *FRAME)
   config.records_dir = str(tmp_path / "records")
   prepare(config.target, records_dir=config.records_dir, processes=1, progress=False)
-  with pytest.raises(UserError, match="labels of cityscapes validation differ in size"):
+  with pytest.raises(UserError, match=r"cityscapes.*validation.*data\.evaluation_batch_size.*1"):
     list(evaluation_batches(config))
   config.evaluation_batch_size = 1
   assert [batch["label"].shape[1:] for batch in evaluation_batches(config)] == [(18, 31), (20, 31)]
@@ -357,7 +359,7 @@ def test_num_examples(config):
   assert num_examples(config, domain="source", split="train") == SOURCE
   assert num_examples(config, domain="target", split="train") == TARGET
   assert num_examples(config, domain="target", split="validation") == VALIDATION
-  with pytest.raises(UserError, match="gta5 has no split 'validation'"):
+  with pytest.raises(UserError, match=r"gta5.*validation.*train"):
     num_examples(config, domain="source", split="validation")
 
 
@@ -400,13 +402,17 @@ def harmed(monkeypatch, bad, times=10**9):
         raise RuntimeError("the disk is gone")
       return self._source[number]
 
-  opened = Records._open
-  monkeypatch.setattr(Records, "_open", lambda records: Harmed(opened(records)))
+  opened = array_record_data_source.ArrayRecordDataSource
+
+  def harmed_source(*arguments, **options):
+    return Harmed(opened(*arguments, **options))
+
+  monkeypatch.setattr(array_record_data_source, "ArrayRecordDataSource", harmed_source)
 
 
 def test_an_unreadable_record_stops_the_run_in_one_line(config, monkeypatch):
   harmed(monkeypatch, range(100))
-  with pytest.raises(UserError, match=r"is damaged or lost \(the disk is gone\)") as error:
+  with pytest.raises(UserError, match=rf"{config.records_dir}.*the disk is gone") as error:
     take(config, 1)
   assert "\n" not in str(error.value)
 
@@ -417,7 +423,7 @@ def test_a_disk_that_comes_back_changes_nothing(config, monkeypatch, capfd):
   config.reader_threads = 1
   config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "stop"}
   assert_equal(expected, take(config, 4))
-  assert "trying again in 0 seconds, 2 times at most" in capfd.readouterr().err
+  assert re.search(r"record.*the disk is gone.*\b0\b.*\b2\b", capfd.readouterr().err)
 
 
 def test_a_record_that_stays_unreadable_is_replaced_and_told(config, monkeypatch, capfd):
@@ -433,8 +439,10 @@ def test_a_record_that_stays_unreadable_is_replaced_and_told(config, monkeypatch
     assert lost.any()  # the record was among them
     assert len(set(before[lost])) == len(set(after[lost])) == 1
     assert set(before[lost]).isdisjoint(after)
-  told = capfd.readouterr().err
-  assert told.count("record 1 is left out, another stands for it") == 2  # once a domain
+  told = [line for line in capfd.readouterr().err.splitlines() if "record 1" in line]
+  assert len(told) == 2  # once a domain
+  for domain, count in (("gta5", SOURCE), ("cityscapes", TARGET)):
+    assert sum(bool(re.search(rf"\b1 of {count}\b.*{domain}", line)) for line in told) == 1
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -450,9 +458,10 @@ def test_a_lost_record_is_waited_for_once(config, monkeypatch, capfd, threads):
 
   monkeypatch.setattr(Records, "lost_with", slow)
   take(config, 12)  # several times over
-  told = capfd.readouterr().err
-  assert told.count("record 1 is left out") == 2  # once a domain
-  assert told.count("trying again") == 2 * 2 or threads > 1
+  told = [line for line in capfd.readouterr().err.splitlines() if "record 1" in line]
+  left_out = [line for line in told if re.search(rf"\b1 of ({SOURCE}|{TARGET})\b", line)]
+  assert len(left_out) == 2  # once a domain
+  assert len(told) - len(left_out) == 2 * 2 or threads > 1  # tried again
 
 
 def test_a_lost_file_of_records_is_waited_for_once(config, tmp_path, monkeypatch, capfd):
@@ -474,10 +483,9 @@ def test_a_lost_file_of_records_is_waited_for_once(config, tmp_path, monkeypatch
   assert len(set(names)) == SOURCE - 2
   told = [line for line in capfd.readouterr().err.splitlines() if "record" in line]
   mine = [line for line in told if "gta5" in line]
-  assert sum("trying again" in line for line in mine) == 2
-  assert (
-    sum(f"2 records are left out, another stands for each (2 of {SOURCE}" in x for x in mine) == 1
-  )
+  left_out = [line for line in mine if re.search(rf"2 records.*\b2 of {SOURCE}\b", line)]
+  assert len(left_out) == 1
+  assert len(mine) - len(left_out) == 2  # tried again
 
 
 def test_evaluation_waits_for_a_disk_that_comes_back_and_ends_with_one_that_does_not(
@@ -492,12 +500,12 @@ def test_evaluation_waits_for_a_disk_that_comes_back_and_ends_with_one_that_does
     config.bad_records = {"retries": 2, "retry_seconds": 0.0, "then": "skip"}
     assert names() == expected
   harmed(monkeypatch, [0])
-  with pytest.raises(UserError, match="damaged or lost"):
+  with pytest.raises(UserError, match=rf"{config.records_dir}.*the disk is gone"):
     names()
 
 
 def test_where_no_record_can_be_read_there_is_no_batch(config, monkeypatch):
   harmed(monkeypatch, range(1000))
   config.bad_records = {"retries": 0, "retry_seconds": 0.0, "then": "skip"}
-  with pytest.raises(UserError, match="no record of the training set can be read"):
+  with pytest.raises(UserError, match=r"record.*training set"):
     take(config, 1)

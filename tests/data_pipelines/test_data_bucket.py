@@ -1,6 +1,7 @@
 """Records in a bucket; TensorFlow's file system in memory stands in for one."""
 
 import itertools
+import re
 import shutil
 
 import pytest
@@ -82,11 +83,11 @@ def test_a_copy_that_was_stopped_is_not_whole(tmp_path, bucket, config, monkeypa
 
   with monkeypatch.context() as patch:
     patch.setattr(tf.io.gfile, "copy", copy)
-    with pytest.raises(UserError, match=r"cannot be copied to .*no room in the bucket") as error:
+    with pytest.raises(UserError, match=rf"{bucket}.*no room in the bucket") as error:
       run(config, bucket, cache_dir=tmp_path / "cache", shard_frames=2, retry=Retry(0))
   assert "\n" not in str(error.value)
   assert remote_files(bucket)  # some, and no report among them
-  with pytest.raises(UserError, match=f"no records of gta5 24x16_disparity in '{bucket}'"):
+  with pytest.raises(UserError, match=rf"gta5.*24x16_disparity.*{bucket}"):
     open_records(config, bucket, tmp_path / "there")
   run(config, bucket, cache_dir=tmp_path / "cache", shard_frames=2)
   assert len(examples(open_records(config, bucket, tmp_path / "there"))) == 5
@@ -126,7 +127,7 @@ def test_a_bucket_that_is_lost_for_a_while(tmp_path, bucket, config, monkeypatch
   assert len(examples(open_records(config, bucket, tmp_path / "there", retry=retry))) == 5
   told = capfd.readouterr().err
   for left in (2, 1):
-    assert told.count(f"(no answer): trying again in 0 seconds, {left} times at most") == 1
+    assert len(re.findall(rf"no answer.*\b0\b.*\b{left}\b", told)) == 1
   assert not lost
   lost += [True] * 3
   with pytest.raises(UserError, match="no answer"):
@@ -158,5 +159,5 @@ def test_the_configuration_tells_how_often_a_bucket_is_asked(tmp_path, bucket, c
 
 
 def test_workers_cannot_share_a_bucket(tmp_path, bucket, config):
-  with pytest.raises(UserError, match="several workers cannot share"):
+  with pytest.raises(UserError, match=rf"workers.*{bucket}.*records_dir"):
     run(config, bucket, cache_dir=tmp_path, worker=0, workers=2)

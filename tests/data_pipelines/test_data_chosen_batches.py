@@ -177,11 +177,12 @@ def test_labels_that_are_not_asked_for_may_differ_in_size(config, tmp_path):
 
 
 def test_mistakes(config):
-  with pytest.raises(ValueError, match="domains is 'sauce', wanted of source, target"):
+  with pytest.raises(ValueError, match=r"domains\b.*sauce.*source.*target"):
     train_batches(config, seed=0, domains=("sauce",))
-  with pytest.raises(ValueError, match="domain is 'sauce', wanted of source, target"):
+  with pytest.raises(ValueError, match=r"domain\b.*sauce.*source.*target"):
     evaluation_batches(config, domain="sauce")
-  with pytest.raises(ValueError, match="contents is 'right_image', wanted of image, label, inv"):
+  told = r"contents.*right_image.*image.*label.*inverse_depth.*views"
+  with pytest.raises(ValueError, match=told):
     evaluation_batches(config, contents=("image", "right_image"))
-  with pytest.raises(UserError, match=r"records of gta5 hold no views.* set data.source.views"):
+  with pytest.raises(UserError, match=r"gta5.*data\.source\.views"):
     evaluation_batches(config, domain="source", split="train", contents=("views",))

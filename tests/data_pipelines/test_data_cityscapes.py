@@ -109,12 +109,12 @@ def test_a_view_that_cannot_be_used(tmp_path, root, view, kind):
   else:
     path.write_bytes(path.read_bytes()[:100])
   reason = {
-    "missing": "file is missing",
-    "size": "image is 31x9 but",
-    "broken": "cannot be decoded",
+    "missing": "missing",
+    "size": "31x9.*31x18",
+    "broken": "decod",
   }
   config = dataset_config("cityscapes", root, "none", views=VIEWS)
-  with pytest.raises(UserError, match=f"{path}: {reason[kind]}"):
+  with pytest.raises(UserError, match=f"{path}.*{reason[kind]}"):
     run(config, tmp_path / "records")
 
 
@@ -134,7 +134,7 @@ def test_a_bad_camera(tmp_path, root, contents):
   path = root / "camera/train/aachen/aachen_000000_000019_camera.json"
   path.write_text(contents)
   config = dataset_config("cityscapes", root, "official")
-  with pytest.raises(UserError, match=f"{path}: ") as error:
+  with pytest.raises(UserError, match=str(path)) as error:
     run(config, tmp_path / "records")
   assert "\n" not in str(error.value)
 
@@ -142,16 +142,16 @@ def test_a_bad_camera(tmp_path, root, contents):
 @pytest.mark.parametrize(
   ("dataset", "changes", "message"),
   [
-    ("gta5", {"views": ("right",)}, "views of gta5 is 'right', but gta5 has none: leave"),
-    ("cityscapes", {"views": ("left",)}, "views of cityscapes is 'left', wanted one of right, pre"),
-    ("cityscapes", {"views": ("right", "right")}, "wanted each once of right, previous, next"),
+    ("gta5", {"views": ("right",)}, r"views.*gta5.*right"),
+    ("cityscapes", {"views": ("left",)}, r"views.*cityscapes.*left.*right.*previous.*next"),
+    ("cityscapes", {"views": ("right", "right")}, r"views.*right.*right.*right.*previous.*next"),
     (
       "cityscapes",
       {"splits": ("validation",)},
-      "'validation', wanted one of train, train_extra",
+      r"splits.*cityscapes.*validation.*train.*train_extra",
     ),
-    ("cityscapes", {"splits": ()}, "wanted each once of train, train_extra"),
-    ("cityscapes", {"views": ("next",), "neighbour_offset": 0}, "neighbour_offset is 0, wanted 1"),
+    ("cityscapes", {"splits": ()}, r"splits.*cityscapes.*\(\).*train.*train_extra"),
+    ("cityscapes", {"views": ("next",), "neighbour_offset": 0}, r"neighbour_offset.*0.*1"),
   ],
 )
 def test_wrong_values(tmp_path, root, dataset, changes, message):
@@ -221,7 +221,7 @@ def test_train_extra(tmp_path):
 def test_train_extra_that_is_not_there(tmp_path):
   root = write_cityscapes(tmp_path / "files", 2, 1)
   config = dataset_config("cityscapes", root, "none", splits=("train", "train_extra"))
-  with pytest.raises(UserError, match="'leftImg8bit/train_extra'"):
+  with pytest.raises(UserError, match=f"{root}.*leftImg8bit/train_extra"):
     run(config, tmp_path / "records")
 
 

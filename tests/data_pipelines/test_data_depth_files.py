@@ -1,6 +1,7 @@
 """Files of a network's inverse depth: written, refused where they would mix, and read again."""
 
 import json
+import re
 import shlex
 
 import numpy as np
@@ -59,9 +60,10 @@ def test_the_file_holds_the_values(tmp_path):
   np.testing.assert_array_equal(read, every)
   assert sorted(p.name for p in path.parent.iterdir()) == ["00001.png", "network_depth.json"]
   for bad in (every.astype(np.int32), every[0], every[:0]):
-    with pytest.raises(ValueError, match=r"wanted uint16 \[H, W\]"):
+    told = re.escape(f"{bad.dtype}{bad.shape}")
+    with pytest.raises(ValueError, match=rf"{told}.*uint16.*H, W"):
       files.write("train", "00003", bad)
-  with pytest.raises(ValueError, match="split is 'validation', wanted one of train"):
+  with pytest.raises(ValueError, match=r"split.*validation.*train"):
     files.missing("validation", "00001")
 
 
@@ -91,15 +93,15 @@ def test_a_stopped_run_goes_on_and_another_network_is_refused(tmp_path):
   again = DepthFiles(gta5(tmp_path), folder=out, meta=META)  # a tuple is equal to JSON's list
   assert not again.missing("train", "1")
   again.write("train", "2", values(1))
-  with pytest.raises(UserError, match=r"step \(20 there, 30 now\), more \(None there, 1 now\); ch"):
+  with pytest.raises(UserError, match=r"step.*20.*30.*more.*None.*1"):
     DepthFiles(gta5(tmp_path), folder=out, meta={**META, "step": 30, "more": 1})
   shorter = {key: value for key, value in META.items() if key != "encoding"}
-  with pytest.raises(UserError, match=r"encoding \('sigmoid' there, None now\)") as error:
+  with pytest.raises(UserError, match=r"encoding.*sigmoid.*None") as error:
     DepthFiles(gta5(tmp_path), folder=out, meta=shorter)
   assert "step" not in str(error.value)
   assert "\n" not in str(error.value)
   (tmp_path / "out" / MANIFEST).write_text("{")
-  with pytest.raises(UserError, match=r"network_depth\.json' cannot be read .* choose another fo"):
+  with pytest.raises(UserError, match=rf"out/{MANIFEST}.*line 1 column 2"):
     DepthFiles(gta5(tmp_path), folder=out, meta=META)
 
 
@@ -110,16 +112,14 @@ def test_two_networks_that_begin_at_once_do_not_mix(tmp_path):
   )
   first.write("train", "1", values(0))
   second.write("train", "2", values(0))
-  with pytest.raises(UserError, match="are of another network"):
+  with pytest.raises(UserError, match=rf"out/{MANIFEST}.*step.*20.*30"):
     other.write("train", "3", values(0))
 
 
 @pytest.mark.parametrize("dataset", ["gta5", "cityscapes"])
 def test_files_of_unknown_origin_are_left_alone(tmp_path, dataset):
   root = tiny_trees.write_any(dataset, tmp_path / "files")
-  with pytest.raises(
-    UserError, match=r"holds depth files already, such as .*: choose another fold"
-  ):
+  with pytest.raises(UserError, match=rf"{root}.*\.png.*{MANIFEST}"):
     DepthFiles(dataset_config(dataset, root, "none"), folder="", meta=META)
 
 
@@ -132,19 +132,17 @@ def test_other_depth_of_the_data_set_does_not_matter(tmp_path):
   files = DepthFiles(dataset_config("cityscapes", root, "none"), folder="", meta=META)
   files.write("train", name, values(0))
   assert (root / f"disparity/train/aachen/{name}_leftImg8bit.png").exists()
-  with pytest.raises(UserError, match="'00001' is not named CITY_SSSSSS_FFFFFF"):
+  with pytest.raises(UserError, match=r"00001.*CITY_SSSSSS_FFFFFF"):
     files.missing("train", "00001")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match=r"cannot be read \(Not a directory\): choose another folder"):
+  with pytest.raises(UserError, match=r"file/out.*Not a directory"):
     DepthFiles(gta5(tmp_path), folder=str(tmp_path / "file/out"), meta=META)
   (tmp_path / "out/disparity/1.png").mkdir(parents=True)
   files = DepthFiles(gta5(tmp_path, depth_root=""), folder=str(tmp_path / "out"), meta=META)
-  with pytest.raises(
-    UserError, match=r"1\.png' cannot be written \(Is a directory\): mend that, or"
-  ):
+  with pytest.raises(UserError, match=r"disparity/1\.png.*Is a directory"):
     files.write("train", "1", values(0))
   assert [p.name for p in (tmp_path / "out/disparity").iterdir() if p.name[0] == "."] == []
 

@@ -1,5 +1,6 @@
 """Depth files that lie apart from the data set."""
 
+import re
 import shutil
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_the_root_s_own_depth_is_not_read(tmp_path, dataset):
   config.root = str(tmp_path / "copy")
   path = min(path for path in (tmp_path / "depth").rglob("*") if path.is_file())
   path.unlink()
-  with pytest.raises(UserError, match=f"{path}: file is missing"):
+  with pytest.raises(UserError, match=f"{path}.*missing"):
     run(config, tmp_path / "records")
 
 
@@ -88,7 +89,8 @@ def test_records_are_used_without_the_roots_but_not_with_other_depth_files(tmp_p
   config = apart(write("gta5", tmp_path / "files"), tmp_path / "depth")
   builder = run(config, tmp_path / "records")
   tiny_trees.save(tmp_path / "depth/disparity/00000.png", tiny_trees.pixels(9).disparity[:4])
-  with pytest.raises(UserError, match=r"from other files than are in .*files' and .*depth' now"):
+  told = rf"{tmp_path}/records.*{tmp_path}/files\b.*{tmp_path}/depth\b"
+  with pytest.raises(UserError, match=told):
     run(config, tmp_path / "records")
   shutil.rmtree(tmp_path / "depth")
   assert run(config, tmp_path / "records").data_path == builder.data_path
@@ -98,14 +100,15 @@ def test_records_are_used_without_the_roots_but_not_with_other_depth_files(tmp_p
 def test_mistakes(tmp_path):
   config = write("cityscapes", tmp_path / "files")
   config.depth_root = str(tmp_path / "nowhere")
-  with pytest.raises(UserError, match=r"no depth files at .*nowhere'.*set depth_root to where"):
+  with pytest.raises(UserError, match=rf"{tmp_path}/nowhere.*depth_root"):
     run(config, tmp_path / "records")
   (tmp_path / "nowhere").mkdir()
-  with pytest.raises(UserError, match=r"nowhere' is not laid out as expected.*'depth/train'"):
+  with pytest.raises(UserError, match=rf"{tmp_path}/nowhere.*depth/train\b"):
     run(config, tmp_path / "records")
   config = write("folder", tmp_path / "mine")
   config.depth_root = str(tmp_path / "nowhere")
-  with pytest.raises(UserError, match=r"nowhere' holds no file 'depth/train/{name}_depth"):
+  pattern = re.escape(config.folder.train.depth)
+  with pytest.raises(UserError, match=rf"{tmp_path}/nowhere.*{pattern}.*folder\.train\b"):
     run(config, tmp_path / "records")
   assert not (tmp_path / "records").exists()
 
@@ -114,5 +117,5 @@ def test_the_command(tmp_path, capsys):
   config = apart(write("gta5", tmp_path / "files"), tmp_path / "depth")
   arguments = command(tmp_path / "files", tmp_path / "records")[3:]
   assert main([*arguments, "--depth_root", str(tmp_path / "depth"), "--processes", "1"]) == 0
-  assert "train: 3 of 3 frames kept" in capsys.readouterr().out
+  assert re.search(r"train.*\b3\b.*\b3\b", capsys.readouterr().out)
   assert open_records(config, tmp_path / "records").report.kept == {"train": 3}

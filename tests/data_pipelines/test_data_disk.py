@@ -25,10 +25,10 @@ def test_a_full_disk(tmp_path):
       run(config, tmp_path / "records", shard_frames=4)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  assert "records cannot be written to" in str(error.value)
-  assert "File too large" in str(error.value)
+  assert str(tmp_path / "records") in str(error.value)
+  assert os.strerror(errno.EFBIG) in str(error.value)
   assert "\n" not in str(error.value)
-  with pytest.raises(UserError, match="no records"):
+  with pytest.raises(UserError, match=rf"gta5.*240x180_disparity.*{tmp_path}/records"):
     open_records(config, tmp_path / "records")
   assert not list((tmp_path / "records").rglob("*.array_record*"))
   builder = run(config, tmp_path / "records", shard_frames=4)
@@ -66,5 +66,5 @@ def test_a_records_folder_that_may_not_be_written(tmp_path, monkeypatch):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
   monkeypatch.setattr(prepare_module.Path, "touch", touch)
-  with pytest.raises(UserError, match=r"cannot be written to .* \(Permission denied\): mend that"):
+  with pytest.raises(UserError, match=rf"{tmp_path}/records.*{os.strerror(errno.EACCES)}"):
     run(config, tmp_path / "records")

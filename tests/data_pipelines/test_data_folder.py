@@ -210,36 +210,48 @@ def test_records_depend_on_what_the_configuration_says_of_the_files(root, tmp_pa
 @pytest.mark.parametrize(
   ("depth", "changes", "told"),
   [
-    ("none", {"train__images": ""}, "folder.train.images is '', wanted a pattern such as"),
-    ("none", {"train__images": "a/*.png"}, r"'a/\*.png', wanted {name} in it once"),
-    ("none", {"train__labels": "{name}/{name}.png"}, "folder.train.labels is .* in it once"),
-    ("none", {"train__labels": "gt/{name}.png"}, "holds no file 'gt/{name}.png', the pattern of"),
-    ("metres_npy", {}, "folder.train.depth is '', but depth is 'metres_npy', wanted"),
-    ("disparity", {}, "depth of folder is 'disparity', wanted one of inverse_png16, metres_png16"),
-    ("metres_png16", {"metres_per_unit": 0.0}, "metres_per_unit is 0.0, wanted more than 0"),
-    ("none", {"views": ("right",)}, r"folder.train.right is '', but views are \('right',\)"),
-    ("none", {"views": ("left",)}, "views of folder is 'left', wanted one of right"),
+    ("none", {"train__images": ""}, r"folder\.train\.images.*''.*\{name\}"),
+    ("none", {"train__images": "a/*.png"}, r"folder\.train\.images.*a/\*\.png.*\{name\}"),
+    (
+      "none",
+      {"train__labels": "{name}/{name}.png"},
+      r"folder\.train\.labels.*\{name\}/\{name\}\.png.*\{name\}",
+    ),
+    ("none", {"train__labels": "gt/{name}.png"}, r"gt/\{name\}\.png.*folder\.train\b"),
+    ("metres_npy", {}, r"folder\.train\.depth.*''.*metres_npy"),
+    ("disparity", {}, r"depth.*folder.*disparity.*inverse_png16.*metres_png16"),
+    ("metres_png16", {"metres_per_unit": 0.0}, r"folder\.metres_per_unit.*0\.0.*0"),
+    ("none", {"views": ("right",)}, r"folder\.train\.right.*''.*views.*'right'"),
+    ("none", {"views": ("left",)}, r"views.*folder.*left.*right"),
     (
       "none",
       {"views": ("next",), "train__next": "after/{name}.png"},
-      r"folder.train.camera is '', but views are \('next',\)",
+      r"folder\.train\.camera.*''.*views.*'next'",
     ),
     (
       "none",
       {**VIEWS, "camera__intrinsics": (1.0, 1.0, 0.0, 0.0)},
-      "folder.camera.baseline is 0.0, but views hold 'right'",
+      r"folder\.camera\.baseline.*0\.0.*views.*right",
     ),
     (
       "none",
       {**VIEWS, "camera__intrinsics": (1.0, 1.0)},
-      r"folder.camera.intrinsics is \(1.0, 1.0\), wanted \(fx, fy, cx, cy\)",
+      r"folder\.camera\.intrinsics.*\(1\.0, 1\.0\).*\(fx, fy, cx, cy\)",
     ),
-    ("none", {"label_classes": ((1, "tree"),)}, "maps 1 to 'tree', which is no class, wanted one"),
-    ("none", {"label_classes": ((1, "way"), (1, "tram"))}, "maps 1 more than once"),
-    ("none", {"label_classes": ((256, "way"),)}, r"holds \(256, 'way'\), wanted \(label id 0..255"),
-    ("none", {"label_classes": ("way",)}, "holds 'way', wanted"),
-    ("none", {"other_labels": "drop"}, "other_labels is 'drop', wanted 'refuse' or 'ignore'"),
-    ("none", {"image_filter": "cubic"}, "image_filter is 'cubic', wanted 'bilinear' or 'bicubic'"),
+    (
+      "none",
+      {"label_classes": ((1, "tree"),)},
+      r"folder\.label_classes.*1.*'tree'.*way.*house.*tram",
+    ),
+    (
+      "none",
+      {"label_classes": ((1, "way"), (1, "tram"))},
+      r"folder\.label_classes.*\b1\b.*once",
+    ),
+    ("none", {"label_classes": ((256, "way"),)}, r"folder\.label_classes.*256, 'way'.*0.*255"),
+    ("none", {"label_classes": ("way",)}, r"folder\.label_classes.*'way'.*0.*255"),
+    ("none", {"other_labels": "drop"}, r"folder\.other_labels.*drop.*refuse.*ignore"),
+    ("none", {"image_filter": "cubic"}, r"folder\.image_filter.*cubic.*bilinear.*bicubic"),
   ],
 )
 def test_mistakes_are_told_before_anything_is_written(root, tmp_path, depth, changes, told):
@@ -252,8 +264,8 @@ def test_mistakes_are_told_before_anything_is_written(root, tmp_path, depth, cha
 @pytest.mark.parametrize(
   ("mapping", "stray", "told"),
   [
-    (IDS, 77, "label id 77 is unknown .*, wanted 0, 4, 7, 9, 200, 255"),
-    ((), 3, "label id 3 is unknown .*, wanted 0..2, 255"),
+    (IDS, 77, r"label id 77\b.*0, 4, 7, 9, 200, 255"),
+    ((), 3, r"label id 3\b.*0.*2, 255"),
   ],
 )
 def test_labels_outside_the_list(root, tmp_path, mapping, stray, told):
@@ -277,13 +289,13 @@ def test_labels_outside_the_list(root, tmp_path, mapping, stray, told):
 def test_missing_and_misshapen_files(root, tmp_path):
   depth = {"train__depth": "depth/{name}.npy"}
   (root / f"depth/{NAMES[2]}.npy").unlink()
-  with pytest.raises(UserError, match=rf"depth/{NAMES[2]}.npy: file is missing"):
+  with pytest.raises(UserError, match=rf"depth/{NAMES[2]}\.npy.*missing"):
     run(config(root, "metres_npy", **depth), tmp_path / "records")
   np.save(root / f"depth/{NAMES[2]}.npy", np.zeros((2, 3, 1)))
-  with pytest.raises(UserError, match=r"depth is float64\(2, 3, 1\), wanted real numbers H W"):
+  with pytest.raises(UserError, match=rf"depth/{NAMES[2]}\.npy.*float64\(2, 3, 1\).*H W"):
     run(config(root, "metres_npy", **depth), tmp_path / "records")
   Path(root / f"train/images/{NAMES[0]}_photo.png").unlink()
-  with pytest.raises(UserError, match=r"_photo\.png: file is missing"):
+  with pytest.raises(UserError, match=rf"{NAMES[0]}_photo\.png.*missing"):
     run(config(root), tmp_path / "records")
 
 
@@ -317,7 +329,7 @@ def test_frames_of_both_splits_are_refused(root, tmp_path):
   dataset = config(root)
   dataset.folder.validation.images = dataset.folder.train.images
   dataset.folder.validation.labels = dataset.folder.train.labels
-  with pytest.raises(UserError, match=r"matched by the patterns of both folder\.train and folder"):
+  with pytest.raises(UserError, match=r"folder\.train\b.*folder\.validation\b"):
     run(dataset, tmp_path / "records")
 
 

@@ -34,7 +34,7 @@ def test_takes_items_only_as_they_are_needed():
 
 
 def test_killed_process_is_a_clear_error():
-  with pytest.raises(UserError, match="was killed, perhaps for lack of memory"):
+  with pytest.raises(UserError, match=r"2.*data\.prepare_processes"):
     list(ordered_map(os._exit, [3], processes=2))
 
 

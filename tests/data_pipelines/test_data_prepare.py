@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -155,7 +156,7 @@ def test_records_of_other_files_are_refused(tmp_path, change):
       (tmp_path / f"files/{kind}/00002.png").rename(tmp_path / f"files/{kind}/00003.png")
   else:
     save(tmp_path / "files/images/00001.png", np.zeros((18, 31, 3), np.uint8))
-  with pytest.raises(UserError, match="prepared from other files"):
+  with pytest.raises(UserError, match=rf"{tmp_path}/records.*{tmp_path}/files"):
     run(config, tmp_path / "records")
 
 
@@ -171,40 +172,39 @@ def test_sizes_and_depth_kinds_lie_apart(tmp_path):
 @pytest.mark.parametrize(
   ("dataset", "depth", "removed", "wanted"),
   [
-    ("gta5", "disparity", "images", "'images'"),
-    ("gta5", "disparity", "labels", "'labels'"),
-    ("gta5", "disparity", "disparity", "'disparity'"),
-    ("synthia", "simulator", "RGB", "'RGB'"),
+    ("gta5", "disparity", "images", "images"),
+    ("gta5", "disparity", "labels", "labels"),
+    ("gta5", "disparity", "disparity", "disparity"),
+    ("synthia", "simulator", "RGB", "RGB"),
     (
       "synthia",
       "simulator",
       "synthia_mapped_to_cityscapes",
-      "'synthia_mapped_to_cityscapes' or 'GT/LABELS'",
+      "synthia_mapped_to_cityscapes.*GT/LABELS",
     ),
-    ("synthia", "simulator", "Depth", "'Depth/Depth'"),
+    ("synthia", "simulator", "Depth", "Depth/Depth"),
     (
       "cityscapes",
       "mono",
       "leftImg8bit",
-      "'leftImg8bit/train' or 'leftImg8bit_trainvaltest/leftImg8bit/train'",
+      "leftImg8bit/train.*leftImg8bit_trainvaltest/leftImg8bit/train",
     ),
-    ("cityscapes", "mono", "gtFine/val", "'gtFine/val' or 'gtFine_trainvaltest/gtFine/val'"),
-    ("cityscapes", "mono", "disparity", "'disparity/train'"),
-    ("cityscapes", "stereo", "depth", "'depth/train'"),
+    ("cityscapes", "mono", "gtFine/val", "gtFine/val.*gtFine_trainvaltest/gtFine/val"),
+    ("cityscapes", "mono", "disparity", "disparity/train"),
+    ("cityscapes", "stereo", "depth", "depth/train"),
   ],
 )
 def test_wrong_layout_says_what_was_looked_for(tmp_path, dataset, depth, removed, wanted):
   root = write_any(dataset, tmp_path / "files")
   shutil.rmtree(root / removed)
-  with pytest.raises(UserError) as error:
+  with pytest.raises(UserError, match=f"{root}.*{wanted}") as error:
     run(dataset_config(dataset, root, depth), tmp_path / "records")
-  assert wanted in str(error.value)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "records").exists()
 
 
 def test_missing_root(tmp_path):
-  with pytest.raises(UserError, match="there is no such folder"):
+  with pytest.raises(UserError, match=rf"{tmp_path}/nowhere.*\broot\b"):
     run(dataset_config("gta5", tmp_path / "nowhere", "disparity"), tmp_path / "records")
 
 
@@ -212,18 +212,18 @@ def test_empty_split(tmp_path):
   root = write_cityscapes(tmp_path / "files", validation=0)
   for kind in ("leftImg8bit", "gtFine"):
     (root / kind / "val").mkdir()
-  with pytest.raises(UserError, match="holds no frame of cityscapes validation"):
+  with pytest.raises(UserError, match=f"{root}.*cityscapes.*validation"):
     run(dataset_config("cityscapes", root, "mono"), tmp_path / "records")
 
 
 @pytest.mark.parametrize(
   ("changes", "options", "message"),
   [
-    ({"dataset": "gta"}, {}, "dataset is 'gta', wanted one of gta5, synthia, cityscapes"),
-    ({"depth": "mono"}, {}, "depth of gta5 is 'mono', wanted one of disparity, none"),
-    ({"height": 0}, {}, "24x0"),
-    ({}, {"bad_frames": "ignore"}, "bad_frames of gta5 is 'ignore', wanted one of stop, skip"),
-    ({}, {"processes": -1}, "wanted 0"),
+    ({"dataset": "gta"}, {}, r"dataset.*\bgta\b.*gta5.*synthia.*cityscapes"),
+    ({"depth": "mono"}, {}, r"depth.*gta5.*mono.*disparity.*none"),
+    ({"height": 0}, {}, r"gta5.*24x0.*1x1"),
+    ({}, {"bad_frames": "ignore"}, r"bad_frames.*gta5.*ignore.*stop.*skip"),
+    ({}, {"processes": -1}, r"prepare_processes.*-1.*0"),
   ],
 )
 def test_wrong_values(tmp_path, changes, options, message):
@@ -234,18 +234,18 @@ def test_wrong_values(tmp_path, changes, options, message):
 
 
 def damage(root: Path) -> dict[str, str]:
-  """Breaks five of the frames 0 … 7; file → reason."""
+  """Breaks five of the frames 0 … 7; file → what its reason tells."""
   (root / "labels/00001.png").unlink()
   (root / "images/00002.png").unlink()
   (root / "images/00003.png").write_bytes(b"not an image")
   save(root / "labels/00004.png", np.zeros((5, 6), np.uint8))
   (root / "disparity/00006.png").unlink()
   return {
-    str(root / "labels/00001.png"): "file is missing",
-    str(root / "images/00002.png"): "file is missing",
-    str(root / "images/00003.png"): "cannot be decoded",
-    str(root / "labels/00004.png"): "label is 6x5 but its image is 31x18",
-    str(root / "disparity/00006.png"): "file is missing",
+    str(root / "labels/00001.png"): "missing",
+    str(root / "images/00002.png"): "missing",
+    str(root / "images/00003.png"): "decod",
+    str(root / "labels/00004.png"): "6x5.*31x18",
+    str(root / "disparity/00006.png"): "missing",
   }
 
 
@@ -263,9 +263,9 @@ def test_skipping_names_every_bad_file(tmp_path, processes):
   assert [bad["file"] for bad in report["bad"]] == list(wanted)
   for bad in report["bad"]:
     assert bad["split"] == "train"
-    assert wanted[bad["file"]] in bad["reason"]
+    assert re.search(wanted[bad["file"]], bad["reason"])
   lines = builder.report.lines()
-  assert lines[0].startswith("train: 3 of 8 frames kept, 24966 expected; of the pixels ")
+  assert re.match(r"train.*\b3\b.*\b8\b.*\b24966\b", lines[0])
   assert len(lines) == 6
 
 
@@ -284,7 +284,7 @@ def test_stopping_names_the_bad_file_and_writes_nothing(tmp_path, kind, processe
   assert str(path) in str(error.value)
   assert "\n" not in str(error.value)
   assert list((tmp_path / "records").rglob("*.array_record*")) == []
-  with pytest.raises(UserError, match="no records of gta5 24x16_disparity"):
+  with pytest.raises(UserError, match=rf"gta5.*24x16_disparity.*{tmp_path}/records"):
     open_records(config, tmp_path / "records")
 
 
@@ -292,7 +292,7 @@ def test_nothing_usable(tmp_path):
   root = write_gta5(tmp_path / "files", 2)
   for path in (root / "images").iterdir():
     path.write_bytes(b"x")
-  with pytest.raises(UserError, match="none of the 2 frames of gta5 train can be used"):
+  with pytest.raises(UserError, match=rf"2.*gta5.*train.*{root}/images/00001\.png"):
     run(dataset_config("gta5", root, "disparity"), tmp_path / "records", bad_frames="skip")
 
 
@@ -300,12 +300,12 @@ def test_command(tmp_path, capsys):
   root = write_gta5(tmp_path / "files")
   arguments = command(root, tmp_path / "records", "--processes", "1")[3:]
   assert main(arguments) == 0
-  assert "train: 3 of 3 frames kept" in capsys.readouterr().out
+  assert re.search(r"train.*\b3\b.*\b3\b", capsys.readouterr().out)
   arguments = command(tmp_path / "nowhere", tmp_path / "other")[3:]
   assert main(arguments) == 1
   captured = capsys.readouterr()
   assert captured.out == ""
-  assert captured.err.startswith("error: no data set at ")
+  assert str(tmp_path / "nowhere") in captured.err
   assert captured.err.count("\n") == 1
 
 
@@ -365,12 +365,12 @@ def test_labels_follow_the_class_list_by_name(tmp_path, dataset, depth):
     open_records(config, tmp_path / "records", classes=recoloured).data_path == by_names.data_path
   )
   reordered = ClassList(names[::-1], some.colors)
-  with pytest.raises(UserError, match="no records of"):
+  with pytest.raises(UserError, match=rf"{dataset}.*24x16_{depth}_.*{tmp_path}/records"):
     open_records(config, tmp_path / "records", classes=reordered)
 
 
 def test_a_class_that_the_data_set_lacks(tmp_path):
   config = dataset_config("synthia", tmp_path / "nowhere", "simulator")
   classes = ClassList.from_config({"names": ("car", "tram"), "colors": ()})
-  with pytest.raises(UserError, match="'tram', which SYNTHIA does not label"):
+  with pytest.raises(UserError, match=r"data\.classes\.names.*tram.*SYNTHIA"):
     run(config, tmp_path / "records", classes=classes)

@@ -170,18 +170,18 @@ SHAPE = pixels(0).train_ids.shape
 @pytest.mark.parametrize(
   ("kind", "damage", "reason"),
   [
-    ("image", remove, "file is missing"),
-    ("label", remove, "file is missing"),
-    ("depth", remove, "file is missing"),
-    ("image", break_bytes, "cannot be decoded"),
-    ("label", break_bytes, "cannot be decoded"),
-    ("depth", break_bytes, "cannot be decoded"),
-    ("image", as_text, "cannot be decoded"),
-    ("label", wrong_size, "label is 31x17 but its image is 31x18"),
-    ("depth", wrong_size, "depth is 31x17 but its image is 31x18"),
-    ("label", write(np.full(SHAPE, 256, np.uint16)), "label id 256 is out of range"),
-    ("label", write(np.zeros((*SHAPE, 3), np.uint8)), "is a colour picture"),
-    ("depth", write(np.zeros(SHAPE, np.uint8)), "depth has 8 bits a pixel, wanted 16"),
+    ("image", remove, "missing"),
+    ("label", remove, "missing"),
+    ("depth", remove, "missing"),
+    ("image", break_bytes, "decod"),
+    ("label", break_bytes, "decod"),
+    ("depth", break_bytes, "decod"),
+    ("image", as_text, "decod"),
+    ("label", wrong_size, "label.*31x17.*31x18"),
+    ("depth", wrong_size, "depth.*31x17.*31x18"),
+    ("label", write(np.full(SHAPE, 256, np.uint16)), "label.*256.*0.*255"),
+    ("label", write(np.zeros((*SHAPE, 3), np.uint8)), "RGB"),
+    ("depth", write(np.zeros(SHAPE, np.uint8)), "depth.*8.*16"),
   ],
 )
 def test_bad_file_is_named_with_its_reason(frame, kind, damage, reason):
@@ -200,10 +200,10 @@ def test_bad_file_is_named_with_its_reason(frame, kind, damage, reason):
 @pytest.mark.parametrize(
   ("contents", "reason"),
   [
-    ({"other": np.ones(SHAPE)}, "no matrix 'depth_map'"),
-    ({"depth_map": np.ones(SHAPE, np.int32)}, "wanted floats"),
-    ({"depth_map": np.full(SHAPE, np.nan)}, "holds NaN"),
-    (None, "cannot be decoded"),
+    ({"other": np.ones(SHAPE)}, "matrix.*depth_map"),
+    ({"depth_map": np.ones(SHAPE, np.int32)}, "depth_map.*int32.*float"),
+    ({"depth_map": np.full(SHAPE, np.nan)}, "depth_map.*NaN"),
+    (None, "decod"),
   ],
 )
 def test_bad_matrix(frame, tmp_path, contents, reason):

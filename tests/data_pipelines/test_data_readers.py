@@ -5,13 +5,13 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_trees import dataset_config, write_gta5
+from tiny_trees import dataset_config, run, write_gta5
 
 from corda_jax.errors import UserError
 from data_pipelines import readers
 from data_pipelines.files import DataFiles, open_file
 from data_pipelines.prepare import open_records, prepare
-from data_pipelines.records import Records
+from data_pipelines.records import Records, UnreadableRecordError
 
 
 def grey_png(values, bits):
@@ -37,13 +37,13 @@ def test_labels_of_few_bits_are_read_as_they_are(tmp_path, random, bits):
 
 def test_images_of_16_bits_are_refused(tmp_path):
   Image.fromarray(np.full((4, 5), 30_000, np.uint16)).save(tmp_path / "a.png")
-  with pytest.raises(readers.BadFrameError, match="picture of mode I;16, wanted 8 bits a channel"):
+  with pytest.raises(readers.BadFrameError, match=r"I;16.*8"):
     readers.read_rgb(str(tmp_path / "a.png"))
 
 
 def test_complex_depth_is_refused(tmp_path):
   np.save(tmp_path / "a.npy", np.ones((2, 3), complex))
-  with pytest.raises(readers.BadFrameError, match="wanted real numbers"):
+  with pytest.raises(readers.BadFrameError, match=r"complex128\(2, 3\)"):
     readers.read_depth_npy(str(tmp_path / "a.npy"))
 
 
@@ -51,7 +51,7 @@ def test_a_camera_needs_a_baseline_for_stereo_alone(tmp_path):
   path = tmp_path / "camera.json"
   path.write_text('{"intrinsic": {"fx": 10, "fy": 11, "u0": 4, "v0": 3}}')
   assert readers.read_camera(str(path), stereo=False).baseline == 0
-  with pytest.raises(readers.BadFrameError, match="extrinsic baseline"):
+  with pytest.raises(readers.BadFrameError, match=r"extrinsic.*baseline"):
     readers.read_camera(str(path), stereo=True)
 
 
@@ -70,7 +70,7 @@ def prepared(tmp_path):
   root = write_gta5(tmp_path / "files", frames=3)
   dataset = dataset_config("gta5", root, "disparity", 16, 24)
   records_dir = str(tmp_path / "records")
-  return dataset, records_dir, prepare(dataset, records_dir=records_dir, progress=False)
+  return dataset, records_dir, run(dataset, records_dir)
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone"])
@@ -78,14 +78,17 @@ def test_record_files_that_are_not_whole_are_told(prepared, harm):
   dataset, records_dir, builder = prepared
   (path,) = builder.data_path.glob("*.array_record*")
   if harm == "cut":
+    size = len(path.read_bytes())
     path.write_bytes(path.read_bytes()[:-100])
+    told = rf"{path}.*\b{size - 100}\b.*\b{size}\b"
   else:
     path.unlink()
+    told = f"{path}.*missing"
   for use in (
     lambda: open_records(dataset, records_dir),
-    lambda: prepare(dataset, records_dir=records_dir),
+    lambda: run(dataset, records_dir),
   ):
-    with pytest.raises(UserError, match=r"the record file .* (is missing|has \d+ bytes, not \d+)"):
+    with pytest.raises(UserError, match=told):
       use()
 
 
@@ -95,7 +98,7 @@ def test_damaged_records_are_told(prepared):
   content = np.frombuffer(path.read_bytes(), np.uint8).copy()
   content[64 : len(content) // 2] ^= 85
   path.write_bytes(content.tobytes())
-  with pytest.raises(UserError, match=r"a record file in .* is damaged"):
+  with pytest.raises(UnreadableRecordError, match=str(builder.data_path)):
     Records(builder, "train").read([0, 1, 2])
 
 
@@ -103,10 +106,10 @@ def test_records_without_bad_frames_are_not_those_that_skipped_them(tmp_path):
   root = write_gta5(tmp_path / "files", frames=3)
   (root / "labels" / "00001.png").unlink()
   dataset = dataset_config("gta5", root, "disparity", 16, 24)
-  options = {"records_dir": str(tmp_path / "records"), "progress": False}
+  options = {"records_dir": str(tmp_path / "records"), "progress": False, "processes": 1}
   prepare(dataset, bad_frames="skip", **options)
   prepare(dataset, bad_frames="skip", **options)
-  with pytest.raises(UserError, match="lack 1 bad frames"):
+  with pytest.raises(UserError, match=rf"{tmp_path}/records.*\b1\b.*data\.bad_frames.*skip"):
     prepare(dataset, **options)
 
 
@@ -125,7 +128,7 @@ def test_pixels_that_a_checksum_does_not_confirm_are_not_taken(tmp_path):
   end = bytes(contents[place + 8 + length :])
   harmed = contents[: place - 4] + struct.pack(">I", len(data)) + b"IDAT" + data + checksum + end
   path.write_bytes(harmed)
-  with pytest.raises(readers.BadFrameError, match="checksum of a chunk b'IDAT' differs"):
+  with pytest.raises(readers.BadFrameError, match=r"checksum.*IDAT"):
     readers.read_depth_png(str(path))
 
 
@@ -169,7 +172,7 @@ def test_rows_that_are_missing_are_not_made_up(tmp_path, size, interlaced, bits,
   assert (values == (7 if bits == 8 else 0x0707)).all()
   assert values.shape == (height, width)
   path, found = write(left_out=True)
-  with pytest.raises(readers.BadFrameError, match=f"take {whole} bytes, and {found} are there"):
+  with pytest.raises(readers.BadFrameError, match=rf"{width}x{height}.*\b{whole}\b.*\b{found}\b"):
     getattr(readers, read)(path)
 
 
@@ -181,7 +184,7 @@ def test_a_picture_that_its_data_cannot_hold_gets_no_room(tmp_path):
   contents[16:24] = struct.pack(">II", 9000, 9000)
   contents[29:33] = struct.pack(">I", zlib.crc32(contents[12:29]))
   path.write_bytes(contents)
-  with pytest.raises(readers.BadFrameError, match="is damaged: 9000x9000 pixels"):
+  with pytest.raises(readers.BadFrameError, match="9000x9000"):
     readers.read_depth_png(str(path))
 
 
@@ -189,7 +192,7 @@ def test_a_picture_that_its_data_cannot_hold_gets_no_room(tmp_path):
 def test_what_is_no_number_is_no_focal_length(tmp_path, value):
   path = tmp_path / "camera.json"
   path.write_text(f'{{"intrinsic": {{"fx": {value}, "fy": 1.0, "u0": 2.0, "v0": 3.0}}}}')
-  with pytest.raises(readers.BadFrameError, match="lacks one of the numbers"):
+  with pytest.raises(readers.BadFrameError, match=r"intrinsic.*fx, fy, u0, v0"):
     readers.read_camera(str(path), stereo=False)
 
 
@@ -198,5 +201,5 @@ def test_a_header_that_wants_all_memory_is_a_broken_file(tmp_path):
   with open(path, "wb") as file:
     header = {"descr": "<f8", "fortran_order": False, "shape": (10**8, 10**7)}
     np.lib.format.write_array_header_1_0(file, header)
-  with pytest.raises(readers.BadFrameError, match="more memory than there is"):
+  with pytest.raises(readers.BadFrameError, match="memory"):
     readers.decode(readers.read_depth_npy, str(path))

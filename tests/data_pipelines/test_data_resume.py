@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -67,7 +68,7 @@ def test_a_killed_preparation_goes_on_to_the_same_records(tmp_path, processes):
   before = finished(records)
   assert 3 <= len(before) < frames / shard_frames
   config = dataset_config("gta5", root, "disparity")
-  with pytest.raises(UserError, match="no records"):
+  with pytest.raises(UserError, match=rf"gta5.*24x16_disparity.*{records}"):
     open_records(config, records)
 
   resumed = run(config, records, processes=2, **options)
@@ -122,7 +123,7 @@ def test_mending_a_bad_frame_keeps_what_was_finished(tmp_path, monkeypatch):
   label = root / "labels/00004.png"
   good = label.read_bytes()
   label.write_bytes(good[:60])
-  with pytest.raises(UserError, match=r"00004\.png: cannot be decoded"):
+  with pytest.raises(UserError, match=r"labels/00004\.png.*decod"):
     run(config, tmp_path / "records", shard_frames=2)
   assert set(finished(tmp_path / "records")) == {"train-00000", "train-00001"}
   assert not list(partial(tmp_path / "records").glob("*unfinished*"))
@@ -157,7 +158,7 @@ def test_the_bar_shows_what_was_there(tmp_path, monkeypatch, capfd):
   interrupted(monkeypatch, config, tmp_path / "records", 7, shard_frames=3)
   run(config, tmp_path / "records", shard_frames=3, progress=True)
   shown = capfd.readouterr().err
-  assert "preparing gta5:  60%" in shown
+  assert re.search(r"gta5.* 60%", shown)
   assert "| 6/10 [" in shown
   assert "| 10/10 [" in shown
 

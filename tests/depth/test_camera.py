@@ -47,10 +47,10 @@ def test_rotations_are_those_of_scipy(float64, random):
 def test_a_camera_that_does_not_turn_has_gradients(float64, dtype):
   zero = jnp.zeros((1, 3), dtype)
   np.testing.assert_array_equal(camera.rotation_matrix(zero)[0], np.eye(3))
-  jacobian = jax.jit(jax.jacobian(camera.rotation_matrix))(zero)
-  assert np.isfinite(jacobian).all()
+  derivative = jax.jit(jax.jacobian(camera.rotation_matrix))
+  assert np.isfinite(derivative(zero)).all()
   step = jnp.full((1, 3), 1e-20, dtype)  # no square root of what underflows, either
-  assert np.isfinite(jax.jacobian(camera.rotation_matrix)(step)).all()
+  assert np.isfinite(derivative(step)).all()
 
 
 def test_a_motion_and_the_same_inverted(float64, random):
@@ -95,7 +95,7 @@ def test_reprojection_is_that_of_matrices(float64, random, size):
     # The released 1e-7 is added to the depth before the division.
     np.testing.assert_allclose(pixels[b], expected, rtol=0, atol=1e-7 * np.abs(expected).max())
   # As in a batch, so alone.
-  each = jax.vmap(lambda *x: camera.reproject(*(a[None] for a in x))[0])(*arrays)
+  each = jax.jit(jax.vmap(lambda *x: camera.reproject(*(a[None] for a in x))[0]))(*arrays)
   np.testing.assert_allclose(each, pixels, atol=1e-12)
 
 
@@ -111,7 +111,7 @@ def test_a_point_in_the_plane_of_the_camera_has_finite_gradients():
   depth = jnp.full((1, 2, 3), 2.0)
   intrinsics = jnp.array([[3.0, 3, 1, 0.5]])
   transform = camera.pose_matrix(jnp.zeros((1, 3)), jnp.array([[0.0, 0, -2]]), invert=False)
-  gradient = jax.grad(lambda d: camera.reproject(d, intrinsics, transform).sum())(depth)
+  gradient = jax.jit(jax.grad(lambda d: camera.reproject(d, intrinsics, transform).sum()))(depth)
   assert np.isfinite(gradient).all()
 
 
@@ -133,6 +133,7 @@ def test_sampling_is_that_of_scipy(float64, random, size, channels):
   images = random.standard_normal((2, *size, channels))
   pixels = random_pixels(random, size)
 
+  @jax.jit
   def expected(images, pixels):
     def one(image, pixels):
       def channel(c):
@@ -150,11 +151,11 @@ def test_sampling_is_that_of_scipy(float64, random, size, channels):
   # And so are the gradients with respect to the colours.
   weights = jnp.asarray(random.standard_normal(got.shape))
   gradients = [
-    jax.grad(lambda x, f=f: (weights * f(x, arrays[1])).sum())(arrays[0])
+    jax.jit(jax.grad(lambda x, f=f: (weights * f(x, arrays[1])).sum()))(arrays[0])
     for f in (camera.sample_bilinear, expected)
   ]
   np.testing.assert_allclose(*gradients, atol=1e-12)
-  batched = jax.vmap(camera.sample_bilinear)(*(x[:, None] for x in arrays))
+  batched = jax.jit(jax.vmap(camera.sample_bilinear))(*(x[:, None] for x in arrays))
   np.testing.assert_allclose(batched[:, 0], got, atol=1e-14)
 
 
@@ -163,17 +164,16 @@ def test_positions_have_the_gradient_of_the_colours_between(float64, random):
   pixels = jnp.asarray(random_pixels(random, (6, 8))[:1] + 0.013)
   weights = jnp.asarray(random.standard_normal((*pixels.shape[:3], 2)))
 
-  def total(pixels):
-    return (weights * camera.sample_bilinear(images, pixels)).sum()
+  @jax.jit
+  def parts(pixels):
+    return (weights * camera.sample_bilinear(images, pixels)).sum(-1)
 
-  gradient = np.asarray(jax.jit(jax.grad(total))(pixels))
+  gradient = np.asarray(jax.jit(jax.grad(lambda pixels: parts(pixels).sum()))(pixels))
   step = 1e-6
   for axis in range(2):
     shift = step * jnp.eye(2)[axis]
     # Each position is read by itself, so all of them may move at once.
-    ends = [
-      (weights * camera.sample_bilinear(images, pixels + sign * shift)).sum(-1) for sign in (1, -1)
-    ]
+    ends = [parts(pixels + sign * shift) for sign in (1, -1)]
     np.testing.assert_allclose(gradient[..., axis], (ends[0] - ends[1]) / (2 * step), atol=1e-8)
   outside = (np.asarray(pixels) < 0) | (np.asarray(pixels) > [7, 5])
   assert 5 < outside.sum() < outside.size - 5
@@ -187,6 +187,6 @@ def test_constant_depth_and_a_baseline_shift_the_image(float64, random, baseline
   right = random.standard_normal((1, 6, 11, 3))
   depth, intrinsics = jnp.full((1, 6, 11), 4.0), jnp.array([[16.0, 9, 2.5, 4]])
   transform = camera.stereo_matrix(jnp.array([baseline]))
-  made = camera.synthesize_view(jnp.asarray(right), depth, intrinsics, transform)
+  made = jax.jit(camera.synthesize_view)(jnp.asarray(right), depth, intrinsics, transform)
   x = np.clip(np.arange(11) - 4 * baseline, 0, 10).astype(int)
   np.testing.assert_allclose(made, right[:, :, x], atol=1e-5)

@@ -16,6 +16,7 @@ from corda_jax.jobs.train_depth import depth_step_inputs
 from corda_jax.training.sharding import make_mesh, put_batch
 from tests import tiny_depth
 from tests.depth import reference
+from tests.stub_network import stub_depth_experiment
 
 STEREO, VIDEO, ALL = ("right",), ("previous", "next"), ("right", "previous", "next")
 SIZE = (tiny_depth.HEIGHT, tiny_depth.WIDTH)
@@ -28,7 +29,7 @@ OPTIMIZER = optax.sgd(RATE)
 def compiled(views):
   """Experiment, batch and draws without flip and jitter, a state, and the compiled step."""
   config = tiny_depth.get_config(views, **{"depth.smoothness_weight": 0.0, "depth.min_depth": 1.0})
-  experiment = DepthExperiment.from_config(config, make_mesh(jax.devices()[:1]))
+  experiment = stub_depth_experiment(config)
   models = experiment.models
   state = jax.jit(lambda key: create_depth_state(models, OPTIMIZER, key, 32))(jax.random.key(3))
   if models.pose is not None:  # a camera that moves and turns, not one of the first step

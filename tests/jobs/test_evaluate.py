@@ -109,7 +109,7 @@ def test_devices_that_share_a_frame_share_the_work(state):
 
 
 def test_devices_of_a_frame_divide_those_of_a_process():
-  with pytest.raises(UserError, match="devices_per_frame is 3, wanted a divisor of the 4 devices"):
+  with pytest.raises(UserError, match=r"devices_per_frame.*3.*4"):
     Evaluator(experiment("reported", 4, 3))
 
 

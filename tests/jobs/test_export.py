@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -23,10 +24,11 @@ from corda_jax.labels import NAMES
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.sharding import make_mesh
 from tests import tiny
+from tests.stub_network import stub_experiment
 
 
 def experiment(**overrides):
-  return Experiment.from_config(tiny.get_config(**overrides), make_mesh(jax.devices()[:1]))
+  return stub_experiment(tiny.get_config(**overrides))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def test_images_that_a_bundle_does_not_take(written):
     np.zeros((0, 40, 40, 3), np.uint8),
     np.zeros((1, 40, smallest - 1, 3), np.uint8),
   ):
-    with pytest.raises(ValueError, match="wanted"):
+    with pytest.raises(ValueError, match=re.escape(str(images.shape))):
       read.predict(images)
   read.predict(np.zeros((1, smallest, smallest, 3), np.uint8))
 
@@ -161,7 +163,7 @@ def test_a_harmed_file_is_named(copied, name, harm):
     contents = bytearray((copied / name).read_bytes())
     contents[-2] ^= 1
     (copied / name).write_bytes(contents)
-  with pytest.raises(UserError, match=f"{name}|no bundle"):
+  with pytest.raises(UserError, match=rf"{re.escape(name)}|{re.escape(str(copied))}"):
     bundle.read_bundle(copied)
 
 
@@ -182,7 +184,7 @@ def test_other_arrays_than_the_program_wants_are_refused(copied):
     fewer = {name: arrays[name] for name in arrays.files[1:]}
   np.savez(copied / "variables.npz", **fewer)
   reseal(copied)
-  with pytest.raises(UserError, match="other arrays"):
+  with pytest.raises(UserError, match=r"variables\.npz|arrays"):
     bundle.read_bundle(copied)
 
 
@@ -196,16 +198,16 @@ def test_a_program_that_calls_out_of_itself_is_refused(copied):
   (copied / "model.stablehlo").write_bytes(program.serialize())
   np.savez(copied / "variables.npz", x=np.zeros(1, np.float32))
   reseal(copied)
-  with pytest.raises(UserError, match="calls 'somebodys_code', outside of itself"):
+  with pytest.raises(UserError, match="somebodys_code"):
     bundle.read_bundle(copied)
 
 
 def test_another_format_and_no_bundle(copied, tmp_path):
   told = json.loads((copied / "bundle.json").read_text())
   (copied / "bundle.json").write_text(json.dumps(told | {"format": 99}))
-  with pytest.raises(UserError, match="format 99, wanted 1"):
+  with pytest.raises(UserError, match=r"format.*99.*1"):
     bundle.read_bundle(copied)
-  with pytest.raises(UserError, match="is no bundle"):
+  with pytest.raises(UserError, match=str(tmp_path)):
     bundle.read_bundle(tmp_path)
 
 

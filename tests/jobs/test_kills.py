@@ -59,12 +59,13 @@ def wait_for_text(path, text):
     time.sleep(0.005)
 
 
-def test_killed_at_any_moment_a_run_ends_the_same(tmp_path, capsys):
+@pytest.mark.parametrize("number", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_run_ends_the_same(tmp_path, capsys, number):
   command = [
     "--folder",
     str(tmp_path / "runs"),
     "--kills",
-    "4",
+    str(number),
     "--",
     *RUN,
     "{}",
@@ -73,9 +74,9 @@ def test_killed_at_any_moment_a_run_ends_the_same(tmp_path, capsys):
   ]
   assert kills.main(command) == 0
   told = capsys.readouterr().out
-  assert "4 kills in" in told
-  assert "0 differ" in told
-  assert " 0 of them" not in told
+  assert re.search(rf"\b{number} kills\b", told)
+  assert re.search(r"\b0 differ\b", told)
+  assert not re.search(r"\b0 of them\b", told)
 
 
 def test_what_differs_is_found(whole, tmp_path):
@@ -91,17 +92,18 @@ def test_sigterm_saves_and_ends_with_its_code(whole, tmp_path, during):
   if during == "training":
     process = start(workdir, "num_steps=8", "seconds_a_step=0.3")
     wait_for(process, workdir / "checkpoints" / "2")
-    wait_for_text(workdir / "history.jsonl", '"step": 3')
+    # The evaluation of step 2 has ended: the next step is one that is not saved anyway.
+    wait_for_text(workdir / "history.jsonl", '"score"')
     process.send_signal(signal.SIGTERM)
   else:  # of the first one, after two steps
     process = start(workdir, "num_steps=8", "stopped_in_evaluation=1")
   told = process.communicate(timeout=60)[0]
   assert process.returncode == EXIT_CODE == 143, told
   steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-  assert f"Stopped by SIGTERM after step {max(steps)}" in told
+  assert re.search(rf"SIGTERM.*\b{max(steps)}\b", told)
   assert max(steps) == 2 if during == "evaluation" else 2 < max(steps) < 8
   told = subprocess.run([*RUN, workdir, "num_steps=8"], check=True, capture_output=True, text=True)
-  assert f"Resuming from the checkpoint of step {max(steps)}" in told.stdout
+  assert re.search(rf"checkpoint.*\b{max(steps)}\b", told.stdout)
   differing = kills.differences(whole, workdir)
   # The curves have one point more, where it was stopped.
   assert [name for name in differing if name != "history"] == []
@@ -131,13 +133,13 @@ def test_two_processes_stop_at_the_same_step_and_go_on(whole, tmp_path):
   step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
   assert step < 8
   for each in told:
-    assert f"Stopped by SIGTERM after step {step}" in each
+    assert re.search(rf"SIGTERM.*\b{step}\b", each)
   # As a kill between the last file and its seal leaves it: the first process reads it by itself.
   (workdir / "checkpoints" / str(step) / "checksums.json").unlink()
   processes = start_two(workdir, "num_steps=8")
   told = [process.communicate(timeout=120)[0] for process in processes]
   assert [process.returncode for process in processes] == [0, 0], told
-  assert f"Resuming from the checkpoint of step {step}" in told[0]
+  assert re.search(rf"checkpoint.*\b{step}\b", told[0])
   results = [json.loads((each / "results.json").read_text()) for each in (whole, workdir)]
   assert results[0]["miou"] == pytest.approx(results[1]["miou"], abs=1e-3)
 
@@ -146,7 +148,8 @@ def test_two_processes_stop_at_the_same_step_and_go_on(whole, tmp_path):
 def test_a_full_disk_is_tried_again_and_told(tmp_path, then):
   """A limit on the size of files stands in for it: the writer gets an error from the system."""
   workdir = tmp_path / "run"
-  settings = ("num_steps=12", f"faults.failed_save={then}")
+  wide = "model.encoder.width=128"  # checkpoints that reach the limit, beside files that do not
+  settings = ("num_steps=12", f"faults.failed_save={then}", wide)
   tries = ("faults.retries=1", "faults.retry_seconds=0")
   command = (
     f"ulimit -f 50; trap '' XFSZ; exec {shlex.join([*RUN, str(workdir), *settings, *tries])}"
@@ -156,16 +159,14 @@ def test_a_full_disk_is_tried_again_and_told(tmp_path, then):
   )
   told = process.communicate(timeout=120)[0]
   assert process.returncode == 1, told
-  assert re.search(r"step \d+: the checkpoint of step \d+ in .* cannot be written", told)
-  assert "trying again in 0 seconds" in told
+  assert re.search(r"step \d+: .*checkpoint.*\b\d+\b.*File too large", told)
+  assert re.search(r"\b0 seconds", told)
   last = max(entry["step"] for entry in read_history(workdir))
   if then == "stop":  # not at the end of the run, where the last one always stops it
     assert last < 6
-    assert "training goes on" not in told
   else:
     assert last == 12
-    assert "training goes on without this checkpoint" in told
-  assert "\nerror: the checkpoint of step" in told
+  assert re.search(r"^error: .*checkpoint", told, re.MULTILINE)
   # Nor what would fill the disk more, but for what a thread wrote on after the last was told.
   assert len(list((workdir / "checkpoints").iterdir())) <= 1
   told = subprocess.run([*RUN, workdir, *settings], check=True, capture_output=True, text=True)

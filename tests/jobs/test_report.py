@@ -88,7 +88,7 @@ def test_a_page_tells_of_the_run_and_loads_nothing(workdir):
     assert name in told
     assert f"{results[2]['iou'][name]:.1f}" in told
     assert f"<i style='width:{results[2]['iou'][name]:.1f}%;" in path.read_text()
-  assert "300 of 400" in told
+  assert re.search(r"300\D+400", told)
   assert "run <b>&" in told
   assert "data.batch_size" in told
   assert "student step 000300" in told
@@ -97,13 +97,14 @@ def test_a_page_tells_of_the_run_and_loads_nothing(workdir):
 
 
 def test_a_run_of_the_depth_stage_and_one_that_was_not_evaluated(tmp_path):
-  with pytest.raises(UserError, match="holds no history"):
+  with pytest.raises(UserError, match=f"{tmp_path}.*history"):
     write_report(tmp_path, {})
   History(tmp_path).add_curves(5, {"train/total": 1.0})
-  assert "No evaluation yet" in write_report(tmp_path, {"num_steps": 7}).read_text()
+  page = write_report(tmp_path, {"num_steps": 7}).read_text()
+  assert re.search("(?i)no evaluation", page)
   History(tmp_path).add_evaluation(5, -0.2, {"step": 5, "abs_rel": 0.2, "rmse": 4.5}, {})
   told = " ".join(Page(write_report(tmp_path, {"num_steps": 7}).read_text()).texts)
-  assert "abs_rel 0.2" in told
+  assert re.search(r"abs_rel\s+0\.2\b", told)
   assert "0.200" in told
 
 

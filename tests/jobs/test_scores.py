@@ -1,5 +1,7 @@
 """The reported numbers, and their agreement with the benchmark's own scripts."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -22,11 +24,10 @@ def test_scores_table_and_class_sets():
   np.testing.assert_allclose(
     result["pixel_accuracy"], 100 * (confusion.sum() - 1) / confusion.sum()
   )
-  table = format_scores(result)
-  assert "sidewalk" in table
-  assert "terrain" in table
-  assert "(not in the mean)" in table.splitlines()[10]
-  assert "over 16 classes" in table
+  table = format_scores(result).splitlines()
+  assert [line.split()[0] for line in table if "mean" in line] == ["terrain", "truck", "train"]
+  assert any(re.search(r"^sidewalk.*\b50\.0\b", line) for line in table)
+  assert any(re.search(r"^mIoU.*\b16\b", line) for line in table)
 
 
 def test_all_three_means_are_reported():
@@ -41,12 +42,11 @@ def test_all_three_means_are_reported():
 
   def printed(class_set):
     lines = format_scores(scores(confusion, class_set)).splitlines()
-    return [line.split() for line in lines if line.startswith("mIoU")]
+    return [re.findall(r"[\d.]+", line) for line in lines if line.startswith("mIoU")]
 
-  assert printed("all") == [["mIoU", "62.5", "over", "19", "classes"]]
-  thirteen = ["mIoU", "62.5", "over", "13", "classes"]
-  assert printed("synthia_16") == [["mIoU", "50.0", "over", "16", "classes"], thirteen]
-  assert printed("synthia_13") == [thirteen]
+  assert printed("all") == [["62.5", "19"]]
+  assert printed("synthia_16") == [["50.0", "16"], ["62.5", "13"]]
+  assert printed("synthia_13") == [["62.5", "13"]]
 
 
 def test_agrees_with_the_benchmark(random, official_scores):
@@ -80,11 +80,11 @@ def test_scores_of_another_class_list():
   assert result["miou_by_classes"] == pytest.approx({"all": (2 * rigid + 100) / 3, "rigid": rigid})
   lines = format_scores(result).splitlines()
   assert [line.split()[0] for line in lines[1:4]] == ["car", "tram", "lawn"]
-  assert lines[4].endswith("over 3 classes")
-  assert lines[5].endswith("over 2 classes (rigid)")
+  assert re.search(r"^mIoU.*\b3\b", lines[4])
+  assert re.search(r"^mIoU.*\b2\b.*rigid", lines[5])
   result = scores(confusion, "rigid", classes=classes, named_sets=sets)
   assert result["miou"] == pytest.approx(rigid)
   lines = format_scores(result).splitlines()
-  assert lines[3].endswith("(not in the mean)")
-  assert lines[4].endswith("over 2 classes (rigid)")
-  assert lines[5].startswith("pixel accuracy")
+  assert re.search(r"^lawn.*mean", lines[3])
+  assert re.search(r"^mIoU.*\b2\b.*rigid", lines[4])
+  assert re.search(r"accuracy.*\b90\.0\b", lines[5])

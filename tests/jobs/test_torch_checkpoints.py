@@ -1,3 +1,5 @@
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -54,35 +56,29 @@ def released(tmp_path):
   return path, student, teacher
 
 
-def bring_in(experiment, workdir):
-  workdir.mkdir(exist_ok=True)
-  import_torch(experiment, workdir, read_initial_weights(experiment))
-
-
 def assert_same(got, expected):
   assert got.keys() == expected.keys()
   for name, tensor in expected.items():
     np.testing.assert_array_equal(got[name], tensor, err_msg=name)
 
 
-@pytest.mark.long
 def test_in_and_out_again(released, tmp_path, capsys):
   path, student, teacher = released
   run = experiment(path)
-  bring_in(run, tmp_path / "run")
+  import_torch(run, tmp_path / "run")
   printed = capsys.readouterr().out
-  assert f"Weights of {path}, written at step 250000" in printed
-  assert "branch unused by classifier_dilations (1, 2)" in printed
+  assert re.search(rf"{re.escape(str(path))}.*250000", printed)
+  assert re.search(r"classifier_dilations.*\(1, 2\)", printed)
   assert len(printed.splitlines()) < 8
   exported = export_torch(experiment(), tmp_path / "run")
   assert exported == tmp_path / "run" / "corda.pth"
-  assert "branches of dilations (6, 12), this network has (1, 2)" in capsys.readouterr().out
+  assert re.search(r"\(6, 12\).*\(1, 2\)", capsys.readouterr().out)
   tree = read_torch_file(exported)
   assert tree["iteration"] == 250_000
   assert_same(tree["model"], student)
   assert_same(tree["ema_model"], teacher)
-  with pytest.raises(UserError, match="already holds checkpoints: choose another --workdir"):
-    bring_in(run, tmp_path / "run")
+  with pytest.raises(UserError, match="checkpoints.*--workdir"):
+    import_torch(run, tmp_path / "run")
   # The imported networks are those that are evaluated.
   for network in ("student", "teacher"):
     chosen = experiment(**{"evaluation.network": network})
@@ -90,15 +86,14 @@ def test_in_and_out_again(released, tmp_path, capsys):
     assert int(state.step) == result["step"] == 0
 
 
-@pytest.mark.long
 def test_a_file_without_teacher_gives_a_copy(released, tmp_path, capsys):
   path, student, _ = released
   write_torch_file(path, {f"Scale.{n}": x for n, x in student.items() if not n.startswith("heads")})
-  bring_in(experiment(path), tmp_path / "run")
+  import_torch(experiment(path), tmp_path / "run")
   printed = capsys.readouterr().out
-  assert "not in the file, so with initial values: heads (12)" in printed
-  assert "teacher: not in the file, a copy of the student" in printed
-  assert "warning: 12 tensors of the network keep random values" in printed
+  assert "heads (12)" in printed
+  assert re.search("teacher.*student", printed)
+  assert re.search(r"warning: 12\b", printed)
   tree = read_torch_file(export_torch(experiment(), tmp_path / "run"))
   assert_same(tree["ema_model"], tree["model"])
   np.testing.assert_array_equal(tree["model"]["conv1.weight"], student["conv1.weight"])
@@ -107,7 +102,6 @@ def test_a_file_without_teacher_gives_a_copy(released, tmp_path, capsys):
   np.testing.assert_array_equal(got.transpose(2, 3, 1, 0), fresh)
 
 
-@pytest.mark.long
 def test_training_starts_from_the_file_and_the_teacher_from_the_student(released, tmp_path, capsys):
   path, student, _ = released
   run = experiment(path, num_steps=1, **{"optimizer.learning_rate": 0.0})
@@ -129,13 +123,13 @@ def test_training_starts_from_the_file_and_the_teacher_from_the_student(released
 
   capsys.readouterr()
   trained, _ = train_there(run)
-  assert "tensors loaded" in capsys.readouterr().out
+  assert str(path) in capsys.readouterr().out
   stem = student["conv1.weight"].transpose(2, 3, 1, 0)
   np.testing.assert_array_equal(trained.params["encoder"]["stem_conv"]["kernel"], stem)
   # A resumed run reads its checkpoint, not the file.
   path.unlink()
   train_there(run)
-  assert "tensors loaded" not in capsys.readouterr().out
+  assert str(path) not in capsys.readouterr().out
 
 
 def test_a_run_may_go_on_where_the_file_has_another_path(tmp_path):
@@ -144,21 +138,21 @@ def test_a_run_may_go_on_where_the_file_has_another_path(tmp_path):
 
 
 def test_mistakes_are_told(released, tmp_path):
-  with pytest.raises(UserError, match=r"set --config.initial_weights=FILE.pth"):
+  with pytest.raises(UserError, match=r"initial_weights.*''"):
     read_initial_weights(experiment())
-  with pytest.raises(UserError, match=r"none.pth cannot be read"):
+  with pytest.raises(UserError, match=r"none\.pth"):
     read_initial_weights(experiment(tmp_path / "none.pth"))
   write_torch_file(tmp_path / "vgg.pth", {"features.0.weight": np.zeros((4, 3, 3, 3), np.float32)})
-  with pytest.raises(UserError, match=r"vgg.pth does not fit the network: .*features.0.weight"):
+  with pytest.raises(UserError, match=r"vgg\.pth.*features\.0\.weight"):
     read_initial_weights(experiment(tmp_path / "vgg.pth"))
   broken = released[1] | {"bn1.weight": np.full(4, np.nan, np.float32)}
   write_torch_file(tmp_path / "nan.pth", broken)
-  with pytest.raises(UserError, match=r"nan.pth does not fit the network: bn1.weight holds NaN"):
+  with pytest.raises(UserError, match=r"nan\.pth.*bn1\.weight.*NaN"):
     read_initial_weights(experiment(tmp_path / "nan.pth"))
   other = experiment(released[0], **{"model.encoder.width": 8})
-  with pytest.raises(UserError, match=r"does not fit the network: .*conv1.weight .*wanted \(8, "):
+  with pytest.raises(UserError, match=r"released\.pth.*conv1\.weight.*\(8, "):
     read_initial_weights(other)
-  with pytest.raises(UserError, match="no checkpoints in"):
+  with pytest.raises(UserError, match=r"checkpoints in .*test_mistakes"):
     export_torch(experiment(), tmp_path)
 
 

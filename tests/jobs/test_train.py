@@ -17,6 +17,7 @@ from corda_jax.jobs.evaluate import Evaluator, evaluate
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.profile import Profile
 from corda_jax.jobs.progress import Progress
+from corda_jax.jobs.skipped import SkippedSteps
 from corda_jax.jobs.train import compile_step, step_inputs, train
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
@@ -25,11 +26,12 @@ from corda_jax.training.run_files import check_config, check_results, record_con
 from corda_jax.training.sharding import check_divisible, make_mesh, shardings_of
 from corda_jax.visualize import training_sheet
 from tests import tiny
+from tests.stub_network import stub_experiment
 
 
 @pytest.fixture(scope="module")
 def experiment():
-  return Experiment.from_config(tiny.get_config(), make_mesh(jax.devices()[:2]))
+  return stub_experiment(tiny.get_config(), devices=2)
 
 
 def run(experiment, workdir, scalars=None, batches=tiny.train_batches):
@@ -74,13 +76,13 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(experiment, tmp_path
     run(experiment, tmp_path / "stopped", batches=killed_at(3))
   assert not (tmp_path / "stopped" / "results.json").exists()
   resumed, resumed_result = run(experiment, tmp_path / "stopped")
-  assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
+  assert re.search(r"checkpoint.*\b2\b", capsys.readouterr().out)
   assert resumed_result == result
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
 
   # Started once more, it has nothing to train and says so.
   again, again_result = run(experiment, tmp_path / "whole")
-  assert "complete" in capsys.readouterr().out
+  assert re.search(r"complete.*\b4\b", capsys.readouterr().out)
   assert again_result == result
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(whole))
 
@@ -124,10 +126,8 @@ def test_evaluation_counts_each_valid_frame_once(experiment):
 
 
 def test_evaluation_reads_the_network_that_is_asked_for(tmp_path):
-  config = tiny.get_config()
-  student = Experiment.from_config(config, make_mesh(jax.devices()[:2]))
-  config = tiny.get_config(**{"evaluation.network": "teacher"})
-  teacher = Experiment.from_config(config, student.mesh)
+  student = stub_experiment(tiny.get_config(), devices=2)
+  teacher = stub_experiment(tiny.get_config(**{"evaluation.network": "teacher"}), devices=2)
   state = student.initial_state()
   state = state.replace(teacher_params=jax.tree.map(lambda x: -x, state.teacher_params))
   results = [
@@ -153,17 +153,15 @@ def test_newest_and_best_checkpoints_stay(experiment, tmp_path):
   checkpoints = Checkpoints(tmp_path)
   assert (checkpoints.latest_step(), best_checkpoint(tmp_path)) == (6, 2)
   other = Experiment.from_config(tiny.get_config(**{"model.task_width": 8}), experiment.mesh)
-  with pytest.raises(UserError, match=r"is of another network: \d+ arrays differ, as .* wanted \("):
+  with pytest.raises(UserError, match=r"another network: [1-9]\d* arrays"):
     checkpoints.restore(6, other.state_shapes())
   checkpoints.close()
 
 
 def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
-  four, one = make_mesh(jax.devices()[:4]), make_mesh(jax.devices()[:1])
   split = tiny.get_config(**{"compute.shard_state": True})
   written, read, again = (
-    Experiment.from_config(*arguments)
-    for arguments in ((split, four), (tiny.get_config(), one), (split, four))
+    stub_experiment(*arguments) for arguments in ((split, 4), (tiny.get_config(), 1), (split, 4))
   )
   state = written.initial_state()
   assert not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.optimizer_state))
@@ -210,7 +208,17 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_told(experiment, tmp_p
   curves = {step: values for step, values in scalars if "train/skipped" in values}
   assert [curves[step]["train/skipped"] for step in (1, 2, 3, 4)] == [0, 1, 1, 0]
   told = capsys.readouterr().out
-  assert re.search(r"step 2 was not applied: .*total is nan \(frames of source: frame_2_0, ", told)
+  assert re.search(r"step 2\b.*total.*nan.*source: frame_2_0, ", told)
+
+
+def test_skipped_steps_count_in_a_row_alone(tmp_path):
+  skipped = SkippedSteps(
+    tmp_path, 2, frames_of=lambda step: {}, checkpoints=lambda: [], tell=lambda text: None
+  )
+  for step, each in enumerate((1, 0, 1, 0, 1)):
+    skipped.read(step, {"skipped": each, "total": float("nan")})
+  with pytest.raises(UserError, match=r"\b2\b.*4\.\.5"):
+    skipped.read(5, {"skipped": 1, "total": float("nan")})
 
 
 def test_too_many_such_steps_in_a_row_end_the_run_with_a_report(experiment, tmp_path):
@@ -219,7 +227,7 @@ def test_too_many_such_steps_in_a_row_end_the_run_with_a_report(experiment, tmp_
   config.faults.skipped_steps = 2
   config.checkpoint_every, config.keep_newest = 1, 5
   try:
-    with pytest.raises(UserError, match=r"2 steps in a row, 3..4, .* checkpoint of step 1 is good"):
+    with pytest.raises(UserError, match=r"\b2\b.*3\.\.4.*checkpoint.*\b1\b"):
       run(experiment, tmp_path, batches=poisoned(3, 4))
   finally:
     config.faults.skipped_steps = 10
@@ -245,22 +253,21 @@ def test_a_profile_that_cannot_be_written_is_told_and_the_next_one_is_made(tmp_p
       with profile.step(step):
         jnp.ones(3).block_until_ready()
     assert len(told) == 1
-    assert told[0].startswith("the profile cannot be written (")
-    assert told[0].endswith("; the run goes on")
+    assert "profile" in told[0]
     (tmp_path / "tensorboard" / "plugins").unlink()
     os.kill(os.getpid(), signal.SIGUSR1)
     with profile.step(4):
       jnp.ones(3).block_until_ready()
   finally:
     profile.close()
-  assert told[1].startswith("A profile lies in")
+  assert str(tmp_path / "tensorboard") in told[1]
   assert list((tmp_path / "tensorboard" / "plugins").rglob("*.xplane.pb"))
 
 
 def test_what_training_sees_is_shown(tmp_path):
   fields = {"draw_every": 2, "num_steps": 2, "evaluate_every": 2}
   fields |= {f"method.strong_augmentation.{name}_probability": 0.0 for name in ("jitter", "blur")}
-  experiment = Experiment.from_config(tiny.get_config(**fields), make_mesh(jax.devices()[:2]))
+  experiment = stub_experiment(tiny.get_config(**fields), devices=2)
   shown = {}
   train(
     experiment,
@@ -327,7 +334,7 @@ def test_results_of_another_configuration_are_refused(tmp_path):
     ("initial_weights", "elsewhere.npz"),
     ("data.street_world.gap", 1.5),
   ):
-    with pytest.raises(UserError, match=rf"results of another configuration: {field} \("):
+    with pytest.raises(UserError, match=rf"{re.escape(field)} \(.*→.*{re.escape(str(value))}"):
       check_results(tmp_path, tiny.get_config(**{field: value}).to_dict())
 
 
@@ -358,7 +365,7 @@ def test_a_run_refuses_another_configuration(tmp_path):
   free |= {"data.source.depth_root": "there", "data.target.depth_root": "elsewhere"}
   check_config(tmp_path, tiny.get_config(**free).to_dict())
   changed = tiny.get_config(**{"optimizer.momentum": 0.5, "data.batch_size": 8}).to_dict()
-  told = r"data.batch_size \(4 → 8\), optimizer.momentum \(0.9 → 0.5\)"
+  told = r"data\.batch_size.*4.*8.*optimizer\.momentum.*0\.9.*0\.5"
   with pytest.raises(UserError, match=told):
     check_config(tmp_path, changed)
   check_config(tmp_path, changed, parts=("model.",))
@@ -367,11 +374,11 @@ def test_a_run_refuses_another_configuration(tmp_path):
   del old["compute"], old["model"]["batch_norm_group"], old["data"]["street_world"]["gap"]
   record_config(tmp_path, old)
   check_config(tmp_path, tiny.get_config().to_dict())
-  with pytest.raises(UserError, match=r"batch_norm_group \(0 → 2\)"):
+  with pytest.raises(UserError, match=r"batch_norm_group.*0.*2"):
     check_config(tmp_path, tiny.get_config(**{"model.batch_norm_group": 2}).to_dict())
   record_config(tmp_path, tiny.get_config().to_dict())
   changed = tiny.get_config(**{"model.classifier_dilations": (2, 5)}).to_dict()
-  with pytest.raises(UserError, match=r"model.classifier_dilations"):
+  with pytest.raises(UserError, match=r"model\.classifier_dilations"):
     check_config(tmp_path, changed, parts=("model.",))
 
 
@@ -382,49 +389,49 @@ def test_checkpoints_that_cannot_be_written_are_told(experiment, tmp_path, monke
     raise OSError(28, "No space left on device", str(tmp_path))
 
   monkeypatch.setattr(checkpoints._manager, "save", full)
-  with pytest.raises(UserError, match=r"cannot be written .*No space left on device"):
+  with pytest.raises(UserError, match=r"checkpoints.*No space left on device"):
     checkpoints.save(1, experiment.initial_state())
   checkpoints.close()
 
 
 def test_nothing_to_evaluate_is_told(experiment, tmp_path):
-  with pytest.raises(UserError, match="no checkpoints in"):
+  with pytest.raises(UserError, match=r"checkpoints in .*test_nothing"):
     evaluate(experiment, tmp_path, tiny.evaluation_batches)
 
 
 def test_batches_that_devices_cannot_share_are_refused():
   mesh = make_mesh(jax.devices()[:4])
   check_divisible(mesh, 8, "data.batch_size")
-  with pytest.raises(UserError, match=r"data.batch_size is 6.*4 devices.*data.batch_size=8"):
+  with pytest.raises(UserError, match=r"data\.batch_size.*6.*4.*data\.batch_size=8"):
     check_divisible(mesh, 6, "data.batch_size")
 
 
 @pytest.mark.parametrize(
   ("field", "value", "told"),
   [
-    ("num_steps", 0, "num_steps is 0, wanted 1 or more"),
-    ("data.source.splits", (), r"data.source.splits is \(\), wanted names"),
-    ("data.target.views", ("up",), "data.target.views holds 'up', wanted some of: right"),
-    ("data.source.folder.metres_per_unit", float("nan"), "is nan, wanted finite numbers"),
-    ("model.pose_normalization.mean", (1.0, 2.0), "wanted three numbers"),
-    ("log_every", 0, "log_every is 0, wanted 1 or more"),
-    ("evaluation.pictures", -1, "evaluation.pictures is -1, wanted 0 or more"),
-    ("evaluation.classes", "twelve", "evaluation.classes is 'twelve', wanted 'all' or"),
-    ("evaluation.network", "both", "evaluation.network is 'both', wanted 'student' or 'teacher'"),
-    ("evaluation.checkpoint", "newest", "evaluation.checkpoint is 'newest', wanted 'latest' or"),
-    ("evaluation.label_size", "full", "evaluation.label_size is 'full', wanted 'file' or 'input'"),
-    ("evaluation.scales", (), r"evaluation.scales is \(\), wanted factors above 0, such as"),
-    ("evaluation.scales", (1.0, 0.0), r"evaluation.scales is \(1.0, 0.0\), wanted factors above 0"),
-    ("evaluation.scales", ("big",), r"evaluation.scales is \('big',\), wanted factors above 0"),
-    ("model.dtype", "float17", "model.dtype is 'float17', wanted"),
-    ("model.dtype", "float64", "JAX_ENABLE_X64=1"),
-    ("evaluation.class_sets", {"moving": ("tram",)}, "class_sets.moving holds 'tram', which is no"),
-    ("data.classes.names", ("car", "car"), "data.classes.names holds 'car' more than once"),
-    ("data.classes.colors", ((1, 2, 3),), "data.classes.names is not: name the classes"),
-    ("data.crop_height", 600, "the crop is 25x600 but target frames are 1024x512"),
-    ("model.depth", False, "model.correlation is True and model.depth is False"),
-    ("model.initial_semantics_from", "both", "model.initial_semantics_from is 'both', wanted"),
-    ("model.encoder.strides", (1,), "stage_sizes, strides and dilations want one entry a stage"),
+    ("num_steps", 0, r"num_steps.*0"),
+    ("data.source.splits", (), r"data\.source\.splits.*\(\)"),
+    ("data.target.views", ("up",), r"data\.target\.views.*'up'.*right"),
+    ("data.source.folder.metres_per_unit", float("nan"), r"metres_per_unit.*nan"),
+    ("model.pose_normalization.mean", (1.0, 2.0), r"model\.pose_normalization\.mean.*1\.0, 2\.0"),
+    ("log_every", 0, r"log_every.*0"),
+    ("evaluation.pictures", -1, r"evaluation\.pictures.*-1"),
+    ("evaluation.classes", "twelve", r"evaluation\.classes.*'twelve'.*'all'"),
+    ("evaluation.network", "both", r"evaluation\.network.*'both'.*'student'.*'teacher'"),
+    ("evaluation.checkpoint", "newest", r"evaluation\.checkpoint.*'newest'.*'latest'"),
+    ("evaluation.label_size", "full", r"evaluation\.label_size.*'full'.*'file'.*'input'"),
+    ("evaluation.scales", (), r"evaluation\.scales.*\(\)"),
+    ("evaluation.scales", (1.0, 0.0), r"evaluation\.scales.*\(1\.0, 0\.0\)"),
+    ("evaluation.scales", ("big",), r"evaluation\.scales.*\('big',\)"),
+    ("model.dtype", "float17", r"model\.dtype.*'float17'"),
+    ("model.dtype", "float64", r"model\.dtype.*float64.*JAX_ENABLE_X64"),
+    ("evaluation.class_sets", {"moving": ("tram",)}, r"class_sets\.moving.*'tram'"),
+    ("data.classes.names", ("car", "car"), r"data\.classes\.names.*'car'"),
+    ("data.classes.colors", ((1, 2, 3),), r"data\.classes\.names"),
+    ("data.crop_height", 600, r"25x600.*1024x512"),
+    ("model.depth", False, r"model\.correlation.*True.*model\.depth.*False"),
+    ("model.initial_semantics_from", "both", r"model\.initial_semantics_from.*'both'.*'decoder'"),
+    ("model.encoder.strides", (1,), r"model\.encoder|stage_sizes.*strides.*dilations"),
   ],
 )
 def test_configurations_that_cannot_work_are_refused(field, value, told):
@@ -434,7 +441,7 @@ def test_configurations_that_cannot_work_are_refused(field, value, told):
 
 def test_depth_heads_want_depth_somewhere():
   fields = {"data.source.depth": "none", "data.target.depth": "none"}
-  with pytest.raises(UserError, match=r"is 'none'.* set model.depth=False"):
+  with pytest.raises(UserError, match=r"depth.*none.*model\.depth"):
     Experiment.from_config(tiny.get_config(**fields))
   fields |= {"model.depth": False, "model.correlation": False}
   Experiment.from_config(tiny.get_config(**fields))
@@ -475,7 +482,7 @@ def test_progress_averages_what_lies_between_reports(monkeypatch):
 
 def test_curves_and_pictures_that_cannot_be_written_do_not_end_a_run(tmp_path, capsys):
   fields = {"draw_every": 2, "log_every": 2}
-  experiment = Experiment.from_config(tiny.get_config(**fields), make_mesh(jax.devices()[:2]))
+  experiment = stub_experiment(tiny.get_config(**fields), devices=2)
 
   def full(*_):
     raise OSError(28, "No space left on device")
@@ -491,5 +498,5 @@ def test_curves_and_pictures_that_cannot_be_written_do_not_end_a_run(tmp_path, c
   assert result["step"] == 4
   told = capsys.readouterr().out
   for what in ("TensorBoard's curves", "pictures"):
-    assert f"{what} cannot be written ([Errno 28] No space left on device); the run goes" in told
+    assert re.search(rf"{what}.*No space left on device", told)
   assert [entry["step"] for entry in History(tmp_path).entries] == [2, 2, 4, 4]

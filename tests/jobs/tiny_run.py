@@ -16,13 +16,14 @@ import jax
 
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator
-from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import train
 from corda_jax.training.preemption import EXIT_CODE, Preempted
 from corda_jax.training.processes import join_processes
 from corda_jax.training.run_files import check_config, record_config
+from corda_jax.training.sharding import make_mesh
 from corda_jax.visualize import contact_sheet, training_sheet
 from tests import tiny
+from tests.stub_network import stub_experiment
 
 TEXTS = ("faults.failed_save",)
 
@@ -37,7 +38,7 @@ def main() -> None:
   config = tiny.get_config(
     **{name: value if name in TEXTS else int(value) for name, value in options.items()}
   )
-  experiment = Experiment.from_config(config)
+  experiment = stub_experiment(config, mesh=make_mesh())
   share = config.data.batch_size // jax.process_count()
 
   def batches(start):

@@ -74,9 +74,9 @@ def test_batch_norm_of_groups_is_that_of_each(float64, random):
   np.testing.assert_array_equal(
     groups.apply(variables, x, train=False), whole.apply(variables, x, train=False)
   )
-  with pytest.raises(ValueError, match="groups of 2 images do not divide a batch of 3"):
+  with pytest.raises(ValueError, match=r"group.*\b2\b.*batch.*\b3\b"):
     groups.apply(variables, x[:3], train=True, mutable=["batch_stats"])
-  with pytest.raises(ValueError, match="groups of 2 images of each of 2 domains do not divide"):
+  with pytest.raises(ValueError, match=r"group.*\b2\b.*2 domains.*batch.*\b2\b"):
     groups.clone(domains=2).apply(variables, x[:2], train=True, mutable=["batch_stats"])
 
 

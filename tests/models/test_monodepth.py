@@ -193,10 +193,10 @@ def features_in_numpy(variables, x, fields):
 @pytest.mark.parametrize(
   ("fields", "told"),
   [
-    ({"block": "plain"}, "block is 'plain', wanted 'bottleneck' or 'basic'"),
-    ({"stride_on": "conv3"}, "stride_on is 'conv3', wanted 'conv1' or 'conv2'"),
-    ({"expansion": 4}, "expansion is 4, and basic blocks have none: set it to 1"),
-    ({"strides": (1, 2)}, "want one entry a stage"),
+    ({"block": "plain"}, r"block.*plain.*bottleneck.*basic"),
+    ({"stride_on": "conv3"}, r"stride_on.*conv3.*conv1.*conv2"),
+    ({"expansion": 4}, r"expansion.*4.*basic.*1"),
+    ({"strides": (1, 2)}, r"strides.*\(1, 2\)"),
   ],
 )
 def test_encoders_that_cannot_be_are_told(fields, told):
@@ -208,7 +208,9 @@ def test_encoders_that_cannot_be_are_told(fields, told):
 def test_a_small_encoder_uses_the_first_widths(random):
   depth, pose = build_depth_networks(small_config())
   x = image(random)
-  variables = depth.init(jax.random.key(0), x, train=False)
+  disparities, variables = jax.jit(lambda key: depth.init_with_output(key, x, train=False))(
+    jax.random.key(0)
+  )
   decoder = variables["params"]["decoder"]
   shapes = {name: layer["kernel"].shape for name, layer in decoder.items()}
   # Features have 4, 4, 8 and 16 channels, from stride 2 on.
@@ -226,11 +228,10 @@ def test_a_small_encoder_uses_the_first_widths(random):
     "head2": (3, 3, 8, 1),
     "head3": (3, 3, 10, 1),
   }
-  disparities = depth.apply(variables, x, train=False)
   sizes = [(2, HEIGHT >> scale, WIDTH >> scale, 1) for scale in range(4)]
   assert [disparity.shape for disparity in disparities] == sizes
   assert all(0 < d.min() < d.max() < 1 for d in disparities)
-  variables = pose.init(jax.random.key(0), x, x, train=False)
+  variables = jax.eval_shape(lambda: pose.init(jax.random.key(0), x, x, train=False))
   shapes = {n: layer["kernel"].shape for n, layer in variables["params"]["decoder"].items()}
   assert shapes == {
     "squeeze": (1, 1, 16, 6),
@@ -245,7 +246,7 @@ def test_decoders_start_as_convolutions_of_pytorch():
   decoder = DepthDecoder()
   sizes = [(1, 32 >> level, 32 >> level, 64) for level in range(5)]
   features = [jnp.zeros(size) for size in sizes]
-  params = decoder.init(jax.random.key(0), features)["params"]
+  params = jax.jit(decoder.init)(jax.random.key(0), features)["params"]
   for layer in params.values():
     reach = np.prod(layer["kernel"].shape[:3]) ** -0.5  # kaiming_uniform with a = sqrt(5)
     np.testing.assert_allclose(np.abs(layer["kernel"]).max(), reach, rtol=0.02)
@@ -257,11 +258,11 @@ def test_fresh_networks_begin_at_a_disparity(random, wanted):
   """What the features say aside."""
   network, _ = build_depth_networks(small_config(initial_disparity=wanted))
   x = image(random)
-  variables = network.init(jax.random.key(0), x, train=True)
+  variables = jax.jit(lambda key: network.init(key, x, train=True))(jax.random.key(0))
   heads = {name: variables["params"]["decoder"][name] for name in ("head0", "head3")}
   for name, head in heads.items():
     variables["params"]["decoder"][name] = head | {"kernel": 0 * head["kernel"]}
-  disparities = network.apply(variables, x, train=False)
+  disparities = jax.jit(lambda v: network.apply(v, x, train=False))(variables)
   for disparity in (disparities[0], disparities[3]):
     np.testing.assert_allclose(disparity, wanted, rtol=1e-6)
 
@@ -269,7 +270,8 @@ def test_fresh_networks_begin_at_a_disparity(random, wanted):
 def test_every_parameter_of_depth_learns(random):
   depth, _ = build_depth_networks(small_config())
   x = image(random)
-  variables = randomized(random, depth.init(jax.random.key(0), x, train=True))
+  shapes = jax.eval_shape(lambda: depth.init(jax.random.key(0), x, train=True))
+  variables = randomized(random, shapes)
 
   @jax.jit
   def gradient(params):
@@ -297,7 +299,7 @@ def test_the_motion_is_the_first_that_the_decoder_predicts(float64, random):
   variables = randomized(random, shapes)
 
   @jax.jit
-  def motion(params):
+  def motion(params, first=first, second=second):
     return jnp.stack(pose.apply(variables | {"params": params}, first, second, train=False), 1)
 
   base = motion(variables["params"])
@@ -311,11 +313,13 @@ def test_the_motion_is_the_first_that_the_decoder_predicts(float64, random):
   np.testing.assert_allclose(moved.reshape(2, 6, 12), expected, atol=1e-15)
   encoder = {collection: tree["encoder"] for collection, tree in variables.items()}
   # The earlier frame's channels come first.
-  features = pose.encoder.apply(encoder, jnp.concatenate([first, second], -1), train=False)
+  features = jax.jit(lambda v, x: pose.encoder.apply(v, x, train=False))(
+    encoder, jnp.concatenate([first, second], -1)
+  )
   decoded = PoseDecoder(6).apply({"params": variables["params"]["decoder"]}, features)
   np.testing.assert_allclose(base, np.stack(decoded, 1)[:, :, 0], atol=1e-15)
-  swapped = pose.apply(variables, second, first, train=False)
-  assert np.abs(np.stack(swapped, 1) - base).max() > 1e-5
+  swapped = motion(variables["params"], second, first)
+  assert np.abs(swapped - base).max() > 1e-5
 
 
 def _with_bias(params, bias):
@@ -326,7 +330,8 @@ def _with_bias(params, bias):
 def test_every_parameter_of_pose_that_is_used_learns(random):
   _, pose = build_depth_networks(small_config())
   first, second = image(random), image(random)
-  variables = randomized(random, pose.init(jax.random.key(0), first, second, train=True))
+  shapes = jax.eval_shape(lambda: pose.init(jax.random.key(0), first, second, train=True))
+  variables = randomized(random, shapes)
 
   @jax.jit
   @jax.grad
@@ -345,8 +350,12 @@ def test_disparity_and_motion_stay_wide_in_bfloat16(random):
   narrow = build_depth_networks(small_config(dtype="bfloat16"))
   x = image(random)
   for inputs, wide_network, network in (((x,), wide[0], narrow[0]), ((x, x), wide[1], narrow[1])):
-    variables = wide_network.init(jax.random.key(0), *inputs, train=False)
-    expected = wide_network.apply(variables, *inputs, train=False)
+    expected, variables = jax.jit(
+      lambda key, network=wide_network, inputs=inputs: network.init_with_output(
+        key, *inputs, train=False
+      )
+    )(jax.random.key(0))
+    # Not compiled as a whole: XLA may leave out the rounding that is looked for.
     got = network.apply(variables, *[i.astype(jnp.bfloat16) for i in inputs], train=False)
     for a, b in zip(got, expected, strict=True):
       assert a.dtype == jnp.float32
@@ -358,14 +367,14 @@ def test_disparity_and_motion_stay_wide_in_bfloat16(random):
 @pytest.mark.parametrize(
   ("size", "fields", "told"),
   [
-    ((48, 40), {}, "images of 48x40 pixels do not fit .* multiples of 16"),
-    ((33, 32), {}, "images of 33x32 pixels do not fit .* multiples of 16"),
-    ((32, 32), {"stem_pool": False}, r"strides \(2, 2, 4, 8\), .* wants \(2, 4, 8, 16\)"),
-    ((32, 32), {"stem_pool_ceil": True}, "stem_pool_ceil is True"),
+    ((48, 40), {}, r"48x40.*\b16\b"),
+    ((33, 32), {}, r"33x32.*\b16\b"),
+    ((32, 32), {"stem_pool": False}, r"strides.*\(2, 2, 4, 8\).*\(2, 4, 8, 16\)"),
+    ((32, 32), {"stem_pool_ceil": True}, r"model\.encoder\.stem_pool_ceil.*True.*False"),
     (
       (32, 32),
       {"stage_sizes": (1, 1), "strides": (1, 2), "dilations": (1, 1)},
-      "wants an encoder of at least 4 levels .*, got 3",
+      r"encoder.*\b4\b.*\b3\b",
     ),
   ],
 )
@@ -377,13 +386,13 @@ def test_sizes_that_do_not_fit_the_decoder_are_told(size, fields, told):
 
 def test_fewer_widths_than_levels_are_told():
   depth, _ = build_depth_networks(small_config(decoder_widths=(4, 6, 8)))
-  with pytest.raises(UserError, match=r"widths are \(4, 6, 8\), .* for each of the 4 levels"):
-    depth.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+  with pytest.raises(UserError, match=r"widths.*\(4, 6, 8\).*\b4\b"):
+    jax.eval_shape(lambda: depth.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False))
 
 
 def test_networks_are_built_as_configured():
   config = small_config(dtype="bfloat16", pose_encoder=small_fields(width=2), kernel_init="zeros")
-  with pytest.raises(UserError, match=r"model\.kernel_init is 'zeros'"):
+  with pytest.raises(UserError, match=r"model\.kernel_init.*zeros.*he_normal"):
     build_depth_networks(config)
   config.kernel_init = "he_normal"
   depth, pose = build_depth_networks(config)

@@ -1,5 +1,7 @@
 """Stand-ins for files of torchvision and Monodepth2, and what of them goes into the networks."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +110,7 @@ def test_names_mean_what_the_release_means():
   ):
     assert variable_path(name, network=network) == ("params", path)
   for network, name in (("depth", "net.0.weight"), ("pose", "decoder.0.conv.conv.weight")):
-    with pytest.raises(KeyError, match="is no tensor of a released"):
+    with pytest.raises(KeyError, match=rf"{re.escape(name)}.*{network}"):
       variable_path(name, network=network)
 
 
@@ -123,10 +125,9 @@ def test_a_folder_of_monodepth2_there_and_back(tmp_path, network):
   assert_same(got, variables)
   assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, shapes)
   total = len(tensor_names(shapes, network=network))
-  assert summary.splitlines() == [
-    f"Weights of {tmp_path}",
-    f"{network} network: {total} of the network's {total} tensors loaded",
-  ]
+  title, counts = summary.splitlines()  # nothing left, nothing missing
+  assert str(tmp_path) in title
+  assert re.search(rf"{network}.*\b{total}\b.*\b{total}\b", counts)
   again = state_of(network, got)
   assert again.keys() == state.keys()
   for name, tensor in again.items():
@@ -141,7 +142,7 @@ def test_an_encoder_of_monodepth2_alone(tmp_path):
   got, summary = read_depth_weights(tmp_path / "a.pth", shapes, "depth")
   assert_same(got["params"], {"encoder": variables["params"]["encoder"]})
   assert_same(got["batch_stats"], variables["batch_stats"])
-  assert f"not in the file, so with initial values: decoder ({len(decoder)})" in summary
+  assert re.search(rf"decoder\D+{len(decoder)}\b", summary)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -152,8 +153,8 @@ def test_imagenet_into_depth(tmp_path, name):
   got, summary = read_depth_weights(tmp_path / "a.pth", shapes, "depth")
   assert_same(got["params"], {"encoder": variables["params"]["encoder"]})
   assert_same(got["batch_stats"], variables["batch_stats"])
-  assert "left 2: classifier of ImageNet: encoder.fc.weight, encoder.fc.bias" in summary
-  assert "not in the file, so with initial values: decoder (28)" in summary
+  assert re.search(r"\b2\b.*ImageNet.*encoder\.fc\.weight.*encoder\.fc\.bias", summary)
+  assert re.search(r"decoder\D+28\b", summary)
 
 
 def test_imagenet_into_pose_sees_both_frames_as_it_saw_one(tmp_path, random):
@@ -191,7 +192,7 @@ def test_a_network_of_fewer_levels_leaves_the_last_stage(tmp_path):
   expected = dict(variables["params"]["encoder"])
   del expected["stage4_block0"]
   assert_same(got["params"]["encoder"], expected)
-  assert "not in this network: encoder.layer4.0." in summary
+  assert "encoder.layer4.0." in summary
 
 
 def _without(state, name):
@@ -203,17 +204,17 @@ def _without(state, name):
   [
     (
       lambda state: _without(state, "layer2.0.conv1.weight"),
-      r"encoder.layer2.0.conv1.weight \(not in",
+      r"encoder\.layer2\.0\.conv1\.weight",
     ),
-    (lambda state: _without(state, "bn1.running_var"), r"encoder.bn1.running_var \(not in the"),
+    (lambda state: _without(state, "bn1.running_var"), r"encoder\.bn1\.running_var"),
     # A larger network of the same widths, such as ResNet-34 for ResNet-18.
     (
       lambda state: state | {"layer1.2.conv1.weight": state["layer1.1.conv1.weight"]},
-      r"encoder.layer1.2.conv1.weight \(not in this network\)",
+      r"encoder\.layer1\.2\.conv1\.weight",
     ),
     (
       lambda state: state | {"conv1.weight": np.zeros((4, 6, 3, 3), np.float32)},
-      r"encoder.conv1.weight \(shape \(4, 6, 3, 3\), wanted \(4, 3, 3, 3\)\)",
+      r"encoder\.conv1\.weight.*\(4, 6, 3, 3\).*\(4, 3, 3, 3\)",
     ),
   ],
 )
@@ -221,7 +222,7 @@ def test_other_encoders_are_refused(tmp_path, change, told):
   shapes = shapes_of("depth", small_config())
   path = tmp_path / "a.pth"
   write_torch_file(path, change(imagenet(drawn(shapes))))
-  with pytest.raises(UserError, match=f"a.pth does not fit the depth network: .*: {told}"):
+  with pytest.raises(UserError, match=rf"a\.pth.*depth.*{told}"):
     read_depth_weights(path, shapes, "depth")
 
 
@@ -229,38 +230,37 @@ def test_what_is_no_encoder_is_refused(tmp_path):
   shapes = shapes_of("depth", small_config())
   state = state_of("depth", drawn(shapes))
   for name, tree, told in (
-    ("depth.pth", split(state)[1], "no convolution of the encoder is in it: it holds decoder.10"),
+    ("depth.pth", split(state)[1], r"decoder\.10.*encoder\.conv1"),
     (
       "vgg.pth",
       {"features.0.weight": np.zeros((4, 3, 3, 3))},
-      "wanted names such as encoder.conv1",
+      r"features\.0\.weight.*encoder\.conv1",
     ),
-    ("list.pth", [1, 2], "the file holds a list"),
+    ("list.pth", [1, 2], "list.*dict"),
   ):
     write_torch_file(tmp_path / name, tree)
-    with pytest.raises(UserError, match=f"{name} does not fit the depth network: .*{told}"):
+    with pytest.raises(UserError, match=rf"{name}.*depth.*{told}"):
       read_depth_weights(tmp_path / name, shapes, "depth")
   with pytest.raises(UserError, match=r"missing\.pth"):
     read_depth_weights(tmp_path / "missing.pth", shapes, "depth")
   broken = state | {"encoder.conv1.weight": np.full((4, 3, 3, 3), np.nan, np.float32)}
   write_torch_file(tmp_path / "nan.pth", broken)
-  with pytest.raises(UserError, match=r"conv1\.weight holds NaN or infinity"):
+  with pytest.raises(UserError, match=r"nan\.pth.*conv1\.weight.*NaN"):
     read_depth_weights(tmp_path / "nan.pth", shapes, "depth")
 
 
 def test_a_folder_wants_both_files(tmp_path):
   shapes = shapes_of("pose", small_config())
   encoder, _ = split(state_of("pose", drawn(shapes)))
-  with pytest.raises(
-    UserError, match=r"holds no pose_encoder\.pth and no pose\.pth: name a folder"
-  ):
+  with pytest.raises(UserError, match=rf"{tmp_path}.*pose_encoder\.pth.*pose\.pth"):
     read_depth_weights(tmp_path, shapes, "pose")
   write_torch_file(tmp_path / "pose_encoder.pth", encoder)
-  with pytest.raises(UserError, match=r"holds no pose\.pth: name a folder"):
+  with pytest.raises(UserError, match=rf"{tmp_path}.*\bpose\.pth") as error:
     read_depth_weights(tmp_path, shapes, "pose")
+  assert str(error.value).count("pose_encoder.pth") == 1  # as one of both files, and not as missing
   # A damaged decoder is told by its own path.
   write_torch_file(tmp_path / "pose.pth", {"epoch": 3})
-  with pytest.raises(UserError, match=r"pose\.pth does not fit the pose network: .* no tensors"):
+  with pytest.raises(UserError, match=r"/pose\.pth.*epoch.*model"):
     read_depth_weights(tmp_path, shapes, "pose")
 
 
@@ -269,5 +269,5 @@ def test_a_decoder_of_six_levels_has_no_place_in_a_file(tmp_path):
   config = small_config(encoder=deep, decoder_widths=(2,) * 6)
   shapes = shapes_of("depth", config)
   write_torch_file(tmp_path / "a.pth", imagenet(drawn(shapes_of("depth", small_config()))))
-  with pytest.raises(UserError, match="no file has a place for 'decoder/upconv5_0'"):
+  with pytest.raises(UserError, match="decoder/upconv5_0"):
     read_depth_weights(tmp_path / "a.pth", shapes, "depth")

@@ -106,7 +106,7 @@ def test_byte_order_and_folder_of_the_archive(read):
     contiguous(array), change=lambda x: {k: v for k, v in x.items() if k[0] != "b"}
   )
   assert_same(read(without), array)
-  with pytest.raises(UserError, match="damaged"):
+  with pytest.raises(UserError, match=r"weights\.pth.*damage"):
     read(zip_file(contiguous(array), change=lambda x: x | {"byteorder": b"middle"}))
 
 
@@ -114,7 +114,7 @@ def test_view_metadata_of_the_oldest_files(read):
   storage = np.arange(10, dtype=np.float32)
   assert_same(read(legacy_file(Tensor(storage, 1, (2,), (1,), view=("7", 4, 3)))), storage[5:7])
   for view in (("7", 8, 3), ("7", -1, 3), ("7", 2, -1), ("7", 4, 1), "view"):
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"weights\.pth.*damage"):
       read(legacy_file(Tensor(storage, 1, (2,), (1,), view=view)))
 
 
@@ -143,7 +143,7 @@ def test_what_is_written_is_read(tmp_path):
   first = path.read_bytes()
   write_torch_file(path, tree)
   assert path.read_bytes() == first
-  with pytest.raises(TypeError, match="a set has no place"):
+  with pytest.raises(TypeError, match=r"\bset\b"):
     write_torch_file(path, {"a": {1}})
   assert path.read_bytes() == first
   assert list(tmp_path.iterdir()) == [path]
@@ -179,7 +179,7 @@ MALICIOUS = {
 def test_malicious_pickles_are_named_and_not_run(read, tmp_path, name, kind):
   make, told = MALICIOUS[kind]
   witness = tmp_path / "witness"
-  with pytest.raises(UserError, match=rf"names '{told}', .*nothing of it was run"):
+  with pytest.raises(UserError, match=rf"weights\.pth.*'{told}'"):
     read(FORMATS[name](make(str(witness))))
   assert not witness.exists()
 
@@ -285,9 +285,9 @@ def test_storages_are_never_larger_than_the_file(read):
       b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + opcode + b"tQ"
     )
 
-  with pytest.raises(UserError, match="storages larger than the file: 10000 elements of float32"):
+  with pytest.raises(UserError, match=r"10000.*float32"):
     read(raw(tensor(storage=announced(10_000))))
-  with pytest.raises(UserError, match="a storage of two types or sizes"):
+  with pytest.raises(UserError, match=r"storage.*sizes"):
     read(raw(tensor(), tensor(storage=announced(3))))
 
 
@@ -317,7 +317,7 @@ def test_announced_lengths_must_be_those_of_the_file(read):
     # One that unpacks to far more than its size.
     zip_file(tree, change=lambda x: x | {"more": bytes(10**6)}, compression=zipfile.ZIP_DEFLATED),
   ):
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"weights\.pth.*damage"):
       read(broken)
 
 
@@ -370,31 +370,30 @@ def safetensors(header=b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 @pytest.mark.parametrize(
   ("data", "told"),
   [
-    (b"", "is empty"),
-    (b"\x89PNG\r\n\x1a\n" + bytes(50), "an image"),
-    (b"<!DOCTYPE html><html>Google Drive</html>", "a web page"),
-    (b"\n <html>", "a web page"),
-    (tar(), "a tar archive, as PyTorch wrote before 0.2"),
-    (safetensors(), "a safetensors file"),
-    (safetensors(b'{"a":' + b" " * 123), "a safetensors file"),
-    (json.dumps({"a": [1]}).encode(), "a JSON file"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-    (b"\x1f\x8b\x08" + bytes(50), "a gzip file"),
-    (b"\x89HDF\r\n\x1a\n" + bytes(50), "an HDF5 file"),
-    (pickle.dumps({"a": 1}), "damaged or not a PyTorch file"),
-    (pickle.dumps(np.arange(3)), "names 'numpy"),
-    (b"some notes of mine", "damaged or not a PyTorch file"),
+    (b"", "empty"),
+    (b"\x89PNG\r\n\x1a\n" + bytes(50), "image"),
+    (b"<!DOCTYPE html><html>Google Drive</html>", "web page"),
+    (b"\n <html>", "web page"),
+    (tar(), r"\btar\b"),
+    (safetensors(), "safetensors"),
+    (safetensors(b'{"a":' + b" " * 123), "safetensors"),
+    (json.dumps({"a": [1]}).encode(), "JSON"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+    (b"\x1f\x8b\x08" + bytes(50), "gzip"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
+    (pickle.dumps({"a": 1}), "damage"),
+    (pickle.dumps(np.arange(3)), "'numpy"),
+    (b"some notes of mine", "damage"),
   ],
 )
 def test_wrong_files_are_told(read, data, told):
-  with pytest.raises(UserError, match=told) as error:
+  with pytest.raises(UserError, match=rf"weights\.pth.*{told}") as error:
     read(data)
-  assert "weights.pth" in str(error.value)
   assert "\n" not in str(error.value)
 
 
 def test_missing_files_and_folders_are_told(tmp_path):
-  with pytest.raises(UserError, match=r"none.pth cannot be read \(No such file"):
+  with pytest.raises(UserError, match=r"none\.pth.*No such file"):
     read_torch_file(tmp_path / "none.pth")
-  with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
+  with pytest.raises(UserError, match=rf"{tmp_path}.*Is a directory"):
     read_torch_file(tmp_path)

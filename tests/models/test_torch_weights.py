@@ -1,5 +1,7 @@
 """Names and shapes: what of a PyTorch file goes into a network, and what comes out of it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +104,7 @@ def test_names_that_mean_nothing():
     ("layer1.0.conv1.running_mean", "corda"),
     ("layer1.0.conv1", "corda"),
   ):
-    with pytest.raises(KeyError, match="is no tensor of a released"):
+    with pytest.raises(KeyError, match=rf"{re.escape(name)}.*{network}"):
       variable_path(name, network=network)
 
 
@@ -116,7 +118,8 @@ def test_a_round_trip_is_exact(tmp_path, network):
     got, report = match(tensors, shapes, **kwargs)
     jax.tree.map(np.testing.assert_array_equal, got, variables)
     assert report.missing == []
-    assert set(report.left.values()) == {"branch unused by classifier_dilations (1, 2)"}
+    (reason,) = set(report.left.values())
+    assert re.search(r"classifier_dilations.*\(1, 2\)", reason)
     assert sorted(report.loaded) == sorted(tensor_names(shapes, network=kwargs["network"]))
   again = state_dict_from_variables(got, steps=7, network=kwargs["network"])
   assert again.keys() == state.keys()
@@ -153,7 +156,8 @@ def test_released_files_fit_whole(tmp_path, variant):
   assert found.teacher is None
   got, report = match(found.student, shapes, **options(config))
   assert report.missing == []
-  assert set(report.left.values()) == {"branch unused by classifier_dilations (6, 12)"}
+  (reason,) = set(report.left.values())
+  assert re.search(r"classifier_dilations.*\(6, 12\)", reason)
   assert len(report.left) == {"gta": 16, "synthia": 12}[variant]
   assert len(report.loaded) + len(report.left) == len(released)
   for name in report.loaded:
@@ -186,10 +190,10 @@ def test_prefixes_and_places(deeplab):
 @pytest.mark.parametrize(
   ("tree", "told"),
   [
-    ([1, 2], "holds a list, wanted a dict"),
-    ({}, "no tensors but nothing, wanted"),
-    ({"net": {}, "epoch": 3, "model": None, "x\n": 1}, r"'net', 'epoch', 'model' and 1 more"),
-    ({"bn1.num_batches_tracked": np.array(1)}, "holds no tensors"),
+    ([1, 2], r"list.*dict"),
+    ({}, r"nothing.*model.*state_dict"),
+    ({"net": {}, "epoch": 3, "model": None, "x\n": 1}, r"'net'.*'epoch'.*'model'.*1.*state_dict"),
+    ({"bn1.num_batches_tracked": np.array(1)}, r"bn1\.num_batches_tracked.*model.*state_dict"),
   ],
 )
 def test_files_without_tensors(tree, told):
@@ -205,9 +209,9 @@ def test_another_classifier_is_left_with_a_reason(deeplab, corda):
     coco[f"layer5.conv2d_list.{branch}.bias"] = np.zeros(21, np.float32)
   got, report = match(coco, shapes, **kwargs)
   assert "final_S" not in got["params"]
-  reason = "shape (21, 16, 3, 3), wanted (19, 16, 3, 3)"
-  assert report.left["layer5.conv2d_list.0.weight"] == reason
-  assert report.left["layer5.conv2d_list.2.weight"].startswith("branch unused")
+  reason = report.left["layer5.conv2d_list.0.weight"]
+  assert re.search(r"\(21, 16, 3, 3\).*\(19, 16, 3, 3\)", reason)
+  assert "classifier_dilations" in report.left["layer5.conv2d_list.2.weight"]
   assert report.missing == [
     f"layer5.conv2d_list.{i}.{x}" for x in ("bias", "weight") for i in (0, 1)
   ]
@@ -215,14 +219,14 @@ def test_another_classifier_is_left_with_a_reason(deeplab, corda):
   # Its shape fits CorDA's final classifier here, which reads another feature.
   _, shapes, kwargs, _ = corda
   got, report = match(state, shapes, **kwargs)
-  assert report.left["layer5.conv2d_list.0.weight"].startswith("classifier of a plain DeepLab")
+  assert "DeepLab" in report.left["layer5.conv2d_list.0.weight"]
   assert got["params"].keys() == {"encoder"}
   assert {name.split(".")[0] for name in report.missing} == {
     "heads",
     "initial_task_prediction_heads",
     "multi_modal_distillation",
   }
-  assert "heads (12)" in format_report(report, "student")
+  assert re.search(r"\bheads\D+12\b", format_report(report, "student"))
 
 
 def test_corda_into_deeplab_and_between_variants(deeplab, corda):
@@ -230,7 +234,7 @@ def test_corda_into_deeplab_and_between_variants(deeplab, corda):
   _, shapes, kwargs, _ = deeplab
   got, report = match(state, shapes, **kwargs)
   assert got["params"].keys() == {"encoder"}
-  assert report.left["heads.S.conv2d_list.0.weight"] == "not in this network"
+  assert "network" in report.left["heads.S.conv2d_list.0.weight"]
   _, shapes, kwargs, _ = case("synthia")
   got, report = match(state, shapes, **kwargs)
   assert report.missing == [
@@ -243,8 +247,9 @@ def test_torchvision_is_told_by_its_classifier(deeplab):
   encoder = {n: x for n, x in state.items() if not n.startswith("layer5")}
   classifier = {"fc.weight": np.zeros((1000, 16)), "fc.bias": np.zeros(1000)}
   _, report = match(encoder | classifier, shapes, **kwargs)
-  assert report.left["fc.weight"] == report.left["fc.bias"] == "classifier of ImageNet"
-  assert "set model.normalization" in format_report(report, "student")
+  assert report.left["fc.weight"] == report.left["fc.bias"]
+  assert "ImageNet" in report.left["fc.weight"]
+  assert "model.normalization" in format_report(report, "student")
   _, report = match(encoder, shapes, **kwargs)
   assert "normalization" not in format_report(report, "student")
 
@@ -252,19 +257,13 @@ def test_torchvision_is_told_by_its_classifier(deeplab):
 def test_files_that_fit_nothing_are_refused(deeplab):
   _, shapes, kwargs, state = deeplab
   vgg = {f"features.{i}.weight": np.zeros((4, 3, 3, 3)) for i in range(5)}
-  told = (
-    r"holds features.0.weight \(not in this network\), .* and 2 more, wanted names such as conv1"
-  )
-  with pytest.raises(UserError, match=told):
+  with pytest.raises(UserError, match=r"features\.0\.weight.*\b2\b.*conv1\.weight"):
     match(vgg, shapes, **kwargs)
   wide = {n: np.zeros((*x.shape, 2)) if n.endswith("weight") else x for n, x in state.items()}
-  with pytest.raises(
-    UserError, match=r"layer1.0.conv1.weight \(shape \(4, 4, 1, 1, 2\), wanted \(4, 4, 1, 1\)"
-  ):
+  told = r"layer1\.0\.conv1\.weight.*\(4, 4, 1, 1, 2\).*\(4, 4, 1, 1\)"
+  with pytest.raises(UserError, match=told):
     match(wide, shapes, **kwargs)  # statistics alone fit
-  with pytest.raises(UserError, match="no convolution of the encoder"):
-    match({"\x1b[2J\n": np.zeros(1)}, shapes, **kwargs)
-  with pytest.raises(UserError) as told:
+  with pytest.raises(UserError, match=r"conv1\.weight.*model\.encoder") as told:
     match({"\x1b[2J\n": np.zeros(1)}, shapes, **kwargs)
   assert str(told.value).isprintable()
 
@@ -278,7 +277,7 @@ def test_numbers_of_other_types(deeplab):
     assert kernel.dtype == np.float32
     np.testing.assert_array_equal(kernel, state[name].astype(dtype).transpose(2, 3, 1, 0))
   _, report = match(state | {name: state[name].astype(np.int64)}, shapes, **kwargs)
-  assert report.left[name] == "int64 numbers, wanted floating point"
+  assert re.search("int64.*float", report.left[name])
   assert name in report.missing
 
 
@@ -290,8 +289,7 @@ def test_a_report_stays_short(deeplab):
   lines = format_report(report, "student").splitlines()
   assert len(lines) < 12
   assert all(len(line) < 400 for line in lines)
-  assert (
-    "left 500: not in this network: layer9.0.x, layer9.1.x, layer9.2.x and 497 more" in lines[1]
-  )
-  counted = sum(int(line.split()[1].rstrip(":")) for line in lines if line.startswith("  left"))
+  assert re.search(r"\b500\b.*layer9\.0\.x, layer9\.1\.x, layer9\.2\.x.*\b497\b", lines[1])
+  # Between the first line, of what was loaded, and the last, of what is missing.
+  counted = sum(int(re.search(r"\d+", line)[0]) for line in lines[1:-1])
   assert counted == len(report.left)

@@ -114,10 +114,10 @@ def test_groups_that_devices_would_share_are_refused():
   check_training_batch(mesh, 8, 2)
   check_training_batch(mesh, 4, 0)
   check_training_batch(make_mesh(jax.devices()[:1]), 6, 4)
-  with pytest.raises(UserError, match=r"data\.batch_size is 6, wanted a multiple of the 4 devices"):
+  with pytest.raises(UserError, match=r"data\.batch_size.*6.*4"):
     check_training_batch(mesh, 6, 0)
   for batch in (4, 12):
-    with pytest.raises(UserError, match=r"set --config\.data\.batch_size=8 or a multiple"):
+    with pytest.raises(UserError, match=r"batch_norm_group.*2.*data\.batch_size=8"):
       check_training_batch(mesh, batch, 2)
 
 
@@ -146,7 +146,6 @@ def test_groups_of_a_batch_are_normalised_without_messages():
     np.testing.assert_allclose(four, one, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.long
 def test_one_pass_of_the_student_exchanges_gradients_once():
   mesh, sent = make_mesh(jax.devices()[:4]), {}
   for one_pass in (False, True):

@@ -96,8 +96,8 @@ def test_adamw_agrees_with_its_definition(float64, random):
 @pytest.mark.parametrize(
   ("fields", "told"),
   [
-    ({"name": "lion"}, "optimizer.name is 'lion', wanted 'sgd' or 'adamw'"),
-    ({"name": "adamw"}, "encoder_updates_per_step repeats updates of SGD"),
+    ({"name": "lion"}, r"optimizer\.name.*lion.*sgd.*adamw"),
+    ({"name": "adamw"}, r"optimizer\.encoder_updates_per_step.*1.*AdamW"),
   ],
 )
 def test_optimisers_that_cannot_be_built(fields, told):

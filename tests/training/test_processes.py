@@ -42,7 +42,7 @@ def free_address():
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
   path = tmp_path_factory.mktemp("one") / "results.json"
-  finish(start(path, "1", "1g", "2", "4p", "4gps", "8", "8s", devices=8))
+  finish(start(path, "1", "1g", "2", "4p", "4gps", "8s", devices=8))
   return json.loads(path.read_text())["results"]
 
 
@@ -58,14 +58,12 @@ def assert_same(given, expected):
       np.testing.assert_allclose(ours, reference, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("devices", ["2", "4p", "8", "8s"])
+@pytest.mark.parametrize("devices", ["2", "4p", "8s"])
 def test_the_number_of_devices_changes_nothing(one_process, devices):
   assert_same(one_process[devices], one_process["1"])
   assert any(one_process["1"]["masks"])
 
 
-@pytest.mark.long
 def test_groups_one_pass_and_a_split_state_together_are_those_of_one_device(one_process):
   assert_same(one_process["4gps"], one_process["1g"])
   # Groups are another training than the whole batch.
@@ -76,16 +74,14 @@ def test_groups_one_pass_and_a_split_state_together_are_those_of_one_device(one_
     assert one_process["4gps"]["bytes"][name] < 0.6 * one_process["1g"]["bytes"][name]
 
 
-@pytest.mark.long
 def test_the_state_of_optimizer_and_teacher_is_split(one_process):
-  whole, split = one_process["8"]["bytes"], one_process["8s"]["bytes"]
+  whole, split = one_process["2"]["bytes"], one_process["8s"]["bytes"]
   assert split["params"] == whole["params"]
   for name in ("optimizer_state", "teacher_params"):
     # Vectors, and kernels that 8 devices do not divide, stay whole.
     assert split[name] < 0.5 * whole[name]
 
 
-@pytest.mark.long
 def test_two_processes_change_nothing(one_process, tmp_path):
   address = free_address()
   path = tmp_path / "results.json"
@@ -93,7 +89,6 @@ def test_two_processes_change_nothing(one_process, tmp_path):
     *(
       start(
         path,
-        "4",
         "4s",
         "--join",
         devices=2,
@@ -106,8 +101,7 @@ def test_two_processes_change_nothing(one_process, tmp_path):
   )
   found = json.loads(path.read_text())
   assert found["processes"] == 2
-  for devices in ("4", "4s"):
-    assert_same(found["results"][devices], one_process["1"])
+  assert_same(found["results"]["4s"], one_process["1"])
 
 
 def take_turns(folder, *flags):
@@ -149,7 +143,7 @@ def test_where_the_first_process_fails_the_others_end_with_a_line(tmp_path):
   codes, (first, second) = take_turns(tmp_path, "--fail")
   assert codes == [1, 1]
   assert "error: it cannot be done" in first
-  assert "error: process 0 failed: what it printed tells why" in second
+  assert "error: process 0" in second
   assert "Traceback" not in first + second
   assert not list(tmp_path.iterdir())
 
@@ -178,14 +172,14 @@ def test_devices_of_a_process_lie_together_and_several_machines_make_one_mesh():
 @pytest.mark.parametrize(
   ("environment", "message"),
   [
-    ({"JAX_NUM_PROCESSES": "2"}, "not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"),
+    ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES.*JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"),
     (
       {
         "JAX_COORDINATOR_ADDRESS": "here:1234",
         "JAX_NUM_PROCESSES": "two",
         "JAX_PROCESS_ID": "0",
       },
-      "JAX_NUM_PROCESSES is 'two', wanted a whole number",
+      "JAX_NUM_PROCESSES.*'two'",
     ),
     (
       {
@@ -193,7 +187,7 @@ def test_devices_of_a_process_lie_together_and_several_machines_make_one_mesh():
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": "2",
       },
-      "cannot join other processes",
+      "--multihost.*JAX_PROCESS_ID",
     ),
     ({}, "Slurm"),
   ],

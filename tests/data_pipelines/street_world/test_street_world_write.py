@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -313,7 +314,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, puts):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path, how):
   root, partial = tmp_path / "gta", tmp_path / "gta.partial"
-  frames = 400
+  frames = 200
   # A shell that runs tests in the background has them, and what they start, ignore this signal.
   handler = signal.signal(signal.SIGINT, signal.default_int_handler)
   arguments = ["--layout", "gta5", "--frames", str(frames), "--size", "48x24", "--seed", "3"]
@@ -336,7 +337,7 @@ def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path, how):
   _, told = run.communicate(timeout=20)  # ends when the last worker has closed the pipe
   if how == signal.SIGINT:  # as Ctrl-C in a terminal, which all processes get
     assert run.returncode == 130
-    assert "the same command goes on" in told
+    assert "command" in told  # the same goes on
     assert "Traceback" not in told
   count = len(list(partial.rglob("*.png")))
   time.sleep(0.2)
@@ -362,10 +363,10 @@ def test_a_complete_folder_is_left_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("change", "told"),
   [
-    ({"seed": 4}, r"another seed \(3, not 4\)"),
-    ({"width": 50}, r"another width \(48, not 50\)"),
-    ({"frames": 2}, "another frames"),
-    ({"domain": dataclasses.replace(domains.SYNTHETIC, noise=0.5)}, "another domain"),
+    ({"seed": 4}, r"\bseed\b.*3.*4"),
+    ({"width": 50}, r"\bwidth\b.*48.*50"),
+    ({"frames": 2}, r"\bframes\b.*1.*2"),
+    ({"domain": dataclasses.replace(domains.SYNTHETIC, noise=0.5)}, r"\bdomain\b"),
   ],
 )
 def test_other_parameters_are_refused(tmp_path, monkeypatch, complete, change, told):
@@ -385,7 +386,7 @@ def test_other_parameters_are_refused(tmp_path, monkeypatch, complete, change, t
 
 def test_a_foreign_folder_is_refused(tmp_path):
   (tmp_path / "gta").mkdir()
-  with pytest.raises(UserError, match=r"no readable street_world\.json"):
+  with pytest.raises(UserError, match=rf"{tmp_path}/gta.*street_world\.json"):
     write.write_gta5(tmp_path / "gta", frames=1, **ONE)
 
 
@@ -394,7 +395,7 @@ def test_two_writers_do_not_meet(tmp_path):
   partial.mkdir()
   with open(partial / ".lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_SH)  # refuses exclusive locks only
-    with pytest.raises(UserError, match="Another process"):
+    with pytest.raises(UserError, match=f"process.*{partial}"):
       write.write_gta5(tmp_path / "gta", frames=1, **ONE)
   write.write_gta5(tmp_path / "gta", frames=1, **ONE)
 
@@ -402,10 +403,10 @@ def test_two_writers_do_not_meet(tmp_path):
 @pytest.mark.parametrize(
   ("change", "told"),
   [
-    ({"frames": 0}, "at least one"),
-    ({"height": 8}, "48x8 is too small"),
-    ({"seed": -1}, "seed -1"),
-    ({"processes": -1}, "processes -1"),
+    ({"frames": 0}, "(?i)frames.*0.*one"),
+    ({"height": 8}, r"48x8\b.*16x16"),
+    ({"seed": -1}, r"seed\D*-1\b"),
+    ({"processes": -1}, r"processes\D*-1\b"),
   ],
 )
 def test_bad_arguments_are_named(tmp_path, change, told):
@@ -415,7 +416,7 @@ def test_bad_arguments_are_named(tmp_path, change, told):
 
 
 def test_bad_neighbours_are_named(tmp_path):
-  with pytest.raises(UserError, match=r"neighbours is 11; .* 0\.\.10"):
+  with pytest.raises(UserError, match=r"neighbours.*11.*0.*10"):
     write.write_cityscapes(
       tmp_path / "city", train_frames=1, validation_frames=1, neighbours=11, **ONE
     )
@@ -428,7 +429,7 @@ def test_command_line(tmp_path, capsys):
   np.testing.assert_array_equal(read(tmp_path / "gta/images/00001.png"), expected("gta5", 0).image)
   gta[gta.index("3")] = "4"
   assert command.main(gta) == 1
-  assert "another seed" in capsys.readouterr().err
+  assert re.search(r"\bseed\b.*3.*4", capsys.readouterr().err)
   city = ["--layout", "cityscapes", "--frames", "1", "--validation_frames", "1", *common]
   assert command.main([*city, "--neighbours", "0", "--root", str(tmp_path / "city")]) == 0
   assert not (tmp_path / "city/leftImg8bit_sequence").exists()
@@ -439,18 +440,18 @@ def test_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
   ("arguments", "told"),
   [
-    (["--layout", "gta5"], "needs --root"),
-    (["--layout", "gta5", "--root", "x", "--size", "128"], "not WIDTHxHEIGHT"),
-    ([], "one of the arguments"),
-    (["--layout", "gta5", "--root", "x", "--gap", "1.5"], "--layout gta5 is not"),
-    (["--sheet", "x.png", "--gap", "3"], "wanted 0 to 2"),
+    (["--layout", "gta5"], "--layout.*--root"),
+    (["--layout", "gta5", "--root", "x", "--size", "128"], "128.*WIDTHxHEIGHT"),
+    ([], "--layout.*--sheet"),
+    (["--layout", "gta5", "--root", "x", "--gap", "1.5"], "--gap.*--layout.*gta5"),
+    (["--sheet", "x.png", "--gap", "3"], "--gap.*3.*0.*2"),
   ],
 )
 def test_command_line_errors(arguments, told, capsys):
   with pytest.raises(SystemExit) as stop:
     command.main(arguments)
   assert stop.value.code == 2
-  assert told in capsys.readouterr().err
+  assert re.search(told, capsys.readouterr().err.splitlines()[-1])  # after the usage
 
 
 def test_neither_tensorflow_nor_jax_is_imported():
