@@ -14,6 +14,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile many programs and run each of them once or twice.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# What an array held is given back when it is freed: workers stay small.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000")
 # Processes that tests start find the tests' own modules, too.
 os.environ["PYTHONPATH"] = os.pathsep.join(
   filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])

@@ -61,12 +61,6 @@ def variant(reference: Any) -> str:
   return "gta" if dilated else "synthia"
 
 
-@functools.cache
-def start_tensors(network: str) -> dict[str, np.ndarray]:
-  """The state dict that every run of a network starts from, float64."""
-  return {name: golden.parameter(name, shape) for name, shape in released_shapes(network).items()}
-
-
 def configuration(reference: Any, dtype: str) -> Any:
   """The released configuration with what the file sets."""
   config = CONFIGS[variant(reference)].get_config()
@@ -104,17 +98,24 @@ class ReleasedRun:
   def __init__(self, path: Path, dtype: str = "float64"):
     """Reads the file and builds the experiment."""
     self.reference = np.load(path)
-    self.start = start_tensors(variant(self.reference))
+    self.shapes = released_shapes(variant(self.reference))
     self.seed = int(self.reference["seed"])
     self.shape = tuple(int(n) for n in self.reference["batch_shape"])
     self.dtype = dtype
     self.config = configuration(self.reference, dtype)
     self.experiment = Experiment.from_config(self.config, make_mesh(jax.devices()[:1]))
     self.branches = len(self.config.model.classifier_dilations)
-    self.variables = jax.tree.map(jnp.asarray, self.convert(self.start))
     self.image = jnp.asarray(golden.forward_image(self.seed, self.shape), dtype)
     model = self.experiment.model
     self.evaluate = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+
+  def start(self) -> dict[str, np.ndarray]:
+    """The state dict that every run starts from, float64; rebuilt, since it takes 400 MB."""
+    return {name: golden.parameter(name, shape) for name, shape in self.shapes.items()}
+
+  def variables(self) -> dict[str, Any]:
+    """The same as variables of the network."""
+    return jax.tree.map(jnp.array, self.convert(self.start()))
 
   def convert(self, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """The tensors of a released checkpoint as variables of the network; not one may be missing."""
@@ -144,8 +145,9 @@ class ReleasedRun:
     """The six outputs in evaluation and in training mode, and the statistics after the latter."""
     model = self.experiment.model
     train = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
-    outputs, updated = train(self.variables, self.image)
-    modes = {"eval": self.evaluate(self.variables, self.image), "train": outputs}
+    variables = self.variables()
+    outputs, updated = train(variables, self.image)
+    modes = {"eval": self.evaluate(variables, self.image), "train": outputs}
     for mode, outputs in modes.items():
       assert len(outputs) == 6
       for name, got in outputs.items():
@@ -182,7 +184,7 @@ class ReleasedRun:
   def _compile_step(self):
     method = self.config.method
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=0)  # of two gigabytes
     def step(state, inputs, mask):
       draws = draw(jax.random.key(0), inputs["source_label"], 19, method)
       off = jnp.zeros_like(draws["use_jitter"])
@@ -203,30 +205,33 @@ class ReleasedRun:
 
   @functools.cached_property
   def _optimizer(self) -> optax.GradientTransformation:
-    """The experiment's optimiser, which keeps the gradients beside its state to compare them."""
+    """The experiment's optimiser, which keeps the gradients' norms beside its state."""
     inner = self.experiment.optimizer
+
+    def norms(tree):
+      return jax.tree.map(lambda x: jnp.sqrt(jnp.square(x).sum()), tree)
 
     def update(gradients, state, params):
       updates, inner_state = inner.update(gradients, state[0], params)
-      return updates, (inner_state, gradients)
+      return updates, (inner_state, norms(gradients))
 
-    return optax.GradientTransformation(
-      lambda params: (inner.init(params), jax.tree.map(jnp.zeros_like, params)), update
-    )
+    return optax.GradientTransformation(lambda params: (inner.init(params), norms(params)), update)
 
   def _state_at(self, iteration: int, state: TrainState | None) -> TrainState:
-    params, stats = self.variables["params"], self.variables["batch_stats"]
-    state = state or TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=stats,
-      optimizer_state=self._optimizer.init(params),
-      teacher_params=params,
-      teacher_batch_stats=stats,
-    )
-    count = jnp.asarray(iteration, jnp.int32)
-    inner, gradients = state.optimizer_state
-    return state.replace(step=count, optimizer_state=({**inner, "count": count}, gradients))
+    if state is None:
+      student, teacher = self.variables(), self.variables()
+      state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=student["params"],
+        batch_stats=student["batch_stats"],
+        optimizer_state=self._optimizer.init(student["params"]),
+        teacher_params=teacher["params"],
+        teacher_batch_stats=teacher["batch_stats"],
+      )
+    inner, norms = state.optimizer_state
+    inner = {**inner, "count": jnp.asarray(iteration, jnp.int32)}
+    count = jnp.asarray(iteration, jnp.int32)  # an array of its own: both are donated
+    return state.replace(step=count, optimizer_state=(inner, norms))
 
   def _maps(self, maps: dict[str, Any], batch: dict[str, np.ndarray]) -> Iterator[Measure]:
     """Maps of the first step."""
@@ -253,11 +258,11 @@ class ReleasedRun:
       if not any(part in name for part in unused):
         yield index, name
 
-  def _gradients(self, gradients: Any) -> Iterator[Measure]:
+  def _gradients(self, norms: Any) -> Iterator[Measure]:
     errors = []
     for index, name in self._used():
       expected = self.reference["step0/grad_norm"][index]
-      got = np.linalg.norm(state_dict_tensor({"params": gradients}, name))
+      got = state_dict_tensor({"params": norms}, name)
       if np.isnan(expected):  # frozen
         errors.append(0.0 if got == 0 else np.inf)
       else:
@@ -268,9 +273,10 @@ class ReleasedRun:
     """How far parameters moved from their start, and where to."""
     norms, probes = [], []
     for index, name in self._used():
-      change = state_dict_tensor({"params": params}, name) - self.start[name]
+      start = golden.parameter(name, self.shapes[name])
+      change = state_dict_tensor({"params": params}, name) - start
       norm = self.reference[prefix + "delta_norm"][index]
-      size = max(1, np.linalg.norm(self.start[name]))
+      size = max(1, np.linalg.norm(start))
       if norm < 1e-13 * size:  # frozen, or never reached by a gradient
         norms.append(0.0 if np.linalg.norm(change) < 1e-13 * size else np.inf)
         continue
@@ -280,6 +286,7 @@ class ReleasedRun:
       norms.append(max(abs(np.linalg.norm(change) - norm) - rounding, 0) / norm)
       probe = self.reference[prefix + "delta_probe"][index]
       probes.append(max(abs(golden.probe(name, change) - probe) - rounding, 0) / norm)
+    assert len(probes) > 150, "a gradient reaches too few parameters"
     yield worst(prefix + "delta_norm", norms, CHANGES)
     yield worst(prefix + "delta_probe", probes, CHANGES)
 

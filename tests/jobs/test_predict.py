@@ -275,7 +275,7 @@ def test_what_is_no_input(workdir, folder, tmp_path):
     with pytest.raises(UserError, match=message):
       run(workdir, path)
   names = {"data__classes.names": ("road", "tree"), "data__classes.colors": ()}
-  with pytest.raises(UserError, match="'tree'.*Cityscapes"):
+  with pytest.raises(UserError, match=r"'tree'.*Cityscapes"):
     run(workdir, folder / "c.bmp", label_ids="cityscapes", **names)
   for field, value in (("write", ("nothing",)), ("tile_height", 100), ("tile_margin", -1)):
     with pytest.raises(UserError, match=rf"prediction\.{field}.*{re.escape(str(value))}"):

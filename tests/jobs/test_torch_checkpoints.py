@@ -77,7 +77,7 @@ def test_in_and_out_again(released, tmp_path, capsys):
   assert tree["iteration"] == 250_000
   assert_same(tree["model"], student)
   assert_same(tree["ema_model"], teacher)
-  with pytest.raises(UserError, match="checkpoints.*--workdir"):
+  with pytest.raises(UserError, match=r"checkpoints.*--workdir"):
     import_torch(run, tmp_path / "run")
   # The imported networks are those that are evaluated.
   for network in ("student", "teacher"):

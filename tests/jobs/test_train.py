@@ -213,7 +213,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_told(experiment, tmp_p
 
 def test_skipped_steps_count_in_a_row_alone(tmp_path):
   skipped = SkippedSteps(
-    tmp_path, 2, frames_of=lambda step: {}, checkpoints=lambda: [], tell=lambda text: None
+    tmp_path, 2, frames_of=lambda step: {}, checkpoints=list, tell=lambda text: None
   )
   for step, each in enumerate((1, 0, 1, 0, 1)):
     skipped.read(step, {"skipped": each, "total": float("nan")})
