@@ -15,6 +15,7 @@ from PIL import Image
 
 from corda_jax import main
 from corda_jax.bundle import read_bundle
+from corda_jax.errors import UserError, shown
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_write import write_torch_file
 from corda_jax.training.preemption import EXIT_CODE, Preempted
@@ -233,6 +234,13 @@ def test_folders_of_data(tmp_path):
   refused(arguments(tmp_path), tmp_path / "gta5", "street_world")
   (tmp_path / "file").write_text("not a folder")
   refused(arguments(tmp_path, workdir="file/run"), "--workdir", tmp_path / "file")
+
+
+def test_very_long_errors_are_cut():
+  assert shown(UserError("short")) == "short"
+  line = shown(UserError("(" * 9_000 + "the end"))
+  assert len(line) < 1_010
+  assert line.endswith("the end")
 
 
 def test_missing_flags():
