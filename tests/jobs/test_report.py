@@ -1,7 +1,6 @@
 """The page of a run: what stands in it, and that a browser shows it."""
 
 import html.parser
-import os
 import re
 import shutil
 import subprocess
@@ -108,10 +107,8 @@ def test_a_run_of_the_depth_stage_and_one_that_was_not_evaluated(tmp_path):
   assert "0.200" in told
 
 
-# Where CI is set, `.ci/run` has installed one.
-@pytest.mark.skipif(
-  CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium: apt-get install chromium"
-)
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 def test_a_browser_opens_it_from_the_disk(workdir, tmp_path):
   path = write_report(workdir, {})
   options = (

@@ -34,12 +34,18 @@ def experiment():
   return stub_experiment(tiny.get_config(), devices=2)
 
 
-def run(experiment, workdir, scalars=None, batches=tiny.train_batches):
+def run(
+  experiment,
+  workdir,
+  scalars=None,
+  batches=tiny.train_batches,
+  evaluated=tiny.evaluation_batches,
+):
   return train(
     experiment,
     workdir,
     train_batches=batches,
-    evaluation_batches=tiny.evaluation_batches,
+    evaluation_batches=evaluated,
     write_scalars=lambda step, values: (
       None if scalars is None else scalars.append((step, dict(values)))
     ),
@@ -89,6 +95,18 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(experiment, tmp_path
   state, evaluated = evaluate(experiment, tmp_path / "whole", tiny.evaluation_batches)
   assert evaluated["miou"] == result["miou"]
   assert int(state.step) == 4
+
+
+def test_an_evaluation_that_was_killed_is_made_when_the_run_goes_on(experiment, tmp_path):
+  def killed():
+    raise Killed
+    yield
+
+  with pytest.raises(Killed):
+    run(experiment, tmp_path, evaluated=killed)
+  assert not History(tmp_path).evaluated(2)
+  run(experiment, tmp_path)
+  assert [History(tmp_path).evaluated(step) for step in (2, 3, 4)] == [True, False, True]
 
 
 def test_evaluation_counts_each_valid_frame_once(experiment):

@@ -22,6 +22,7 @@ from corda_jax.training.sharding import (
 )
 from tests import tiny, tiny_depth
 from tests.jaxprs import equations_of, precision_of, products_of
+from tests.stub_network import stub_experiment
 
 VIEWS = ("right", "next")
 
@@ -144,6 +145,20 @@ def test_groups_of_a_batch_are_normalised_without_messages():
   assert messages[4, 0] > 20  # two and more a normalisation
   for one, four in zip(*map(jax.tree.leaves, (outputs[1, 1], outputs[4, 1])), strict=True):
     np.testing.assert_allclose(four, one, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_summed_over_devices_once_where_the_state_is_split():
+  """And not once more for the norm of each gradient that is split for the optimiser."""
+  sent = {}
+  for split in (False, True):
+    fields = {"model.batch_norm_group": 1, "compute.shard_state": split}
+    experiment = stub_experiment(tiny.get_config(**fields), devices=4)
+    batch = put_batch(experiment.mesh, step_inputs(tiny.get_batch()))
+    key = replicated_key(experiment.mesh, 0)
+    program = compile_step(experiment).lower(experiment.state_shapes(), batch, key).compile()
+    counted = count_collectives(program.as_text())
+    sent[split] = sum(each.count for (_, kind), each in counted.items() if kind == "all-reduce")
+  assert sent[True] == sent[False]
 
 
 def test_one_pass_of_the_student_exchanges_gradients_once():
