@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 WORKDIR ?= runs/demo
 VENV := .venv
 READY := $(VENV)/.ready
-# Half of the tests at a time to each core; who is done takes from the others.
+# Shared out evenly; a worker that is done takes tests from the others.
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal
 
 .PHONY: demo test test-all test-versions check docs format clean help

@@ -26,9 +26,8 @@ from benchmarks.ladder_rungs import BOUNDS, RUNGS, SIZES, SOURCES, rung_config
 from benchmarks.options import add_set_option, run_command
 from benchmarks.runners import FAILURES, device_name, first_line
 from benchmarks.world import Frames, render, train_batches, whole_frames
-from corda_jax.errors import UserError
+from corda_jax.errors import Preempted, UserError
 from corda_jax.jobs.train import train
-from corda_jax.training.preemption import Preempted
 from corda_jax.training.run_files import check_config, check_results, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
 

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from corda_jax.adaptation.joint_depth import JointDepth
 from corda_jax.depth.motion import image_names
@@ -95,11 +94,19 @@ class JaxStep:
 def _no_compilation_cache() -> Iterator[None]:
   enabled = jax.config.jax_enable_compilation_cache
   jax.config.update("jax_enable_compilation_cache", False)
-  compilation_cache.reset_cache()  # what was decided when something was first compiled
+  _decide_again()
   try:
     yield
   finally:
     jax.config.update("jax_enable_compilation_cache", enabled)
+    _decide_again()
+
+
+def _decide_again() -> None:
+  """Whether there is a cache was decided when something was first compiled."""
+  with contextlib.suppress(ImportError):  # experimental: where it is gone, the cache stays in use
+    from jax.experimental.compilation_cache import compilation_cache
+
     compilation_cache.reset_cache()
 
 

@@ -1,4 +1,6 @@
-"""The error that is meant for the user."""
+"""Errors that are meant for the user, and the request to stop."""
+
+import signal
 
 
 class UserError(ValueError):
@@ -17,3 +19,20 @@ def shown(error: BaseException) -> str:
   text = str(error)
   half = _LONGEST // 2
   return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
+# What a shell tells of a program that SIGTERM ended, and what schedulers know as such.
+EXIT_CODE = 128 + signal.SIGTERM
+
+
+class Preempted(BaseException):
+  """The run was asked to stop; its state is saved. Like Ctrl-C no error of the program's.
+
+  Attributes:
+    step: of the checkpoint that it left.
+  """
+
+  def __init__(self, step: int):
+    """See the class."""
+    super().__init__(f"Stopped by SIGTERM after step {step}")
+    self.step = step

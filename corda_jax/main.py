@@ -2,9 +2,9 @@
 
     python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
 
-A job's modules are imported when it is about to run. Flags are parsed before JAX is imported, and
-what a configuration, the folder of the run and the files that it names can be checked for is
-checked before TensorFlow is, which only the jobs that read data need.
+A job's modules are imported when it is about to run. Flags are parsed before JAX is imported. The
+configuration, the run's folder and the files that it names are checked before TensorFlow is
+imported, which only the jobs that read data need.
 """
 
 import logging as python_logging
@@ -17,7 +17,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from corda_jax import main_flags
-from corda_jax.errors import UserError, shown
+from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
 from corda_jax.main_flags import Command
 
 STOPPED = 130  # exit code after Ctrl-C, by the shells' convention
@@ -82,10 +82,8 @@ def main(command: Command) -> None:
 
   SIGTERM ends a training with 143, when its state is saved; Ctrl-C ends any job with 130.
   """
-  from corda_jax.training.preemption import EXIT_CODE, Preempted
-
+  signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # heard while steps are made: see `Profile`
   try:
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # heard while steps are made: see `Profile`
     if command.multihost:
       from corda_jax.training.processes import join_processes
 
@@ -94,12 +92,12 @@ def main(command: Command) -> None:
     run(command.config, command.workdir, command.mode)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {shown(error)}")
-  except Preempted as stop:
-    print(f"\n{stop}, which is saved. The same command goes on from it.", file=sys.stderr)
-    sys.exit(EXIT_CODE)
   except KeyboardInterrupt:
     print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
     sys.exit(STOPPED)
+  except Preempted as stop:
+    print(f"\n{stop}, which is saved. The same command goes on from it.", file=sys.stderr)
+    sys.exit(EXIT_CODE)
 
 
 def _parse_or_exit(arguments: list[str]) -> Command:

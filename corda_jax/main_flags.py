@@ -101,15 +101,23 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
       message = message.splitlines()[-1].partition(": ")[2]
     elif not _is_given("config", arguments):
       message = _MISSING_CONFIG
+    elif isinstance(error, flags.UnrecognizedFlagError) and error.flagname.startswith("jax_"):
+      message = (
+        f"--{error.flagname} is no flag here: set {error.flagname.upper()} in the environment"
+      )
   except (AttributeError, KeyError) as error:
     # 'name' or "'name'\\nDid you mean …?"
     text = str(error.args[0]).replace("\\n", "\n").replace("\\", "")
     name, *hint = (part.strip("\"'") for part in text.split("\n"))
     message = ". ".join((f"unknown configuration field: {name}", *hint))
+  except SyntaxError as error:
+    message = f"--config names no Python file of a configuration: {error}"
   except (OSError, TypeError, ValueError) as error:
     message = str(error)
     if "No such file" in message:
       message = f"the configuration file {message.rpartition(': ')[2]} is not there"
+    elif "earlier failure to load" in message:
+      message = f"--config names no file that can be read: {message.partition('load: ')[2]}"
   else:
     if values["config"].value is None:
       raise UserError(_MISSING_CONFIG)

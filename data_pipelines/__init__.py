@@ -1,4 +1,4 @@
-"""Data sets: prepared once into records, then read as batches. The only users of TensorFlow."""
+"""Data sets: prepared once into records, then read as batches, both by TensorFlow."""
 
 import os
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,15 +85,16 @@ def run(flags_given: list[str]) -> Output:
   return Output(*(stream.getvalue() for stream in printed))
 
 
-def refused(flags_given: list[str], *expected: Any) -> str:
-  """Asserts that the command ends with one line that holds `expected`; the line."""
+def refused(flags_given: list[str], *expected: Any) -> None:
+  """Asserts that the command ends with one line that holds `expected`, and numbers as such."""
   with pytest.raises(UserError) as caught:
     run(flags_given)
   line = str(caught.value)
   assert "\n" not in line
-  for text in expected:
-    assert str(text) in line
-  return line
+  for each in expected:
+    pattern = re.escape(str(each))
+    number = isinstance(each, int | float)
+    assert re.search(rf"(?<![\w.]){pattern}(?!\w)" if number else pattern, line), line
 
 
 def start(flags_given: list[str], **options: Any) -> subprocess.Popen:

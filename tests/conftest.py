@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 # One cache of compiled programs for all tests, workers and the processes that tests start; it
-# outlives a run, so a second one compiles nothing.
+# outlives a run, so a second run compiles nothing.
 _CACHE = Path(tempfile.gettempdir()) / f"corda_jax_tests_{os.getuid()}" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -56,15 +56,15 @@ def random() -> np.random.RandomState:
   return np.random.RandomState(7)
 
 
-def _usage() -> tuple[float, float]:
-  """Processor seconds of this process and those that it started, and its largest size in GB."""
+def _usage() -> tuple[float, float, float]:
+  """Processor seconds of this process and those that it started, and the largest GB of both."""
   kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
   own, children = (resource.getrusage(kind) for kind in kinds)
   seconds = sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
-  return seconds, own.ru_maxrss / 1e6
+  return seconds, own.ru_maxrss / 1e6, children.ru_maxrss / 1e6
 
 
-_workers: list[tuple[float, float]] = []
+_workers: list[tuple[float, float, float]] = []
 
 
 def pytest_sessionfinish(session):
@@ -79,7 +79,8 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter):
-  seconds, sizes = zip(*(_workers or [_usage()]), strict=True)
+  seconds, own, started = zip(*(_workers or [_usage()]), strict=True)
   terminalreporter.write_line(
-    f"{sum(seconds):.0f} s of processor time; the largest worker had {max(sizes):.1f} GB"
+    f"{sum(seconds):.0f} s of processor time; the largest worker had {max(own):.1f} GB, "
+    f"the largest process that a test started {max(started):.1f} GB"
   )

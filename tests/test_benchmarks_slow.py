@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -45,7 +46,6 @@ from benchmarks import (
 )
 from benchmarks import ladder_rungs as rungs
 from benchmarks.ladder_bounds import experiment_of
-from benchmarks.released_loaders import Stopwatch, load_source, load_target
 from benchmarks.runners import JaxStep, random_batch
 from configs import depth_street_world
 from corda_jax.adaptation import step as adaptation_step
@@ -55,7 +55,6 @@ from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train import step_inputs
 from corda_jax.metrics import DEPTH_ERRORS
 from tests import tiny, tiny_depth, tiny_joint
-from tests.golden import files
 from tests.stub_network import build_stub
 from tests.test_benchmarks_fuzz import Planted
 from tests.test_benchmarks_ladder import frames, small
@@ -284,33 +283,6 @@ def test_input_pipeline(tmp_path, monkeypatch, capsys):
   told = input_pipeline.projection({"gta5": fast, "mono": slow}, "gta5", "mono")
   found = re.findall(r"\d+(?:\.\d)?", told.partition(":")[2])
   assert " ".join(found) == "100 10.0 16 400 2 2 100 25"
-
-
-@pytest.mark.parametrize("name", list(input_pipeline.KINDS))
-def test_the_restatement_gives_what_the_released_loaders_give(name):
-  kind, tested = input_pipeline.KINDS[name], 0
-  for path in files("loaders"):
-    values = dict(np.load(path))
-    roots = {"gta5": "gta", "synthia": "RAND_CITYSCAPES", "cityscapes": "CityScapes"}
-    root = str(path.parent / "datasets" / roots[kind.dataset])
-    for index in sorted({key.split("/")[1] for key in values if key.startswith(f"{name}/")}):
-      image, label, depth, (x, y) = (
-        values[f"{name}/{index}/{key}"] for key in ("image", "label", "depth", "crop_xy")
-      )
-      frame = input_frames.find_frames(kind, root)["train"][int(index)]
-      load, what = (load_source, kind.dataset) if kind.is_source else (load_target, kind.depth)
-      place = {"crop": image.shape[:2], "corner": (int(y), int(x)), "watch": Stopwatch()}
-      given = load(frame, what, size=kind.size, **place)
-      mean_rgb = (122.67891434, 116.66876762, 104.00698793)
-      rgb = given[0].transpose(1, 2, 0)[..., ::-1] + np.float32(mean_rgb)
-      np.testing.assert_array_equal(np.rint(rgb), image)
-      np.testing.assert_array_equal(given[1], label)
-      # Pillow's bilinear filter, which stands in for OpenCV's, differs from it only in GTA5.
-      tolerance = 0.05 * np.ptp(depth) if name == "gta5" else 0
-      np.testing.assert_allclose(given[2], depth, atol=tolerance, rtol=0)
-      assert all(seconds > 0 for seconds in place["watch"].seconds.values())
-      tested += 1
-  assert tested
 
 
 def test_depth_step(monkeypatch, capsys):
@@ -620,3 +592,12 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
   lines = difficulty.class_table(["road", "car", "sky"], label, wrong, *errors).splitlines()
   sky = "| sky | 75.0% | 33.3% | 30.0% | 0.0% |"
   assert lines[2:] == ["| road | 25.0% | 0.0% | 40.0% | 0.0% |", sky]
+
+
+@pytest.mark.parametrize("name", ["classifier", "kernel_gradients", "projection"])
+def test_commands_without_options(name):
+  result = subprocess.run(
+    [sys.executable, "-m", f"benchmarks.{name}"], capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  assert len(table_rows(result.stdout)) > 2

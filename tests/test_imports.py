@@ -1,4 +1,4 @@
-"""Everything but main runs where TensorFlow is missing, and needs little besides JAX."""
+"""What reads no data runs where TensorFlow is missing, and needs little besides JAX."""
 
 import subprocess
 import sys
@@ -36,11 +36,14 @@ def test_modules_import_without_tensorflow():
     for path in root.rglob("*.py")
     if path.name not in ("main_adaptation.py", "main_depth.py", "main_curves.py", "__init__.py")
   )
-  assert {"corda_jax.main", "corda_jax.jobs.train"} <= set(modules)
+  command = ["corda_jax.main", "corda_jax.main_flags"]
+  assert {*command, "corda_jax.jobs.train"} <= set(modules)
   blocked = ("tensorflow", "tensorflow_datasets", "clu", "matplotlib", "PIL")
-  result = imported(modules, blocked)
-  assert result.returncode == 0, result.stderr
-  assert result.stdout.split() == modules
+  others = [name for name in modules if name not in command]
+  for names, more in ((command, ("jax",)), (others, ("ml_collections",))):
+    result = imported(names, (*blocked, *more))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == names
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import demo
+from corda_jax.configuration import flatten
 from corda_jax.training.run_files import record_config
 from tests.command import TINY, arguments, refused, run, run_process
 from tests.stub_network import stubs_for_networks
@@ -61,7 +62,10 @@ def test_depth_is_trained_and_measured(trained):
   assert list((folder / "depth" / "tensorboard").glob("events.*"))
   run(depth_arguments(folder, "evaluate"))
   evaluation = json.loads((folder / "depth" / "evaluation.json").read_text())
-  assert evaluation["abs_rel"] == pytest.approx(scores["abs_rel"], rel=1e-4)
+  # Measured on other devices, so the last digits differ.
+  evaluation, scores = flatten(evaluation), flatten(scores)
+  assert evaluation == pytest.approx(scores, rel=1e-3)
+  assert [type(value) for value in evaluation.values()] == [*map(type, scores.values())]
   refused(
     depth_arguments(folder, "evaluate", "configs/depth_street_world.py:stereo"),
     "data.target.views",
@@ -96,8 +100,8 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   refused(depth_arguments(folder, "label_depth", **sigmoid), "encoding", "metric", "sigmoid")
   # Another scale than the training's is reported.
   scale = {"depth__metres_per_unit": 1.0}
-  with pytest.raises(ValueError, match="metres_per_unit"):  # these files have another
-    run(depth_arguments(folder, "label_depth", **label, **scale))
+  # The files that are there have another.
+  refused(depth_arguments(folder, "label_depth", **label, **scale), "metres_per_unit", 2.2, 1.0)
   output = run(depth_arguments(folder, "label_depth", **sigmoid | scale | {
     "label_depth__folder": folder / "of another scale",
   }))  # fmt: skip

@@ -3,20 +3,15 @@
 The files are those of tests/golden, or of the folder CORDA_GOLDEN_DIR.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.models.torch_files import read_torch_file
-from corda_jax.models.torch_matching import find_state_dicts
-from corda_jax.models.torch_write import write_torch_file
 from tests.golden import depth_networks, depth_parts, files, folder, parts
-from tests.golden.released_run import STORED, ReleasedRun, relative
 
 
 def assert_met(measures):
@@ -62,16 +57,10 @@ def test_released_network_and_steps(path):
     [sys.executable, "-m", "tests.golden", path.name], capture_output=True, text=True, check=False
   )
   assert result.returncode == 0, result.stdout + result.stderr
-  assert result.stdout.count("delta_probe") == 2  # of student and teacher
-
-
-@pytest.mark.parametrize("path", files("corda"), ids=by_name)
-def test_a_converted_checkpoint_predicts_what_the_release_does(float64, tmp_path, path):
-  run = ReleasedRun(path)
-  file, start = tmp_path / "checkpoint.pth", run.start()
-  counts = {f"{n.removesuffix('running_var')}num_batches_tracked" for n in start if "_var" in n}
-  tracked = dict.fromkeys(counts, np.array(5, np.int64))
-  write_torch_file(file, {"iteration": 5, "model": start | tracked, "ema_model": {}})
-  variables = run.convert(find_state_dicts(read_torch_file(file)).student)
-  for name, got in run.evaluate(jax.tree.map(jnp.asarray, variables), run.image).items():
-    assert relative(got, run.reference[f"eval/{name}"]) < STORED
+  rows = re.findall(r"^  (\S.*?)  +([\d,]+) ", result.stdout, re.MULTILINE)
+  compared = {name: int(number.replace(",", "")) for name, number in rows}
+  # Most parameters are reached by a gradient; all statistics are compared.
+  assert min(compared["delta_probe"], compared["ema_delta_probe"]) > 150
+  assert compared["stat_probe"] == len(np.load(path)["stat_names"])
+  assert compared["eval/* of a converted file"] == 6
+  assert f"{path.name}, float32" in result.stdout

@@ -39,9 +39,14 @@ def supported_versions(project: dict) -> list[str]:
 def find_python(version: str) -> str | None:
   """Path of a Python of this version: of one on the PATH, else of pyenv's newest."""
   pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-  candidates = [shutil.which(f"python{version}")]
-  releases = sorted(pyenv.glob(f"{version}.*/bin/python"), key=lambda path: path.stat().st_mtime)
-  candidates += [str(path) for path in reversed(releases)]
+  releases = sorted(
+    pyenv.glob(f"{version}.*/bin/python"), key=lambda path: int(path.parts[-3].split(".")[2])
+  )
+  candidates = [
+    *(shutil.which(f"python{version}"), shutil.which("python3")),
+    *map(str, reversed(releases)),
+    f"{sys.base_prefix}/bin/python3",  # of the environment that this runs in
+  ]
   for candidate in filter(None, candidates):
     # A shim of pyenv is on the PATH whether or not its Python is chosen.
     question = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -58,10 +63,19 @@ def run(command: list[str]) -> str:
     VersionError: it fails.
   """
   environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-  result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+  try:
+    result = subprocess.run(
+      command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+  except subprocess.TimeoutExpired as error:
+    raise VersionError(f"{' '.join(command)} did not end") from error
   if result.returncode:
     raise VersionError(f"{' '.join(command)}\n{result.stdout[-1000:]}{result.stderr[-3000:]}")
   return result.stdout
+
+
+def _digest() -> str:
+  return hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()[:12]
 
 
 def make_environment(python: str, resolution: str, extra: list[str]) -> Path:
@@ -72,9 +86,8 @@ def make_environment(python: str, resolution: str, extra: list[str]) -> Path:
     resolution: of uv: "highest" or "lowest-direct".
     extra: further requirements.
   """
-  contents = (ROOT / "pyproject.toml").read_bytes()
-  digest = hashlib.sha256(repr((contents, os.path.realpath(python), extra)).encode()).hexdigest()
-  folder = ENVIRONMENTS / f"{resolution}-{digest[:16]}"
+  kind = hashlib.sha256(repr((os.path.realpath(python), resolution, extra)).encode()).hexdigest()
+  folder = ENVIRONMENTS / f"{_digest()}-{kind[:12]}"
   interpreter = folder / "bin" / "python"
   if not (folder / "ready").exists():
     uv = [sys.executable, "-m", "uv"]
@@ -126,6 +139,10 @@ def main() -> None:
   jobs = [(python, "highest") for python in found]
   if not options.extra:
     jobs.append((found[0], "lowest-direct"))
+  digest = _digest()
+  for old in ENVIRONMENTS.glob("*"):  # of another pyproject.toml
+    if not old.name.startswith(digest):
+      shutil.rmtree(old)
   failed = 0
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
     for job in [pool.submit(check, *job, options.extra) for job in jobs]:

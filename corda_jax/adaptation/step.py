@@ -236,8 +236,8 @@ def adapt(
     joint: of `make_step`.
     one_student_pass: whether the student sees source and mixed images as one batch, each still
       normalised by its own statistics, and not one after the other. The results are the same.
-    gradient_sharding: how the parameters are sharded over the devices, which their gradients are
-      made to share; None, on one device, leaves it to the compiler.
+    gradient_sharding: of the parameters over the devices, and so of their gradients; None, on one
+      device, leaves it to the compiler.
 
   Returns:
     The next state, scalar metrics, and maps: "outputs", the student's predictions by name on the

@@ -67,6 +67,8 @@ class Profile:
     try:
       yield
     except (OSError, RuntimeError) as error:  # JAX's own is one of the latter
+      if isinstance(error, shutil.Error):  # of many files: (from, to, why) of each
+        error = error.args[0][0][-1]
       reason = next(iter(str(error).splitlines()), type(error).__name__)
       self._tell(f"the profile cannot be written ({reason}); the run goes on")
 

@@ -5,23 +5,6 @@ import threading
 from types import TracebackType
 
 import jax
-from orbax.checkpoint import multihost
-
-# What a shell tells of a program that SIGTERM ended, and what schedulers know as such.
-EXIT_CODE = 128 + signal.SIGTERM
-
-
-class Preempted(BaseException):
-  """The run was asked to stop; its state is saved. Like Ctrl-C no error of the program's.
-
-  Attributes:
-    step: of the checkpoint that it left.
-  """
-
-  def __init__(self, step: int):
-    """See the class."""
-    super().__init__(f"Stopped by SIGTERM after step {step}")
-    self.step = step
 
 
 class Preemption:
@@ -33,7 +16,7 @@ class Preemption:
   def __init__(self) -> None:
     """Asks nothing yet."""
     # `jax.distributed.initialize` takes the signal itself, and tells it to all processes.
-    self._shared = jax.distributed.is_initialized()
+    self._shared = jax.distributed.is_initialized() and jax.config.jax_enable_preemption_service
     self._asked = threading.Event()
     self._before = None
 
@@ -56,7 +39,9 @@ class Preemption:
   def reached(self, step: int) -> bool:
     """Whether to save and stop after `step`: the same answer in all processes."""
     if self._shared:
-      return multihost.reached_preemption(step)
+      from orbax.checkpoint.multihost import reached_preemption  # slow to import
+
+      return reached_preemption(step)
     return self._asked.is_set()
 
   @property

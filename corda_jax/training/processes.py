@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import jax
-from orbax.checkpoint import multihost
 
 from corda_jax.errors import UserError
 
@@ -94,8 +93,13 @@ def _meet(meeting: str) -> None:
 
 
 def _client():
-  """JAX's client of the coordinator: it alone waits for processes without a collective."""
-  return multihost.get_jax_distributed_client()
+  """JAX's client of the coordinator: it alone waits for processes without a collective.
+
+  JAX has no public name for it; imported here, so that one process alone never needs it.
+  """
+  from jax._src import distributed
+
+  return distributed.global_state.client
 
 
 def _tell(meeting: str, outcome: str) -> None:

@@ -163,7 +163,7 @@ def test_a_harmed_file_is_named(copied, name, harm):
     contents = bytearray((copied / name).read_bytes())
     contents[-2] ^= 1
     (copied / name).write_bytes(contents)
-  with pytest.raises(UserError, match=rf"{re.escape(name)}|{re.escape(str(copied))}"):
+  with pytest.raises(UserError, match=re.escape(str(copied) if name == "bundle.json" else name)):
     bundle.read_bundle(copied)
 
 

@@ -8,6 +8,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
@@ -406,7 +407,7 @@ def test_checkpoints_that_cannot_be_written_are_told(experiment, tmp_path, monke
   def full(*_, **__):
     raise OSError(28, "No space left on device", str(tmp_path))
 
-  monkeypatch.setattr(checkpoints._manager, "save", full)
+  monkeypatch.setattr(ocp.CheckpointManager, "save", full)
   with pytest.raises(UserError, match=r"checkpoints.*No space left on device"):
     checkpoints.save(1, experiment.initial_state())
   checkpoints.close()
@@ -449,7 +450,7 @@ def test_batches_that_devices_cannot_share_are_refused():
     ("data.crop_height", 600, r"25x600.*1024x512"),
     ("model.depth", False, r"model\.correlation.*True.*model\.depth.*False"),
     ("model.initial_semantics_from", "both", r"model\.initial_semantics_from.*'both'.*'decoder'"),
-    ("model.encoder.strides", (1,), r"model\.encoder|stage_sizes.*strides.*dilations"),
+    ("model.encoder.strides", (1,), r"stage_sizes.*strides.*dilations"),
   ],
 )
 def test_configurations_that_cannot_work_are_refused(field, value, told):

@@ -14,10 +14,9 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
-from corda_jax.errors import UserError
+from corda_jax.errors import EXIT_CODE, Preempted, UserError
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.train import train
-from corda_jax.training.preemption import EXIT_CODE, Preempted
 from corda_jax.training.processes import join_processes
 from corda_jax.training.run_files import check_config, record_config
 from corda_jax.training.sharding import make_mesh

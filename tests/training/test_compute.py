@@ -158,7 +158,7 @@ def test_gradients_are_summed_over_devices_once_where_the_state_is_split():
     program = compile_step(experiment).lower(experiment.state_shapes(), batch, key).compile()
     counted = count_collectives(program.as_text())
     sent[split] = sum(each.count for (_, kind), each in counted.items() if kind == "all-reduce")
-  assert sent[True] == sent[False]
+  assert sent[True] == sent[False] > 0
 
 
 def test_one_pass_of_the_student_exchanges_gradients_once():

@@ -89,6 +89,7 @@ def test_two_processes_change_nothing(one_process, tmp_path):
     *(
       start(
         path,
+        "4",
         "4s",
         "--join",
         devices=2,
@@ -101,7 +102,14 @@ def test_two_processes_change_nothing(one_process, tmp_path):
   )
   found = json.loads(path.read_text())
   assert found["processes"] == 2
-  assert_same(found["results"]["4s"], one_process["1"])
+  for devices in ("4", "4s"):
+    assert_same(found["results"][devices], one_process["1"])
+
+
+def test_the_client_that_has_no_public_name_is_there():
+  from jax._src import distributed
+
+  assert hasattr(distributed.global_state, "client")
 
 
 def take_turns(folder, *flags):
