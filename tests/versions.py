@@ -1,6 +1,6 @@
 """Runs the program on each supported Python of this machine, with the packages that it allows.
 
-    python -m tests.versions [--with jax==0.11.2]
+    python -m tests.versions [--python 3.12 --with jax==0.11.2]
 
 Each Python that is found, on the PATH or in pyenv, gets an environment with the newest packages
 that pyproject.toml allows, and the oldest Python one more with the oldest. In each of them every
@@ -127,9 +127,13 @@ def main() -> None:
   parser.add_argument(
     "--with", dest="extra", action="append", default=[], help="a further requirement"
   )
-  options = parser.parse_args()
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-  pythons = {version: find_python(version) for version in supported_versions(project)}
+  versions = supported_versions(project)
+  parser.add_argument(
+    "--python", action="append", choices=versions, help="this version alone; default: all"
+  )
+  options = parser.parse_args()
+  pythons = {version: find_python(version) for version in options.python or versions}
   for version, python in pythons.items():
     if python is None:
       print(f"Python {version}: not found")
