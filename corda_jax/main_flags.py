@@ -99,7 +99,7 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     message = str(error)
     if "Traceback" in message:  # raised by the configuration file itself: the last line says what
       message = message.splitlines()[-1].partition(": ")[2]
-    elif not _is_given("config", arguments):
+    elif not any(each.split("=")[0] in ("--config", "-config") for each in arguments):
       message = _MISSING_CONFIG
     elif isinstance(error, flags.UnrecognizedFlagError) and error.flagname.startswith("jax_"):
       message = (
@@ -131,10 +131,6 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
 _MISSING_CONFIG = "--config is missing: name a configuration, such as --config=configs/demo.py"
 
 
-def _is_given(flag: str, arguments: list[str]) -> bool:
-  return any(argument.split("=")[0] in (f"--{flag}", f"-{flag}") for argument in arguments)
-
-
 def read_command(values: flags.FlagValues, positional: list[str]) -> Command:
   """The command of parsed flags.
 
@@ -143,14 +139,13 @@ def read_command(values: flags.FlagValues, positional: list[str]) -> Command:
     positional: what `parse_flags` returned.
 
   Raises:
-    UserError: an argument that is no flag, no folder, or a mode of another task.
+    UserError: an argument that is no flag, or no folder.
   """
   if len(positional) > 1:
     raise UserError(f"unknown argument {positional[1]!r}: flags begin with --")
   config, mode, workdir = (values[name].value for name in ("config", "mode", "workdir"))
   if not workdir and mode != "prepare":
     raise UserError("--workdir is missing: name the folder of the run")
-  check_mode(config, mode)
   return Command(config, Path(workdir or ""), mode, values["multihost"].value)
 
 

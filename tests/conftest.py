@@ -25,8 +25,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests.golden import folder
-
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -36,12 +34,6 @@ def _forget_what_was_compiled():
   """Programs that a module compiled are dropped with it: a worker would grow to many gigabytes."""
   yield
   jax.clear_caches()
-
-
-@pytest.fixture(scope="session")
-def golden_dir() -> Path:
-  """Folder of the reference values: CORDA_GOLDEN_DIR, or tests/golden."""
-  return folder()
 
 
 @pytest.fixture

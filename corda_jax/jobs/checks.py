@@ -15,7 +15,7 @@ from corda_jax.jobs.depth_weights import read_initial_depth_weights
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.initial_pose import read_initial_pose
 from corda_jax.jobs.restore import find_checkpoint
-from corda_jax.jobs.torch_checkpoints import check_no_checkpoints, read_initial_weights
+from corda_jax.jobs.torch_checkpoints import read_initial_weights
 from corda_jax.training.run_files import (
   check_config,
   check_writable,
@@ -65,8 +65,6 @@ def check_adaptation(config: Any, workdir: Path, mode: str) -> Experiment:
     _check_training(experiment, workdir)
   elif mode in _ADAPTATION_PARTS:
     check_config(workdir, config.to_dict(), parts=_ADAPTATION_PARTS[mode])
-  if mode == "import_torch":
-    check_no_checkpoints(workdir)
   if mode == "evaluate":
     find_checkpoint(workdir, config.evaluation.checkpoint)
   if mode in ("predict", "export") and jax.process_count() > 1:

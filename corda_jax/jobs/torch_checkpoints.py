@@ -141,7 +141,8 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
     UserError: the file cannot be read or does not fit, there are checkpoints in `workdir` already,
       or it cannot be written.
   """
-  check_no_checkpoints(workdir)
+  if has_checkpoints(workdir):  # which an import would be among
+    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
   weights = read_initial_weights(experiment)
   check_writable(workdir)
   record_config(workdir, experiment.config.to_dict())
@@ -158,12 +159,6 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
   checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
   checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
-
-
-def check_no_checkpoints(workdir: Path) -> None:
-  """Raises UserError where there are checkpoints, which an import would be among."""
-  if has_checkpoints(workdir):
-    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
 
 
 def export_torch(experiment: Experiment, workdir: Path) -> Path:
