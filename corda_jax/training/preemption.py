@@ -5,6 +5,7 @@ import threading
 from types import TracebackType
 
 import jax
+from orbax.checkpoint.multihost import reached_preemption
 
 
 class Preemption:
@@ -39,8 +40,6 @@ class Preemption:
   def reached(self, step: int) -> bool:
     """Whether to save and stop after `step`: the same answer in all processes."""
     if self._shared:
-      from orbax.checkpoint.multihost import reached_preemption  # slow to import
-
       return reached_preemption(step)
     return self._asked.is_set()
 
