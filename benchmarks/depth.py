@@ -35,7 +35,7 @@ from corda_jax.jobs.restore import restore_state
 from corda_jax.main import run
 from corda_jax.metrics import DEPTH_ERRORS
 from corda_jax.visualize import depth_comparison
-from data_pipelines.batches import evaluation_batches
+from data_pipelines.input_pipeline import as_numpy, evaluation_dataset
 
 TITLE = "target depth from"
 
@@ -127,10 +127,10 @@ def _sheet(networks: dict[str, dict[str, Any]], workdir: Path) -> Path:
     config = depth_street_world.get_config(views)
     experiment = DepthExperiment.from_config(config)
     count = config.evaluation.pictures
-    contents = ("image", "views", "inverse_depth")
-    batches = functools.partial(
-      evaluation_batches, config.data, split="validation", contents=contents, limit=count
+    dataset = evaluation_dataset(
+      config.data, split="validation", contents=("image", "inverse_depth"), limit=count
     )
+    batches = functools.partial(as_numpy, dataset)
     state = restore_state(experiment, workdir / views)
     pictures = DepthEvaluator(experiment).pictures(state, batches, count)
     limits = {name: config.depth[name] for name in ("min_depth", "max_depth")}

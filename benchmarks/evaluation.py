@@ -20,6 +20,8 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 
 import jax
 import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from benchmarks.operations import count_operations
 from benchmarks.options import load_config, run_command
@@ -29,11 +31,10 @@ from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.metrics import confusion_matrix
 from corda_jax.training.sharding import put_batch
-from data_pipelines.batches import evaluation_batches
+from data_pipelines.input_pipeline import as_numpy, evaluation_dataset
 from data_pipelines.prepare import open_records, prepare
-from data_pipelines.record_encodings import packed_shape, unpack
-from data_pipelines.records import Records, parse
 from data_pipelines.street_world.write import write_cityscapes
+from data_pipelines.tiles import packed_shape, unpack
 
 HEIGHT, WIDTH = 1024, 2048  # of the files, pixels
 SPLIT = "validation"
@@ -76,7 +77,7 @@ def make_frames(data_config: Any, options: argparse.Namespace) -> None:
   """Renders, repeats and prepares the frames, and points the configuration to them."""
   rendered = write_cityscapes(
     options.workdir / f"rendered_{options.rendered}",
-    train_frames=1,  # preparation wants both splits
+    train_frames=0,
     validation_frames=options.rendered,
     seed=0,
     height=HEIGHT,
@@ -89,11 +90,9 @@ def make_frames(data_config: Any, options: argparse.Namespace) -> None:
     for number in range(options.frames):
       link = root / folder / "val" / "repeated" / f"repeated_{number:06d}_000019_{ending}.png"
       _link(link, files[number % len(files)])
-  for folder in ("leftImg8bit", "gtFine", "disparity", "depth"):
-    _link(root / folder / "train", rendered / folder / "train")
   data_config.target.root = str(root)
   data_config.records_dir = str(options.workdir / f"records_{options.rendered}_{options.frames}")
-  prepare(data_config.target, records_dir=data_config.records_dir)
+  prepare(data_config.target, records_dir=data_config.records_dir, split=SPLIT)
 
 
 def _link(link: Path, target: Path) -> None:
@@ -104,9 +103,15 @@ def _link(link: Path, target: Path) -> None:
 
 def time_host(data_config: Any) -> list[Part]:
   """Times reading and decoding, in milliseconds of one core, and the transfer."""
-  records = Records(open_records(data_config.target, data_config.records_dir), SPLIT)
+  builder = open_records(data_config.target, data_config.records_dir, split=SPLIT)
+  records = builder.as_data_source(
+    SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+  )
   count = len(records)
-  examples = [parse(*records.read([number])) for number in range(count)]
+  parsed = [tf.train.Example.FromString(record).features.feature for record in records]
+  examples = [
+    {name: features[name].bytes_list.value[0] for name in ("image", "label")} for features in parsed
+  ]
 
   def decode(name):
     size = np.mean([len(example[name]) for example in examples]) / 1e3
@@ -120,7 +125,7 @@ def time_host(data_config: Any) -> list[Part]:
   # In time of the processor, which other programs on the machine do not stretch.
   clock = time.process_time
   return [
-    Part("read a record", count, _time(lambda number: records.read([number]), range(count), clock)),
+    Part("read a record", count, _time(lambda number: records[number], range(count), clock)),
     decode("image"),
     decode("label"),
     Part("all of it as batches, parsed and stacked", count, _pipeline(data_config, clock)[1]),
@@ -135,9 +140,9 @@ def time_pipeline(data_config: Any) -> tuple[int, float]:
 
 def _pipeline(data_config: Any, clock: Callable[[], float]) -> tuple[int, float]:
   """Frames of all batches, and milliseconds of each."""
-  next(evaluation_batches(data_config, limit=1))  # traces the decoder
+  next(as_numpy(evaluation_dataset(data_config, limit=1)))  # traces the decoder
   start = clock()
-  frames = sum(int(batch["valid"].sum()) for batch in evaluation_batches(data_config))
+  frames = sum(int(batch["valid"].sum()) for batch in as_numpy(evaluation_dataset(data_config)))
   return frames, 1e3 * (clock() - start) / frames
 
 
@@ -148,7 +153,7 @@ def time_device(config: Any, frames: int) -> tuple[list[Part], Part, float]:
   variables = {"params": state.params, "batch_stats": state.batch_stats}
 
   def batches(limit):
-    return evaluation_batches(config.data, limit=limit)
+    return as_numpy(evaluation_dataset(config.data, limit=limit))
 
   size = config.data.evaluation_batch_size
   batch = next(batches(size))

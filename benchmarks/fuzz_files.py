@@ -154,7 +154,7 @@ class Cameras:
   def read(self, value: bytes) -> Any:
     """As preparation reads them, with stereo."""
     self._path.write_bytes(value)
-    camera = decode(lambda path: read_camera(path, stereo=True), str(self._path))
+    camera = decode(lambda path: read_camera(path, image="", right=""), str(self._path))
     try:
       told = json.loads(value)
     except (ValueError, RecursionError):

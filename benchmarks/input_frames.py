@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.builders import BUILDERS
-from data_pipelines.files import DataFiles
-from data_pipelines.frame_config import FrameConfig
+from data_pipelines.archives import DataFiles
+from data_pipelines.datasets.base import FrameConfig
+from data_pipelines.datasets.builders import BUILDERS
 from data_pipelines.frames import Frame
 from data_pipelines.street_world.write import write_cityscapes, write_gta5, write_synthia
 
@@ -63,15 +63,15 @@ def make_frames(kind: Kind, workdir: Path, rendered: int, frames: int) -> Path:
   height, width = kind.files
   shape: dict[str, Any] = {"seed": 0, "height": height, "width": width}
   folder = workdir / f"{kind.dataset}_{rendered}"
-  if kind.dataset == "cityscapes":  # which wants a frame to validate on, too
-    counts = {"train_frames": rendered, "validation_frames": 1, "neighbours": 0}
+  if kind.dataset == "cityscapes":
+    counts = {"train_frames": rendered, "validation_frames": 0, "neighbours": 0}
     original = write_cityscapes(folder, **counts, **shape)
   else:
     write = {"gta5": write_gta5, "synthia": write_synthia}[kind.dataset]
     original = write(folder, frames=rendered, **shape)
   root = workdir / f"{kind.dataset}_{rendered}_{frames}"
-  for split, found in find_frames(kind, str(original)).items():
-    for number in range(frames if split == "train" else len(found)):
+  for found in find_frames(kind, str(original)).values():
+    for number in range(frames):
       frame = found[number % len(found)]
       for path in map(Path, frame.files()):
         name = path.name.replace(frame.name, f"repeated_{number:06d}_000019")

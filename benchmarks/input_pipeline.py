@@ -22,6 +22,8 @@ from pathlib import Path
 from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
 
 import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from benchmarks.input_frames import KINDS, Kind, find_frames, make_frames
@@ -29,11 +31,9 @@ from benchmarks.options import run_command
 from benchmarks.released_loaders import Stopwatch, load_source, load_target
 from configs.default import get_config
 from corda_jax.errors import UserError
-from data_pipelines.batch_threads import READY_BATCHES
-from data_pipelines.batches import train_batches
+from data_pipelines.input_pipeline import READY_BATCHES, as_numpy, train_dataset
 from data_pipelines.prepare import open_records, prepare
-from data_pipelines.record_encodings import unpack_all
-from data_pipelines.records import Records, parse
+from data_pipelines.tiles import unpack
 
 CORES = 16  # of the projection
 _WANTED = 100  # steps a second, of the projection
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   for name in ("frames", "rendered", "seconds"):
     if getattr(options, name) <= 0:
-      raise UserError(f"--{name} is {getattr(options, name)}, wanted more than 0")
+      raise UserError(f"--{name} is {getattr(options, name)}, expected more than 0")
   configs, results = {}, {}
   for name in options.kinds:
     configs[name] = dataset_config(name, options)
@@ -99,6 +99,7 @@ def dataset_config(name: str, options: argparse.Namespace) -> ConfigDict:
       "height": kind.size[0],
       "width": kind.size[1],
       "depth": kind.depth,
+      "splits": ("train",),
     }
   )
 
@@ -138,7 +139,7 @@ def time_released(kind: Kind, frames: list, crop: tuple[int, int], seconds: floa
 
 def time_ours(data: ConfigDict, seconds: float) -> tuple[float, dict]:
   """Megabytes of a record, and part → milliseconds a sample of the batches."""
-  batches = train_batches(data, seed=0)
+  batches = as_numpy(train_dataset(data, seed=0))
   ahead = data.reader_threads + READY_BATCHES
   for _ in range(2 * ahead):  # warms up, and fills what is made ahead
     next(batches)
@@ -148,22 +149,24 @@ def time_ours(data: ConfigDict, seconds: float) -> tuple[float, dict]:
     steps += 1
   whole = 1e3 * (time.process_time() - start) / (2 * data.batch_size * steps)
 
-  records = Records(open_records(data.source, data.records_dir), "train")
+  records = open_records(data.source, data.records_dir).as_data_source(
+    "train", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+  )
   random = np.random.RandomState(0)
   crop = (data.crop_height, data.crop_width)
   free = np.subtract((data.source.height, data.source.width), crop) + 1
   watch, samples, size, end = Stopwatch(), 0, [], time.perf_counter() + 0.3 * seconds
   while not samples or time.perf_counter() < end:
     with watch("read"):
-      serialized = records.read(random.randint(len(records), size=data.batch_size))
+      serialized = records[random.randint(len(records))]
     with watch("parse"):
-      examples = [parse(example) for example in serialized]
-    windows = [(*random.randint(free), *crop) for _ in examples]
+      features = tf.train.Example.FromString(serialized).features.feature
+    window = (*random.randint(free), *crop)
     for key in ("image", "label", "inverse_depth"):
       with watch(f"decode the {key.replace('_', ' ')}'s crop"):
-        unpack_all([example[key] for example in examples], windows)
-    samples += len(examples)
-    size += map(len, serialized)
+        unpack(features[key].bytes_list.value[0], window)
+    samples += 1
+    size.append(len(serialized))
   parts = {part: 1e3 * total / samples for part, total in watch.seconds.items()}
   return np.mean(size) / 1e6, parts | {"the rest": whole - sum(parts.values())}
 
@@ -228,7 +231,8 @@ def _read(data_json: str, steps: int) -> tuple[float, float]:
   """Megabytes that this process grows by, at most, and those of a batch."""
   before = _resident()
   largest, size = before, 0
-  for batch in itertools.islice(train_batches(ConfigDict(json.loads(data_json)), seed=0), steps):
+  dataset = train_dataset(ConfigDict(json.loads(data_json)), seed=0)
+  for batch in itertools.islice(as_numpy(dataset), steps):
     largest = max(largest, _resident())
     size = sum(value.nbytes for value in batch.values())
   return (largest - before) / 1e6, size / 1e6

@@ -115,7 +115,7 @@ def _right(plan: formats.Plan, split: str, index: int) -> dict[str, np.ndarray]:
 def train_batches(
   source: Frames, target: Frames, config: Any, *, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches without end, as `data_pipelines.batches.train_batches` has them.
+  """Batches without end, as `input_pipeline.train_dataset` has them.
 
   With right views where the frames have them.
 
@@ -163,7 +163,7 @@ def _order(seed: int, domain: int, count: int, epoch: int) -> np.ndarray:
 
 
 def whole_frames(frames: Frames, size: int) -> Iterator[dict[str, np.ndarray]]:
-  """All frames in order, `size` at a time, as `data_pipelines.batches.evaluation_batches` has them.
+  """All frames in order, `size` at a time, as `input_pipeline.evaluation_dataset` has them.
 
   The last batch is filled up by its last frame, which is not "valid".
   """

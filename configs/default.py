@@ -344,31 +344,40 @@ def get_compute_config() -> ml_collections.ConfigDict:
 
 
 def get_folder_config() -> ml_collections.ConfigDict:
-  """Your own files; read where `dataset` is "folder". Patterns are below `root`.
+  """Your own files; read where `dataset` is "folder". Paths are below `root`.
 
-  In a pattern {name} stands for what is the same in the names of a frame's files; it may run over
-  folders. "": there are no such files.
+  In a pattern {name} stands for what is the same in the names of a frame's files, with the folders
+  between, if there are any; or {clip} and {frame} do, where every clip has a folder of its own:
+  "{clip}/image_2/{frame}.png". "": there are no such files.
   """
   folder = ml_collections.ConfigDict()
   for split in ("train", "validation"):
     folder[split] = ml_collections.ConfigDict(
       {
         "images": "",  # "train/images/{name}.jpg"; "" in validation: the set is not evaluated on
-        "labels": "",  # PNG of one channel; a target needs them in validation only
+        "labels": "",  # PNG of one channel or of colours; a target needs them in validation only
         "depth": "",  # of the kind that `depth` names, below `depth_root`; validation needs none
-        # Of `views`, and the calibration that they need: JSON as Cityscapes has it. previous, next:
-        # "" where `images` are the frames of videos, numbered by the end of their names.
+        # A text file that names the split's frames, one a line, where the pattern matches more; "":
+        # all that match.
+        "list": "",
+        # Of `views`. previous, next: "" where `images` are the frames of videos, numbered by the
+        # end of their names.
         "right": "",
         "previous": "",
         "next": "",
+        # Calibration that views and disparities need: JSON as Cityscapes has it, or KITTI's
+        # calib.txt or calib_cam_to_cam.txt; one of a clip ("{clip}/calib.txt") or of all frames.
         "camera": "",
       }
     )
+  # Whether validation may have images that are also trained on, without their labels.
+  folder.shared_images = False
   # ((7, "road"), (26, "car"), (0, "")): label id in the files, class; "" ignores it, and several
-  # ids may share a class. Empty: an id is a place in data.classes. 255 is ignored.
+  # ids may share a class. Colours: (((128, 64, 128), "road"), …). ("cityscapes",): the ids of
+  # Cityscapes. Empty: an id is a place in data.classes. 255 is ignored.
   folder.label_classes = ()
-  folder.other_labels = "refuse"  # or "ignore" label ids that are not among them
-  folder.metres_per_unit = 0.01  # of 16-bit metric depth
+  folder.other_labels = "refuse"  # or "ignore" labels that are not among them
+  folder.metres_per_unit = 0.01  # of 16-bit metric depth, "metres_png16"
   folder.image_filter = "bilinear"  # or "bicubic"; resizes the images
   # One camera for all frames, instead of files: intrinsics (fx, fy, cx, cy) in pixels of the files,
   # the first pixel's centre at 0, and the metres between left and right.
@@ -379,9 +388,7 @@ def get_folder_config() -> ml_collections.ConfigDict:
 def get_data_config() -> ml_collections.ConfigDict:
   """Where the frames are, how they are prepared, how batches are cut."""
   data = ml_collections.ConfigDict()
-  # Prepared records, one folder a data set, size and depth kind; may be in a bucket, gs://….
-  data.records_dir = "data/records"
-  data.cache_dir = "data/cache"  # local folder that records of a bucket are fetched into
+  data.records_dir = "data/records"  # prepared records, one folder a data set, size and depth kind
   # What the network tells apart. Labels of other classes are ignored; with the known data sets any
   # of the 19 classes of Cityscapes, in any order.
   data.classes = ml_collections.ConfigDict(
@@ -394,12 +401,14 @@ def get_data_config() -> ml_collections.ConfigDict:
   # height, width: working resolution in pixels.
   # depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator" or
   # "disparity"; cityscapes: "stereo", "mono" or "official" (the data set's own disparity); folder:
-  # "inverse_png16" (16-bit, Y = x / 256 + 1), "metres_png16", "metres_npy" or "metres_mat"; "none"
-  # for any.
-  # depth_root: folder below which the depth files lie as they would below `root`; "": they do.
+  # "inverse_png16" (16-bit, Y = x / 256 + 1), "metres_png16", "metres_npy", "metres_mat",
+  # "kitti_depth_png16" (metres times 256), or the disparity of stereo pairs in pixels,
+  # "disparity_png16" (times 256, as KITTI has it), "disparity_npy" or "disparity_pfm"; "none" for
+  # any. Validation needs no depth.
+  # depth_root: folder of the depth files, laid out as they would be below `root`; "": `root`.
   # splits: to train on; cityscapes also has "train_extra", without labels.
-  # views: images that records hold beside the frame's own; cityscapes, folder: "right", "previous",
-  # "next".
+  # views: images that training's records hold beside the frame's own; cityscapes, folder: "right",
+  # "previous", "next".
   # neighbour_offset: frames of the sequence (17 a second) to the previous and to the next one; a
   # snippet has 30 frames, and the labelled one is number 19: 1..10.
   data.source = ml_collections.ConfigDict(
@@ -437,12 +446,7 @@ def get_data_config() -> ml_collections.ConfigDict:
   data.bad_frames = (
     "stop"  # "stop" or "skip": what preparation does with a frame that it cannot read
   )
-  # Prepared records that cannot be read, and buckets of them that do not answer: how often and
-  # after how many seconds they are tried again, and then "stop", or, for records in training,
-  # "skip": another one stands for each, which is told.
-  data.bad_records = ml_collections.ConfigDict({"retries": 2, "retry_seconds": 5.0, "then": "stop"})
   data.prepare_processes = 0  # processes that decode and resize; 0: one a core
-  data.shard_frames = 128  # frames of a record file; a stopped preparation loses at most one file
   data.reader_threads = 0  # threads that read, decode and crop in training; 0: one a core
   # The procedural world: set `street_world.enabled` and missing roots are rendered first.
   data.street_world = ml_collections.ConfigDict(

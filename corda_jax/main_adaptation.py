@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from corda_jax.training.processes import first_process_first
 from corda_jax.training.run_files import record_config
 from corda_jax.training.state import TrainState
 from corda_jax.visualize import contact_sheet, training_sheet
-from data_pipelines.batches import evaluation_batches, train_batches
-from data_pipelines.provide import provide
+from data_pipelines.input_pipeline import as_numpy, evaluation_dataset, train_dataset
+from data_pipelines.prepare import provide
 
 
 def run(experiment: Experiment, workdir: Path, mode: str) -> None:
@@ -35,20 +35,29 @@ def run(experiment: Experiment, workdir: Path, mode: str) -> None:
     UserError: the data will not do, or the job failed.
   """
   config = experiment.config
+  needs = [("target", "validation")]
+  if mode != "evaluate":
+    needs = [(domain, config.data[domain].splits[0]) for domain in ("source", "target")] + needs
+  contents = ("image", "label", "inverse_depth")
   if mode == "prepare":
-    for domain, builder in zip(("source", "target"), provide(config.data), strict=True):
+    for (domain, _), builder in zip(needs, provide(config.data, needs, contents), strict=True):
       print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
     return
   with first_process_first("provide the data"):
-    provide(config.data, ("source", "target") if mode == "train" else ("target",))
+    provide(config.data, needs, contents)
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-  validation = functools.partial(
-    evaluation_batches,
-    config.data,
-    contents=experiment.evaluated_contents,
-    limit=config.evaluation.max_frames or None,
-    **processes,
-  )
+
+  def validation(**options: Any) -> Iterator[Mapping[str, Any]]:
+    return as_numpy(
+      evaluation_dataset(
+        config.data,
+        contents=experiment.evaluated_contents,
+        limit=config.evaluation.max_frames or None,
+        **processes,
+        **options,
+      )
+    )
+
   if mode == "evaluate":
     state, result = evaluate(experiment, workdir, validation)
     _write_pictures(experiment, workdir, state, result, validation)
@@ -59,8 +68,8 @@ def run(experiment: Experiment, workdir: Path, mode: str) -> None:
     state, result = train(
       experiment,
       workdir,
-      train_batches=lambda step: train_batches(
-        config.data, seed=config.seed, start_step=step, **processes
+      train_batches=lambda step: as_numpy(
+        train_dataset(config.data, seed=config.seed, start_step=step, **processes)
       ),
       evaluation_batches=validation,
       write_scalars=writer.write_scalars,
@@ -83,13 +92,13 @@ def _write_pictures(
   workdir: Path,
   state: TrainState,
   result: Mapping[str, Any],
-  validation: Callable[[], Iterable[Mapping[str, Any]]],
+  validation: Callable[..., Iterator[Mapping[str, Any]]],
 ) -> Path | None:
   """Writes the contact sheet of a result; its path, or None where another process writes it."""
   count = experiment.config.evaluation.pictures
   if count < 1:
     return None
-  pictures = Evaluator(experiment).pictures(state, validation(), count)
+  pictures = Evaluator(experiment).pictures(state, validation(spread=count), count)
   if jax.process_index() > 0:
     return None
   network = experiment.config.evaluation.network

@@ -1,9 +1,8 @@
 """Runs the jobs of the depth stage: connects them to data, curves and pictures."""
 
 import functools
-import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,7 @@ from corda_jax.depth.camera import disparity_to_depth
 from corda_jax.depth.inverse_depth import from_metres
 from corda_jax.depth.step import DepthState
 from corda_jax.errors import UserError
-from corda_jax.jobs.depth_evaluate import (
-  Batches,
-  DepthEvaluator,
-  evaluate_depth,
-)
+from corda_jax.jobs.depth_evaluate import DepthEvaluator, evaluate_depth
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_weights import weights_digest
 from corda_jax.jobs.label_depth import label_depth
@@ -30,10 +25,16 @@ from corda_jax.main_curves import curves_writer, told_not_raised
 from corda_jax.training.processes import first_process_first, wait_for_all
 from corda_jax.training.run_files import record_config
 from corda_jax.visualize import depth_sheet
-from data_pipelines.batches import evaluation_batches, num_examples, train_batches
-from data_pipelines.depth_files import DepthFiles
+from data_pipelines.datasets.builders import BUILDERS
+from data_pipelines.depth_labels import DepthFiles
+from data_pipelines.input_pipeline import (
+  as_numpy,
+  evaluation_dataset,
+  record_names,
+  train_dataset,
+)
 from data_pipelines.inverse_depth import from_sigmoid, to_disparity
-from data_pipelines.provide import provide
+from data_pipelines.prepare import provide
 
 
 def run(experiment: DepthExperiment, workdir: Path, mode: str) -> None:
@@ -48,47 +49,73 @@ def run(experiment: DepthExperiment, workdir: Path, mode: str) -> None:
     UserError: the data will not do, or the job failed.
   """
   config = experiment.config
+  target, split = config.data.target, config.evaluation.split
+  labelling = mode == "label_depth"
+  splits = tuple(config.label_depth.splits) if labelling else (split,)
+  _check_splits(target, splits, "label_depth.splits" if labelling else "evaluation.split")
+  if mode in ("prepare", "train"):
+    splits = (target.splits[0], split)
+  # Frames that are measured by their true depth need no other views.
+  measured = "views" if target.depth == "none" else "inverse_depth"
+  contents = ("image",) if labelling else ("image", measured)
+  needs = [("target", each) for each in dict.fromkeys(splits)]
   if mode == "prepare":
-    (builder,) = provide(config.data, ("target",), self_supervised=True)
-    print(f"target: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
+    for builder in provide(config.data, needs, contents):
+      print(f"target: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
     return
   with first_process_first("provide the data"):
-    provide(config.data, ("target",), self_supervised=True)
+    provide(config.data, needs, contents)
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-  contents = ("image", "views", *(("inverse_depth",) if config.data.target.depth != "none" else ()))
-  validation = functools.partial(
-    evaluation_batches,
-    config.data,
-    split=config.evaluation.split,
-    contents=contents,
-    limit=config.evaluation.max_frames or None,
-    **processes,
-  )
-  if mode == "train":
-    record_config(workdir, config.to_dict())
+
+  def frames(split: str = split, contents: Sequence[str] = contents, **options: Any):
+    dataset = evaluation_dataset(
+      config.data,
+      split=split,
+      contents=contents,
+      limit=config.evaluation.max_frames or None,
+      **processes,
+      **options,
+    )
+    return as_numpy(dataset)
+
   if mode == "label_depth":
     _label(experiment, workdir, processes)
-    return
-  # A split that is missing would else be told by the first evaluation, after thousands of steps.
-  _count_frames(config, config.evaluation.split, "evaluation.split")
-  if mode == "evaluate":
-    state, result = evaluate_depth(experiment, workdir, validation)
-    sheet = _Pictures(experiment, workdir, validation).write(state, result)
+  elif mode == "evaluate":
+    state, result = evaluate_depth(experiment, workdir, frames)
+    sheet = _Pictures(experiment, workdir, frames).write(state, result, split)
     if sheet is not None:
       print(f"Pictures: {sheet}")
-    return
-  _train(experiment, workdir, validation, processes)
+  else:
+    record_config(workdir, config.to_dict())
+    _train(experiment, workdir, frames, processes)
+
+
+def _check_splits(target: Any, splits: Sequence[str], field: str) -> None:
+  """Raises UserError where the data set has no such split."""
+  known = (*target.splits, *("validation",) * BUILDERS[target.dataset].HAS_VALIDATION)
+  if unknown := [split for split in splits if split not in known]:
+    raise UserError(
+      f"{field} has {unknown[0]!r}, but {target.dataset} has no such split, expected of: "
+      f"{', '.join(known)}"
+    )
 
 
 def _train(
-  experiment: DepthExperiment, workdir: Path, validation: Batches, processes: dict[str, int]
+  experiment: DepthExperiment,
+  workdir: Path,
+  frames: Callable[..., Any],
+  processes: dict[str, int],
 ) -> None:
-  """Trains, with curves and pictures."""
-  config, pictures = experiment.config, _Pictures(experiment, workdir, validation)
+  """Trains, with curves and pictures: of frames that have views, so of training's if need be."""
+  config, target = experiment.config, experiment.config.data.target
+  shown, contents = config.evaluation.split, ("image", "views")
+  if target.depth != "none":
+    shown, contents = target.splits[0], ("image", "views", "inverse_depth")
+  pictures = _Pictures(experiment, workdir, functools.partial(frames, shown, contents))
   with curves_writer(workdir) as writer:
 
     def show(state, result):
-      sheet = pictures.write(state, result)
+      sheet = pictures.write(state, result, shown)
       if sheet is not None:
         images = np.asarray(Image.open(sheet))[None, ..., :3]
         writer.write_images(result["step"], {"depth": images})
@@ -96,10 +123,12 @@ def _train(
     train_depth(
       experiment,
       workdir,
-      train_batches=lambda step: train_batches(
-        config.data, seed=config.seed, start_step=step, domains=("target",), **processes
+      train_batches=lambda step: as_numpy(
+        train_dataset(
+          config.data, seed=config.seed, start_step=step, domains=("target",), **processes
+        )
       ),
-      evaluation_batches=validation,
+      evaluation_batches=frames,
       write_scalars=writer.write_scalars,
       show=show,
     )
@@ -109,14 +138,6 @@ def _train(
     with told_not_raised("the report"):
       print(f"Report: {write_report(workdir, config.to_dict())}")
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
-
-
-def _count_frames(config: Any, split: str, field: str) -> int:
-  """Frames of a split of the records; UserError with the field that asks for it."""
-  try:
-    return num_examples(config.data, domain="target", split=split)
-  except UserError as error:
-    raise UserError(f"{field}: {error}") from error
 
 
 def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]) -> None:
@@ -143,29 +164,28 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
     )  # fmt: skip
     return to_disparity(from_metres(depth * config.depth.metres_per_unit))
 
-  totals = {split: _count_frames(config, split, "label_depth.splits") for split in options.splits}
-  for split, total in totals.items():
-    missing: set[str] = set()
-
-    def wanted(name, split=split, missing=missing):
-      absent = files.missing(split, name)
-      if absent:
-        missing.add(name)
-      return absent
-
-    batches = evaluation_batches(
-      config.data, split=split, contents=("image",), wanted=wanted, **processes
+  missing = {
+    split: {
+      name
+      for name in record_names(config.data, domain="target", split=split)
+      if files.missing(split, name)
+    }
+    for split in options.splits
+  }
+  wait_for_all("the names of the frames")  # nothing is written before all processes have looked
+  for split, names in missing.items():
+    total = len(record_names(config.data, domain="target", split=split))
+    dataset = evaluation_dataset(
+      config.data, split=split, contents=("image",), names=names, **processes
     )
-    batches = itertools.chain([first], batches) if (first := next(batches, None)) else ()
-    wait_for_all(f"names of {split}")  # nothing is written before all processes have asked
-    mine = -(-len(missing) // processes["process_count"])
+    mine = -(-len(names) // processes["process_count"])
     label_depth(
       experiment,
       state,
-      batches,
+      as_numpy(dataset),
       lambda name, disparity, split=split: files.write(split, name, encode(disparity)),
-      total=total - len(missing) + mine,
-      done=total - len(missing),
+      total=total - len(names) + mine,
+      done=total - len(names),
       title=f"depth of {split}",
     )
   domain = "source" if target.dataset in ("gta5", "synthia") else "target"
@@ -176,16 +196,17 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
 class _Pictures:
   """Writes the contact sheets of a run; compiles once."""
 
-  def __init__(self, experiment: DepthExperiment, workdir: Path, batches: Batches):
+  def __init__(self, experiment: DepthExperiment, workdir: Path, batches: Callable[..., Any]):
     self._experiment, self._workdir, self._batches = experiment, workdir, batches
     self._evaluator = DepthEvaluator(experiment)
 
-  def write(self, state: DepthState, result: Mapping[str, Any]) -> Path | None:
+  def write(self, state: DepthState, result: Mapping[str, Any], split: str) -> Path | None:
     """The sheet of a result; None where there is none, or another process writes it."""
     count = self._experiment.config.evaluation.pictures
     if count < 1:
       return None
-    pictures = self._evaluator.pictures(state, self._batches, count)
+    spread = functools.partial(self._batches, spread=count)
+    pictures = self._evaluator.pictures(state, spread, count)
     if jax.process_index() > 0:
       return None
     sheet = self._workdir / "pictures" / f"depth_step_{result['step']:06d}.png"
@@ -197,8 +218,7 @@ class _Pictures:
     )
     views = self._experiment.views
     title = (
-      f"{self._workdir.name}: frames of {self._experiment.config.evaluation.split}, depth from "
-      f"{', '.join(views)} after "
+      f"{self._workdir.name}: frames of {split}, depth from {', '.join(views)} after "
       f"{result['step']} steps, {score}"
     )
     depth_sheet(pictures, views, title, sheet)

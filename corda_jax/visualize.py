@@ -63,7 +63,7 @@ def training_sheet(
 def depth_sheet(
   pictures: Mapping[str, np.ndarray], views: Sequence[str], title: str, path: Path
 ) -> None:
-  """Writes a PNG with one column a frame: depth, and how well it explains the other views.
+  """Writes a PNG with one column a frame: depth, and how well it explains its other views, if any.
 
   Args:
     pictures: of `DepthEvaluator.pictures`.
@@ -239,6 +239,8 @@ def _depth_rows(
     nearness = 1 / pictures["truth"]
     rows.append(("truth\n(bright: near,\nblack: unknown)", _colorize_nearness(nearness)))
   rows.append(("disparity\n(bright: near)", _colorize_nearness(pictures["disparity"])))
+  if "automask" not in pictures:  # frames without other views
+    return rows
   automask = pictures["automask"][..., None] * np.uint8(255)
   rows.append(("automask\n(white: counts)", np.repeat(automask, 3, axis=-1)))
   for number, view in enumerate(views):

@@ -7,17 +7,18 @@ image or a label alone still makes a frame, so that the missing file gets report
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
-from data_pipelines.files import DataFiles, file_size
+from corda_jax.errors import UserError
+from data_pipelines.archives import DataFiles, file_size
 
-NAME = "{name}"  # in a pattern of paths, where the frames' names stand
 VIEWS = ("right", "previous", "next")  # images of a frame beside its own
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-  """Files of one frame, by location (see files.py); None: the split has none.
+  """Files of one frame, by location (see archives.py); None: the split has none.
 
   Attributes:
     name: unique in its split, for example "00001" or "aachen_000000_000019".
@@ -61,12 +62,12 @@ class FoundFrames:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where the files of one kind lie.
+  """Where the files of one kind are.
 
   Attributes:
     files: the tree that holds them.
     folder: below its root.
-    suffix: what their names end in; before it stands what pairs them.
+    suffix: what their names end in; the rest of the name pairs them.
   """
 
   files: DataFiles
@@ -86,7 +87,7 @@ def pair_frames(
   Args:
     image: of the images.
     label: of the labels; None gives frames without.
-    cities: whether files lie one folder deeper, by city.
+    cities: whether files are one folder deeper, by city.
     **others: of the frame's other files, by the attributes of `Frame`.
   """
   places = {"image": image, "label": label, **others}
@@ -98,7 +99,7 @@ def pair_frames(
 
   def location(kind: str, name: str) -> str:
     place = places[kind]
-    return found[kind].get(name, place.files.default(place.folder, name + place.suffix))
+    return found[kind].get(name, place.files.locate(f"{place.folder}/{name}{place.suffix}"))
 
   return [
     Frame(name=os.path.basename(name), **{kind: location(kind, name) for kind in places})
@@ -115,8 +116,7 @@ def fingerprint(splits: dict[str, Sequence[Frame]], *, samples: int = 64) -> str
   """A short text that differs where the files differ, without reading them.
 
   It covers the names of all frames and the sizes of the files of `samples` frames spread over each
-  split, so it is cheap on network disks, and indifferent to where the data set lies and to whether
-  it is unpacked.
+  split, so it is cheap on network disks, and the same wherever the data set is, unpacked or not.
   """
   digest = hashlib.sha256()
   for split, frames in sorted(splits.items()):
@@ -124,3 +124,37 @@ def fingerprint(splits: dict[str, Sequence[Frame]], *, samples: int = 64) -> str
     for frame in frames[:: max(1, len(frames) // samples)]:
       digest.update(repr([file_size(location) for location in frame.files()]).encode())
   return digest.hexdigest()[:16]
+
+
+def with_neighbours(frames: Sequence[Frame], offsets: Mapping[str, int]) -> list[Frame]:
+  """The frames that have their neighbours among the others, with them.
+
+  The number of a frame is the last run of digits in its name, after the last "/"; a neighbour's
+  name is equal but for its number, which may have other leading zeros.
+
+  Args:
+    frames: of a split.
+    offsets: view ("previous", "next") → its number less that of the frame.
+
+  Raises:
+    UserError: two names have one number.
+  """
+  by_number: dict[tuple[str, int, str], Frame] = {}
+  for frame in frames:
+    match = re.fullmatch(r"(.*?)([0-9]+)([^0-9/]*)", frame.name, re.DOTALL)
+    if match is None:
+      continue
+    key = (match[1], int(match[2]), match[3])
+    other = by_number.setdefault(key, frame)
+    if other is not frame:
+      raise UserError(
+        f"{other.image!r} and {frame.image!r} have the same number, {key[1]}, so the neighbours in "
+        "time are ambiguous: rename one of them"
+      )
+  kept = []
+  for (before, number, after), frame in by_number.items():
+    views = {view: by_number.get((before, number + by, after)) for view, by in offsets.items()}
+    if None not in views.values():
+      images = {view: other.image for view, other in views.items()}
+      kept.append(dataclasses.replace(frame, **images))
+  return kept

@@ -1,6 +1,6 @@
 """Encodings of depth files: from a file's values to inverse depth, and back.
 
-Inverse depth Y is float32 of the file's shape. It lies in [1, 257) for the disparity files of
+Inverse depth Y is float32 of the file's shape. It is in [1, 257) for the disparity files of
 monocular networks, and in (1, 65536] where it comes from metres; 1 means "no depth". The formulas
 are those of the released CorDA loaders, in the precision in which they compute, so that results
 are equal bit for bit.
@@ -50,7 +50,7 @@ def from_sigmoid(sigmoid: np.ndarray) -> np.ndarray:
   sigmoid = np.asarray(sigmoid, np.float64)
   if not ((sigmoid >= 0) & (sigmoid <= 1)).all():
     raise ValueError(
-      f"got sigmoid outputs in {sigmoid.min()}..{sigmoid.max()}, wanted numbers in 0..1"
+      f"got sigmoid outputs in {sigmoid.min()}..{sigmoid.max()}, expected numbers in 0..1"
     )
   return np.rint(sigmoid * _LARGEST).astype(np.uint16)
 
@@ -102,6 +102,27 @@ def from_official_disparity(values: np.ndarray, *, focal: float, baseline: float
   metres = np.full(disparity.shape, _FARTHEST)
   np.divide(baseline * focal, disparity, out=metres, where=known)
   return from_metres(np.minimum(metres, _FARTHEST))
+
+
+def from_stereo_disparity(
+  values: np.ndarray, *, focal: float, baseline: float, pixels_per_unit: float = 1.0
+) -> np.ndarray:
+  """Inverse depth of a stereo pair's disparity: Y = 655.36 / (baseline focal / disparity + 0.01).
+
+  What is not finite or not above 0 has no depth, Y = 1. RAFT-Stereo writes the flow to the right
+  image, which is negative everywhere: a map without positive numbers is negated.
+
+  Args:
+    values: numbers of any shape.
+    focal: focal length along x at the files' size, pixels.
+    baseline: distance of the cameras, metres.
+    pixels_per_unit: of the values; 1 / 256 in KITTI's 16-bit files.
+  """
+  disparity = np.asarray(values, np.float64) * pixels_per_unit
+  if not (disparity > 0).any():
+    disparity = -disparity
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return from_measured(baseline * focal / disparity)
 
 
 def from_measured(values: np.ndarray, *, metres_per_unit: float = 1.0) -> np.ndarray:

@@ -7,11 +7,12 @@
 import argparse
 import contextlib
 import fcntl
+import io
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,137 +23,174 @@ from absl import logging
 
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
-from data_pipelines import bucket
-from data_pipelines.builder import FramesBuilder
-from data_pipelines.builders import BUILDERS, make_builder, quiet
+from data_pipelines.datasets.base import FramesBuilder
+from data_pipelines.datasets.builders import BUILDERS, make_builder, quiet
 from data_pipelines.frames import fingerprint
+from data_pipelines.street_world.provide import render
 
 
 def prepare(
   dataset_config: Any,
   *,
   records_dir: str,
-  cache_dir: str = bucket.DEFAULT_CACHE,
-  retry: bucket.Retry = bucket.DEFAULT_RETRY,
-  progress: bool = True,
+  split: str = "train",
+  contents: Sequence[str] = (),
+  beam: Sequence[str] | None = None,
   **options: Any,
 ) -> FramesBuilder:
-  """Writes the records of a data set, unless they are there, and returns their builder.
+  """Writes the records that hold a split, unless they exist, and returns their builder.
 
   Safe to call from several processes at once: one writes, the others wait. A preparation that was
-  killed leaves nothing that looks whole; the next one goes on from its last finished shard. What
-  was found is in the builder's `report`, and in `preparation.json` beside the records.
-
-  With `workers` > 1 each of so many processes, on one machine or on several that share
-  `records_dir`, prepares its part, and the last one makes the whole of it; where that was another,
-  the builder returned is not prepared.
+  killed leaves nothing that looks whole; the next one starts over. What was found is in the
+  builder's `report`.
 
   Args:
-    dataset_config: with `dataset`, `root`, `height`, `width` and `depth`, and if wanted
-      `depth_root`, `splits`, `views` and `neighbour_offset`. The roots may be missing where the
-      records are there.
-    records_dir: folder of all records, or one in a bucket, gs://….
-    cache_dir: where those of a bucket are prepared and kept.
-    retry: where the bucket does not answer.
-    progress: whether to show a progress bar.
-    **options: `classes`, `bad_frames`, `processes`, `shard_frames`, `worker` and `workers` of
-      `frame_config.FrameConfig`.
+    dataset_config: as in `make_builder`. The roots may be missing where the records exist.
+    records_dir: folder of all records.
+    split: "validation", or one of the configuration's `splits`.
+    contents: what is read of the records.
+    beam: options of the Apache Beam pipeline that prepares; None: this machine's processes.
+    **options: `classes`, `bad_frames`, `processes` and `progress` of `FrameConfig`.
 
   Raises:
-    UserError: a value is not one of those wanted, the root is missing or laid out in another way,
-      a frame is bad, the records cannot be written, or were made from other files than the root's.
+    UserError: a value is invalid, the root is missing or laid out in another way, a frame is bad,
+      the records cannot be written, or were made from other files than the root's.
   """
-  local = bucket.local_folder(records_dir, cache_dir)
-  builder = make_builder(dataset_config, local, progress=progress, **options)
-  remote = _remote(builder, records_dir)
-  if remote is not None:
-    if builder.builder_config.workers > 1:
-      raise UserError(
-        f"several workers cannot share {records_dir!r}: set records_dir to a folder that all of "
-        "them see, and copy it when it is whole"
-      )
-    with _lock(builder, shared=False):
-      bucket.fetch(remote, Path(builder.data_path), retry)
-  builder = _prepare(dataset_config, local, progress=progress, **options)
-  if remote is not None:
-    bucket.publish(Path(builder.data_path), remote, retry)
-  return builder
 
+  def make() -> FramesBuilder:
+    return make_builder(dataset_config, records_dir, split=split, contents=contents, **options)
 
-def _prepare(dataset_config: Any, records_dir: str, **options: Any) -> FramesBuilder:
-  """`prepare` into a folder."""
-  builder = make_builder(dataset_config, records_dir, **options)
-  if not builder.is_prepared():
-    frames = builder.frames()  # a root that cannot be used is told before anything is written
-    if builder.builder_config.workers > 1:
-      with _lock(builder, shared=True):
-        if not builder.is_prepared():
-          builder.write_shards(frames)
-      if not builder.is_prepared() and builder.missing_shards():
-        return builder  # others are not done yet; the last of them makes the whole
-    with _lock(builder, shared=False):
-      builder = make_builder(dataset_config, records_dir, **options)
-      if not builder.is_prepared():
-        _write(builder)
+  builder = make()
+  if not is_prepared(builder):
+    builder.find()  # a root that cannot be used is reported before anything is written
+    with _lock(builder):
+      builder = make()
+      if not is_prepared(builder):
+        _write(builder, beam)
         return builder
-  builder.check_records()
+  _check_whole(builder)
   _check_same_files(builder)
   if builder.report.bad and builder.builder_config.bad_frames == "stop":
     raise UserError(
       f"the records in {os.fspath(builder.data_path)!r} lack {len(builder.report.bad)} bad frames: "
-      'use them with data.bad_frames="skip", or mend the files and delete the records'
+      'use them with data.bad_frames="skip", or fix the files and delete the records'
     )
   return builder
+
+
+def provide(
+  data_config: Any, needs: Sequence[tuple[str, str]], contents: Sequence[str]
+) -> list[FramesBuilder]:
+  """Prepares what a run reads, with a progress bar for what takes long.
+
+  Args:
+    data_config: the `data` part of a configuration.
+    needs: (domain, split) of what is read.
+    contents: what is read of it: "image", "label", "inverse_depth", "views".
+
+  Returns:
+    The builder of each.
+
+  Raises:
+    UserError: a value is invalid, or files are missing, laid out in another way or broken.
+  """
+  options = {
+    "records_dir": data_config.records_dir,
+    "classes": ClassList.from_config(data_config.classes),
+    "bad_frames": data_config.bad_frames,
+    "processes": data_config.prepare_processes,
+    "contents": contents,
+  }
+  for domain, split in needs:  # mistakes are reported before the first is prepared for hours
+    make_builder(data_config[domain], split=split, **options)
+  builders = []
+  for domain, split in needs:
+    if data_config.street_world.enabled:
+      render(data_config[domain], data_config)
+    builders.append(prepare(data_config[domain], split=split, **options))
+    if bad := builders[-1].report.bad:  # at the start of every run that goes without them
+      logging.warning(
+        "%s %s: the records lack %d bad frames, listed in %s",
+        builders[-1].name, split, len(bad), builders[-1].data_path / "metadata.json",
+      )  # fmt: skip
+  return builders
 
 
 def open_records(
   dataset_config: Any,
   records_dir: str,
-  cache_dir: str = bucket.DEFAULT_CACHE,
   *,
-  retry: bucket.Retry = bucket.DEFAULT_RETRY,
+  split: str = "train",
+  contents: Sequence[str] = (),
   classes: ClassList = CITYSCAPES,
 ) -> FramesBuilder:
-  """The builder of records that are there; those of a bucket are in the cache after it.
+  """The builder of the records that hold a split, which exist.
 
   Raises:
-    UserError: they are not.
+    UserError: they do not.
   """
-  local = bucket.local_folder(records_dir, cache_dir)
-  builder = make_builder(dataset_config, local, classes=classes)
-  remote = _remote(builder, records_dir)
-  if remote is not None:
-    with _lock(builder, shared=False):
-      bucket.fetch(remote, Path(builder.data_path), retry)
-    builder = make_builder(dataset_config, local, classes=classes)
-  if not builder.is_prepared():
+  builder = make_builder(
+    dataset_config, records_dir, split=split, contents=contents, classes=classes
+  )
+  if not is_prepared(builder):
     raise UserError(
       f"no records of {builder.name} {builder.builder_config.name} in {records_dir!r}: prepare "
-      "them first with python -m data_pipelines.prepare"
+      "them first with --mode=prepare"
     )
-  builder.check_records()
+  _check_whole(builder)
   return builder
 
 
-def _remote(builder: FramesBuilder, records_dir: str) -> str | None:
-  """Where a bucket has the builder's records; None for those on a disk."""
-  if not bucket.is_remote(records_dir):
-    return None
-  path = Path(builder.data_path)
-  return "/".join([records_dir.rstrip("/"), *path.parts[-3:]])
+def is_prepared(builder: FramesBuilder) -> bool:
+  """Whether the records exist; TFDS gives their folder its name when they are whole."""
+  return builder.data_path.exists()
 
 
-def _write(builder: FramesBuilder) -> None:
-  # The lock is held, so what is being written belongs to a process that was killed.
-  for stale in builder.data_path.parent.glob("incomplete.*"):
-    shutil.rmtree(stale)
-  builder.shards.clear_unfinished()
-  # TFDS makes a folder for downloads, though there are none.
-  with quiet(), tempfile.TemporaryDirectory() as downloads:
-    builder.download_and_prepare(
-      download_dir=downloads,
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+def _check_whole(builder: FramesBuilder) -> None:
+  """Raises UserError where a file of the records is gone, or their report is damaged."""
+  files = [path for split in builder.info.splits.values() for path in split.filepaths]
+  files += [builder.data_path / name for name in ("dataset_info.json", "metadata.json")]
+  wrong = [f"{os.fspath(path)!r} is missing" for path in files if not os.path.exists(path)]
+  try:
+    _ = builder.report
+  except (TypeError, ValueError):
+    wrong.append(f"{os.fspath(builder.data_path / 'metadata.json')!r} is damaged")
+  if wrong:
+    raise UserError(
+      f"the records in {os.fspath(builder.data_path)!r} are not whole, {wrong[0]}: delete that "
+      "folder, and prepare the data set again"
     )
+
+
+def _write(builder: FramesBuilder, beam: Sequence[str] | None) -> None:
+  # The lock is held, so what is being written belongs to a process that was killed.
+  for stale in builder.data_path.parent.glob(f"incomplete.*_{builder.version}*"):
+    shutil.rmtree(stale)
+  config = tfds.download.DownloadConfig(try_download_gcs=False)
+  if beam is not None:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    options = PipelineOptions(list(beam))
+    runner = options.get_all_options()["runner"] or "DirectRunner"
+    config = config.replace(beam_runner=runner, beam_options=options)
+  try:
+    # TFDS makes a folder for downloads, though there are none, and prints about them.
+    with (
+      quiet(),
+      tempfile.TemporaryDirectory() as downloads,
+      contextlib.redirect_stdout(io.StringIO()),
+    ):
+      builder.download_and_prepare(
+        download_dir=downloads, download_config=config, file_format="array_record"
+      )
+  except (OSError, RuntimeError) as error:  # array_record raises the latter
+    if isinstance(error, UserError):
+      raise
+    reason = getattr(error, "strerror", None) or str(error).split(";")[0]
+    raise UserError(
+      f"records cannot be written to {os.fspath(builder.data_path.parent)!r} ({reason}): make room "
+      "or fix that, and run again"
+    ) from error
 
 
 def _check_same_files(builder: FramesBuilder) -> None:
@@ -161,7 +199,7 @@ def _check_same_files(builder: FramesBuilder) -> None:
   roots = [config.root] + [config.depth_root] * bool(config.depth_root and config.depth != "none")
   if not all(map(os.path.isdir, roots)):
     return
-  if fingerprint(builder.frames()) != builder.report.fingerprint:
+  if fingerprint(builder.find().splits) != builder.report.fingerprint:
     raise UserError(
       f"the records in {os.fspath(builder.data_path)!r} were prepared from other files than are "
       f"in {' and '.join(map(repr, roots))} now: delete them, or set another records_dir"
@@ -169,11 +207,8 @@ def _check_same_files(builder: FramesBuilder) -> None:
 
 
 @contextlib.contextmanager
-def _lock(builder: FramesBuilder, *, shared: bool) -> Iterator[None]:
-  """Holds off other processes that would write the same records; ends with the process.
-
-  Shared, it holds off only those that want it for themselves.
-  """
+def _lock(builder: FramesBuilder) -> Iterator[None]:
+  """Keeps out other processes that would write the same records; ends with the process."""
   folder = Path(builder.data_path.parent.parent.parent)
   path = folder / f".{builder.name}-{builder.builder_config.name}.lock"
   try:
@@ -181,61 +216,54 @@ def _lock(builder: FramesBuilder, *, shared: bool) -> Iterator[None]:
     path.touch()
   except OSError as error:
     raise UserError(
-      f"records cannot be written to {os.fspath(folder)!r} ({error.strerror}): mend that, or set "
+      f"records cannot be written to {os.fspath(folder)!r} ({error.strerror}): fix that, or set "
       "another records_dir"
     ) from error
-  kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
   with open(path, "r+") as file:
     try:
-      fcntl.flock(file, kind | fcntl.LOCK_NB)
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       logging.warning("another process prepares %s; waiting for it", builder.name)
-      fcntl.flock(file, kind)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+      logging.warning(
+        "the disk of %s has no locks (%s): start no other preparation of %s meanwhile",
+        folder, error.strerror, builder.name,
+      )  # fmt: skip
     yield
 
 
-def prepare_as_asked(options: argparse.Namespace, *, progress: bool = True) -> FramesBuilder:
-  """`prepare` with the options of the command."""
-  return prepare(
-    options,
-    records_dir=options.records_dir,
-    cache_dir=options.cache_dir,
-    progress=progress,
-    bad_frames=options.bad_frames,
-    processes=options.processes,
-    shard_frames=options.shard_frames,
-    worker=options.worker,
-    workers=options.workers,
-  )
+def main(arguments: list[str] | None = None) -> int:
+  """The command: prepares, and prints the report.
 
-
-def run(options: argparse.Namespace) -> int:
-  """Prepares as asked and prints the report; returns the exit code."""
+  Returns:
+    The exit code.
+  """
+  options = _make_parser().parse_args(arguments)
+  training = tuple(split for split in options.splits if split != "validation")
+  groups = [training] * bool(training) + [("validation",)] * ("validation" in options.splits)
   try:
-    builder = prepare_as_asked(options)
-    if not builder.is_prepared():
-      missing = len(builder.missing_shards())
-      print(f"worker {options.worker} is done; {missing} shards of other workers are missing")
-      return 0
+    for splits in groups:
+      group = argparse.Namespace(**{**vars(options), "splits": splits})
+      builder = prepare(
+        group,
+        records_dir=options.records_dir,
+        split=splits[0],
+        beam=options.beam_options,
+        bad_frames=options.bad_frames,
+        processes=options.processes,
+      )
+      print(*builder.report.lines(), f"records: {os.fspath(builder.data_path)}", sep="\n")
   except (UserError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print("\nStopped before the records were whole; the same command goes on.", file=sys.stderr)
+    print("\nStopped before the records were whole; the same command starts over.", file=sys.stderr)
     return 130
-  for line in builder.report.lines():
-    print(line)
-  print(f"records: {os.fspath(builder.data_path)}")
   return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-  """The command; returns its exit code."""
-  return run(make_parser().parse_args(arguments))
-
-
-def make_parser() -> argparse.ArgumentParser:
-  """The options of the command."""
+def _make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m data_pipelines.prepare",
     description="Prepare a data set into records; a folder of your own: docs/your_data.md.",
@@ -249,14 +277,11 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--depth", required=True, help=f"{kinds}; any: none")
   parser.add_argument(
-    "--depth_root", default="", help="folder of the depth files, if they lie apart from the root"
+    "--depth_root", default="", help="folder of the depth files, if they are not below the root"
   )
-  parser.add_argument("--records_dir", required=True, help="folder of all records, or gs://…")
+  parser.add_argument("--records_dir", required=True, help="folder of all records")
   parser.add_argument(
-    "--cache_dir", default=bucket.DEFAULT_CACHE, help="local folder for records of a bucket"
-  )
-  parser.add_argument(
-    "--splits", default="train", type=_names, help="to train on; cityscapes: also train_extra"
+    "--splits", default="train", type=_names, help="cityscapes: also train_extra and validation"
   )
   parser.add_argument(
     "--views", default="", type=_names, help="cityscapes: images to add, right,previous,next"
@@ -266,9 +291,9 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--bad_frames", default="stop", choices=("stop", "skip"))
   parser.add_argument("--processes", default=0, type=int, help="0: one a core")
-  parser.add_argument("--shard_frames", default=128, type=int, help="frames of a record file")
-  parser.add_argument("--worker", default=0, type=int, help="number of this worker, from 0")
-  parser.add_argument("--workers", default=1, type=int, help="that prepare the data set together")
+  parser.add_argument(
+    "--beam_options", type=_names, help="prepare by Apache Beam: --runner=DirectRunner,--…"
+  )
   return parser
 
 

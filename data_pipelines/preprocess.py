@@ -1,31 +1,88 @@
-"""One frame from its files to what a record holds: read, check, map, resize, compress.
+"""One frame from its files to a record: read, check, map, resize, compress.
 
 Resizing follows the released loaders bit for bit, and happens before any crop, so the prepared
-pixels are the same for ever. Everything here is NumPy and Pillow: the processes that run it start
+pixels never change. Everything here is NumPy, Pillow and OpenCV: the processes that run it start
 fast and never load TensorFlow.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth
-from data_pipelines.files import open_file
 from data_pipelines.frames import VIEWS, Frame, missing_file
 from data_pipelines.readers import (
   BadFrameError,
   Camera,
   decode,
+  image_size,
   read_camera,
+  read_label_colors,
   read_label_ids,
   read_rgb,
 )
-from data_pipelines.record_encodings import pack
+from data_pipelines.tiles import pack
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelIds:
+  """Labels as ids.
+
+  Attributes:
+    table: uint8[256], the data set's label id → training id.
+    known: ids that a label may hold; None: any.
+    hint: what to do about another one.
+  """
+
+  table: np.ndarray
+  known: frozenset[int] | None = None
+  hint: str = ""
+
+  def __call__(self, path: str) -> np.ndarray:
+    """Training ids of a file, uint8 H W."""
+    ids = read_label_ids(path)
+    if self.known is not None:
+      pixels = np.bincount(ids.ravel(), minlength=256)
+      unknown = [i for i in np.flatnonzero(pixels) if i not in self.known]
+      if unknown:
+        raise BadFrameError(
+          path,
+          f"label id {unknown[0]} is unknown ({pixels[unknown[0]]} pixels), expected "
+          f"{_ranges(self.known)}{self.hint}",
+        )
+    return self.table[ids]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelColors:
+  """Labels as colours.
+
+  Attributes:
+    table: colour, 65536 R + 256 G + B → training id.
+    refuse_others: whether another colour is an error; otherwise it is ignored.
+    hint: what to do about another one.
+  """
+
+  table: Mapping[int, int]
+  refuse_others: bool
+  hint: str = ""
+
+  def __call__(self, path: str) -> np.ndarray:
+    """Training ids of a file, uint8 H W."""
+    colors = read_label_colors(path)
+    found, places = np.unique(colors, return_inverse=True)
+    unknown = [color for color in found.tolist() if color not in self.table]
+    if unknown and self.refuse_others:
+      color, count = unknown[0], np.count_nonzero(colors == unknown[0])
+      rgb = (color >> 16, color >> 8 & 255, color & 255)
+      raise BadFrameError(path, f"label colour {rgb} is unknown ({count} pixels){self.hint}")
+    ids = [self.table.get(color, labels.IGNORE) for color in found.tolist()]
+    return np.array(ids, np.uint8)[places].reshape(colors.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +92,11 @@ class DepthRecipe:
   Attributes:
     read: path → the file's values, H W.
     encode: the file's values → inverse depth, float32 of the same shape.
-    resize: (inverse depth, (height, width) of the frame's label, (height, width) wanted) → inverse
-      depth of the wanted size.
+    resize: (inverse depth, (height, width) of the frame's label, (height, width) of the record) →
+      inverse depth at the record's size.
     any_size: whether the file may differ in size from the image.
-    needs_camera: whether `encode` also takes the `focal` length (x, pixels) and `baseline`
-      (metres) of the frame's camera.
+    needs_camera: whether `encode` also takes the `focal` length (x, pixels of the file) and
+      `baseline` (metres) of the frame's camera.
   """
 
   read: Callable[[str], np.ndarray]
@@ -56,19 +113,17 @@ class Recipe:
   Attributes:
     size: (height, width) of the record, pixels.
     image_filter: Pillow filter that resizes the image.
-    label_table: uint8[256], the data set's label id → training id.
+    label: path → training ids of a label file, uint8 H W.
     resize_label: False keeps the label at the size of its file.
     depth: used where a frame has a depth file.
-    label_ids: those that a label may hold; None: any.
     camera: of frames that have no file of it; None: there is none.
   """
 
   size: tuple[int, int]
   image_filter: Image.Resampling
-  label_table: np.ndarray
+  label: Callable[[str], np.ndarray]
   resize_label: bool
   depth: DepthRecipe | None
-  label_ids: frozenset[int] | None = None
   camera: Camera | None = None
 
 
@@ -78,8 +133,8 @@ class PreparedFrame:
 
   Attributes:
     contents: of the record, all but its name. `image`, images of views (uint8 H W 3), `label`
-      (uint8 H W 1) and `inverse_depth` (float32 H W), packed by `record_encodings.pack`;
-      `intrinsics` and `baseline`: see `load_camera`.
+      (uint8 H W 1) and `inverse_depth` (float32 H W), packed by `tiles.pack`; `intrinsics`
+      and `baseline`: see `load_camera`.
     label_pixels: pixels of each training id, at 0..255.
     depth_share: share of the pixels that have depth.
   """
@@ -133,11 +188,11 @@ def load_frame(frame: Frame, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np
   values = decode(recipe.depth.read, frame.depth)
   if values.shape != shape and not recipe.depth.any_size:
     raise BadFrameError(frame.depth, f"depth is {_by(values.shape)} but its image is {_by(shape)}")
-  camera = {}
+  options = {}
   if recipe.depth.needs_camera:
-    calibration: Camera = decode(functools.partial(read_camera, stereo=True), frame.camera)
-    camera = {"focal": calibration.focal[0], "baseline": calibration.baseline}
-  depth = recipe.depth.resize(recipe.depth.encode(values, **camera), shape, recipe.size)
+    camera = _camera(frame, recipe, frame.right or "")
+    options = {"focal": camera.focal[0] * values.shape[1] / shape[1], "baseline": camera.baseline}
+  depth = recipe.depth.resize(recipe.depth.encode(values, **options), shape, recipe.size)
   return image, label, depth
 
 
@@ -145,19 +200,9 @@ def _load_label(frame: Frame, recipe: Recipe, shape: tuple[int, int]) -> np.ndar
   height, width = recipe.size
   if frame.label is None:
     return np.full(recipe.size, labels.IGNORE, np.uint8)
-  ids = decode(read_label_ids, frame.label)
-  if ids.shape != shape:
-    raise BadFrameError(frame.label, f"label is {_by(ids.shape)} but its image is {_by(shape)}")
-  if recipe.label_ids is not None:
-    pixels = Image.fromarray(ids).histogram()
-    unknown = [i for i, count in enumerate(pixels) if count and i not in recipe.label_ids]
-    if unknown:
-      raise BadFrameError(
-        frame.label,
-        f"label id {unknown[0]} is unknown ({pixels[unknown[0]]} pixels), wanted "
-        f"{_ranges(recipe.label_ids)}",
-      )
-  label = recipe.label_table[ids]
+  label = decode(recipe.label, frame.label)
+  if label.shape != shape:
+    raise BadFrameError(frame.label, f"label is {_by(label.shape)} but its image is {_by(shape)}")
   if recipe.resize_label:
     label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
   return label
@@ -175,10 +220,10 @@ def load_views(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
     location = getattr(frame, view)
     if location is None:
       continue
-    image, wanted = decode(read_rgb, location), decode(_image_size, frame.image)
-    if image.size != wanted:
+    image, size = decode(read_rgb, location), decode(image_size, frame.image)
+    if image.size != size:
       raise BadFrameError(
-        location, f"image is {_by(image.size[::-1])} but {frame.image} is {_by(wanted[::-1])}"
+        location, f"image is {_by(image.size[::-1])} but {frame.image} is {_by(size[::-1])}"
       )
     views[f"{view}_image"] = np.asarray(image.resize((width, height), recipe.image_filter))
   return views
@@ -193,13 +238,10 @@ def load_camera(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
   Raises:
     BadFrameError: the calibration cannot be read.
   """
-  camera = recipe.camera
-  if frame.camera is not None:
-    read = functools.partial(read_camera, stereo=frame.right is not None)
-    camera = decode(read, frame.camera)
+  camera = _camera(frame, recipe, frame.right)
   if camera is None:
     return {}
-  size = decode(_image_size, frame.image)
+  size = decode(image_size, frame.image)
   height, width = recipe.size
   return {
     "intrinsics": camera.intrinsics((width / size[0], height / size[1])),
@@ -207,10 +249,10 @@ def load_camera(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
   }
 
 
-def _image_size(location: str) -> tuple[int, int]:
-  """Width and height, without decoding."""
-  with open_file(location) as file, Image.open(file) as image:
-    return image.size
+def _camera(frame: Frame, recipe: Recipe, right: str | None) -> Camera | None:
+  if frame.camera is None:
+    return recipe.camera
+  return decode(lambda path: read_camera(path, image=frame.image, right=right), frame.camera)
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -232,12 +274,15 @@ def _ranges(ids: frozenset[int]) -> str:
 def resize_bilinear(
   values: np.ndarray, _label_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-  """Bilinear without antialiasing, pixel centres at half integers, edges repeated; float32 H W.
+  """Bilinear by OpenCV, as released: without antialiasing, edges repeated; float32 H W."""
+  return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
-  The arithmetic is that of OpenCV's `INTER_LINEAR`: along x, then along y, each as
-  a + (b - a) w with one rounding of the product and sum.
-  """
-  return _interpolate(_interpolate(values.T, size[1]).T, size[0])
+
+def resize_nearest_corner(
+  values: np.ndarray, _label_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+  """Nearest by OpenCV, as released: output i reads input floor(i n / m); float32 H W."""
+  return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def resize_bilinear_with_holes(
@@ -248,29 +293,6 @@ def resize_bilinear_with_holes(
   whole = resize_bilinear(known, label_size, size) == 1
   blended = resize_bilinear(values, label_size, size)
   return np.where(whole, blended, resize_nearest_center(values, label_size, size))
-
-
-def _interpolate(values: np.ndarray, length: int) -> np.ndarray:
-  """Linear interpolation of float32 values along the first axis."""
-  last = values.shape[0] - 1
-  position = (np.arange(length) + 0.5) * (values.shape[0] / length) - 0.5
-  position = np.clip(position, 0, last)
-  low = np.floor(position).astype(np.int64)
-  weight = (position - low).astype(np.float32)[:, np.newaxis]
-  a, b = values[low], values[np.minimum(low + 1, last)]
-  # float64 holds the product exactly: one rounding, as a fused multiply-add does it.
-  return ((b - a).astype(np.float64) * weight + a).astype(np.float32)
-
-
-def resize_nearest_corner(
-  values: np.ndarray, _label_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-  """Nearest as OpenCV's `INTER_NEAREST` takes it: output i reads input floor(i n / m)."""
-  for axis, length in enumerate(size):
-    step = values.shape[axis] / length
-    index = np.minimum((np.arange(length) * step).astype(np.int64), values.shape[axis] - 1)
-    values = np.take(values, index, axis)
-  return values
 
 
 def resize_nearest_center(

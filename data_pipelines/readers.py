@@ -1,24 +1,27 @@
-"""Reads the files of a frame: images, label ids, depth, calibration.
+"""Reads the files of a frame: images, labels, depth, calibration.
 
-Everything here is NumPy, Pillow and SciPy: the processes that run it start fast and never load
-TensorFlow. Locations are those of files.py.
+Everything here is NumPy, Pillow, OpenCV and SciPy: the processes that run it start fast and never
+load TensorFlow. Locations are those of archives.py.
 """
 
 import dataclasses
 import io
 import json
 import math
-import struct
-import zlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import scipy.io
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from corda_jax import labels
-from data_pipelines.files import open_file
+from data_pipelines.archives import open_file
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors arrive as exceptions
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class BadFrameError(Exception):
@@ -30,8 +33,8 @@ class BadFrameError(Exception):
   """
 
   def __init__(self, path: str, reason: str):
-    """See the class."""
-    super().__init__(path, reason)  # what the error is made from again in another process
+    """Keeps both."""
+    super().__init__(path, reason)  # what the error is unpickled from in another process
     self.path = path
     self.reason = reason
 
@@ -41,7 +44,7 @@ class BadFrameError(Exception):
 
 
 def decode(read: Callable[[str], Any], path: str) -> Any:
-  """What `read` makes of a file, and every trouble with it as one kind of error.
+  """Reads a file, and turns whatever goes wrong into one kind of error.
 
   Raises:
     BadFrameError: the file cannot be read or decoded.
@@ -52,7 +55,7 @@ def decode(read: Callable[[str], Any], path: str) -> Any:
     raise
   except MemoryError as error:
     raise BadFrameError(
-      path, "wants more memory than there is: its header may be damaged"
+      path, "needs more memory than there is: its header may be damaged"
     ) from error
   except PermissionError as error:
     raise BadFrameError(path, "cannot be read: permission denied") from error
@@ -62,12 +65,19 @@ def decode(read: Callable[[str], Any], path: str) -> Any:
 
 
 def read_rgb(path: str) -> Image.Image:
-  """An image as 8-bit RGB."""
+  """An image as 8-bit RGB, turned upright where its EXIF orientation says so."""
   with open_file(path) as file, Image.open(file) as image:
     if image.mode.startswith(("I", "F")):
       # Pillow would cut its values off at 255.
-      raise BadFrameError(path, f"is a picture of mode {image.mode}, wanted 8 bits a channel")
-    return image.convert("RGB")
+      raise BadFrameError(path, f"is a picture of mode {image.mode}, expected 8 bits a channel")
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def image_size(path: str) -> tuple[int, int]:
+  """Width and height of an image as `read_rgb` returns it, without decoding it."""
+  with open_file(path) as file, Image.open(file) as image:
+    turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return image.size[::-1] if turned else image.size
 
 
 def read_label_ids(path: str) -> np.ndarray:
@@ -81,8 +91,23 @@ def read_label_ids(path: str) -> np.ndarray:
   """
   ids, bits = read_first_channel(path)
   if bits == 16 and ids.max(initial=0) > labels.IGNORE:
-    raise BadFrameError(path, f"label id {ids.max()} is out of range, wanted 0..{labels.IGNORE}")
+    raise BadFrameError(path, f"label id {ids.max()} is out of range, expected 0..{labels.IGNORE}")
   return ids.astype(np.uint8)
+
+
+def read_label_colors(path: str) -> np.ndarray:
+  """Colours of a label PNG as numbers 65536 R + 256 G + B, uint32 H W.
+
+  Raises:
+    BadFrameError: the file is not a PNG, or has more than 8 bits a channel.
+  """
+  with open_file(path) as file, Image.open(file) as image:
+    if image.format != "PNG" or image.mode.startswith("I"):
+      raise BadFrameError(
+        path, f"is {image.format} of mode {image.mode}, expected a PNG of 8-bit colours"
+      )
+    rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
+  return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
 
 
 def read_depth_png(path: str) -> np.ndarray:
@@ -93,7 +118,7 @@ def read_depth_png(path: str) -> np.ndarray:
   """
   values, bits = read_first_channel(path)
   if bits != 16:
-    raise BadFrameError(path, f"depth has {bits} bits a pixel, wanted 16")
+    raise BadFrameError(path, f"depth has {bits} bits a pixel, expected 16")
   return values
 
 
@@ -109,7 +134,7 @@ def read_depth_mat(path: str) -> np.ndarray:
     raise BadFrameError(path, "has no matrix 'depth_map'")
   depth = contents["depth_map"]
   if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.floating):
-    raise BadFrameError(path, f"depth_map is {depth.dtype}{depth.shape}, wanted floats H W")
+    raise BadFrameError(path, f"depth_map is {depth.dtype}{depth.shape}, expected floats H W")
   if np.isnan(depth).any():
     raise BadFrameError(path, "depth_map holds NaN")
   return depth
@@ -125,101 +150,52 @@ def read_depth_npy(path: str) -> np.ndarray:
     depth = np.load(file, allow_pickle=False)
   real = np.issubdtype(depth.dtype, np.floating) or np.issubdtype(depth.dtype, np.integer)
   if depth.ndim != 2 or not real:
-    raise BadFrameError(path, f"depth is {depth.dtype}{depth.shape}, wanted real numbers H W")
+    raise BadFrameError(path, f"depth is {depth.dtype}{depth.shape}, expected real numbers H W")
   return depth
 
 
-def read_first_channel(path: str) -> tuple[np.ndarray, int]:
-  """First channel of a PNG at full precision, and its bits (8 or 16).
-
-  Pillow alone reads 16-bit colour by its high bytes, which would make every SYNTHIA class 0.
+def read_depth_pfm(path: str) -> np.ndarray:
+  """A portable float map of one channel, float32 H W.
 
   Raises:
-    BadFrameError: an 8-bit colour picture.
+    BadFrameError: it has three channels, or the header is damaged.
+  """
+  with open_file(path) as file:
+    contents = file.read()
+  header = re.match(rb"Pf\s+(\d+)\s+(\d+)\s+([-+.\deE]+)\s", contents)
+  if header is None:
+    raise BadFrameError(path, f"begins with {contents[:12]!r}, expected a PFM file of one channel")
+  width, height, scale = int(header[1]), int(header[2]), float(header[3])
+  order = "<f4" if scale < 0 else ">f4"
+  values = np.frombuffer(contents, order, width * height, header.end())
+  return values.reshape(height, width)[::-1].astype(np.float32)  # stored from below
+
+
+def read_first_channel(path: str) -> tuple[np.ndarray, int]:
+  """First channel of a PNG at full precision, H W, and its bits (8 or 16).
+
+  Raises:
+    BadFrameError: an 8-bit colour picture, or the file is damaged.
   """
   with open_file(path) as file:
     contents = file.read()
   with Image.open(io.BytesIO(contents)) as image:
     if image.format != "PNG":
-      raise BadFrameError(path, f"is {image.format}, wanted PNG")
-    width, height, bits, color, interlace, data = _png_contents(path, contents)
+      raise BadFrameError(path, f"is {image.format}, expected PNG")
     mode = image.mode
-    if mode in ("1", "P"):
+    image.verify()  # the checksums, which neither library looks at while it decodes
+  bits = contents[24]
+  if bits <= 8 and mode not in ("1", "P", "L"):
+    raise BadFrameError(path, f"is a colour picture ({mode}), expected one channel")
+  if mode in ("1", "P"):
+    with Image.open(io.BytesIO(contents)) as image:
       return np.asarray(image), 8
-    if mode == "L":
-      # Pillow spreads grey values of 2 and 4 bits over 0..255.
-      return np.asarray(image) // (255 // (2**bits - 1)), 8
-    if mode.startswith("I"):  # one 16-bit channel
-      return np.asarray(image).astype(np.uint16), 16
-  if bits != 16:
-    raise BadFrameError(path, f"is a colour picture ({mode}), wanted one channel")
-
-  def unpack(mode: str, raw: str) -> np.ndarray:
-    unpacked = Image.frombytes(mode, (width, height), data, "zip", raw, bool(interlace))
-    return np.asarray(unpacked).astype(np.uint16)
-
-  if color == _GREY_WITH_ALPHA:  # four bytes a pixel, taken as they are
-    both = unpack("RGBA", "RGBA")
-    return both[..., 0] << 8 | both[..., 1], 16
-  channels = "RGBA" if color == _COLOR_WITH_ALPHA else "RGB"
-  high, low = unpack(channels, f"{channels};16B"), unpack(channels, f"{channels};16L")
-  return high[..., 0] << 8 | low[..., 0], 16
-
-
-_GREY_WITH_ALPHA = 4  # color types of the PNG specification
-_COLOR_WITH_ALPHA = 6
-
-
-def _png_contents(path: str, contents: bytes) -> tuple[int, int, int, int, int, bytes]:
-  """Width, height, bits, color type, interlace method and compressed data of a PNG file.
-
-  Raises:
-    BadFrameError: a chunk is not what its checksum says (Pillow does not look at those of the
-      pixels, and would give other ones), or rows are missing (which Pillow makes 0).
-  """
-  width, height, bits, color, _, _, interlace = struct.unpack_from(">IIBBBBB", contents, 16)
-  data, offset = [], len(_PNG_SIGNATURE)
-  while offset < len(contents):
-    (length,) = struct.unpack_from(">I", contents, offset)
-    end = offset + 8 + length
-    kind = contents[offset + 4 : offset + 8]
-    (checksum,) = struct.unpack_from(">I", contents, end)
-    if zlib.crc32(contents[offset + 4 : end]) != checksum:
-      raise BadFrameError(path, f"is damaged: the checksum of a chunk {kind!r} differs")
-    if kind == b"IDAT":
-      data.append(contents[offset + 8 : end])
-    if kind == b"IEND":
-      break
-    offset = end + 4
-  compressed = b"".join(data)
-  size = _inflated_size(width, height, bits * _CHANNELS.get(color, 1), bool(interlace))
-  # No more room is made than the data can fill, whatever the header says.
-  found = len(zlib.decompressobj().decompress(compressed, size))
-  if found < size:
-    raise BadFrameError(
-      path, f"is damaged: {width}x{height} pixels take {size} bytes, and {found} are there"
-    )
-  return width, height, bits, color, interlace, compressed
-
-
-def _inflated_size(width: int, height: int, bits: int, interlaced: bool) -> int:
-  """Bytes of a picture of so many bits a pixel: rows, each with a byte that names its filter."""
-  passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-  size = 0
-  for left, top, right, down in passes:
-    columns, rows = -(-(width - left) // right), -(-(height - top) // down)
-    if columns > 0 and rows > 0:
-      size += rows * (1 + -(-columns * bits // 8))
-  return size
-
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
-# First column and row of each pass of an interlaced picture, and the steps to the next ones.
-_ADAM7 = (
-  *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
-  *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
-)
+  values = cv2.imdecode(np.frombuffer(contents, np.uint8), cv2.IMREAD_UNCHANGED)
+  if values is None:
+    raise BadFrameError(path, "is damaged: its pixels cannot be decoded")
+  if bits == 16:
+    return values if values.ndim == 2 else values[..., 2], 16  # OpenCV puts blue first
+  return values // (255 // (2**bits - 1)), 8  # OpenCV spreads few bits over 0..255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,40 +217,79 @@ class Camera:
   def intrinsics(self, scale: tuple[float, float]) -> np.ndarray:
     """float32[4]: fx, fy, cx, cy after an image is resized by (x, y) factors.
 
-    Resizing keeps the images' outer edges, which lie half a pixel from the first centres.
+    Resizing keeps the images' outer edges, half a pixel from the first centres.
     """
     center = ((c + 0.5) * s - 0.5 for c, s in zip(self.center, scale, strict=True))
     focal = (f * s for f, s in zip(self.focal, scale, strict=True))
     return np.array([*focal, *center], np.float32)
 
 
-def _number(value: Any) -> float:
-  """Of JSON; neither a text nor a truth value, which Python would also make one of."""
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise TypeError(f"got {value!r}, wanted a number")
-  return float(value)
+def read_camera(path: str, *, image: str, right: str | None = None) -> Camera:
+  """The calibration of a frame: JSON as Cityscapes has it, or one of KITTI's text files.
 
-
-def read_camera(path: str, *, stereo: bool) -> Camera:
-  """A calibration file of Cityscapes.
+  KITTI's files have the projection matrices of several cameras: `P0` to `P3` in `calib.txt`,
+  `P_rect_00` to `P_rect_03` in `calib_cam_to_cam.txt`. The cameras are those that the folders of
+  the images name, as in `image_2` or `image_03`; without such folders 0 and 1.
 
   Args:
     path: of the file.
-    stereo: whether the baseline is needed; without it is 0 where the file has none.
+    image: of the frame; its path names the camera.
+    right: image of the right camera; "": there is one, KITTI's next; None: no baseline is needed.
 
   Raises:
     BadFrameError: a number is missing, or no camera has it.
   """
+  if path.lower().endswith(".txt"):
+    left = _kitti_number(image, 0)
+    cameras = [left] if right is None else [left, _kitti_number(right, left + 1)]
+    numbers = _read_kitti_camera(path, cameras)
+  else:
+    numbers = _read_cityscapes_camera(path, stereo=right is not None)
+  if not all(map(math.isfinite, numbers)) or min(numbers[:2]) <= 0:
+    raise BadFrameError(path, "focal lengths must be positive, and all numbers finite")
+  fx, fy, cx, cy, baseline = numbers
+  if right is not None and baseline <= 0:
+    raise BadFrameError(path, f"the baseline must be positive, got {baseline:g}")
+  return Camera((fx, fy), (cx, cy), max(baseline, 0.0))
+
+
+def _read_cityscapes_camera(path: str, *, stereo: bool) -> tuple[float, ...]:
   with open_file(path) as file:
     values = json.load(file)
   try:
     inside = [_number(values["intrinsic"][key]) for key in ("fx", "fy", "u0", "v0")]
-    baseline = _number(values["extrinsic"]["baseline"]) if stereo else 0.0
+    return *inside, _number(values["extrinsic"]["baseline"]) if stereo else 0.0
   except (KeyError, TypeError, ValueError) as error:
-    wanted = "intrinsic fx, fy, u0, v0" + ", extrinsic baseline" * stereo
-    raise BadFrameError(path, f"lacks one of the numbers {wanted}") from error
-  if not all(map(math.isfinite, (*inside, baseline))) or min(inside[:2]) <= 0:
-    raise BadFrameError(path, "focal lengths must be positive, and all numbers finite")
-  if stereo and baseline <= 0:
-    raise BadFrameError(path, "the baseline must be positive")
-  return Camera(tuple(inside[:2]), tuple(inside[2:]), baseline)
+    expected = "intrinsic fx, fy, u0, v0" + ", extrinsic baseline" * stereo
+    raise BadFrameError(path, f"lacks one of the numbers {expected}") from error
+
+
+def _number(value: Any) -> float:
+  """Of JSON; neither a text nor a truth value, which Python would also convert."""
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise TypeError(f"got {value!r}, expected a number")
+  return float(value)
+
+
+def _kitti_number(image: str, default: int) -> int:
+  """Of the camera, by the last folder such as `image_2`."""
+  found = re.findall(r"image_0?(\d)(?=[/\\])", image)
+  return int(found[-1]) if found else default
+
+
+def _read_kitti_camera(path: str, cameras: Sequence[int]) -> tuple[float, ...]:
+  """Numbers of the first camera, and the distance of the second, if there is one."""
+  with open_file(path) as file:
+    lines = file.read().decode(errors="replace").splitlines()
+  entries = dict(line.split(":", 1) for line in lines if ":" in line)
+  matrices = []
+  for number in cameras:
+    names = (f"P{number}", f"P_rect_{number:02d}")
+    text = next((entries[name] for name in names if name in entries), "")
+    try:
+      matrices.append(np.array([float(value) for value in text.split()]).reshape(3, 4))
+    except ValueError as error:
+      raise BadFrameError(path, f"has no 12 numbers of {' or '.join(names)}") from error
+  p, other = matrices[0], matrices[-1]
+  # P = K [I | t]: the last column is fx times minus the camera's place along x.
+  return p[0, 0], p[1, 1], p[0, 2], p[1, 2], float((p[0, 3] - other[0, 3]) / p[0, 0])

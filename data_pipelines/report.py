@@ -3,8 +3,46 @@
 import dataclasses
 from collections.abc import Iterable
 
+import numpy as np
+
 from corda_jax import labels
-from data_pipelines.shards import Part
+from data_pipelines.frames import Frame
+from data_pipelines.preprocess import PreparedFrame
+from data_pipelines.readers import BadFrameError
+
+
+@dataclasses.dataclass
+class Part:
+  """What was found in some frames of a split.
+
+  Attributes:
+    split: of the frames.
+    names: of the frames that are kept, in the order of the records.
+    bad: one {"split", "file", "reason"} a frame left out.
+    notes: the same of frames that are kept, though something about them is unusual.
+    label_pixels: pixels of each training id, at 0..255.
+    depth_share: sum over the frames of the share of pixels that have depth.
+  """
+
+  split: str
+  names: list[str] = dataclasses.field(default_factory=list)
+  bad: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  label_pixels: list[int] = dataclasses.field(default_factory=lambda: [0] * 256)
+  depth_share: float = 0.0
+
+  def keep(self, frame: Frame, prepared: PreparedFrame) -> None:
+    """Counts a frame that is kept."""
+    self.names.append(frame.name)
+    self.depth_share += prepared.depth_share
+    self.label_pixels = np.add(self.label_pixels, prepared.label_pixels).tolist()
+    if frame.depth is not None and not prepared.depth_share:
+      reason = "holds no depth at any pixel"
+      self.notes.append({"split": self.split, "file": frame.depth, "reason": reason})
+
+  def leave_out(self, error: BadFrameError) -> None:
+    """Counts a frame that cannot be used."""
+    self.bad.append({"split": self.split, "file": error.path, "reason": error.reason})
 
 
 @dataclasses.dataclass
@@ -14,40 +52,44 @@ class Report:
   Attributes:
     expected: split → frames of the whole data set, where that is known.
     found: split → frames found.
-    kept: split → frames written.
+    fingerprint: of the files, see `frames.fingerprint`.
+    ends: split → frames at the ends of clips, which lack a neighbour and are not among those found.
+    names: split → names of the frames in the order of the records.
     bad: one {"split", "file", "reason"} a frame left out.
     notes: the same of frames that are kept, though something about them is unusual.
     label_share: split → training id → share of the pixels.
     depth_share: split → mean share of a frame's pixels that have depth.
-    ends: split → frames at the ends of clips, which lack a neighbour and are not among those found.
-    fingerprint: of the files, see `frames.fingerprint`.
-    bytes: name of a record file → its size.
   """
 
   expected: dict[str, int]
   found: dict[str, int]
   fingerprint: str
   ends: dict[str, int] = dataclasses.field(default_factory=dict)
-  kept: dict[str, int] = dataclasses.field(default_factory=dict)
+  names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
   bad: list[dict[str, str]] = dataclasses.field(default_factory=list)
   notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
   label_share: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
   depth_share: dict[str, float] = dataclasses.field(default_factory=dict)
-  bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  @property
+  def kept(self) -> dict[str, int]:
+    """Split → frames written."""
+    return {split: len(names) for split, names in self.names.items()}
 
   def add(self, split: str, parts: Iterable[Part]) -> None:
-    """Adds a split by the parts of its shards."""
+    """Adds a split by its parts, in the order of the records."""
     parts = list(parts)
-    self.kept[split] = kept = sum(part.kept for part in parts)
-    for part in parts:
-      self.bad += part.bad
-      self.notes += part.notes
-    pixels = [sum(counts) for counts in zip(*(part.label_pixels for part in parts), strict=True)]
-    total = max(1, sum(pixels))
+    self.names[split] = [name for part in parts for name in part.names]
+    self.bad += [bad for part in parts for bad in part.bad]
+    self.notes += [note for part in parts for note in part.notes]
+    pixels = np.sum([part.label_pixels for part in parts], axis=0).tolist()
     self.label_share[split] = {
-      str(number): round(count / total, 6) for number, count in enumerate(pixels) if count
+      str(number): round(count / max(1, sum(pixels)), 6)
+      for number, count in enumerate(pixels)
+      if count
     }
-    self.depth_share[split] = round(sum(part.depth_share for part in parts) / max(1, kept), 6)
+    share = sum(part.depth_share for part in parts) / max(1, len(self.names[split]))
+    self.depth_share[split] = round(share, 6)
 
   def lines(self) -> list[str]:
     """The report as lines of text: counts, then every bad file with its reason."""
@@ -62,6 +104,6 @@ class Report:
       lines.append(
         f"{line}; of the pixels {self.depth_share[split]:.1%} have depth, {1 - ignored:.1%} a class"
       )
-    for title, frames in (("left out of", self.bad), ("mind in", self.notes)):
+    for title, frames in (("left out of", self.bad), ("note on", self.notes)):
       lines += [f"{title} {bad['split']}: {bad['file']}: {bad['reason']}" for bad in frames]
     return lines

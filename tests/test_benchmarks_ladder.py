@@ -11,8 +11,8 @@ from benchmarks import ladder_rungs as rungs
 from benchmarks.ladder_bounds import frames_of_rung
 from benchmarks.ladder_report import Run, table
 from corda_jax.jobs.experiment import Experiment
-from data_pipelines.batches import evaluation_batches, train_batches
-from data_pipelines.provide import provide
+from data_pipelines.input_pipeline import as_numpy, evaluation_dataset, train_dataset
+from data_pipelines.prepare import provide
 from data_pipelines.street_world import formats
 
 PHOTOMETRIC = "photometric, not files"
@@ -43,22 +43,24 @@ def test_frames_in_memory_are_those_of_the_pipeline(tmp_path):
   data.records_dir = str(tmp_path / "records")
   data.source.root, data.target.root = str(tmp_path / "synthia"), str(tmp_path / "cityscapes")
   data.source.views = ()  # the layouts of synthetic files have none
-  provide(data)
+  needs = (("source", "train"), ("target", "train"), ("target", "validation"))
+  provide(data, needs, ("image", "label"))
   made, names = {}, ["image", "label", "inverse_depth"]
   for domain, layout, views in (("source", "synthia", []), ("target", "cityscapes", ["views"])):
     contents = (*names, *views)
-    batches = list(evaluation_batches(data, domain=domain, split="train", contents=contents))
+    dataset = evaluation_dataset(data, domain=domain, split="train", contents=contents)
+    batches = list(as_numpy(dataset))
     made[domain] = frames(layout, "train", COUNTS[domain], tmp_path)
     for name in (*names, *(("right_image", "intrinsics") if views else ())):
       found = np.concatenate([batch[name] for batch in batches])[: COUNTS[domain]]
       np.testing.assert_array_equal(getattr(made[domain], name), found, strict=True)
   assert (batches[0]["baseline"] == np.float32(world.BASELINE)).all()
-  labels = np.concatenate([batch["label"] for batch in evaluation_batches(data)])[:3]
+  labels = np.concatenate([batch["label"] for batch in as_numpy(evaluation_dataset(data))])[:3]
   found = frames("cityscapes", "val", 3, tmp_path).label[[0, 2, 1]]  # sorted by city, of two
   np.testing.assert_array_equal(found, labels)
   # A batch has the names, types and shapes of the pipeline's, and right views of both.
   batch = next(world.train_batches(*made.values(), config, start_step=0))
-  for name, value in next(train_batches(data, seed=0)).items():
+  for name, value in next(as_numpy(train_dataset(data, seed=0))).items():
     assert batch[name].shape == value.shape
     assert batch[name].dtype == value.dtype or name.endswith("_name")
   assert batch["source_right_image"].shape == batch["target_right_image"].shape

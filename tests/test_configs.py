@@ -180,6 +180,12 @@ OWN_DEPTH = {
     "data.target.views": ("right",),
     "data.target.depth": "official",
   },
+  "depth_stereo_folder": {
+    "data.target.dataset": "folder",
+    "data.target.views": ("right",),
+    "data.target.depth": "none",
+    "depth.metres_per_unit": pytest.approx(0.54 / 0.1),  # as published, for KITTI
+  },
   "depth_gta_video": {
     "data.target.dataset": "folder",
     "data.target.views": ("previous", "next"),
@@ -258,7 +264,7 @@ def test_recipes_of_depth_hold_the_published_numbers(name):
     assert config.depth.metres_per_unit == pytest.approx(0.22 / 0.1)
 
 
-@pytest.mark.parametrize("name", ["depth_cityscapes", "depth_street_world"])
+@pytest.mark.parametrize("name", ["depth_cityscapes", "depth_stereo_folder", "depth_street_world"])
 def test_a_preset_names_what_depth_is_learned_from(name):
   networks = {}
   for preset, views in VIEWS.items():
@@ -271,7 +277,7 @@ def test_a_preset_names_what_depth_is_learned_from(name):
     get_config(name, "mono")
 
 
-@pytest.mark.parametrize("name", ["depth_cityscapes", "depth_gta_video", "depth_street_world"])
+@pytest.mark.parametrize("name", [*OWN_DEPTH][1:] + ["depth_street_world"])
 def test_recipes_of_depth_tell_their_command(name):
   assert f"--config=configs/{name}.py" in importlib.import_module(f"configs.{name}").__doc__
 

@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
       domain=domain, processes=1, progress=False,
     )  # fmt: skip
   prepared = run(own(folder, mode="prepare"))
-  assert len(list(folder.glob("records/folder/*/*/preparation.json"))) == 2
+  assert len(list(folder.glob("records/folder/*/*/metadata.json"))) == 3
   assert prepared.stdout.count("train: 3 of 3 frames") == 2
   assert prepared.stdout.count("validation: 3 of 3 frames") == 1
   assert not (folder / "run").exists()

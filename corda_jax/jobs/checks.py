@@ -16,6 +16,7 @@ from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.initial_pose import read_initial_pose
 from corda_jax.jobs.restore import find_checkpoint
 from corda_jax.jobs.torch_checkpoints import read_initial_weights
+from corda_jax.jobs.validate import validate_training_data
 from corda_jax.training.run_files import (
   check_config,
   check_writable,
@@ -57,6 +58,8 @@ def check_adaptation(config: Any, workdir: Path, mode: str) -> Experiment:
     UserError: the job cannot run.
   """
   experiment = Experiment.from_config(config)
+  if mode in ("train", "prepare"):
+    validate_training_data(config)
   if mode in ("train", "evaluate"):
     frames = frame_mesh(experiment.mesh, config.evaluation.devices_per_frame)
     check_divisible(frames, config.data.evaluation_batch_size, "data.evaluation_batch_size")

@@ -72,6 +72,9 @@ class DepthEvaluator:
       )
 
     self._predict, self._explain = compiled(self._depth), compiled(self._photometric)
+    self._disparity = compiled(
+      lambda variables, images: predict_disparity(experiment, variables["depth"], images)
+    )
 
   @property
   def _explained(self) -> tuple[str, ...]:
@@ -210,14 +213,21 @@ class DepthEvaluator:
     """What the networks make of the first frames, at most `count` of them.
 
     Returns:
-      By frame, at the size that the networks take: "image" uint8 RGB, "disparity", "automask"; by
-      frame and view, "sources" and "warped" RGB 0..1, "errors"; with truth, "truth" metres.
+      By frame, at the size that the networks take: "image" uint8 RGB, "disparity"; where the frames
+      have views "automask", and by frame and view "sources" and "warped" RGB 0..1, "errors"; with
+      truth, "truth" metres.
     """
     variables = self._variables(state)
     size = self._experiment.config.data.evaluation_batch_size
+    stride = self._experiment.stride
     parts: dict[str, list[np.ndarray]] = {}
     for batch in itertools.islice(batches(), -(-count // size)):
-      made = self._explain(variables, self._put(batch, self._explained))
+      if "intrinsics" in batch:
+        made = self._explain(variables, self._put(batch, self._explained))
+      else:
+        height, width = (size // stride * stride for size in batch["image"].shape[1:3])
+        images = self._put(batch, ("image",))["image"][:, :height, :width]
+        made = {"image": images, "disparity": self._disparity(variables, images)}
       made = {name: np.asarray(value) for name, value in made.items() if name != "loss"}
       if self.has_truth:
         height, width = made["image"].shape[1:3]

@@ -21,7 +21,6 @@ _AT_LEAST = {
   "keep_newest": 1,
   "faults.skipped_steps": 0,
   "faults.retries": 0,
-  "data.bad_records.retries": 0,
   "profile.at_step": 0,
   "profile.steps": 1,
   "evaluation.max_frames": 0,
@@ -31,7 +30,6 @@ _AT_LEAST = {
   "data.evaluation_batch_size": 1,
   "data.prepare_processes": 0,
   "data.reader_threads": 0,
-  "data.shard_frames": 1,
   **{
     f"model.{encoder}.{field}": 1
     for encoder in ("encoder", "pose_encoder")
@@ -52,7 +50,6 @@ _ADAPTATION_AT_LEAST = {
 
 # Least and largest value; None where there is no largest.
 _RANGES = {
-  "data.bad_records.retry_seconds": (0, 86_400),
   "data.street_world.gap": (0, 2),
   "faults.retry_seconds": (0, 86_400),
   "optimizer.learning_rate": (0, None),
@@ -99,7 +96,6 @@ _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 _ONE_OF = {
   "evaluation.network": ("student", "teacher"),
-  "data.bad_records.then": ("stop", "skip"),
   "evaluation.checkpoint": ("latest", "best"),
   "faults.failed_save": ("stop", "continue"),
   "method.depth_supervision.source": _SUPERVISION,
@@ -124,7 +120,6 @@ _ONE_OF = {
 }
 
 _DEPTH_RANGES = {
-  "data.bad_records.retry_seconds": (0, 86_400),
   "faults.retry_seconds": (0, 86_400),
   "optimizer.learning_rate": (0, None),
   "optimizer.depth_encoder_learning_rate_factor": (0, None),
@@ -140,7 +135,6 @@ _DEPTH_RANGES = {
 }
 
 _DEPTH_ONE_OF = {
-  "data.bad_records.then": ("stop", "skip"),
   "evaluation.checkpoint": ("latest", "best"),
   "faults.failed_save": ("stop", "continue"),
   "evaluation.split": ("validation", "train"),
@@ -284,18 +278,33 @@ def validate(config: Any) -> None:
       "it normalises by the batch: set method.teacher_statistics='average'"
     )
   data = config.data
-  for domain in ("source", "target"):
-    _validate_crop(data, domain)
-  if data.source.dataset == "folder" and not data.source.folder.train.labels:
-    raise UserError(
-      "data.source.folder.train.labels is '', but the source's labels are what training learns from"
-    )
   if data.target.dataset == "folder" and not data.target.folder.validation.images:
     raise UserError(
       "data.target.folder.validation.images is '', but scores need frames with labels: name some, "
       "and their labels"
     )
   _validate_depth_range(config, "evaluation")
+  supervision = method.depth_supervision
+  if has_depth_heads(config.model) and supervision.source == supervision.target == "none":
+    raise UserError(
+      "method.depth_supervision is 'none' for source and target, but the network has depth heads: "
+      "set model.depth=False and model.correlation=False"
+    )
+
+
+def validate_training_data(config: Any) -> None:
+  """Raises UserError where the data sets lack what training learns from.
+
+  Args:
+    config: the configuration of an adaptation.
+  """
+  data = config.data
+  for domain in ("source", "target"):
+    _validate_crop(data, domain)
+  if data.source.dataset == "folder" and not data.source.folder.train.labels:
+    raise UserError(
+      "data.source.folder.train.labels is '', but the source's labels are what training learns from"
+    )
   if has_depth_heads(config.model):
     _validate_depth_supervision(config)
 
@@ -320,13 +329,8 @@ def _validate_prediction(config: Any) -> None:
 
 
 def _validate_depth_supervision(config: Any) -> None:
-  """Checks that what the depth heads are to learn from is there."""
+  """Checks that there is what the depth heads learn from."""
   supervision, data = config.method.depth_supervision, config.data
-  if supervision.source == supervision.target == "none":
-    raise UserError(
-      "method.depth_supervision is 'none' for source and target, but the network has depth heads: "
-      "set model.depth=False and model.correlation=False"
-    )
   for domain in ("source", "target"):
     field = f"method.depth_supervision.{domain} is {supervision[domain]!r}"
     if supervision[domain] in ("files", "both") and data[domain].depth == "none":

@@ -33,8 +33,6 @@ _FREE_FIELDS = (
   "compute.one_student_pass",
   "compute.rematerialize",
   "compute.shard_state",
-  "data.bad_records",
-  "data.cache_dir",
   "data.classes.colors",
   "data.records_dir",
   "data.source.root",

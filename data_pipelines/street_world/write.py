@@ -200,7 +200,10 @@ def _same_parameters(folder, plan, remedy):
   try:
     found = json.loads((folder / PARAMETERS).read_text())
   except (OSError, ValueError):
-    raise UserError(f"{folder} is there, but has no readable {PARAMETERS}. {remedy}") from None
+    raise UserError(
+      f"{folder} exists and is no street world (it has no readable {PARAMETERS}): for files of "
+      "your own set data.street_world.enabled=False, or choose another folder"
+    ) from None
   wanted = plan.parameters()
   for key in wanted:
     if found.get(key) != wanted[key]:

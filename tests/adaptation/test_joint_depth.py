@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.train import compile_step, step_inputs
+from corda_jax.jobs.validate import validate_training_data
 from corda_jax.losses import berhu
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints
@@ -329,7 +330,7 @@ def test_four_devices_give_the_numbers_of_one_with_views(float64):
 )  # fmt: skip
 def test_supervision_that_cannot_work_is_refused(source, target, overrides, told):
   with pytest.raises(UserError, match=told) as caught:
-    Experiment.from_config(get_config(source, target, **overrides))
+    validate_training_data(Experiment.from_config(get_config(source, target, **overrides)).config)
   assert "\n" not in str(caught.value)
 
 
@@ -338,4 +339,5 @@ def test_supervision_matters_to_depth_heads_alone():
   fields = {"data.source.depth": "none", "data.target.depth": "none"}
   for network in ({"model.name": "deeplab"}, {"model.depth": False, "model.correlation": False}):
     config = get_config(("files", ()), ("photometric", STEREO), **fields, **network)
+    validate_training_data(config)
     assert Experiment.from_config(config).joint is None

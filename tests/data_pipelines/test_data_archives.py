@@ -22,7 +22,7 @@ from tiny_trees import (
 
 from corda_jax.errors import UserError
 from data_pipelines import readers
-from data_pipelines.files import DataFiles, file_size, open_file
+from data_pipelines.archives import DataFiles, file_size, open_file
 
 GTA5 = ("01_images.zip: images", "01_labels.zip: labels")
 CITYSCAPES = (

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_trees import dataset_config, examples, run, save, save_png16, write_any
 
 from corda_jax.errors import UserError
-from data_pipelines import files
+from data_pipelines import archives
 from data_pipelines.prepare import main, open_records
 
 
@@ -216,7 +216,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, case):
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     return open(location, mode)
 
-  monkeypatch.setattr(files, "open", denied, raising=False)
+  monkeypatch.setattr(archives, "open", denied, raising=False)
   with pytest.raises(UserError, match=rf"(?i){path}.*permission"):
     run(case.config(tmp_path), tmp_path / "records")
   report = run(case.config(tmp_path), tmp_path / "records", bad_frames="skip").report
@@ -232,7 +232,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
     return real(path)
 
   real = os.scandir
-  monkeypatch.setattr(files.os, "scandir", denied)
+  monkeypatch.setattr(archives.os, "scandir", denied)
   with pytest.raises(UserError, match=f"{root}/labels.*Permission denied"):
     run(CASES["gta5"].config(tmp_path), tmp_path / "records")
 

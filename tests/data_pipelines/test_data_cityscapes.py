@@ -12,6 +12,7 @@ from tiny_trees import (
   pixels,
   record_files,
   run,
+  run_both,
   save,
   write_cityscapes,
   write_cityscapes_more,
@@ -38,9 +39,9 @@ def resized(rgb, size=(24, 16)):
 @pytest.mark.parametrize("offset", [1, 2])
 def test_views_and_camera(tmp_path, root, offset):
   config = dataset_config("cityscapes", root, "none", views=VIEWS, neighbour_offset=offset)
-  builder = run(config, tmp_path / "records")
-  assert builder.builder_config.name == f"24x16_none_right_previous_next_by{offset}"
-  for split in ("train", "validation"):
+  train, validation = run_both(config, tmp_path / "records")
+  assert train.builder_config.name == f"24x16_none_right_previous_next_by{offset}"
+  for builder, split in ((train, "train"), (validation, "validation")):
     for record in examples(builder, split):
       number = int(record["name"].decode().split("_")[1])
       wanted = {
@@ -147,10 +148,10 @@ def test_a_bad_camera(tmp_path, root, contents):
     ("cityscapes", {"views": ("right", "right")}, r"views.*right.*right.*right.*previous.*next"),
     (
       "cityscapes",
-      {"splits": ("validation",)},
-      r"splits.*cityscapes.*validation.*train.*train_extra",
+      {"splits": ("train", "test")},
+      r"splits.*cityscapes.*test.*train.*train_extra",
     ),
-    ("cityscapes", {"splits": ()}, r"splits.*cityscapes.*\(\).*train.*train_extra"),
+    ("cityscapes", {"splits": ("train",) * 2}, r"splits.*cityscapes.*once.*train.*train_extra"),
     ("cityscapes", {"views": ("next",), "neighbour_offset": 0}, r"neighbour_offset.*0.*1"),
   ],
 )
@@ -173,7 +174,7 @@ def test_official_disparity(tmp_path, root):
   wanted = np.where((values > 1) & (metres < 655.35), 655.36 / (metres + 0.01), 1.0)
   np.testing.assert_allclose(record["inverse_depth"], wanted, rtol=1e-6)
   assert (record["inverse_depth"][0, :2] == 1).all()
-  for record in examples(run(config, tmp_path / "records"), "validation"):
+  for record in examples(run(config, tmp_path / "records", split="validation"), "validation"):
     assert (record["inverse_depth"] > 1).any()
 
 
@@ -202,16 +203,16 @@ def test_train_extra(tmp_path):
   root = write_train_extra(write_cityscapes(tmp_path / "files", 2, 1))
   config = dataset_config("cityscapes", root, "none", splits=("train", "train_extra"))
   builder = run(config, tmp_path / "records")
-  assert set(builder.info.splits) == {"train", "train_extra", "validation"}
+  assert set(builder.info.splits) == {"train", "train_extra"}
   for i, record in enumerate(examples(builder, "train_extra")):
     np.testing.assert_array_equal(record["image"], resized(pixels(600 + i).rgb))
     assert record["label"].shape == (16, 24, 1)
     assert (record["label"] == 255).all()
-  assert builder.report.expected == {"train": 2975, "train_extra": 19998, "validation": 500}
-  assert builder.report.kept == {"train": 2, "train_extra": 2, "validation": 1}
+  assert builder.report.expected == {"train": 2975, "train_extra": 19998}
+  assert builder.report.kept == {"train": 2, "train_extra": 2}
   # Without it, neither its folder nor its records matter.
   plain = run(dataset_config("cityscapes", root, "none"), tmp_path / "records")
-  assert set(plain.info.splits) == {"train", "validation"}
+  assert set(plain.info.splits) == {"train"}
   assert plain.data_path != builder.data_path
   ours, theirs = record_files(plain), record_files(builder)
   for name in (name for name in ours if "array_record" in name):
@@ -231,3 +232,16 @@ def test_depth_of_train_extra(tmp_path):
   config = dataset_config("cityscapes", root, "official", splits=("train", "train_extra"))
   (record,) = examples(run(config, tmp_path / "records"), "train_extra")
   assert (record["inverse_depth"] > 1).any()
+
+
+def test_validation_alone_needs_no_file_of_training(tmp_path):
+  root = write_cityscapes(tmp_path / "files", train=0, validation=2)
+  for kind in ("leftImg8bit", "gtFine"):
+    assert not (root / kind / "train").exists()
+  config = dataset_config("cityscapes", root, "stereo", views=("right",))
+  config.depth_root = str(tmp_path / "nowhere")
+  builder = run(config, tmp_path / "records", split="validation", contents=("image", "label"))
+  assert len(examples(builder, "validation")) == 2
+  assert "right_image" not in builder.info.features
+  with pytest.raises(UserError, match=f"{root}.*rightImg8bit/val"):
+    run(config, tmp_path / "records", split="validation", contents=("image", "views"))

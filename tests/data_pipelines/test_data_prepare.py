@@ -1,13 +1,19 @@
+import errno
+import fcntl
 import json
 import os
 import re
+import resource
 import shutil
+import signal
+import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from tiny_trees import (
   command,
   dataset_config,
@@ -23,15 +29,15 @@ from tiny_trees import (
 
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList, distinct_colors
-from data_pipelines import preprocess
-from data_pipelines.builders import BUILDERS
-from data_pipelines.frame_config import FrameConfig
+from data_pipelines import prepare, preprocess
+from data_pipelines.datasets.base import FrameConfig
+from data_pipelines.datasets.builders import BUILDERS
 from data_pipelines.prepare import main, open_records
 
 
 def assert_records_equal_files(builder):
   config = builder.builder_config
-  for split, frames in builder.frames().items():
+  for split, frames in builder.find().splits.items():
     recipe = builder.recipe(config, split)
     records = examples(builder, split)
     assert [record["name"].decode() for record in records] == [frame.name for frame in frames]
@@ -57,10 +63,11 @@ def assert_records_equal_files(builder):
 )
 def test_layouts(tmp_path, dataset, writer, options, depth):
   root = writer(tmp_path / "files", **options)
-  builder = run(dataset_config(dataset, root, depth), tmp_path / "records")
+  config = dataset_config(dataset, root, depth)
+  builder = run(config, tmp_path / "records")
   assert_records_equal_files(builder)
-  wanted = {"train", "validation"} if dataset == "cityscapes" else {"train"}
-  assert set(builder.info.splits) == wanted
+  if dataset == "cityscapes":
+    assert_records_equal_files(run(config, tmp_path / "records", split="validation"))
   train, *_ = examples(builder)
   assert (train["inverse_depth"] == 1).all() == (depth == "none")
   assert train["image"].shape == (16, 24, 3)
@@ -84,7 +91,8 @@ def test_both_synthia_layouts_give_the_same_labels(tmp_path):
 
 def test_validation_keeps_labels_and_has_no_depth(tmp_path):
   root = write_cityscapes(tmp_path / "files")
-  builder = run(dataset_config("cityscapes", root, "mono"), tmp_path / "records")
+  config = dataset_config("cityscapes", root, "mono")
+  builder = run(config, tmp_path / "records", split="validation")
   for i, record in enumerate(
     sorted(examples(builder, "validation"), key=lambda r: r["name"][-11:])
   ):
@@ -98,10 +106,10 @@ def test_validation_reads_depth_where_there_is_any(tmp_path):
   official = root / "disparity/val/aachen/aachen_000000_000019_disparity.png"
   save(official, pixels(7).disparity)
   config = dataset_config("cityscapes", root, "mono", 18, 31)
-  (record,) = examples(run(config, tmp_path / "a"), "validation")
+  (record,) = examples(run(config, tmp_path / "a", split="validation"), "validation")
   np.testing.assert_array_equal(record["inverse_depth"], 1)
   save(official.with_name("aachen_000000_000019_leftImg8bit.png"), pixels(8).disparity)
-  (record,) = examples(run(config, tmp_path / "b"), "validation")
+  (record,) = examples(run(config, tmp_path / "b", split="validation"), "validation")
   np.testing.assert_array_equal(record["inverse_depth"], pixels(8).disparity / 256 + 1)
 
 
@@ -124,7 +132,7 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
 def test_prepared_once(tmp_path):
   config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
   first = run(config, tmp_path / "records")
-  report = first.data_path / "preparation.json"
+  report = first.data_path / "metadata.json"
   written = os.stat(report).st_mtime_ns
   run(config, tmp_path / "records")
   assert os.stat(report).st_mtime_ns == written
@@ -136,7 +144,7 @@ def test_prepared_once(tmp_path):
 
 def test_moved_files_are_the_same_files(tmp_path):
   config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
-  report = run(config, tmp_path / "records").data_path / "preparation.json"
+  report = run(config, tmp_path / "records").data_path / "metadata.json"
   written = os.stat(report).st_mtime_ns
   shutil.move(tmp_path / "files", tmp_path / "moved")
   config.root = str(tmp_path / "moved")
@@ -189,7 +197,7 @@ def test_sizes_and_depth_kinds_lie_apart(tmp_path):
       "leftImg8bit",
       "leftImg8bit/train.*leftImg8bit_trainvaltest/leftImg8bit/train",
     ),
-    ("cityscapes", "mono", "gtFine/val", "gtFine/val.*gtFine_trainvaltest/gtFine/val"),
+    ("cityscapes", "mono", "gtFine/train", "gtFine/train.*gtFine_trainvaltest/gtFine/train"),
     ("cityscapes", "mono", "disparity", "disparity/train"),
     ("cityscapes", "stereo", "depth", "depth/train"),
   ],
@@ -213,7 +221,7 @@ def test_empty_split(tmp_path):
   for kind in ("leftImg8bit", "gtFine"):
     (root / kind / "val").mkdir()
   with pytest.raises(UserError, match=f"{root}.*cityscapes.*validation"):
-    run(dataset_config("cityscapes", root, "mono"), tmp_path / "records")
+    run(dataset_config("cityscapes", root, "mono"), tmp_path / "records", split="validation")
 
 
 @pytest.mark.parametrize(
@@ -257,9 +265,9 @@ def test_skipping_names_every_bad_file(tmp_path, processes):
   builder = run(config, tmp_path / "records", bad_frames="skip", processes=processes)
   kept = [record["name"].decode() for record in examples(builder)]
   assert kept == ["00000", "00005", "00007"]
-  report = json.loads((builder.data_path / "preparation.json").read_text())
+  report = json.loads((builder.data_path / "metadata.json").read_text())
   assert report["found"] == {"train": 8}
-  assert report["kept"] == {"train": 3}
+  assert report["names"] == {"train": kept}
   assert [bad["file"] for bad in report["bad"]] == list(wanted)
   for bad in report["bad"]:
     assert bad["split"] == "train"
@@ -309,30 +317,6 @@ def test_command(tmp_path, capsys):
   assert captured.err.count("\n") == 1
 
 
-def test_as_dataset(tmp_path):
-  builder = run(
-    dataset_config("gta5", write_gta5(tmp_path / "files", 7), "disparity"),
-    tmp_path / "records",
-    shard_frames=3,
-  )
-
-  def names(split, **options):
-    dataset = builder.as_dataset(split=split, **options)
-    found = [record["name"].decode() for record in dataset.as_numpy_iterator()]
-    assert len(dataset) == len(found)
-    return found
-
-  assert names("train") == [f"{i:05d}" for i in range(7)]
-  assert names("train[2:4]") == ["00002", "00003"]
-  shuffled = names("train", shuffle_files=True, read_config=tfds.ReadConfig(shuffle_seed=1))
-  assert sorted(shuffled) == names("train") != shuffled
-  for record, wanted in zip(
-    builder.as_dataset(split="train").as_numpy_iterator(), examples(builder), strict=True
-  ):
-    for key in ("image", "label", "inverse_depth"):
-      np.testing.assert_array_equal(record[key], wanted[key])
-
-
 def test_builders_are_complete():
   for dataset in ("gta5", "synthia", "cityscapes"):
     builder = BUILDERS[dataset]
@@ -374,3 +358,124 @@ def test_a_class_that_the_data_set_lacks(tmp_path):
   classes = ClassList.from_config({"names": ("car", "tram"), "colors": ()})
   with pytest.raises(UserError, match=r"data\.classes\.names.*tram.*SYNTHIA"):
     run(config, tmp_path / "records", classes=classes)
+
+
+def test_records_of_which_frames_were_left_out_are_refused_where_that_stops(tmp_path):
+  root = write_gta5(tmp_path / "files", frames=6)
+  for number in (1, 2, 3):  # two of them are a shard
+    (root / f"labels/{number:05d}.png").unlink()
+  config = dataset_config("gta5", root, "disparity")
+  for _ in range(2):
+    builder = run(config, tmp_path / "records", bad_frames="skip", shard_frames=2)
+  assert [x["name"] for x in examples(builder)] == [b"00000", b"00004", b"00005"]
+  with pytest.raises(UserError, match=rf"{tmp_path}/records.*\b3\b.*data\.bad_frames.*skip"):
+    run(config, tmp_path / "records")
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
+  frames = 40
+  root = write_gta5(tmp_path / "files", frames)
+  for i in range(frames):  # large enough to be killed among them
+    save(root / f"images/{i:05d}.png", np.full((700, 900, 3), i, np.uint8))
+    save(root / f"labels/{i:05d}.png", np.full((700, 900), i % 34, np.uint8))
+  records = tmp_path / "records"
+  config = dataset_config("gta5", root, "disparity")
+  arguments = command(root, records, "--processes=2")
+  with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
+    while not list(records.rglob("*.array_record*")):  # the first shard is being written
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+  with pytest.raises(UserError, match=rf"gta5.*24x16_disparity.*{records}"):
+    open_records(config, records)
+  assert len(examples(run(config, records))) == frames
+  (folder,) = (records / "gta5/24x16_disparity").iterdir()
+  assert folder == Path(open_records(config, records).data_path)
+
+
+def test_a_second_preparation_waits_for_the_first(tmp_path):
+  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
+  (tmp_path / "records").mkdir()
+  with open(tmp_path / "records/.gta5-24x16_disparity.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    thread = threading.Thread(target=run, args=(config, tmp_path / "records"))
+    thread.start()
+    thread.join(1)
+    assert thread.is_alive()
+    assert not (tmp_path / "records/gta5").exists()
+  thread.join()
+  assert len(examples(open_records(config, tmp_path / "records"))) == 3
+
+
+def test_a_full_disk(tmp_path):
+  """A limit on the size of files stands in for it: the writer gets an error from the system."""
+  root = write_gta5(tmp_path / "files", 6)
+  config = dataset_config("gta5", root, "disparity", 180, 240)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+  try:
+    with pytest.raises(UserError, match=f"{tmp_path}/records.*{os.strerror(errno.EFBIG)}") as error:
+      run(config, tmp_path / "records")
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert "\n" not in str(error.value)
+  assert not list((tmp_path / "records").rglob("*.array_record*"))
+  assert len(examples(run(config, tmp_path / "records"))) == 6
+
+
+def test_a_records_folder_that_may_not_be_written(tmp_path, monkeypatch):
+  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
+
+  def touch(path, **_):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+  monkeypatch.setattr(prepare.Path, "touch", touch)
+  with pytest.raises(UserError, match=rf"{tmp_path}/records.*{os.strerror(errno.EACCES)}"):
+    run(config, tmp_path / "records")
+
+
+def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+  def flock(*_):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+  monkeypatch.setattr(prepare.fcntl, "flock", flock)
+  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
+  assert len(examples(run(config, tmp_path / "records"))) == 3
+  assert re.search(rf"{tmp_path}/records.*no locks", caplog.text)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "metadata.json", "features.json"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "empty"])
+def test_damaged_descriptions_of_records_are_named(tmp_path, name, harm):
+  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
+  path = Path(run(config, tmp_path / "records").data_path) / name
+  contents = path.read_bytes()
+  if harm == "gone":
+    path.unlink()
+  else:
+    path.write_bytes(contents[: len(contents) // 2 if harm == "cut" else 0])
+  if name == "features.json":  # of use to readers of TFDS alone
+    assert len(examples(open_records(config, tmp_path / "records"))) == 3
+    return
+  for use in (run, open_records):
+    with pytest.raises(UserError, match=rf"{tmp_path}/records/gta5/24x16_disparity.*delete"):
+      use(config, tmp_path / "records")
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  write_gta5(tmp_path / "files")
+  builder = run(dataset_config("gta5", "~/files", "disparity"), "~/records")
+  assert str(builder.data_path).startswith(f"{tmp_path}/records/")
+
+
+def test_the_command_prepares_validation_alone_or_beside(tmp_path, capsys):
+  root = write_cityscapes(tmp_path / "files")
+  arguments = ["--dataset=cityscapes", f"--root={root}", "--height=16", "--width=24"]
+  arguments += ["--depth=mono", f"--records_dir={tmp_path}/records", "--processes=1"]
+  assert main([*arguments, "--splits=train,validation"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split(":")[0] for line in lines] == ["train", "records", "validation", "records"]
+  shutil.rmtree(root / "leftImg8bit/train")
+  assert main([*arguments, "--splits=validation"]) == 0
+  assert re.match(r"validation.*\b3\b.*\b3\b.*\b500\b", capsys.readouterr().out)

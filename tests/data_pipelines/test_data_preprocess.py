@@ -7,8 +7,8 @@ from tiny_trees import pixels, save, save_png16
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.builders import BUILDERS
-from data_pipelines.frame_config import FrameConfig
+from data_pipelines.datasets.base import FrameConfig
+from data_pipelines.datasets.builders import BUILDERS
 from data_pipelines.frames import Frame
 from data_pipelines.preprocess import DepthRecipe, Recipe
 from data_pipelines.readers import BadFrameError
@@ -88,7 +88,7 @@ def recipe(**changes):
   arguments = dict(
     size=(6, 8),
     image_filter=Image.Resampling.BICUBIC,
-    label_table=labels.CITYSCAPES_TO_TRAIN,
+    label=preprocess.LabelIds(labels.CITYSCAPES_TO_TRAIN),
     resize_label=True,
     depth=DepthRecipe(
       read=readers.read_depth_png,
@@ -233,6 +233,6 @@ def test_bad_matrix(frame, tmp_path, contents, reason):
 )
 def test_the_label_ids_that_each_data_set_has(dataset, known, unknown):
   config = FrameConfig(root="", height=1, width=1, depth="none")
-  ids = BUILDERS[dataset].recipe(config, "train").label_ids
+  ids = BUILDERS[dataset].recipe(config, "train").label.known
   assert ids >= set(known)
   assert not ids & set(unknown)

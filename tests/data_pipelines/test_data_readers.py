@@ -5,13 +5,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_trees import dataset_config, run, write_gta5
 
-from corda_jax.errors import UserError
 from data_pipelines import readers
-from data_pipelines.files import DataFiles, open_file
-from data_pipelines.prepare import open_records, prepare
-from data_pipelines.records import Records, UnreadableRecordError
+from data_pipelines.archives import DataFiles, open_file
 
 
 def grey_png(values, bits):
@@ -50,9 +46,9 @@ def test_complex_depth_is_refused(tmp_path):
 def test_a_camera_needs_a_baseline_for_stereo_alone(tmp_path):
   path = tmp_path / "camera.json"
   path.write_text('{"intrinsic": {"fx": 10, "fy": 11, "u0": 4, "v0": 3}}')
-  assert readers.read_camera(str(path), stereo=False).baseline == 0
+  assert readers.read_camera(str(path), image="a.png").baseline == 0
   with pytest.raises(readers.BadFrameError, match=r"extrinsic.*baseline"):
-    readers.read_camera(str(path), stereo=True)
+    readers.read_camera(str(path), image="a.png", right="b.png")
 
 
 def test_archives_in_capitals(tmp_path):
@@ -63,54 +59,6 @@ def test_archives_in_capitals(tmp_path):
   (location,) = DataFiles(str(tmp_path)).list("images", ".png").values()
   assert isinstance(open_file(location), io.BytesIO)
   assert open_file(location).read() == b"content"
-
-
-@pytest.fixture
-def prepared(tmp_path):
-  root = write_gta5(tmp_path / "files", frames=3)
-  dataset = dataset_config("gta5", root, "disparity", 16, 24)
-  records_dir = str(tmp_path / "records")
-  return dataset, records_dir, run(dataset, records_dir)
-
-
-@pytest.mark.parametrize("harm", ["cut", "gone"])
-def test_record_files_that_are_not_whole_are_told(prepared, harm):
-  dataset, records_dir, builder = prepared
-  (path,) = builder.data_path.glob("*.array_record*")
-  if harm == "cut":
-    size = len(path.read_bytes())
-    path.write_bytes(path.read_bytes()[:-100])
-    told = rf"{path}.*\b{size - 100}\b.*\b{size}\b"
-  else:
-    path.unlink()
-    told = f"{path}.*missing"
-  for use in (
-    lambda: open_records(dataset, records_dir),
-    lambda: run(dataset, records_dir),
-  ):
-    with pytest.raises(UserError, match=told):
-      use()
-
-
-def test_damaged_records_are_told(prepared):
-  *_, builder = prepared
-  (path,) = builder.data_path.glob("*.array_record*")
-  content = np.frombuffer(path.read_bytes(), np.uint8).copy()
-  content[64 : len(content) // 2] ^= 85
-  path.write_bytes(content.tobytes())
-  with pytest.raises(UnreadableRecordError, match=str(builder.data_path)):
-    Records(builder, "train").read([0, 1, 2])
-
-
-def test_records_without_bad_frames_are_not_those_that_skipped_them(tmp_path):
-  root = write_gta5(tmp_path / "files", frames=3)
-  (root / "labels" / "00001.png").unlink()
-  dataset = dataset_config("gta5", root, "disparity", 16, 24)
-  options = {"records_dir": str(tmp_path / "records"), "progress": False, "processes": 1}
-  prepare(dataset, bad_frames="skip", **options)
-  prepare(dataset, bad_frames="skip", **options)
-  with pytest.raises(UserError, match=rf"{tmp_path}/records.*\b1\b.*data\.bad_frames.*skip"):
-    prepare(dataset, **options)
 
 
 def test_pixels_that_a_checksum_does_not_confirm_are_not_taken(tmp_path):
@@ -129,7 +77,7 @@ def test_pixels_that_a_checksum_does_not_confirm_are_not_taken(tmp_path):
   harmed = contents[: place - 4] + struct.pack(">I", len(data)) + b"IDAT" + data + checksum + end
   path.write_bytes(harmed)
   with pytest.raises(readers.BadFrameError, match=r"checksum.*IDAT"):
-    readers.read_depth_png(str(path))
+    readers.decode(readers.read_depth_png, str(path))
 
 
 # The pass of each pixel of an 8x8 block, from the PNG specification.
@@ -167,12 +115,12 @@ def test_rows_that_are_missing_are_not_made_up(tmp_path, size, interlaced, bits,
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
     return str(path), len(data)
 
-  path, whole = write(left_out=False)
+  path, _ = write(left_out=False)
   values = getattr(readers, read)(path)
   assert (values == (7 if bits == 8 else 0x0707)).all()
   assert values.shape == (height, width)
-  path, found = write(left_out=True)
-  with pytest.raises(readers.BadFrameError, match=rf"{width}x{height}.*\b{whole}\b.*\b{found}\b"):
+  path, _ = write(left_out=True)
+  with pytest.raises(readers.BadFrameError, match="damaged"):
     getattr(readers, read)(path)
 
 
@@ -184,7 +132,7 @@ def test_a_picture_that_its_data_cannot_hold_gets_no_room(tmp_path):
   contents[16:24] = struct.pack(">II", 9000, 9000)
   contents[29:33] = struct.pack(">I", zlib.crc32(contents[12:29]))
   path.write_bytes(contents)
-  with pytest.raises(readers.BadFrameError, match="9000x9000"):
+  with pytest.raises(readers.BadFrameError, match="damaged"):
     readers.read_depth_png(str(path))
 
 
@@ -193,7 +141,7 @@ def test_what_is_no_number_is_no_focal_length(tmp_path, value):
   path = tmp_path / "camera.json"
   path.write_text(f'{{"intrinsic": {{"fx": {value}, "fy": 1.0, "u0": 2.0, "v0": 3.0}}}}')
   with pytest.raises(readers.BadFrameError, match=r"intrinsic.*fx, fy, u0, v0"):
-    readers.read_camera(str(path), stereo=False)
+    readers.read_camera(str(path), image="a.png")
 
 
 def test_a_header_that_wants_all_memory_is_a_broken_file(tmp_path):

@@ -1,6 +1,5 @@
 """TFDS's own tests of a builder, for each of ours."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -16,27 +15,19 @@ from tiny_trees import (
 )
 
 from configs.default import get_folder_config
-from data_pipelines.cityscapes import Cityscapes
-from data_pipelines.folder import Folder
-from data_pipelines.frame_config import FrameConfig
-from data_pipelines.gta5 import Gta5
-from data_pipelines.synthia import Synthia
+from data_pipelines.datasets.base import FrameConfig
+from data_pipelines.datasets.cityscapes import Cityscapes
+from data_pipelines.datasets.folder import Folder
+from data_pipelines.datasets.gta5 import Gta5
+from data_pipelines.datasets.synthia import Synthia
+
+SMALL = {"height": 16, "width": 24, "progress": False, "processes": 1, "shard_frames": 2}
 
 
 class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
-  """What all builders need: files, made for the test, and a configuration that names them."""
+  """Makes the files; the builders find them where TFDS puts what is downloaded by hand."""
 
   __test__ = False
-  DEPTH: ClassVar[str]
-  MORE: ClassVar[dict] = {}  # of the configuration
-
-  @classmethod
-  def write(cls, root: Path) -> None:
-    raise NotImplementedError
-
-  @classmethod
-  def make_config(cls, **values) -> FrameConfig:
-    return FrameConfig(**values)
 
   @classmethod
   def setUpClass(cls):
@@ -44,22 +35,16 @@ class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
     cls.addClassCleanup(folder.cleanup)
     cls.EXAMPLE_DIR = folder.name
     cls.write(Path(folder.name))
-    common = {"root": folder.name, "height": 16, "width": 24, "progress": False, "processes": 1}
-    cls.BUILDER_CONFIG_NAMES_TO_TEST = [
-      cls.make_config(depth=depth, shard_frames=2, **common, **cls.MORE)
-      for depth in (cls.DEPTH, "none")
-    ]
     super().setUpClass()
-
-  def _make_builder(self, config=None):  # without a configuration there is no data set
-    return super()._make_builder(config or self.BUILDER_CONFIG_NAMES_TO_TEST[0])
 
 
 class Gta5Test(_BuilderTest):
   __test__ = True
   DATASET_CLASS = Gta5
   SPLITS: ClassVar = {"train": 5}
-  DEPTH = "disparity"
+  BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [
+    FrameConfig(depth=depth, **SMALL) for depth in ("disparity", "none")
+  ]
 
   @classmethod
   def write(cls, root):
@@ -70,7 +55,7 @@ class SynthiaTest(_BuilderTest):
   __test__ = True
   DATASET_CLASS = Synthia
   SPLITS: ClassVar = {"train": 3}
-  DEPTH = "simulator"
+  BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [FrameConfig(depth="simulator", **SMALL)]
 
   @classmethod
   def write(cls, root):
@@ -80,49 +65,62 @@ class SynthiaTest(_BuilderTest):
 class CityscapesTest(_BuilderTest):
   __test__ = True
   DATASET_CLASS = Cityscapes
-  SPLITS: ClassVar = {"train": 3, "validation": 2}
-  DEPTH = "stereo"
+  SPLITS: ClassVar = {"train": 3, "train_extra": 2}
+  BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [
+    FrameConfig(depth=depth, splits=("train", "train_extra"), views=views, **SMALL)
+    for depth, views in (("official", ("right",)), ("none", ()))
+  ]
 
   @classmethod
   def write(cls, root):
-    write_cityscapes(root, 3, 2)
+    write_train_extra(write_cityscapes(root, 3, 2), 2)
+    write_cityscapes_more(root, ("train", "train_extra"))
 
 
-class CityscapesWithAllTest(_BuilderTest):
+class CityscapesValidationTest(_BuilderTest):
   __test__ = True
   DATASET_CLASS = Cityscapes
-  SPLITS: ClassVar = {"train": 3, "train_extra": 2, "validation": 2}
-  DEPTH = "official"
-  MORE: ClassVar = {"splits": ("train", "train_extra"), "views": ("right",)}
+  SPLITS: ClassVar = {"validation": 2}
+  BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [
+    FrameConfig(depth="stereo", splits=("validation",), **SMALL)
+  ]
 
   @classmethod
   def write(cls, root):
-    write_cityscapes(root, 3, 2)
-    write_train_extra(root, 2)
-    write_cityscapes_more(root, ("train", "train_extra", "val"))
+    write_cityscapes(root, 0, 2)
+
+
+def _folder_config() -> FrameConfig:
+  folder = get_folder_config()
+  folder.train.images = folder.train.next = "images/{name}.png"
+  folder.train.labels = "labels/{name}.png"
+  folder.train.depth = "disparity/{name}.png"
+  folder.other_labels = "ignore"
+  folder.camera.intrinsics = (20.0, 20.0, 15.0, 8.5)
+  values = {"depth": "inverse_png16", "views": ("next",), "splits": ("train",)}
+  return Folder.make_config(ConfigDict({"folder": folder}), contents=(), **values, **SMALL)
 
 
 class FolderTest(_BuilderTest):
   __test__ = True
   DATASET_CLASS = Folder
-  SPLITS: ClassVar = {"train": 3, "validation": 3}
-  DEPTH = "inverse_png16"
-  MORE: ClassVar = {"views": ("next",)}
-
-  @classmethod
-  def make_config(cls, **values):
-    folder = get_folder_config()
-    for split, digit in (("train", 0), ("validation", 1)):
-      folder[split].images = folder[split].next = f"images/{digit}{{name}}.png"
-      folder[split].labels = f"labels/{digit}{{name}}.png"
-      folder[split].depth = f"disparity/{digit}{{name}}.png"
-    folder.other_labels = "ignore"
-    folder.camera.intrinsics = (20.0, 20.0, 15.0, 8.5)
-    return Folder.make_config(ConfigDict({"folder": folder}), **values)
+  SPLITS: ClassVar = {"train": 3}
+  BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [_folder_config()]
 
   @classmethod
   def write(cls, root):
     write_gta5(root, 3)
-    for kind in ("images", "labels", "disparity"):  # 00000 … train, 10000 … validation
-      for path in sorted((root / kind).iterdir()):
-        shutil.copy(path, path.with_name("1" + path.name[1:]))
+
+
+def test_builders_work_as_those_of_tfds(tmp_path):
+  """By TFDS's own calls: the released size by default, records as TFDS's readers know them."""
+  manual = write_gta5(tmp_path / "gta", 3)
+  builder = Gta5(data_dir=tmp_path / "records")
+  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
+  assert builder.info.features["image"].shape == (720, 1280, 3)
+  assert [x["name"] for x in builder.as_dataset(split="train[1:]").as_numpy_iterator()] == [
+    b"00001", b"00002"
+  ]  # fmt: skip
+  builder = Gta5(data_dir=tmp_path / "others", file_format="array_record")
+  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
+  assert [x["name"] for x in builder.as_data_source("train[1:]")] == [b"00001", b"00002"]

@@ -5,12 +5,21 @@ import re
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_trees import BAD_RECORDS, dataset_config, examples, pixels, run, save, write_gta5
+from tiny_trees import (
+  dataset_config,
+  evaluation_batches,
+  examples,
+  pixels,
+  run,
+  run_both,
+  save,
+  train_batches,
+  write_gta5,
+)
 
 from configs.default import get_folder_config
 from corda_jax.errors import UserError
-from data_pipelines.batches import evaluation_batches, train_batches
-from data_pipelines.provide import provide
+from data_pipelines.prepare import provide
 
 CLIPS = {"one/a_007": 1, "one/a_008": 2, "one/a_009": 3, "one/a_010": 4, "one/b_011": 5,
          "two/a_010": 6, "two/a_011": 7, "two/a_012": 8, "x2/9.L": 9, "x2/10.L": 10,
@@ -43,12 +52,10 @@ def data_config(target, records):
   return ConfigDict(
     {
       "records_dir": str(records),
-      "cache_dir": "",
       "classes": {"names": (), "colors": ()},
       "street_world": {"enabled": False},
       "bad_frames": "stop",
       "prepare_processes": 1,
-      "shard_frames": 128,
       "source": target,
       "target": target,
       "crop_height": 18,
@@ -56,7 +63,6 @@ def data_config(target, records):
       "batch_size": 2,
       "evaluation_batch_size": 2,
       "reader_threads": 1,
-      "bad_records": BAD_RECORDS,
     }
   )
 
@@ -99,13 +105,12 @@ def test_neighbours_are_of_the_same_split(tmp_path):
   root = write(tmp_path / "mine", {"1": 1, "2": 2, "3": 3})
   write(root, {"3": 13, "4": 14, "5": 15, "6": 16}, "val")
   config = video_config(root, **{"validation.images": "val/{name}.png"})
-  builder = run(config, tmp_path / "records")
-  names = [[r["name"].decode() for r in examples(builder, s)] for s in ("train", "validation")]
-  assert names == [["2"], ["4", "5"]]
-  np.testing.assert_array_equal(
-    examples(builder, "validation")[0]["previous_image"], pixels(13).rgb
-  )
-  assert builder.report.ends == {"train": 2, "validation": 2}
+  train, validation = run_both(config, tmp_path / "records")
+  assert [r["name"] for r in examples(train)] == [b"2"]
+  first, second = examples(validation, "validation")
+  assert [first["name"], second["name"]] == [b"4", b"5"]
+  np.testing.assert_array_equal(first["previous_image"], pixels(13).rgb)
+  assert (train.report.ends, validation.report.ends) == ({"train": 2}, {"validation": 2})
 
 
 def test_names_that_will_not_do(tmp_path):
@@ -131,15 +136,19 @@ def test_batches_of_a_video_with_measured_depth_in_validation_alone(tmp_path):
     **{"validation.images": "val/{name}.png", "validation.depth": "val/{name}.npy"},
   )
   data = data_config(target, tmp_path / "records")
-  (builder,) = provide(data, ("target",), self_supervised=True)
-  assert builder.report.depth_share == {"train": 0.0, "validation": 1.0}
-  contents = ("image", "inverse_depth", "views", "label")
-  (batch,) = evaluation_batches(data, contents=contents)
+  needs = (("target", "train"), ("target", "validation"))
+  train, validation = provide(data, needs, ("image", "views"))
+  assert train.report.depth_share == {"train": 0.0}
+  assert validation.report.depth_share == {"validation": 1.0}
+  (batch,) = evaluation_batches(data, contents=("image", "inverse_depth", "views"))
   assert batch["name"].tolist() == ["4", "4"]
   assert batch["valid"].tolist() == [True, False]
   np.testing.assert_allclose(batch["inverse_depth"], 655.36 / 4.01, rtol=1e-6)
   np.testing.assert_array_equal(batch["next_image"][0], pixels(15).rgb)
-  assert (batch["label"] == 255).all()
+  # Frames that are measured by their depth need no neighbours.
+  provide(data, needs[1:], ("image", "inverse_depth"))
+  batches = evaluation_batches(data, contents=("image", "inverse_depth"))
+  assert [n for b in batches for n in b["name"][b["valid"]]] == ["3", "4", "5"]
   batch = next(train_batches(data, seed=0, domains=("target",)))
   assert {"target_image", "target_previous_image", "target_intrinsics"} < set(batch)
 
@@ -158,6 +167,7 @@ def test_the_adaptation_wants_labels_and_depth(tmp_path, split):
     video_config(tmp_path / "mine", depth="metres_npy", **changes), tmp_path / "records"
   )
   data.source = dataset_config("gta5", write_gta5(tmp_path / "gta5"), "disparity")
+  needs = (("source", "train"), ("target", "train"), ("target", "validation"))
   with pytest.raises(UserError, match=rf"folder\.{split}.*''.*\{{name\}}"):
-    provide(data)
+    provide(data, needs, ("image", "label", "inverse_depth"))
   assert not (tmp_path / "records").exists()

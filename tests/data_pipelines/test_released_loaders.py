@@ -27,9 +27,7 @@ def test_the_restatement_gives_what_the_released_loaders_give(name):
       rgb = given[0].transpose(1, 2, 0)[..., ::-1] + np.float32(mean_rgb)
       np.testing.assert_array_equal(np.rint(rgb), image)
       np.testing.assert_array_equal(given[1], label)
-      # Pillow's bilinear filter, which stands in for OpenCV's, differs from it only in GTA5.
-      tolerance = 0.05 * np.ptp(depth) if name == "gta5" else 0
-      np.testing.assert_allclose(given[2], depth, atol=tolerance, rtol=0)
+      np.testing.assert_array_equal(given[2], depth)
       assert all(seconds > 0 for seconds in place["watch"].seconds.values())
       tested += 1
   assert tested

@@ -15,12 +15,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from corda_jax import labels
+from data_pipelines.input_pipeline import as_numpy, evaluation_dataset, train_dataset
 from data_pipelines.prepare import prepare
 
 HEIGHT, WIDTH = 18, 31  # of the files; odd, not square
-
-
-BAD_RECORDS = {"retries": 0, "retry_seconds": 0.0, "then": "stop"}  # of `data.bad_records`
 
 
 def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> SimpleNamespace:
@@ -164,6 +162,20 @@ def run(config: ConfigDict, records: Path, **options):
   return prepare(config, records_dir=records, **({"processes": 1, "progress": False} | options))
 
 
+def run_both(config: ConfigDict, records: Path, **options):
+  """Prepares the training and the validation split; the builders of both."""
+  options = {"contents": ("image", "views")} | options
+  return [run(config, records, split=split, **options) for split in ("train", "validation")]
+
+
+def train_batches(config: ConfigDict, **options):
+  return as_numpy(train_dataset(config, **options))
+
+
+def evaluation_batches(config: ConfigDict, **options):
+  return as_numpy(evaluation_dataset(config, **options))
+
+
 def command(root: Path, records: Path, *more: str) -> list[str]:
   """The command line that prepares a GTA5 tree."""
   return [
@@ -192,6 +204,8 @@ def dataset_config(
       "height": height,
       "width": width,
       "depth": depth,
+      "splits": ("train",),
+      "views": (),
       **more,
     }
   )

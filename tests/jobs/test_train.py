@@ -20,6 +20,7 @@ from corda_jax.jobs.profile import Profile
 from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.skipped import SkippedSteps
 from corda_jax.jobs.train import compile_step, step_inputs, train
+from corda_jax.jobs.validate import validate_training_data
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.history import History
@@ -379,7 +380,7 @@ def test_a_run_refuses_another_configuration(tmp_path):
   check_config(tmp_path, changed)  # nothing was made with the first one
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   free = {"log_every": 7, "evaluation.classes": "synthia_13", "data.source.root": "elsewhere"}
-  free |= {"data.cache_dir": "another_disk", "data.records_dir": "there"}
+  free |= {"data.reader_threads": 3, "data.records_dir": "there"}
   free |= {"compute.rematerialize": True, "compute.shard_state": True}
   free |= {"data.source.depth_root": "there", "data.target.depth_root": "elsewhere"}
   check_config(tmp_path, tiny.get_config(**free).to_dict())
@@ -454,16 +455,21 @@ def test_batches_that_devices_cannot_share_are_refused():
   ],
 )
 def test_configurations_that_cannot_work_are_refused(field, value, told):
+  config = tiny.get_config(**{field: value})
   with pytest.raises(UserError, match=told):
-    Experiment.from_config(tiny.get_config(**{field: value})).state_shapes()
+    Experiment.from_config(config).state_shapes()
+    validate_training_data(config)
 
 
 def test_depth_heads_want_depth_somewhere():
   fields = {"data.source.depth": "none", "data.target.depth": "none"}
+  config = tiny.get_config(**fields)
+  Experiment.from_config(config)  # an evaluation needs none
   with pytest.raises(UserError, match=r"depth.*none.*model\.depth"):
-    Experiment.from_config(tiny.get_config(**fields))
-  fields |= {"model.depth": False, "model.correlation": False}
-  Experiment.from_config(tiny.get_config(**fields))
+    validate_training_data(config)
+  validate_training_data(
+    tiny.get_config(**fields, **{"model.depth": False, "model.correlation": False})
+  )
 
 
 def test_progress_averages_what_lies_between_reports(monkeypatch):

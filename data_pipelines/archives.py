@@ -1,8 +1,9 @@
 """The files of a data set: those under its root, and the members of zip archives in the root.
 
 The archives of GTA5 and Cityscapes hold the paths that they unpack to, so both are one tree here.
-Members are read in place. A location is what a file is opened by: its path, or
-ARCHIVE.zip!/MEMBER for a member of an archive.
+Members are read in place. A location names a file: its path, or ARCHIVE.zip!/MEMBER for a member of
+an archive. Hidden files are passed over everywhere, and suffixes match in small and capital
+letters.
 """
 
 import functools
@@ -20,19 +21,19 @@ _ENCRYPTED = 1  # bit of a member's flags
 
 
 class DataFiles:
-  """The tree of a data set. A file that lies unpacked goes before one of an archive."""
+  """The tree of a data set. An unpacked file takes precedence over one in an archive.
+
+  Args:
+    root: folder of the unpacked files, the archives, or both.
+
+  Raises:
+    UserError: the root is missing or cannot be read, or an archive is broken or encrypted.
+  """
 
   def __init__(self, root: str):
-    """Reads the archives' tables of contents.
-
-    Args:
-      root: folder of the unpacked files, the archives, or both.
-
-    Raises:
-      UserError: the root is missing or cannot be read, or an archive is broken or encrypted.
-    """
-    self.root = os.fspath(root)
-    if not os.path.isdir(root):
+    """Reads the archives' tables of contents."""
+    self.root = os.path.expanduser(root)
+    if not os.path.isdir(self.root):
       raise UserError(f"no data set at {root!r}: there is no such folder; set root to where it is")
     self._archived: dict[str, dict[str, str]] = {}  # folder → name of a file → location
     self._archived_folders: dict[str, set[str]] = {}  # folder → names of folders
@@ -58,7 +59,8 @@ class DataFiles:
         raise UserError(
           f"{path!r} is encrypted ({member.filename}): unpack it into its folder, and move it away"
         )
-      folder, _, name = member.filename.rpartition("/")
+      # Old Windows tools write backslashes.
+      folder, _, name = member.filename.replace("\\", "/").rpartition("/")
       location = f"{path}{_INSIDE}{member.filename}"
       self._archived.setdefault(folder, {}).setdefault(name, location)
       while folder:
@@ -75,11 +77,11 @@ class DataFiles:
     for candidate in candidates:
       if self.has_folder(candidate):
         return candidate
-    wanted = " or ".join(repr(candidate) for candidate in candidates)
+    expected = " or ".join(repr(candidate) for candidate in candidates)
     hint = f"; unpack {self._others[0]}, only zip archives are read" if self._others else ""
     raise UserError(
       f"{self.root!r} is not laid out as expected: looked in it and in its zip archives for the "
-      f"folder {wanted}{hint}"
+      f"folder {expected}{hint}"
     )
 
   def has_folder(self, folder: str) -> bool:
@@ -98,29 +100,16 @@ class DataFiles:
     Raises:
       UserError: the folder may not be read.
     """
-    path = os.path.join(self.root, folder)
-    entries = _scan(path) if os.path.isdir(path) else []
-    if cities:
-      names = {entry.name for entry in entries if entry.is_dir()}
-      names |= self._archived_folders.get(folder, set())
-      return {
-        f"{city}/{name}": location
-        for city in names
-        for name, location in self.list(f"{folder}/{city}", suffix).items()
-      }
-    files = self._archived.get(folder, {}) | {entry.name: entry.path for entry in entries}
-    return {
-      name.removesuffix(suffix): location
-      for name, location in files.items()
-      if name.endswith(suffix) and not name.startswith(".")
-    }
+    files = self.find(f"{folder}/", suffix, depth=2 if cities else 1)
+    return {name: path for name, path in files.items() if name.count("/") == cities}
 
-  def find(self, prefix: str, suffix: str) -> dict[str, str]:
+  def find(self, prefix: str, suffix: str, *, depth: int | None = None) -> dict[str, str]:
     """Files at any depth, as what stands between prefix and suffix → location.
 
     Args:
       prefix: what their paths below the root begin with; "" or "train/images/", for example.
       suffix: what their paths end in.
+      depth: levels of folders that are searched below that of the prefix; None: all.
 
     Raises:
       UserError: a folder may not be read.
@@ -131,48 +120,50 @@ class DataFiles:
       for folder, archived in self._archived.items()
       for name, location in archived.items()
     }
-    folders = [top]
+    folders = [(top, 1)]
     while folders:
-      folder = folders.pop()
+      folder, level = folders.pop()
       path = os.path.join(self.root, folder)
       for entry in _scan(path) if os.path.isdir(path) else []:
-        if entry.name.startswith("."):
-          continue
         below = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir():
-          folders.append(below)
-        else:
+        if not entry.is_dir():
           files[below] = entry.path
+        elif level != depth and not entry.name.startswith("."):
+          folders.append((below, level + 1))
     return {
       path[len(prefix) : len(path) - len(suffix)]: location
       for path, location in files.items()
       if path.startswith(prefix)
-      and path.endswith(suffix)
+      and path.lower().endswith(suffix.lower())
       and len(path) > len(prefix) + len(suffix)
-      and "/." not in f"/{path}"  # hidden, in an archive
+      and "/." not in f"/{path}"
     }
 
-  def default(self, folder: str, name: str) -> str:
-    """Where a file would lie unpacked; names a missing one."""
-    return os.path.join(self.root, folder, name)
+  def locate(self, path: str) -> str:
+    """Location of the file at a path below the root, whether or not it exists."""
+    unpacked = os.path.join(self.root, path)
+    folder, _, name = path.rpartition("/")
+    return (
+      unpacked if os.path.exists(unpacked) else self._archived.get(folder, {}).get(name, unpacked)
+    )
 
 
 def depth_tree(files: DataFiles, depth_root: str) -> DataFiles:
-  """The tree that a data set's depth files lie in.
+  """The tree of a data set's depth files.
 
   Args:
     files: of the data set.
-    depth_root: folder of the depth files, if they lie apart, or "".
+    depth_root: folder of the depth files, or "" where they are in the data set's own tree.
 
   Raises:
     UserError: there is no such folder.
   """
   if not depth_root:
     return files
-  if not os.path.isdir(depth_root):
+  if not os.path.isdir(os.path.expanduser(depth_root)):
     raise UserError(
       f"no depth files at {depth_root!r}: there is no such folder; set depth_root to where they "
-      "are, or to '' if they lie below root"
+      "are, or to '' if they are below root"
     )
   return DataFiles(depth_root)
 

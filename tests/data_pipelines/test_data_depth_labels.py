@@ -13,8 +13,8 @@ from tiny_trees import dataset_config, examples, pixels, run, save
 from configs.default import get_config, get_folder_config
 from corda_jax.errors import UserError
 from data_pipelines import inverse_depth, readers
-from data_pipelines.depth_files import MANIFEST, DepthFiles
-from data_pipelines.files import DataFiles
+from data_pipelines.archives import DataFiles
+from data_pipelines.depth_labels import MANIFEST, DepthFiles
 from data_pipelines.street_world import write as street_world
 
 META = {"workdir": "runs/depth", "step": 20, "encoding": "sigmoid", "size": (6, 11)}
@@ -246,17 +246,16 @@ def test_street_world_in_the_layout_of_cityscapes(tmp_path):
   )  # fmt: skip
   config = dataset_config("cityscapes", root, "none", 16, 32, depth_root="")
   files = DepthFiles(config, folder=str(tmp_path / "out"), meta=META)
-  builder = run(config, tmp_path / "records")
   sigmoid = {}
   for split in ("train", "validation"):
-    for record in examples(builder, split):
+    for record in examples(run(config, tmp_path / "records", split=split), split):
       name = record["name"].decode()
       sigmoid[name] = np.random.RandomState(len(sigmoid)).rand(16, 32)
       files.write(split, name, inverse_depth.from_sigmoid(sigmoid[name]))
   assert len(sigmoid) == 3
-  again = run(from_options(config, files.hint()), tmp_path / "records")
-  assert again.report.depth_share == {"train": 1.0, "validation": 1.0}
   for split in ("train", "validation"):
+    again = run(from_options(config, files.hint()), tmp_path / "records", split=split)
+    assert again.report.depth_share == {split: 1.0}
     for record in examples(again, split):
       wanted = 65535 / 256 * sigmoid[record["name"].decode()] + 1
       # From 16x32 to the labels' 32x64 and back, each value is found again; half a step of 1/256.

@@ -1,7 +1,7 @@
 """Writes the inverse depth of a depth network as files that the builders read.
 
-Beside the files lies a manifest that says which network they are of, so that those of two never
-mix, and a run that was stopped goes on where it was.
+A manifest beside the files names their network, so that those of two never mix, and a run that was
+stopped goes on where it was.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from corda_jax.errors import UserError
-from data_pipelines.builders import BUILDERS
-from data_pipelines.files import DataFiles
-from data_pipelines.frames import NAME
+from data_pipelines.archives import DataFiles
+from data_pipelines.datasets.builders import BUILDERS
+from data_pipelines.patterns import Pattern
 
 MANIFEST = "disparity/network_depth.json"  # below the folder that is written to
 
@@ -30,7 +30,7 @@ class DepthFiles:
   """
 
   def __init__(self, dataset_config: Any, *, folder: str, meta: Mapping[str, Any]):
-    """Checks what is there; writes nothing yet.
+    """Checks what exists; writes nothing yet.
 
     Args:
       dataset_config: the part of a configuration that describes the data set.
@@ -40,7 +40,7 @@ class DepthFiles:
     Raises:
       UserError: there are files of another network, or of unknown origin.
     """
-    self.folder = os.fspath(folder or dataset_config.root)
+    self.folder = os.path.expanduser(folder or dataset_config.root)
     self._apart = bool(folder)
     self._config = dataset_config
     self._builder = BUILDERS[dataset_config.dataset]
@@ -75,7 +75,7 @@ class DepthFiles:
       UserError: files of another network appeared, or the file cannot be written.
     """
     if values.dtype != np.uint16 or values.ndim != 2 or not values.size:
-      raise ValueError(f"values are {values.dtype}{values.shape}, wanted uint16 [H, W]")
+      raise ValueError(f"values are {values.dtype}{values.shape}, expected uint16 [H, W]")
     if not self._begun:
       if not self._check():
         text = json.dumps(self._meta, indent=2) + "\n"
@@ -88,7 +88,7 @@ class DepthFiles:
     """Options with which the adaptation reads the files.
 
     Args:
-      domain: as which the data set is used there, "source" or "target".
+      domain: the data set's role there, "source" or "target".
     """
     prefix, kind = f"--config.data.{domain}.", self._builder.NETWORK_DEPTH
     options = [f"{prefix}depth={kind}"]
@@ -101,7 +101,7 @@ class DepthFiles:
     return shlex.join(options)
 
   def _check(self) -> bool:
-    """Whether the manifest is there; raises UserError where what is there must not be mixed."""
+    """Whether there is a manifest; raises UserError where the files must not be mixed."""
     path = os.path.join(self.folder, MANIFEST)
     try:
       with open(path, encoding="utf-8") as file:
@@ -135,14 +135,12 @@ class DepthFiles:
     return True
 
   def _existing(self) -> str | None:
-    """Location of a depth file that is there, or None."""
+    """Location of a depth file that exists, or None."""
     if not os.path.isdir(self.folder) and self._apart:
       return None
     files = DataFiles(self.folder)
     for pattern in self._builder.network_depth_patterns(self._config).values():
-      prefix, _, suffix = pattern.partition(NAME)
-      found = files.find(prefix, suffix)
-      if found:
+      if found := Pattern(pattern).find(files):
         return min(found.values())
     return None
 
@@ -158,8 +156,8 @@ def _replace(path: str, write: Callable[[BinaryIO], Any]) -> None:
     os.replace(partial, path)
   except OSError as error:
     raise UserError(
-      f"{path!r} cannot be written ({error.strerror or error}): mend that, or choose another folder"
+      f"{path!r} cannot be written ({error.strerror or error}): fix that, or choose another folder"
     ) from error
   finally:
-    with contextlib.suppress(OSError):  # is there where writing stopped
+    with contextlib.suppress(OSError):  # exists where writing stopped
       os.remove(partial)

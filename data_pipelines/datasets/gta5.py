@@ -6,10 +6,10 @@ from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.builder import FramesBuilder
-from data_pipelines.files import DataFiles, depth_tree
-from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import NAME, FoundFrames, Place, pair_frames
+from data_pipelines.archives import DataFiles, depth_tree
+from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.frames import FoundFrames, Place, pair_frames
+from data_pipelines.patterns import NAME
 
 # Those of Cityscapes; the game's table gives licence plates an id of their own, 34.
 LABEL_IDS = frozenset((*range(35), 255))
@@ -18,13 +18,16 @@ LABEL_IDS = frozenset((*range(35), 255))
 class Gta5(FramesBuilder):
   """`images/00001.png`, `labels/00001.png`, `disparity/00001.png`."""
 
+  BUILDER_CONFIGS: ClassVar = [
+    FrameConfig(height=720, width=1280, depth="disparity")
+  ]  # as released
   DEPTH_KINDS = ("disparity",)
   NETWORK_DEPTH = "disparity"
   EXPECTED: ClassVar = {"train": 24_966}
 
   @classmethod
   def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
-    """See the base class."""
+    """As in the base class."""
 
     def place(files: DataFiles, folder: str) -> Place:
       return Place(files, files.find_folder(folder), ".png")
@@ -36,18 +39,19 @@ class Gta5(FramesBuilder):
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """See the base class."""
+    """As in the base class."""
     del dataset_config
     return {"train": f"disparity/{NAME}.png"}
 
   @classmethod
   def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
-    """See the base class."""
+    """As in the base class."""
     return preprocess.Recipe(
       size=(config.height, config.width),
       image_filter=Image.Resampling.BICUBIC,
-      label_table=labels.label_table(labels.CITYSCAPES_IDS, config.classes, "GTA5"),
-      label_ids=LABEL_IDS,
+      label=preprocess.LabelIds(
+        labels.label_table(labels.CITYSCAPES_IDS, config.classes, "GTA5"), LABEL_IDS
+      ),
       resize_label=True,
       depth=preprocess.DepthRecipe(
         read=readers.read_depth_png,

@@ -6,10 +6,10 @@ from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.builder import FramesBuilder
-from data_pipelines.files import DataFiles, depth_tree
-from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import NAME, FoundFrames, Place, pair_frames
+from data_pipelines.archives import DataFiles, depth_tree
+from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.frames import FoundFrames, Place, pair_frames
+from data_pipelines.patterns import NAME
 
 LABEL_IDS = frozenset(range(23))
 _NESTED = "RAND_CITYSCAPES"  # the archive's own folder, if the root holds it
@@ -41,13 +41,16 @@ class Synthia(FramesBuilder):
   may lie in a folder `RAND_CITYSCAPES`.
   """
 
+  BUILDER_CONFIGS: ClassVar = [
+    FrameConfig(height=720, width=1280, depth="simulator")
+  ]  # as released
   DEPTH_KINDS = ("simulator", "disparity")
   NETWORK_DEPTH = "disparity"
   EXPECTED: ClassVar = {"train": 9_400}
 
   @classmethod
   def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
-    """See the base class."""
+    """As in the base class."""
 
     def place(files: DataFiles, *candidates: str) -> Place:
       nested = (f"{_NESTED}/{candidate}" for candidate in candidates)
@@ -61,18 +64,19 @@ class Synthia(FramesBuilder):
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """See the base class."""
+    """As in the base class."""
     del dataset_config
     return {"train": f"disparity/{NAME}.png"}
 
   @classmethod
   def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
-    """See the base class."""
+    """As in the base class."""
     return preprocess.Recipe(
       size=(config.height, config.width),
       image_filter=Image.Resampling.BICUBIC,
-      label_table=labels.label_table(labels.SYNTHIA_IDS, config.classes, "SYNTHIA"),
-      label_ids=LABEL_IDS,
+      label=preprocess.LabelIds(
+        labels.label_table(labels.SYNTHIA_IDS, config.classes, "SYNTHIA"), LABEL_IDS
+      ),
       resize_label=True,
       depth=_DEPTH_RECIPES[config.depth],
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow
 import pytest
 
-from data_pipelines.record_encodings import pack, packed_shape, unpack, unpack_all
+from data_pipelines.tiles import pack, packed_shape, unpack
 
 # Below, at and above the size of a tile, and of several tiles.
 SHAPES = [(1, 1), (7, 11, 3), (64, 128, 1), (65, 2), (64, 129), (128, 256, 3), (150, 300, 3)]
@@ -48,16 +48,6 @@ def test_window(window, dtype, axes):
   out = np.full(wanted.shape, 7, dtype)
   assert unpack(pack(array), window, out) is out
   assert out.tobytes() == wanted.tobytes()
-
-
-def test_stack():
-  arrays = [values((70, 140, 3), np.uint8, seed) for seed in (1, 2)]
-  packed = [pack(array) for array in arrays]
-  np.testing.assert_array_equal(unpack_all(packed, [None, None]), arrays)
-  stacked = unpack_all(packed, [(1, 2, 65, 9), (5, 131, 65, 9)])
-  np.testing.assert_array_equal(stacked, [arrays[0][1:66, 2:11], arrays[1][5:70, 131:]])
-  with pytest.raises(ValueError, match=r"\(70, 140, 3\).*\(69, 140, 3\)"):
-    unpack_all([packed[0], pack(arrays[1][1:])], [None, None])
 
 
 def test_views_are_packed_as_what_they_show():

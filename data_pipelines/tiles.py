@@ -1,21 +1,20 @@
-"""Arrays as records hold them: compressed without loss, cut out without decoding the rest.
+"""Arrays in tiles: compressed without loss, cropped without decoding the rest.
 
 An array is compressed in tiles, so that a crop costs only the tiles that it touches. In a tile,
-from every byte the one above it is subtracted modulo 256, as PNG's filter "up" does, but its first
-row stays, so that tiles do not depend on each other. The bytes of a float32 lie in four planes, the
-lowest first: apart, the high bytes of neighbours are alike. Tiles at the edges are filled up with
-zeros. Each is then a frame of Zstandard, which decodes many times faster than PNG's zlib and gets
-nearly as small; frames that follow each other are decoded by one call.
+from every byte the one above it is subtracted modulo 256, as PNG's filter "up" does, except in the
+first row, so that tiles do not depend on each other. The bytes of a float32 are kept in four
+planes, the lowest first: apart, the high bytes of neighbours are alike. Tiles at the edges are
+padded with zeros. Each is then a frame of Zstandard, which decodes many times faster than PNG's
+zlib and gets nearly as small; consecutive frames are decoded by one call.
 
-What is packed begins with little-endian uint32: bytes a value (1: uint8, 4: float32), number of
-axes, shape, and the size of every frame, row by row. Everything here is NumPy and pyarrow, which
-lets other threads run while it decompresses.
+A packed array begins with little-endian uint32: bytes a value (1: uint8, 4: float32), number of
+axes, shape, and the size of every frame, row by row. Packing is NumPy and pyarrow, which releases
+the interpreter's lock while it decompresses.
 """
 
 import itertools
 import math
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow
@@ -31,7 +30,7 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 class _Scratch(threading.local):
-  """Memory that a thread uses again: fresh pages cost as much as the decoding."""
+  """Memory that a thread reuses: fresh pages cost as much as the decoding."""
 
   _memory = np.empty(0, np.uint8)
 
@@ -54,7 +53,7 @@ def pack(array: np.ndarray) -> bytes:
   """
   size = array.dtype.itemsize
   if array.dtype not in _DTYPES.values() or array.ndim not in (2, 3) or not array.size:
-    raise ValueError(f"got {array.dtype}{array.shape}, wanted uint8 or float32 of H W or H W C")
+    raise ValueError(f"got {array.dtype}{array.shape}, expected uint8 or float32 of H W or H W C")
   height, width, channels = _axes(array.shape)
   down, across = -(-height // _TILE[0]), -(-width // _TILE[1])
   octets = np.ascontiguousarray(array).view(np.uint8).reshape(height, width * channels, size)
@@ -91,11 +90,13 @@ def unpack(
   top, left, height, width = window or (0, 0, *shape[:2])
   if min(top, left) < 0 or top + height > shape[0] or left + width > shape[1]:
     raise ValueError(f"window (top, left, height, width) {window} is not inside {shape}")
-  wanted = (height, width, *shape[2:])
+  expected = (height, width, *shape[2:])
   if out is None:
-    out = np.empty(wanted, _DTYPES[size])
-  elif out.shape != wanted or out.dtype != _DTYPES[size] or not out.flags.c_contiguous:
-    raise ValueError(f"out is {out.dtype}{out.shape}, wanted {_DTYPES[size]}{wanted}, contiguous")
+    out = np.empty(expected, _DTYPES[size])
+  elif out.shape != expected or out.dtype != _DTYPES[size] or not out.flags.c_contiguous:
+    raise ValueError(
+      f"out is {out.dtype}{out.shape}, expected {_DTYPES[size]}{expected}, contiguous"
+    )
 
   channels = _axes(shape)[2]
   rows, columns = (
@@ -125,21 +126,6 @@ def unpack(
     for plane in range(size):
       out_octets[place : place + end - begin, :, plane] = octets[begin:end, number, plane]
   return out
-
-
-def unpack_all(packed: Sequence[Packed], windows: Sequence[Window | None]) -> np.ndarray:
-  """Arrays, each cut to its window, stacked; see `unpack`.
-
-  Raises:
-    ValueError: they differ in size or type, or a window is not inside its array.
-  """
-  shape = packed_shape(packed[0])
-  if windows[0] is not None:
-    shape = (*windows[0][2:], *shape[2:])
-  stacked = np.empty((len(packed), *shape), _DTYPES[_value_size(packed[0])])
-  for place, content, window in zip(stacked, packed, windows, strict=True):
-    unpack(content, window, place)
-  return stacked
 
 
 def packed_shape(packed: Packed) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Cityscapes: 2,975 frames to train on, 500 to validate, 19,998 unlabelled; 2048x1024 pixels."""
 
 import dataclasses
+import os
 import re
 from typing import Any, ClassVar
 
@@ -9,10 +10,10 @@ from PIL import Image
 from corda_jax import labels
 from corda_jax.errors import UserError
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.builder import FramesBuilder
-from data_pipelines.files import DataFiles, depth_tree
-from data_pipelines.frame_config import FrameConfig
-from data_pipelines.frames import NAME, FoundFrames, Frame, Place, pair_frames
+from data_pipelines.archives import DataFiles, depth_tree
+from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.frames import FoundFrames, Frame, Place, pair_frames
+from data_pipelines.patterns import NAME
 
 LABEL_IDS = frozenset((*range(34), 255))  # 255: licence plates, -1 in the tables
 _FOLDERS = {"train": "train", "train_extra": "train_extra", "validation": "val"}
@@ -23,7 +24,7 @@ _SEQUENCE = "leftImg8bit_sequence"
 
 # Depth kind → folder and suffix of its files.
 _DEPTH_FILES = {
-  "mono": ("disparity", _IMAGE),  # lie beside the official ones, which are something else
+  "mono": ("disparity", _IMAGE),  # beside the official ones, which are something else
   "stereo": ("depth", "_depth_stereoscopic.mat"),
   "official": ("disparity", "_disparity.png"),
 }
@@ -61,24 +62,24 @@ class Cityscapes(FramesBuilder):
   fine labels.
   """
 
+  BUILDER_CONFIGS: ClassVar = [FrameConfig(height=512, width=1024, depth="stereo")]  # as released
   DEPTH_KINDS = ("mono", "stereo", "official")
   NETWORK_DEPTH = "mono"
   TRAINING_SPLITS = ("train", "train_extra")
-  NATIVE_LABEL_SPLITS = ("validation",)
+  HAS_VALIDATION = True
   VIEWS = ("right", "previous", "next")
   EXPECTED: ClassVar = {"train": 2_975, "train_extra": 19_998, "validation": 500}
 
   @classmethod
   def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
-    """See the base class."""
+    """As in the base class."""
     splits = {}
-    depth_files = files if config.depth == "none" else depth_tree(files, config.depth_root)
-    for split in (*config.splits, "validation"):
+    for split in config.splits:
       folder = _FOLDERS[split]
       places = {
         "image": _place(files, "leftImg8bit", "leftImg8bit_trainvaltest", folder, _IMAGE),
         "label": None,
-        "depth": _depth_place(depth_files, config.depth, split),
+        "depth": _depth_place(files, config, split),
       }
       if split != "train_extra":
         places["label"] = _place(files, "gtFine", "gtFine_trainvaltest", folder, _LABEL)
@@ -94,14 +95,14 @@ class Cityscapes(FramesBuilder):
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """See the base class; {name} holds the city's folder too."""
+    """As in the base class; {name} holds the city's folder too."""
     del dataset_config
     kind, suffix = _DEPTH_FILES[cls.NETWORK_DEPTH]
     return {split: f"{kind}/{folder}/{NAME}{suffix}" for split, folder in _FOLDERS.items()}
 
   @classmethod
   def network_depth_file(cls, dataset_config: Any, split: str, name: str) -> str:
-    """See the base class."""
+    """As in the base class."""
     match = _NAME.fullmatch(name)
     if match is None:
       raise UserError(
@@ -111,13 +112,14 @@ class Cityscapes(FramesBuilder):
 
   @classmethod
   def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
-    """See the base class."""
+    """As in the base class."""
     return preprocess.Recipe(
       size=(config.height, config.width),
       image_filter=Image.Resampling.BILINEAR,
-      label_table=labels.label_table(labels.CITYSCAPES_IDS, config.classes, "Cityscapes"),
-      label_ids=LABEL_IDS,
-      resize_label=split not in cls.NATIVE_LABEL_SPLITS,
+      label=preprocess.LabelIds(
+        labels.label_table(labels.CITYSCAPES_IDS, config.classes, "Cityscapes"), LABEL_IDS
+      ),
+      resize_label=split != "validation",
       depth=_DEPTH_RECIPES[config.depth],
     )
 
@@ -127,15 +129,18 @@ def _place(files: DataFiles, kind: str, released: str, folder: str, suffix: str)
   return Place(files, found, suffix)
 
 
-def _depth_place(files: DataFiles, depth: str, split: str) -> Place | None:
-  if depth == "none":
+def _depth_place(files: DataFiles, config: FrameConfig, split: str) -> Place | None:
+  if config.depth == "none":
     return None
-  kind, suffix = _DEPTH_FILES[depth]
-  place = Place(files, f"{kind}/{_FOLDERS[split]}", suffix)
-  if split != "validation":
-    files.find_folder(place.folder)
-  elif not files.list(place.folder, suffix, cities=True):
+  kind, suffix = _DEPTH_FILES[config.depth]
+  folder = f"{kind}/{_FOLDERS[split]}"
+  if split == "validation" and config.depth_root and not os.path.isdir(config.depth_root):
     return None  # no score needs it
+  place = Place(depth_tree(files, config.depth_root), folder, suffix)
+  if split != "validation":
+    place.files.find_folder(folder)
+  elif not place.files.list(folder, suffix, cities=True):
+    return None
   return place
 
 
@@ -158,7 +163,7 @@ def _with_neighbours(
         "cannot be found: set views without previous and next"
       )
     name = f"{match['city']}/{match['clip']}{int(match['number']) + offset:06d}"
-    return found.get(name, files.default(sequence, name + _IMAGE))
+    return found.get(name, files.locate(f"{sequence}/{name}{_IMAGE}"))
 
   return [
     dataclasses.replace(frame, **{view: location(frame, by) for view, by in offsets.items()})

@@ -1,4 +1,4 @@
-"""What TFDS needs to know of a record's contents besides what it has itself."""
+"""A TFDS feature for arrays that training crops."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,33 +6,33 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.record_encodings import pack, unpack
+from data_pipelines.tiles import pack, unpack
 
 
-class PackedArray(tfds.features.FeatureConnector):
-  """An array stored by `record_encodings.pack`.
+class TiledArray(tfds.features.FeatureConnector):
+  """An array stored losslessly by `tiles.pack`, so that a crop can be read without the rest.
 
   Args:
-    shape: of the array; None where it differs between examples.
+    shape: of the array, H W or H W C; None where it differs between examples.
     dtype: uint8 or float32.
   """
 
   def __init__(self, *, shape: Sequence[int | None], dtype: np.dtype):
-    """See the class."""
+    """Stores shape and type."""
     super().__init__()
     self._shape = tuple(shape)
     self._dtype = np.dtype(dtype)
 
   def get_tensor_info(self) -> tfds.features.TensorInfo:
-    """Of a decoded example."""
+    """Shape and type of a decoded example."""
     return tfds.features.TensorInfo(shape=self._shape, dtype=self._dtype)
 
   def get_serialized_info(self) -> tfds.features.TensorInfo:
-    """Of what a record holds."""
+    """Shape and type in the record: one string."""
     return tfds.features.TensorInfo(shape=(), dtype=np.object_)
 
   def encode_example(self, example_data: np.ndarray | bytes) -> bytes:
-    """Packs an array; what is packed already passes."""
+    """Packs an array; passes bytes on, which are packed already."""
     return example_data if isinstance(example_data, bytes) else pack(example_data)
 
   def decode_example_np(self, example_data: bytes) -> np.ndarray:
@@ -50,10 +50,10 @@ class PackedArray(tfds.features.FeatureConnector):
     return tf.ensure_shape(decoded, self._shape)
 
   def to_json_content(self) -> dict[str, Any]:
-    """For the description that lies beside the records."""
+    """For the description that is stored beside the records."""
     return {"shape": list(self._shape), "dtype": self._dtype.name}
 
   @classmethod
-  def from_json_content(cls, value: dict[str, Any]) -> "PackedArray":
+  def from_json_content(cls, value: dict[str, Any]) -> "TiledArray":
     """The inverse of `to_json_content`."""
     return cls(**value)

@@ -1,0 +1,340 @@
+"""The TFDS builder that all data sets share: features, shards, checks, the report.
+
+A data set is a subclass that says where its files are and how they are read; see gta5.py.
+
+TFDS drives it shard by shard (`tfds.core.ShardBasedBuilder`), because records keep the order of the
+frames' names: a `GeneratorBasedBuilder` that does not shuffle sorts a whole split in memory.
+"""
+
+import abc
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from corda_jax.console import progress_bar
+from corda_jax.errors import UserError
+from corda_jax.labels import CITYSCAPES, ClassList
+from data_pipelines.archives import DataFiles
+from data_pipelines.frames import FoundFrames, Frame, fingerprint, missing_file
+from data_pipelines.parallel import ordered_map
+from data_pipelines.patterns import Pattern
+from data_pipelines.preprocess import PreparedFrame, Recipe, prepare_item
+from data_pipelines.readers import BadFrameError
+from data_pipelines.report import Part, Report
+from data_pipelines.tiled_array import TiledArray
+
+SHARD_FRAMES = 128  # about 300 MB at 1280x720
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class FrameConfig(tfds.core.BuilderConfig):
+  """Where a data set is and how it is prepared.
+
+  The name holds what decides the records' contents, so that every size and depth kind has a folder
+  of its own.
+
+  Attributes:
+    root: folder of the data set's files; "": TFDS's manual download folder.
+    height: working resolution, pixels.
+    width: working resolution, pixels.
+    depth: which files hold the inverse depth, or "none".
+    depth_root: folder of the depth files, laid out as below the root; "" is the root itself.
+    classes: classes of the records' labels.
+    splits: that are prepared: those to train on, or validation alone.
+    views: images that records hold beside the frame's own: "right", "previous", "next".
+    neighbour_offset: frames of the sequence to the previous and to the next one.
+    bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
+    processes: that decode and resize; 0 is one a core.
+    shard_frames: frames of a record file.
+    progress: whether to show a progress bar.
+  """
+
+  root: str = ""
+  height: int
+  width: int
+  depth: str
+  depth_root: str = ""
+  classes: ClassList = CITYSCAPES
+  splits: tuple[str, ...] = ("train",)
+  views: tuple[str, ...] = ()
+  neighbour_offset: int = 1
+  bad_frames: str = "stop"
+  processes: int = 0
+  shard_frames: int = dataclasses.field(default_factory=lambda: SHARD_FRAMES)
+  progress: bool = True
+  name: str = dataclasses.field(init=False)
+
+  def __post_init__(self):
+    """Makes the name."""
+    parts = [f"{self.width}x{self.height}", self.depth, *self.views]
+    if self.splits != ("train",):
+      parts += self.splits
+    if not self.root:
+      parts.append("manual")
+    if {"previous", "next"} & set(self.views):
+      parts.append(f"by{self.neighbour_offset}")
+    others = self.variant()
+    if others:
+      parts.append(hashlib.sha256(repr(others).encode()).hexdigest()[:8])
+    self.name = "_".join(parts)
+
+  def variant(self) -> tuple:
+    """What else decides the records' contents, and is too long for a name."""
+    parts = () if self.classes.names == CITYSCAPES.names else (self.classes.names,)
+    if self.depth_root and self.depth != "none":
+      parts += (("depth_root", os.path.normpath(self.depth_root)),)
+    return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+  """Frames of one record file, and where the part of the report about them is written."""
+
+  split: str
+  frames: Sequence[Frame]
+  recipe: Recipe
+  features: Sequence[str]
+  stop: Callable[[Mapping[str, str]], None] | None
+  part: str
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+  """Of records that are made here."""
+
+  def initialize_from_bucket(self) -> None:
+    """Does nothing: TFDS would leave a temporary folder at every call."""
+
+
+class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+  """Base of the builders. What has the final name is whole, report included."""
+
+  VERSION = tfds.core.Version("3.0.0")  # of the records' contents
+  MANUAL_DOWNLOAD_INSTRUCTIONS = "docs/data.md says which files each data set has."
+  DEPTH_KINDS: ClassVar[tuple[str, ...]]  # without "none"; the released one first
+  TRAINING_SPLITS: ClassVar[tuple[str, ...]] = ("train",)
+  HAS_VALIDATION: ClassVar[bool] = False  # a split "validation", whose labels keep their size
+  VIEWS: ClassVar[tuple[str, ...]] = ()
+  EXPECTED: ClassVar[dict[str, int]] = {}  # split → frames of the whole data set
+  NETWORK_DEPTH: ClassVar[str]  # the depth kind that files of a depth network are read as
+
+  builder_config: FrameConfig
+
+  @classmethod
+  def make_config(
+    cls, dataset_config: Any, *, contents: Sequence[str], **values: Any
+  ) -> FrameConfig:
+    """The configuration of the records of some splits.
+
+    Args:
+      dataset_config: the part of a configuration that describes the data set.
+      contents: what is read of the records: "image", "label", "inverse_depth", "views".
+      **values: fields of `FrameConfig`.
+
+    Raises:
+      UserError: a value is invalid.
+    """
+    del dataset_config, contents
+    return FrameConfig(**values)
+
+  @classmethod
+  @abc.abstractmethod
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
+    """The frames of the splits of the configuration.
+
+    Depth files are in the tree `archives.depth_tree` of the configuration. Validation has depth
+    where there are files of it.
+
+    Raises:
+      UserError: the files are laid out in another way.
+    """
+
+  @classmethod
+  @abc.abstractmethod
+  def recipe(cls, config: FrameConfig, split: str) -> Recipe:
+    """How frames of a split are prepared.
+
+    Raises:
+      UserError: the data set lacks a class of the list.
+    """
+
+  @classmethod
+  @abc.abstractmethod
+  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
+    """Split → pattern, below the depth root, of the files of the kind `NETWORK_DEPTH`."""
+
+  @classmethod
+  def network_depth_file(cls, dataset_config: Any, split: str, name: str) -> str:
+    """Path below the depth root of a frame's file of the kind `NETWORK_DEPTH`.
+
+    Args:
+      dataset_config: the part of a configuration that describes the data set.
+      split: of the records.
+      name: of the frame, as its record has it.
+
+    Raises:
+      ValueError: the data set has no such split.
+      UserError: the frame is not named as the data set's are.
+    """
+    patterns = cls.network_depth_patterns(dataset_config)
+    if split not in patterns:
+      raise ValueError(f"split is {split!r}, expected one of {', '.join(patterns)}")
+    return Pattern(patterns[split]).path(name)
+
+  @property
+  def report(self) -> Report:
+    """Of the preparation that wrote the records."""
+    return Report(**self.info.metadata)
+
+  def find(self, root: str = "") -> FoundFrames:
+    """Finds the frames below a root; "": the configured one.
+
+    Raises:
+      UserError: the root is missing or laid out in another way, or a split has no frame.
+    """
+    root = self.builder_config.root or root
+    found = self.find_frames(DataFiles(root), self.builder_config)
+    for split, frames in found.splits.items():
+      if not frames:
+        raise UserError(f"{root!r} holds no frame of {self.name} {split}")
+    return found
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    config = self.builder_config
+    height, width = config.height, config.width
+    label_shape = (None, None, 1) if "validation" in config.splits else (height, width, 1)
+
+    def image():
+      return TiledArray(shape=(height, width, 3), dtype=np.uint8)
+
+    features = {
+      "name": tfds.features.Text(),
+      "image": image(),
+      "label": TiledArray(shape=label_shape, dtype=np.uint8),
+      "inverse_depth": TiledArray(shape=(height, width), dtype=np.float32),
+      **{f"{view}_image": image() for view in config.views},
+    }
+    if config.views:
+      features["intrinsics"] = tfds.features.Tensor(shape=(4,), dtype=np.float32)
+      features["baseline"] = tfds.features.Scalar(dtype=np.float32)
+    return _LocalInfo(
+      builder=self,
+      description=f"{type(self).__name__} frames at working resolution; labels are training ids.",
+      features=tfds.features.FeaturesDict(features),
+      disable_shuffling=True,
+      metadata=tfds.core.MetadataDict(),
+    )
+
+  def _shard_iterators_per_split(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
+    config = self.builder_config
+    found = self.find("" if config.root else os.fspath(dl_manager.manual_dir))
+    self._found = found
+    stop = functools.partial(stop_at, self.name) if config.bad_frames == "stop" else None
+    if stop:  # missing files need no decoding to be found
+      for split, frames in found.splits.items():
+        for frame in frames:
+          if (absent := missing_file(frame)) is not None:
+            stop({"split": split, "file": absent, "reason": "file is missing"})
+    shards = [
+      _Shard(
+        split,
+        frames[start : start + config.shard_frames],
+        self.recipe(config, split),
+        tuple(self.info.features),
+        stop,
+        os.fspath(self.data_path / f"part-{split}-{start:08d}.json"),
+      )
+      for split, frames in found.splits.items()
+      for start in range(0, len(frames), config.shard_frames)
+    ]
+    # Beam's workers each map the frames of a shard; here all shards share one map.
+    results = None if self._beam else self._map_all(shards)
+    return {
+      split: [functools.partial(_generate, s, results) for s in shards if s.split == split]
+      for split in found.splits
+    }
+
+  def _map_all(self, shards: Sequence[_Shard]) -> Iterator[PreparedFrame | BadFrameError]:
+    """Prepares the frames of all shards by several processes, with a progress bar."""
+    config = self.builder_config
+    items = ((frame, shard.recipe) for shard in shards for frame in shard.frames)
+    results = ordered_map(prepare_item, items, processes=config.processes)
+    bar = progress_bar(
+      total=sum(len(shard.frames) for shard in shards),
+      desc=f"preparing {self.name}",
+      unit="frame",
+      disable=not config.progress,
+    )
+    with bar:
+      for result in results:
+        yield result
+        bar.update()
+
+  def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+    """As in TFDS; then puts the report together, which becomes the records' metadata."""
+    self._beam = download_config is not None and download_config.beam_runner is not None
+    super()._download_and_prepare(dl_manager, download_config)
+    splits = self._found.splits
+    report = Report(
+      expected={split: self.EXPECTED[split] for split in splits if split in self.EXPECTED},
+      found={split: len(frames) for split, frames in splits.items()},
+      fingerprint=fingerprint(splits),
+      ends=self._found.ends,
+    )
+    for split in splits:
+      paths = sorted(Path(self.data_path).glob(f"part-{split}-*.json"))
+      report.add(split, [Part(**json.loads(path.read_text())) for path in paths])
+      if not report.names[split]:
+        last = report.bad[-1]
+        raise UserError(
+          f"none of the {report.found[split]} frames of {self.name} {split} can be used; the last: "
+          f"{last['file']}: {last['reason']}"
+        )
+      for path in paths:
+        path.unlink()
+    self.info.metadata.update(dataclasses.asdict(report))
+
+
+def stop_at(dataset: str, bad: Mapping[str, str]) -> None:
+  """Raises the error of a frame that cannot be used.
+
+  Args:
+    dataset: its name.
+    bad: "split", "file" and "reason".
+
+  Raises:
+    UserError: always.
+  """
+  raise UserError(
+    f"bad frame in {dataset} {bad['split']}: {bad['file']}: {bad['reason']}; fix it, or leave such "
+    'frames out with data.bad_frames="skip"'
+  )
+
+
+def _generate(
+  shard: _Shard, results: Iterator[PreparedFrame | BadFrameError] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Key and example of each frame of a shard that can be used; writes its part of the report."""
+  part = Part(shard.split)
+  if results is None:
+    results = map(prepare_item, ((frame, shard.recipe) for frame in shard.frames))
+  for frame, result in zip(shard.frames, results, strict=False):  # `results` may go on
+    if isinstance(result, BadFrameError):
+      part.leave_out(result)
+      if shard.stop:
+        shard.stop(part.bad[-1])
+    else:
+      part.keep(frame, result)
+      contents = {"name": frame.name, **result.contents}
+      # A camera may have served the depth alone.
+      yield frame.name, {key: contents[key] for key in shard.features}
+  Path(shard.part).write_text(json.dumps(dataclasses.asdict(part)))

@@ -1,0 +1,198 @@
+"""A data set of one's own: files that patterns of a configuration find."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from corda_jax.errors import UserError
+from data_pipelines import preprocess
+from data_pipelines.archives import DataFiles, depth_tree, open_file
+from data_pipelines.datasets import folder_config
+from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.datasets.folder_config import FILTERS, NEIGHBOURS, SPLITS, FolderFiles
+from data_pipelines.frames import VIEWS, FoundFrames, Frame, with_neighbours
+from data_pipelines.patterns import NAME, Pattern
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class FolderConfig(FrameConfig):
+  """A `FrameConfig` of a data set of one's own.
+
+  Attributes:
+    folder: where the files are and what is in them.
+  """
+
+  folder: FolderFiles
+
+  def variant(self) -> tuple:
+    """As in the base class."""
+    # Folders of the same layout are distinguished by their own names.
+    name = os.path.basename(os.path.normpath(self.root))
+    return (*super().variant(), self.folder, name)
+
+
+class Folder(FramesBuilder):
+  """Frames whose files are found by patterns, such as `train/images/{name}.jpg`.
+
+  The files of a frame are those of equal name; a name may run over folders, as in `bonn/000019`.
+  Depth files may differ in size from the image. Validation labels keep the size of their files.
+  """
+
+  BUILDER_CONFIGS: ClassVar = [
+    FolderConfig(
+      height=512,
+      width=1024,
+      depth="none",
+      folder=FolderFiles({"train": {"image": Pattern("train/images/{name}.png")}}),
+    )
+  ]
+  DEPTH_KINDS = folder_config.DEPTH_KINDS
+  NETWORK_DEPTH = folder_config.NETWORK_DEPTH
+  HAS_VALIDATION = True
+  VIEWS = VIEWS
+
+  @classmethod
+  def make_config(
+    cls, dataset_config: Any, *, contents: Sequence[str], **values: Any
+  ) -> FolderConfig:
+    """As in the base class."""
+    folder = FolderFiles.from_config(
+      dataset_config.folder,
+      splits=values["splits"],
+      depth=values["depth"],
+      views=values["views"],
+      contents=contents,
+    )
+    return FolderConfig(**values, folder=folder)
+
+  @classmethod
+  def find_frames(cls, files: DataFiles, config: FolderConfig) -> FoundFrames:
+    """As in the base class."""
+    by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
+    splits, ends = {}, {}
+    for split, patterns in config.folder.patterns.items():
+      trees = {}
+      if "depth" in patterns:
+        trees["depth"] = depth_tree(files, config.depth_root)
+      frames = _frames(files, trees, split, patterns)
+      if split in config.folder.lists:
+        frames = _listed(files, frames, split, patterns["image"], config.folder.lists[split])
+      missing = [v for v in NEIGHBOURS if v in config.views and v not in patterns]
+      splits[split] = frames
+      if missing:
+        splits[split] = _in_videos(frames, split, {view: by[view] for view in missing})
+        ends[split] = len(frames) - len(splits[split])
+    if config.folder.held_out:
+      _check_apart(files, splits["train"], *config.folder.held_out)
+    return FoundFrames(splits, ends)
+
+  @classmethod
+  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
+    """As in the base class; those of the configuration, unless they are of measured depth."""
+    patterns = {}
+    for split in SPLITS:
+      config = dataset_config.folder[split]
+      if split == "train" or config.images:
+        ours = dataset_config.depth in (cls.NETWORK_DEPTH, "none")
+        ours = ours and config.depth.endswith(".png") and Pattern(config.depth).is_valid()
+        pattern = config.depth if ours else f"disparity/{split}/{NAME}.png"
+        patterns[split] = pattern.removeprefix("./")
+    return patterns
+
+  @classmethod
+  def recipe(cls, config: FolderConfig, split: str) -> preprocess.Recipe:
+    """As in the base class."""
+    folder = config.folder
+    return preprocess.Recipe(
+      size=(config.height, config.width),
+      image_filter=FILTERS[folder.image_filter],
+      label=folder.label_reader(config.classes),
+      resize_label=split != "validation",
+      depth=folder.depth_recipe(config.depth),
+      camera=folder.camera,
+    )
+
+
+def _frames(
+  files: DataFiles, trees: Mapping[str, DataFiles], split: str, patterns: Mapping[str, Pattern]
+) -> list[Frame]:
+  """Frames of a split, of files in `files`, or in the tree of their kind."""
+  found = {}
+  for kind, pattern in patterns.items():
+    tree = trees.get(kind, files)
+    found[kind] = pattern.find(tree)
+    if not found[kind]:
+      raise UserError(
+        f"{tree.root!r} holds no file {pattern.text!r}, the pattern of folder.{split}: {NAME} "
+        "stands for the names of the frames, with the folders between if there are any"
+      )
+
+  # A short pattern such as {name}.png may match what {name}_label.png is meant for.
+  others = {x for kind, named in found.items() if kind != "image" for x in named.values()}
+  found["image"] = {name: x for name, x in found["image"].items() if x not in others}
+
+  def location(kind: str, name: str) -> str:
+    pattern = patterns[kind]
+    missing = trees.get(kind, files).locate(pattern.path(name))
+    return found[kind].get(pattern.key(name), missing)
+
+  # Files of the other kinds may belong to frames that are left out.
+  names = sorted(found["image"].keys() | found.get("label", {}).keys())
+  return [Frame(name=name, **{kind: location(kind, name) for kind in patterns}) for name in names]
+
+
+def _listed(
+  files: DataFiles, frames: list[Frame], split: str, pattern: Pattern, path: str
+) -> list[Frame]:
+  """Those of the frames that a text file names: by name, by file, or by path below the root.
+
+  A line may have more columns, as where a list pairs images with labels; the first one counts.
+  """
+  try:
+    with open_file(files.locate(path)) as file:
+      lines = file.read().decode().splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"folder.{split}.list is {path!r}, which cannot be read: {error}") from error
+  by_name = {frame.name: frame for frame in frames}
+  by_path = {pattern.path(frame.name): frame for frame in frames}
+  by_file = {path[pattern.text.index("{") :]: frame for path, frame in by_path.items()}
+  listed = {}
+  for line in filter(None, map(str.strip, lines)):
+    texts = (line, line.split()[0])
+    frame = next((x[t] for t in texts for x in (by_name, by_file, by_path) if t in x), None)
+    if frame is None:
+      raise UserError(
+        f"{path!r}, the list of folder.{split}, names {line!r}, which has no image; expected names "
+        f"such as {frames[0].name!r}, or paths such as {pattern.path(frames[0].name)!r}"
+      )
+    listed[frame.name] = frame
+  return [listed[name] for name in sorted(listed)]
+
+
+def _check_apart(files: DataFiles, train: list[Frame], pattern: Pattern, path: str) -> None:
+  """Raises UserError where training has images of validation."""
+  validation = _frames(files, {}, "validation", {"image": pattern})
+  if path:
+    validation = _listed(files, validation, "validation", pattern, path)
+  shared = {frame.image for frame in train} & {frame.image for frame in validation}
+  if shared:
+    raise UserError(
+      f"{min(shared)!r} and {len(shared) - 1} more are in both folder.train and folder.validation: "
+      "make one of the patterns narrower (a name may run over folders), name lists of images, or "
+      "set folder.shared_images=True"
+    )
+
+
+def _in_videos(frames: list[Frame], split: str, offsets: Mapping[str, int]) -> list[Frame]:
+  """Those of the frames that have their neighbours, with them."""
+  kept = with_neighbours(frames, offsets)
+  if not kept:
+    views = " and ".join(f"folder.{split}.{view}" for view in offsets)
+    raise UserError(
+      f"none of the {len(frames)} images of folder.{split} has its neighbours among the others, "
+      f"but {views} {'are' if len(offsets) > 1 else 'is'} '': expected names that end in the "
+      "number of the frame in its video, such as walk/000019, or patterns of the neighbours; got "
+      f"{frames[0].name!r}"
+    )
+  return kept

@@ -1,0 +1,389 @@
+"""Records → `tf.data.Dataset`s of batches.
+
+Training samples are numbered from 0 without end: batch k of B samples holds the numbers
+k B … k B + B - 1, and process p of P reads its P-th part of them. Sample g of a set with n records
+is record permutation(g mod n) of epoch g div n; each epoch has a permutation of its own, and the
+crop is sampled from g. So a batch depends on the seed and on k alone: resuming is starting at
+another k, and the number of processes and of threads changes nothing. Source and target each count
+their own epochs.
+"""
+
+import atexit
+import bisect
+import itertools
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
+from data_pipelines.datasets.base import FramesBuilder
+from data_pipelines.prepare import open_records
+from data_pipelines.tiles import Window, unpack
+
+DOMAINS = ("source", "target")  # a domain's number is part of the seed of its order
+CONTENTS = ("image", "label", "inverse_depth", "views")
+READY_BATCHES = 4  # made ahead of the step
+
+
+def train_dataset(
+  data_config: Any,
+  *,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  domains: Sequence[str] = DOMAINS,
+) -> tf.data.Dataset:
+  """This process's part of the batches `start_step`, `start_step` + 1, … without end.
+
+  With b = batch_size / process_count and crops of H x W pixels, which are cut at the same place
+  from a frame's image, label and inverse depth, an element has:
+
+  - `source_image`, `target_image`: uint8 (b, H, W, 3), RGB.
+  - `source_label`, `target_label`: uint8 (b, H, W), training ids, 255 where there is none.
+  - `source_inverse_depth`, `target_inverse_depth`: float32 (b, H, W), 1 where there is no depth.
+  - `source_name`, `target_name`: string (b,).
+
+  Of each of a domain's `views`, for example `target_right_image`, and then of its camera:
+
+  - `target_VIEW_image`: uint8 (b, H, W, 3), cut at the same place.
+  - `target_intrinsics`: float32 (b, 4), fx, fy, cx, cy of the crop in pixels, the centre of its
+    first pixel at 0.
+  - `target_baseline`: float32 (b,), metres to the right camera; 0 without its image.
+
+  Args:
+    data_config: as `get_data_config` of the default configuration makes it; prepared.
+    seed: of order and crops.
+    start_step: number of the first batch.
+    process_index: of this process, 0 … process_count - 1.
+    process_count: processes that share each batch.
+    domains: which of "source" and "target" are opened. A domain's samples are the same with and
+      without the other.
+
+  Raises:
+    ValueError: there is no such domain.
+    UserError: there are no records, a crop is larger than the frames, or the batch cannot be
+      shared evenly.
+  """
+  _check_known(domains, DOMAINS, "domains")
+  total = data_config.batch_size
+  size = _share(total, "data.batch_size", process_index, process_count)
+  crop = (data_config.crop_height, data_config.crop_width)
+
+  def samples(domain: str) -> tf.data.Dataset:
+    records = _Records(
+      _open(data_config, domain, data_config[domain].splits[0]), data_config[domain].splits
+    )
+    frame = (data_config[domain].height, data_config[domain].width)
+    if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
+      raise UserError(
+        f"the crop is {crop[1]}x{crop[0]} but {domain} frames are {frame[1]}x{frame[0]} (width x "
+        "height): set data.crop_width and data.crop_height to at most that"
+      )
+    seeds, count = (seed, DOMAINS.index(domain)), len(records)
+    corners = np.subtract(frame, crop) + 1  # rows and columns where crops may begin
+
+    def number(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+      """Sample at a place of this process's stream, and its record."""
+      sample = place // size * total + process_index * size + place % size
+      order = tf.stack([*(tf.constant(s, tf.int64) for s in seeds), sample // count])
+      return sample, tf.random_index_shuffle(sample % count, order, count - 1)
+
+    def window(sample: int) -> Window:
+      bits = np.random.Philox(key=seeds, counter=sample).random_raw(2)  # 64 each
+      top, left = (int(b) * int(n) >> 64 for b, n in zip(bits, corners, strict=True))
+      return (top, left, *crop)
+
+    contents = CONTENTS if records.views else CONTENTS[:-1]
+    read = records.reader(contents, lambda sample, record: (record, window(sample)), crop)
+    # Of int64, so that a run may begin anywhere.
+    places = tf.data.Dataset.range(start_step * size, tf.int64.max)
+    dataset = _map(_map(places, number), read, _threads(data_config))
+    return _map(
+      dataset.batch(size, drop_remainder=True),
+      lambda batch: {f"{domain}_{key}": value for key, value in batch.items()},
+    )
+
+  dataset = tf.data.Dataset.zip(tuple(samples(domain) for domain in domains))
+  merged = _map(dataset, lambda *batches: {k: v for batch in batches for k, v in batch.items()})
+  return merged.prefetch(READY_BATCHES)
+
+
+def evaluation_dataset(
+  data_config: Any,
+  *,
+  domain: str = "target",
+  split: str = "validation",
+  contents: Sequence[str] = ("image", "label"),
+  names: Collection[str] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  limit: int | None = None,
+  spread: int | None = None,
+) -> tf.data.Dataset:
+  """Whole frames in a fixed order, each frame once over all processes.
+
+  With b = evaluation_batch_size / process_count, and frames of H x W pixels, by `contents`:
+
+  - "image": `image`, uint8 (b, H, W, 3), RGB.
+  - "label": `label`, uint8 (b, H', W'), training ids; in validation of the file's own size.
+  - "inverse_depth": `inverse_depth`, float32 (b, H, W), 1 where there is no depth.
+  - "views": of each of the records' views `VIEW_image`, uint8 (b, H, W, 3), and `intrinsics`,
+    float32 (b, 4), and `baseline`, float32 (b,), as `train_dataset` has them, of whole frames.
+
+  And always:
+
+  - `name`: string (b,).
+  - `valid`: bool (b,), False where the last batch is filled up by a repeated frame.
+
+  What is not asked for is not decoded. Every process gets the same number of batches.
+
+  Args:
+    data_config: as `get_data_config` of the default configuration makes it; prepared.
+    domain: "source" or "target".
+    split: "validation", or one of the configuration's `splits`.
+    contents: what is decoded.
+    names: of the frames that are read; None: all. The others are left out, and batches are full
+      without them, in the same order.
+    process_index: of this process, 0 … process_count - 1.
+    process_count: processes that share each batch.
+    limit: the frames after so many first ones of the split are left out; None for none.
+    spread: so many frames at equal distances over the others; None for all.
+
+  Raises:
+    ValueError: there are no such contents or domain.
+    UserError: there are no records, no such split or no views, or the batch cannot be shared
+      evenly.
+  """
+  _check_known(contents, CONTENTS, "contents")
+  _check_known((domain,), DOMAINS, "domain")
+  total = data_config.evaluation_batch_size
+  size = _share(total, "data.evaluation_batch_size", process_index, process_count)
+  builder = _open(data_config, domain, split, contents)
+  records = _Records(builder, (split,))
+  if "views" in contents and not records.views:
+    raise UserError(
+      f"the records of {builder.name} hold no views, but they are needed here: set data.{domain}"
+      ".views"
+    )
+  numbers = np.arange(len(records))[:limit]
+  if names is not None:
+    all_names = builder.report.names[split]
+    numbers = np.array([number for number in numbers if all_names[number] in names], np.int64)
+  if spread is not None and len(numbers) > spread:
+    numbers = numbers[np.linspace(0, len(numbers) - 1, spread).round().astype(int)]
+  steps = -(-len(numbers) // total)
+  places = np.arange(steps)[:, np.newaxis] * total + process_index * size + np.arange(size)
+  valid = (places < len(numbers)).ravel()
+  chosen = numbers[np.minimum(places, len(numbers) - 1)].ravel()
+
+  read = records.reader(contents, lambda valid, record: (record, None), None)
+  dataset = _map(
+    tf.data.Dataset.from_tensor_slices((valid, chosen.astype(np.int64))),
+    lambda valid, number: read(valid, number) | {"valid": valid},
+    _threads(data_config),
+  )
+  return dataset.batch(size, drop_remainder=True).prefetch(READY_BATCHES)
+
+
+def record_names(data_config: Any, *, domain: str, split: str) -> list[str]:
+  """Names of the frames of a split, in the order of its records.
+
+  Args:
+    data_config: as `get_data_config` of the default configuration makes it; prepared.
+    domain: "source" or "target".
+    split: "validation", or one of the configuration's `splits`.
+
+  Raises:
+    UserError: there are no records, or no such split.
+  """
+  return _open(data_config, domain, split).report.names[split]
+
+
+def as_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
+  """The batches of a dataset as NumPy arrays, names as str.
+
+  Raises:
+    UserError: a record cannot be read, or the labels of a batch differ in size.
+  """
+  op_error = tf.errors.OpError  # a generator that the interpreter closes at exit has no globals
+  try:
+    for batch in dataset.as_numpy_iterator():
+      yield {
+        key: value.astype("S").astype("U") if value.dtype == object else value
+        for key, value in batch.items()
+      }
+  except op_error as error:
+    if re.search(r"[Cc]annot (add tensor to the|batch tensors)", error.message):
+      raise UserError(
+        "labels of a batch differ in size: set data.evaluation_batch_size to one frame a process"
+      ) from error
+    if (line := re.search(r"UserError: (.*)", error.message)) is None:
+      raise
+    raise UserError(line[1]) from error
+
+
+class _Records:
+  """The records of one split after another, by number; several threads may read at once."""
+
+  def __init__(self, builder: FramesBuilder, splits: Sequence[str]):
+    self.views = builder.builder_config.views
+    split = builder.info.splits["+".join(splits)]
+    self._files = [os.fspath(part.filename) for part in split.file_instructions]
+    lengths = [part.examples_in_shard for part in split.file_instructions]
+    self._ends = list(itertools.accumulate(lengths))
+    self._source = builder.as_data_source(
+      "+".join(splits), deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+
+  def __len__(self) -> int:
+    return self._ends[-1]
+
+  def reader(
+    self,
+    contents: Sequence[str],
+    locate: Callable[[Any, int], tuple[int, Window | None]],
+    crop: tuple[int, int] | None,
+  ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """A function for `Dataset.map`: two numbers → the arrays of a frame.
+
+    Args:
+      contents: what is decoded.
+      locate: the two numbers → a record's number, and what is cut out of the frame; None: all.
+      crop: height and width of what is cut out; None: they differ.
+    """
+    size = crop or (None, None)
+    image = tf.TensorSpec((*size, 3), tf.uint8)
+    specs = {"image": image, "label": tf.TensorSpec(size, tf.uint8)}
+    specs["inverse_depth"] = tf.TensorSpec(size, tf.float32)
+    specs = {key: spec for key, spec in specs.items() if key in contents}
+    if "views" in contents:
+      specs |= {f"{view}_image": image for view in self.views}
+      specs["intrinsics"] = tf.TensorSpec((4,), tf.float32)
+      specs["baseline"] = tf.TensorSpec((), tf.float32)
+    specs["name"] = tf.TensorSpec((), tf.string)
+
+    def read(first: np.ndarray, second: np.ndarray) -> list[Any]:
+      with _callbacks:
+        frame = self._decode(specs, *locate(first.item(), second.item()))
+        return [frame[key] for key in specs]
+
+    def read_tensors(first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
+      values = tf.numpy_function(read, [first, second], [spec.dtype for spec in specs.values()])
+      return {
+        key: tf.ensure_shape(value, spec.shape)
+        for (key, spec), value in zip(specs.items(), values, strict=True)
+      }
+
+    return read_tensors
+
+  def _decode(
+    self, keys: Collection[str], number: int, window: Window | None
+  ) -> Mapping[str, np.ndarray | bytes]:
+    try:
+      features = tf.train.Example.FromString(self._source[number]).features.feature
+      frame = {}
+      for key in keys:
+        if key in ("intrinsics", "baseline"):
+          frame[key] = np.array(features[key].float_list.value, np.float32)
+        elif key == "name":
+          frame[key] = features[key].bytes_list.value[0]
+        else:
+          frame[key] = unpack(features[key].bytes_list.value[0], window)
+    except Exception as error:  # array_record, protocol buffers and Zstandard raise what they like
+      reason = " ".join(str(error).split()) or type(error).__name__
+      path = self._files[bisect.bisect_right(self._ends, number)]
+      raise UserError(
+        f"the record file {path!r} is damaged or lost ({reason}): fix the disk, or delete that "
+        "folder and prepare the data set again"
+      ) from error
+    if "label" in frame:
+      frame["label"] = frame["label"][..., 0]
+    if "baseline" in frame:
+      frame["baseline"] = frame["baseline"][0]
+      if window is not None:
+        frame["intrinsics"] -= np.array([0, 0, window[1], window[0]], np.float32)
+    return frame
+
+
+class _Callbacks:
+  """Keeps TensorFlow from calling Python when the interpreter ends.
+
+  A thread of tf.data that waits for the interpreter's lock then waits for ever, and tf.data, which
+  waits for its threads, with it. From the beginning of the exit on every callback raises, so that
+  the buffers fill with errors and no more callbacks begin.
+  """
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._running = 0
+    self._last = 0.0
+    self._exiting = False
+    atexit.register(self._drain)
+
+  def __enter__(self) -> None:
+    with self._lock:
+      self._last = time.monotonic()
+      if self._exiting:
+        raise RuntimeError("the interpreter exits")
+      self._running += 1
+
+  def __exit__(self, *_: object) -> None:
+    with self._lock:
+      self._running -= 1
+      self._last = time.monotonic()
+
+  def _drain(self) -> None:
+    self._exiting = True
+    while self._running or time.monotonic() - self._last < 0.1:
+      time.sleep(0.01)
+
+
+_callbacks = _Callbacks()
+
+
+def _map(
+  dataset: tf.data.Dataset, function: Callable[..., Any], threads: int | None = None
+) -> tf.data.Dataset:
+  """`Dataset.map` without AutoGraph, which would rewrite functions that do not need it."""
+  return dataset.map(tf.autograph.experimental.do_not_convert(function), threads)
+
+
+def _open(data_config: Any, domain: str, split: str, contents: Sequence[str] = ()) -> FramesBuilder:
+  return open_records(
+    data_config[domain],
+    data_config.records_dir,
+    split=split,
+    contents=contents,
+    classes=ClassList.from_config(data_config.classes),
+  )
+
+
+def _threads(data_config: Any) -> int:
+  return data_config.reader_threads or len(os.sched_getaffinity(0))
+
+
+def _share(total: int, name: str, process_index: int, process_count: int) -> int:
+  if total < 1 or total % process_count:
+    raise UserError(
+      f"{name} is {total}, expected a multiple of the {process_count} processes that share it"
+    )
+  if not 0 <= process_index < process_count:
+    raise UserError(f"process_index is {process_index}, expected 0..{process_count - 1}")
+  return total // process_count
+
+
+def _check_known(given: Sequence[str], known: Sequence[str], name: str) -> None:
+  unknown = [value for value in given if value not in known]
+  if unknown:
+    raise ValueError(f"{name} is {unknown[0]!r}, expected of {', '.join(known)}")
