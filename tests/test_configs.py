@@ -184,6 +184,8 @@ OWN_DEPTH = {
     "data.target.dataset": "folder",
     "data.target.views": ("right",),
     "data.target.depth": "none",
+    "data.crop_height": 192,
+    "data.crop_width": 640,
     "depth.metres_per_unit": pytest.approx(0.54 / 0.1),  # as published, for KITTI
   },
   "depth_gta_video": {

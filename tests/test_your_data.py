@@ -1,6 +1,8 @@
 """Another class list through the whole program, on files that only a configuration describes."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from PIL import Image
 
 from configs import your_data
 from corda_jax.errors import UserError
+from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
+from corda_jax.jobs.validate import validate_training_data
 from corda_jax.labels import ClassList
 from data_pipelines.street_world import domains, write
 from tests.command import arguments, refused, run
@@ -74,6 +78,22 @@ def test_a_run_keeps_its_classes(finished):
   swapped = repr((NAMES[1], NAMES[0], *NAMES[2:]))
   for mode in ("train", "evaluate"):
     refused(own(folder, mode=mode, data__classes__names=swapped), "data.classes.names")
+
+
+def test_the_configurations_of_the_page_can_be_built():
+  """Each is a file that the page tells to save."""
+  page = (Path(__file__).parents[1] / "docs" / "your_data.md").read_text()
+  blocks = re.findall(r'```python\n(""".*?)```', page, re.DOTALL)
+  assert len(blocks) == 3
+  for block in blocks:
+    made = {}
+    exec(block, made)
+    config = made["get_config"]()
+    kind = DepthExperiment if config.task == "depth" else Experiment
+    assert kind.from_config(config).state_shapes().params
+    if config.task != "depth":
+      validate_training_data(config)
+  assert made["get_config"]().data.target.depth == "inverse_png16"
 
 
 def test_a_class_that_a_known_data_set_lacks(tmp_path):

@@ -276,8 +276,8 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     )
     with bar:
       for result in results:
-        yield result
         bar.update()
+        yield result
 
   def _download_and_prepare(self, dl_manager, download_config=None) -> None:
     """As in TFDS; then puts the report together, which becomes the records' metadata."""

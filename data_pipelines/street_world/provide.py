@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from corda_jax.errors import UserError
 from data_pipelines.street_world import write
 from data_pipelines.street_world.domains import real_city
 
@@ -10,12 +9,14 @@ from data_pipelines.street_world.domains import real_city
 def render(dataset_config: Any, data_config: Any) -> None:
   """Writes the world, or checks that what exists was written with the same parameters.
 
+  A folder of the user's own beside it is left alone.
+
   Args:
     dataset_config: the part of a configuration that describes the data set.
     data_config: with `street_world` and `prepare_processes`.
 
   Raises:
-    UserError: the folder holds something else, or the world has no such layout.
+    UserError: the folder holds something else.
   """
   world, processes = data_config.street_world, data_config.prepare_processes
   common = {"seed": world.seed, "processes": processes}
@@ -34,9 +35,4 @@ def render(dataset_config: Any, data_config: Any) -> None:
       width=world.target_width,
       domain=real_city(world.gap),
       **common,
-    )
-  else:
-    raise UserError(
-      f"data.street_world.enabled is True, but the street world has no layout "
-      f"{dataset_config.dataset!r}: set it to False where you have files of your own"
     )

@@ -455,10 +455,13 @@ def test_batches_that_devices_cannot_share_are_refused():
   ],
 )
 def test_configurations_that_cannot_work_are_refused(field, value, told):
-  config = tiny.get_config(**{field: value})
   with pytest.raises(UserError, match=told):
-    Experiment.from_config(config).state_shapes()
-    validate_training_data(config)
+    check(tiny.get_config(**{field: value}))
+
+
+def check(config):
+  Experiment.from_config(config).state_shapes()
+  validate_training_data(config)
 
 
 def test_depth_heads_want_depth_somewhere():
