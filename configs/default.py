@@ -447,6 +447,8 @@ def get_data_config() -> ml_collections.ConfigDict:
     "stop"  # "stop" or "skip": what preparation does with a frame that it cannot read
   )
   data.prepare_processes = 0  # processes that decode and resize; 0: one a core
+  # Apache Beam prepares instead, on many machines: ("--runner=…", …), its own options.
+  data.beam_options = ()
   data.reader_threads = 0  # threads that read, decode and crop in training; 0: one a core
   # The procedural world: set `street_world.enabled` and missing roots are rendered first.
   data.street_world = ml_collections.ConfigDict(

@@ -35,14 +35,13 @@ class DataFiles:
     self.root = os.path.expanduser(root)
     if not os.path.isdir(self.root):
       raise UserError(f"no data set at {root!r}: there is no such folder; set root to where it is")
-    self._archived: dict[str, dict[str, str]] = {}  # folder → name of a file → location
-    self._archived_folders: dict[str, set[str]] = {}  # folder → names of folders
-    self._others = []
+    self._archived: dict[str, str] = {}  # path below the root → location
+    self.other_archives: list[str] = []  # names of those that are not read
     for entry in sorted(_scan(self.root), key=lambda entry: entry.name):
       if entry.name.lower().endswith(_ENDING) and entry.is_file():
         self._add_archive(entry.path)
       elif entry.name.lower().endswith(_OTHER_ARCHIVES):
-        self._others.append(entry.name)
+        self.other_archives.append(entry.name)
 
   def _add_archive(self, path: str) -> None:
     try:
@@ -59,77 +58,30 @@ class DataFiles:
         raise UserError(
           f"{path!r} is encrypted ({member.filename}): unpack it into its folder, and move it away"
         )
-      # Old Windows tools write backslashes.
-      folder, _, name = member.filename.replace("\\", "/").rpartition("/")
-      location = f"{path}{_INSIDE}{member.filename}"
-      self._archived.setdefault(folder, {}).setdefault(name, location)
-      while folder:
-        parent, _, name = folder.rpartition("/")
-        self._archived_folders.setdefault(parent, set()).add(name)
-        folder = parent
+      below = member.filename.replace("\\", "/")  # old Windows tools write backslashes
+      self._archived.setdefault(below, f"{path}{_INSIDE}{member.filename}")
 
-  def find_folder(self, *candidates: str) -> str:
-    """The first of the candidate folders that exists, as a path below the root.
-
-    Raises:
-      UserError: none of them does.
-    """
-    for candidate in candidates:
-      if self.has_folder(candidate):
-        return candidate
-    expected = " or ".join(repr(candidate) for candidate in candidates)
-    hint = f"; unpack {self._others[0]}, only zip archives are read" if self._others else ""
-    raise UserError(
-      f"{self.root!r} is not laid out as expected: looked in it and in its zip archives for the "
-      f"folder {expected}{hint}"
-    )
-
-  def has_folder(self, folder: str) -> bool:
-    """Whether there is such a folder, unpacked or in an archive."""
-    archived = folder in self._archived or folder in self._archived_folders
-    return archived or os.path.isdir(os.path.join(self.root, folder))
-
-  def list(self, folder: str, suffix: str, *, cities: bool = False) -> dict[str, str]:
-    """Files whose name ends in `suffix`, as name without the suffix → location.
-
-    Args:
-      folder: below the root; need not exist.
-      suffix: for example ".png".
-      cities: look one folder deeper; keys are then "CITY/NAME".
-
-    Raises:
-      UserError: the folder may not be read.
-    """
-    files = self.find(f"{folder}/", suffix, depth=2 if cities else 1)
-    return {name: path for name, path in files.items() if name.count("/") == cities}
-
-  def find(self, prefix: str, suffix: str, *, depth: int | None = None) -> dict[str, str]:
+  def find(self, prefix: str, suffix: str) -> dict[str, str]:
     """Files at any depth, as what stands between prefix and suffix → location.
 
     Args:
       prefix: what their paths below the root begin with; "" or "train/images/", for example.
       suffix: what their paths end in.
-      depth: levels of folders that are searched below that of the prefix; None: all.
 
     Raises:
       UserError: a folder may not be read.
     """
-    top = prefix.rpartition("/")[0]
-    files = {
-      f"{folder}/{name}" if folder else name: location
-      for folder, archived in self._archived.items()
-      for name, location in archived.items()
-    }
-    folders = [(top, 1)]
+    files = dict(self._archived)
+    folders = [prefix.rpartition("/")[0]]
     while folders:
-      folder, level = folders.pop()
+      folder = folders.pop()
       path = os.path.join(self.root, folder)
       for entry in _scan(path) if os.path.isdir(path) else []:
         below = f"{folder}/{entry.name}" if folder else entry.name
         if not entry.is_dir():
           files[below] = entry.path
-        elif level != depth and not entry.name.startswith("."):
-          folders.append((below, level + 1))
+        elif not entry.name.startswith("."):
+          folders.append(below)
     return {
       path[len(prefix) : len(path) - len(suffix)]: location
       for path, location in files.items()
@@ -142,10 +94,7 @@ class DataFiles:
   def locate(self, path: str) -> str:
     """Location of the file at a path below the root, whether or not it exists."""
     unpacked = os.path.join(self.root, path)
-    folder, _, name = path.rpartition("/")
-    return (
-      unpacked if os.path.exists(unpacked) else self._archived.get(folder, {}).get(name, unpacked)
-    )
+    return unpacked if os.path.exists(unpacked) else self._archived.get(path, unpacked)
 
 
 def depth_tree(files: DataFiles, depth_root: str) -> DataFiles:

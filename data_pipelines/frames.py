@@ -6,12 +6,12 @@ image or a label alone still makes a frame, so that the missing file gets report
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 
 from corda_jax.errors import UserError
 from data_pipelines.archives import DataFiles, file_size
+from data_pipelines.patterns import NAME, Pattern
 
 VIEWS = ("right", "previous", "next")  # images of a frame beside its own
 
@@ -60,51 +60,44 @@ class FoundFrames:
   ends: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """Where the files of one kind are.
-
-  Attributes:
-    files: the tree that holds them.
-    folder: below its root.
-    suffix: what their names end in; the rest of the name pairs them.
-  """
-
-  files: DataFiles
-  folder: str
-  suffix: str
-
-
-def pair_frames(
-  *,
-  image: Place,
-  label: Place | None,
-  cities: bool = False,
-  **others: Place | None,
+def match_frames(
+  patterns: Mapping[str, Sequence[Pattern]], trees: Mapping[str, DataFiles], hint: str = ""
 ) -> list[Frame]:
   """Frames of every name that has an image or a label, in the order of their names.
 
   Args:
-    image: of the images.
-    label: of the labels; None gives frames without.
-    cities: whether files are one folder deeper, by city.
-    **others: of the frame's other files, by the attributes of `Frame`.
+    patterns: attribute of `Frame` → patterns of its files; the first with a match counts.
+    trees: attribute of `Frame` → the tree of its files.
+    hint: what the error of a kind without files adds.
+
+  Raises:
+    UserError: there is no file of a kind.
   """
-  places = {"image": image, "label": label, **others}
-  places = {kind: place for kind, place in places.items() if place is not None}
-  found = {
-    kind: place.files.list(place.folder, place.suffix, cities=cities)
-    for kind, place in places.items()
-  }
+  chosen, found = {}, {}
+  for kind, candidates in patterns.items():
+    tree = trees[kind]
+    for pattern in candidates:
+      if matches := pattern.find(tree):
+        chosen[kind], found[kind] = pattern, matches
+        break
+    else:
+      expected = " or ".join(repr(pattern.text) for pattern in candidates)
+      others = "".join(f"; unpack {name}, only zip is read" for name in tree.other_archives[:1])
+      raise UserError(
+        f"{tree.root!r} and its zip archives hold no file {expected}{hint}: {NAME} stands for the "
+        f"names of the frames, with the folders between if there are any{others}"
+      )
+  # A short pattern such as {name}.png may match what {name}_label.png is meant for.
+  others = {x for kind, named in found.items() if kind != "image" for x in named.values()}
+  found["image"] = {name: x for name, x in found["image"].items() if x not in others}
 
   def location(kind: str, name: str) -> str:
-    place = places[kind]
-    return found[kind].get(name, place.files.locate(f"{place.folder}/{name}{place.suffix}"))
+    missing = trees[kind].locate(chosen[kind].path(name))
+    return found[kind].get(chosen[kind].key(name), missing)
 
-  return [
-    Frame(name=os.path.basename(name), **{kind: location(kind, name) for kind in places})
-    for name in sorted(found["image"].keys() | found.get("label", {}).keys())
-  ]
+  # Files of the other kinds may belong to frames that are left out.
+  names = sorted(found["image"].keys() | found.get("label", {}).keys())
+  return [Frame(name=name, **{kind: location(kind, name) for kind in patterns}) for name in names]
 
 
 def missing_file(frame: Frame) -> str | None:

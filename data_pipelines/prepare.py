@@ -1,16 +1,10 @@
-"""Prepares a data set: files → records at working resolution, once.
+"""Prepares data sets: files → records at working resolution, once."""
 
-  python -m data_pipelines.prepare --dataset gta5 --root data/gta --height 720 --width 1280 \
-    --depth disparity --records_dir data/records
-"""
-
-import argparse
 import contextlib
 import fcntl
 import io
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +18,7 @@ from absl import logging
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
 from data_pipelines.datasets.base import FramesBuilder
-from data_pipelines.datasets.builders import BUILDERS, make_builder, quiet
+from data_pipelines.datasets.builders import make_builder, quiet
 from data_pipelines.frames import fingerprint
 from data_pipelines.street_world.provide import render
 
@@ -35,7 +29,7 @@ def prepare(
   records_dir: str,
   split: str = "train",
   contents: Sequence[str] = (),
-  beam: Sequence[str] | None = None,
+  beam: Sequence[str] = (),
   **options: Any,
 ) -> FramesBuilder:
   """Writes the records that hold a split, unless they exist, and returns their builder.
@@ -49,7 +43,7 @@ def prepare(
     records_dir: folder of all records.
     split: "validation", or one of the configuration's `splits`.
     contents: what is read of the records.
-    beam: options of the Apache Beam pipeline that prepares; None: this machine's processes.
+    beam: options of the Apache Beam pipeline that prepares; none: this machine's processes.
     **options: `classes`, `bad_frames`, `processes` and `progress` of `FrameConfig`.
 
   Raises:
@@ -101,13 +95,14 @@ def provide(
     "processes": data_config.prepare_processes,
     "contents": contents,
   }
+  beam = tuple(data_config.get("beam_options", ()))
   for domain, split in needs:  # mistakes are reported before the first is prepared for hours
     make_builder(data_config[domain], split=split, **options)
   builders = []
   for domain, split in needs:
     if data_config.street_world.enabled:
       render(data_config[domain], data_config)
-    builders.append(prepare(data_config[domain], split=split, **options))
+    builders.append(prepare(data_config[domain], split=split, beam=beam, **options))
     if bad := builders[-1].report.bad:  # at the start of every run that goes without them
       logging.warning(
         "%s %s: the records lack %d bad frames, listed in %s",
@@ -162,12 +157,12 @@ def _check_whole(builder: FramesBuilder) -> None:
     )
 
 
-def _write(builder: FramesBuilder, beam: Sequence[str] | None) -> None:
+def _write(builder: FramesBuilder, beam: Sequence[str]) -> None:
   # The lock is held, so what is being written belongs to a process that was killed.
   for stale in builder.data_path.parent.glob(f"incomplete.*_{builder.version}*"):
     shutil.rmtree(stale)
   config = tfds.download.DownloadConfig(try_download_gcs=False)
-  if beam is not None:
+  if beam:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     options = PipelineOptions(list(beam))
@@ -231,75 +226,3 @@ def _lock(builder: FramesBuilder) -> Iterator[None]:
         folder, error.strerror, builder.name,
       )  # fmt: skip
     yield
-
-
-def main(arguments: list[str] | None = None) -> int:
-  """The command: prepares, and prints the report.
-
-  Returns:
-    The exit code.
-  """
-  options = _make_parser().parse_args(arguments)
-  training = tuple(split for split in options.splits if split != "validation")
-  groups = [training] * bool(training) + [("validation",)] * ("validation" in options.splits)
-  try:
-    for splits in groups:
-      group = argparse.Namespace(**{**vars(options), "splits": splits})
-      builder = prepare(
-        group,
-        records_dir=options.records_dir,
-        split=splits[0],
-        beam=options.beam_options,
-        bad_frames=options.bad_frames,
-        processes=options.processes,
-      )
-      print(*builder.report.lines(), f"records: {os.fspath(builder.data_path)}", sep="\n")
-  except (UserError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("\nStopped before the records were whole; the same command starts over.", file=sys.stderr)
-    return 130
-  return 0
-
-
-def _make_parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m data_pipelines.prepare",
-    description="Prepare a data set into records; a folder of your own: docs/your_data.md.",
-  )
-  parser.add_argument("--dataset", required=True, choices=sorted({*BUILDERS} - {"folder"}))
-  parser.add_argument("--root", required=True, help="folder of the data set's files or archives")
-  parser.add_argument("--height", required=True, type=int, help="working resolution, pixels")
-  parser.add_argument("--width", required=True, type=int, help="working resolution, pixels")
-  kinds = "; ".join(
-    f"{name}: {', '.join(cls.DEPTH_KINDS)}" for name, cls in BUILDERS.items() if name != "folder"
-  )
-  parser.add_argument("--depth", required=True, help=f"{kinds}; any: none")
-  parser.add_argument(
-    "--depth_root", default="", help="folder of the depth files, if they are not below the root"
-  )
-  parser.add_argument("--records_dir", required=True, help="folder of all records")
-  parser.add_argument(
-    "--splits", default="train", type=_names, help="cityscapes: also train_extra and validation"
-  )
-  parser.add_argument(
-    "--views", default="", type=_names, help="cityscapes: images to add, right,previous,next"
-  )
-  parser.add_argument(
-    "--neighbour_offset", default=1, type=int, help="frames to the previous and next image"
-  )
-  parser.add_argument("--bad_frames", default="stop", choices=("stop", "skip"))
-  parser.add_argument("--processes", default=0, type=int, help="0: one a core")
-  parser.add_argument(
-    "--beam_options", type=_names, help="prepare by Apache Beam: --runner=DirectRunner,--…"
-  )
-  return parser
-
-
-def _names(text: str) -> tuple[str, ...]:
-  return tuple(name for name in text.split(",") if name)
-
-
-if __name__ == "__main__":
-  sys.exit(main())

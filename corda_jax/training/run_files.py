@@ -39,6 +39,7 @@ _FREE_FIELDS = (
   "data.target.root",
   "data.source.depth_root",
   "data.target.depth_root",
+  "data.beam_options",
   "data.prepare_processes",
   "data.reader_threads",
   "data.evaluation_batch_size",

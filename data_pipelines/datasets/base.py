@@ -22,16 +22,14 @@ import tensorflow_datasets as tfds
 from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
-from data_pipelines.archives import DataFiles
-from data_pipelines.frames import FoundFrames, Frame, fingerprint, missing_file
+from data_pipelines.archives import DataFiles, depth_tree
+from data_pipelines.frames import FoundFrames, Frame, fingerprint, match_frames, missing_file
 from data_pipelines.parallel import ordered_map
 from data_pipelines.patterns import Pattern
 from data_pipelines.preprocess import PreparedFrame, Recipe, prepare_item
 from data_pipelines.readers import BadFrameError
 from data_pipelines.report import Part, Report
 from data_pipelines.tiled_array import TiledArray
-
-SHARD_FRAMES = 128  # about 300 MB at 1280x720
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -68,7 +66,7 @@ class FrameConfig(tfds.core.BuilderConfig):
   neighbour_offset: int = 1
   bad_frames: str = "stop"
   processes: int = 0
-  shard_frames: int = dataclasses.field(default_factory=lambda: SHARD_FRAMES)
+  shard_frames: int = 128  # about 300 MB at 1280x720
   progress: bool = True
   name: str = dataclasses.field(init=False)
 
@@ -146,15 +144,47 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   @classmethod
   @abc.abstractmethod
-  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
-    """The frames of the splits of the configuration.
+  def patterns(cls, config: FrameConfig, split: str) -> dict[str, tuple[str, ...]]:
+    """Attribute of `Frame` → patterns of its files; the first one that a file matches counts."""
 
-    Depth files are in the tree `archives.depth_tree` of the configuration. Validation has depth
-    where there are files of it.
+  @classmethod
+  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
+    """The frames of the splits of the configuration; a name is that of the file alone.
 
     Raises:
       UserError: the files are laid out in another way.
     """
+    splits = {}
+    for split in config.splits:
+      patterns = {k: [*map(Pattern, texts)] for k, texts in cls.patterns(config, split).items()}
+      frames = match_frames(*cls.trees(files, config, split, patterns))
+      splits[split] = [dataclasses.replace(f, name=os.path.basename(f.name)) for f in frames]
+    return FoundFrames(splits)
+
+  @classmethod
+  def trees(
+    cls,
+    files: DataFiles,
+    config: FrameConfig,
+    split: str,
+    patterns: Mapping[str, Sequence[Pattern]],
+  ) -> tuple[dict[str, Sequence[Pattern]], dict[str, DataFiles]]:
+    """The patterns that are read, and the tree of each; validation has depth where there are files.
+
+    Raises:
+      UserError: the folder of depth files does not exist.
+    """
+    patterns = dict(patterns)
+    if config.depth == "none" or (
+      split == "validation" and config.depth_root and not os.path.isdir(config.depth_root)
+    ):
+      patterns.pop("depth", None)
+    trees = dict.fromkeys(patterns, files)
+    if "depth" in patterns:
+      trees["depth"] = depth_tree(files, config.depth_root)
+      if split == "validation" and not any(p.find(trees["depth"]) for p in patterns["depth"]):
+        del patterns["depth"]
+    return patterns, trees
 
   @classmethod
   @abc.abstractmethod

@@ -1,8 +1,8 @@
 """Cityscapes: 2,975 frames to train on, 500 to validate, 19,998 unlabelled; 2048x1024 pixels."""
 
 import dataclasses
-import os
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -10,9 +10,9 @@ from PIL import Image
 from corda_jax import labels
 from corda_jax.errors import UserError
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.archives import DataFiles, depth_tree
+from data_pipelines.archives import DataFiles
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
-from data_pipelines.frames import FoundFrames, Frame, Place, pair_frames
+from data_pipelines.frames import FoundFrames, Frame
 from data_pipelines.patterns import NAME
 
 LABEL_IDS = frozenset((*range(34), 255))  # 255: licence plates, -1 in the tables
@@ -71,27 +71,44 @@ class Cityscapes(FramesBuilder):
   EXPECTED: ClassVar = {"train": 2_975, "train_extra": 19_998, "validation": 500}
 
   @classmethod
+  def patterns(cls, config: FrameConfig, split: str) -> dict[str, tuple[str, ...]]:
+    """As in the base class; {name} holds the city's folder too."""
+
+    def of(kind: str, suffix: str, released: str = "") -> tuple[str, ...]:
+      path = f"{kind}/{_FOLDERS[split]}/{NAME}{suffix}"
+      return (path, f"{released}/{path}") if released else (path,)
+
+    patterns = {"image": of("leftImg8bit", _IMAGE, "leftImg8bit_trainvaltest")}
+    if split != "train_extra":
+      patterns["label"] = of("gtFine", _LABEL, "gtFine_trainvaltest")
+    if config.depth != "none":
+      patterns["depth"] = of(*_DEPTH_FILES[config.depth])
+    if "right" in config.views:
+      patterns["right"] = of("rightImg8bit", "_rightImg8bit.png")
+    if config.views or config.depth == "official":
+      patterns["camera"] = of("camera", "_camera.json")
+    return patterns
+
+  @classmethod
+  def trees(cls, files, config, split, patterns):
+    """As in the base class; a camera without views serves the depth alone."""
+    patterns, trees = super().trees(files, config, split, patterns)
+    if not config.views and "depth" not in patterns:
+      patterns.pop("camera", None)
+    return patterns, trees
+
+  @classmethod
   def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
-    """As in the base class."""
-    splits = {}
-    for split in config.splits:
-      folder = _FOLDERS[split]
-      places = {
-        "image": _place(files, "leftImg8bit", "leftImg8bit_trainvaltest", folder, _IMAGE),
-        "label": None,
-        "depth": _depth_place(files, config, split),
+    """As in the base class, with neighbours in the sequence."""
+    found = super().find_frames(files, config)
+    by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
+    offsets = {view: by[view] for view in by if view in config.views}
+    return FoundFrames(
+      {
+        split: [_with_neighbours(files, frame, _FOLDERS[split], offsets) for frame in frames]
+        for split, frames in found.splits.items()
       }
-      if split != "train_extra":
-        places["label"] = _place(files, "gtFine", "gtFine_trainvaltest", folder, _LABEL)
-      if "right" in config.views:
-        right = files.find_folder(f"rightImg8bit/{folder}")
-        places["right"] = Place(files, right, "_rightImg8bit.png")
-      if config.views or (config.depth == "official" and places["depth"]):
-        camera = files.find_folder(f"camera/{folder}")
-        places["camera"] = Place(files, camera, "_camera.json")
-      frames = pair_frames(cities=True, **places)
-      splits[split] = _with_neighbours(files, frames, config, folder)
-    return FoundFrames(splits)
+    )
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
@@ -124,48 +141,19 @@ class Cityscapes(FramesBuilder):
     )
 
 
-def _place(files: DataFiles, kind: str, released: str, folder: str, suffix: str) -> Place:
-  found = files.find_folder(f"{kind}/{folder}", f"{released}/{kind}/{folder}")
-  return Place(files, found, suffix)
-
-
-def _depth_place(files: DataFiles, config: FrameConfig, split: str) -> Place | None:
-  if config.depth == "none":
-    return None
-  kind, suffix = _DEPTH_FILES[config.depth]
-  folder = f"{kind}/{_FOLDERS[split]}"
-  if split == "validation" and config.depth_root and not os.path.isdir(config.depth_root):
-    return None  # no score needs it
-  place = Place(depth_tree(files, config.depth_root), folder, suffix)
-  if split != "validation":
-    place.files.find_folder(folder)
-  elif not place.files.list(folder, suffix, cities=True):
-    return None
-  return place
-
-
 def _with_neighbours(
-  files: DataFiles, frames: list[Frame], config: FrameConfig, folder: str
-) -> list[Frame]:
-  """The frames with their images `neighbour_offset` earlier and later in the sequence."""
-  offsets = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
-  offsets = {view: offset for view, offset in offsets.items() if view in config.views}
-  if not offsets:
-    return frames
-  sequence = files.find_folder(f"{_SEQUENCE}/{folder}")
-  found = files.list(sequence, _IMAGE, cities=True)
+  files: DataFiles, frame: Frame, folder: str, offsets: Mapping[str, int]
+) -> Frame:
+  """The frame with images of the sequence, by their distance in time."""
+  match = _NAME.fullmatch(frame.name)
+  if offsets and match is None:
+    raise UserError(
+      f"{frame.image!r} is not named CITY_SSSSSS_FFFFFF{_IMAGE}, so its neighbours in time "
+      "cannot be found: set views without previous and next"
+    )
 
-  def location(frame: Frame, offset: int) -> str:
-    match = _NAME.fullmatch(frame.name)
-    if match is None:
-      raise UserError(
-        f"{frame.image!r} is not named CITY_SSSSSS_FFFFFF{_IMAGE}, so its neighbours in time "
-        "cannot be found: set views without previous and next"
-      )
-    name = f"{match['city']}/{match['clip']}{int(match['number']) + offset:06d}"
-    return found.get(name, files.locate(f"{sequence}/{name}{_IMAGE}"))
+  def location(offset: int) -> str:
+    name = f"{match['clip']}{int(match['number']) + offset:06d}{_IMAGE}"
+    return files.locate(f"{_SEQUENCE}/{folder}/{match['city']}/{name}")
 
-  return [
-    dataclasses.replace(frame, **{view: location(frame, by) for view, by in offsets.items()})
-    for frame in frames
-  ]
+  return dataclasses.replace(frame, **{view: location(by) for view, by in offsets.items()})

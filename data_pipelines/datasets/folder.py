@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from corda_jax.errors import UserError
 from data_pipelines import preprocess
-from data_pipelines.archives import DataFiles, depth_tree, open_file
+from data_pipelines.archives import DataFiles, open_file
 from data_pipelines.datasets import folder_config
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
 from data_pipelines.datasets.folder_config import FILTERS, NEIGHBOURS, SPLITS, FolderFiles
-from data_pipelines.frames import VIEWS, FoundFrames, Frame, with_neighbours
+from data_pipelines.frames import VIEWS, FoundFrames, Frame, match_frames, with_neighbours
 from data_pipelines.patterns import NAME, Pattern
 
 
@@ -67,15 +67,19 @@ class Folder(FramesBuilder):
     return FolderConfig(**values, folder=folder)
 
   @classmethod
-  def find_frames(cls, files: DataFiles, config: FolderConfig) -> FoundFrames:
+  def patterns(cls, config: FolderConfig, split: str) -> dict[str, tuple[str, ...]]:
     """As in the base class."""
+    return {kind: (pattern.text,) for kind, pattern in config.folder.patterns[split].items()}
+
+  @classmethod
+  def find_frames(cls, files: DataFiles, config: FolderConfig) -> FoundFrames:
+    """As in the base class, but names have their folders."""
     by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
     splits, ends = {}, {}
     for split, patterns in config.folder.patterns.items():
-      trees = {}
-      if "depth" in patterns:
-        trees["depth"] = depth_tree(files, config.depth_root)
-      frames = _frames(files, trees, split, patterns)
+      kinds = {kind: (pattern,) for kind, pattern in patterns.items()}
+      hint = f", the pattern of folder.{split}"
+      frames = match_frames(*cls.trees(files, config, split, kinds), hint)
       if split in config.folder.lists:
         frames = _listed(files, frames, split, patterns["image"], config.folder.lists[split])
       missing = [v for v in NEIGHBOURS if v in config.views and v not in patterns]
@@ -114,34 +118,6 @@ class Folder(FramesBuilder):
     )
 
 
-def _frames(
-  files: DataFiles, trees: Mapping[str, DataFiles], split: str, patterns: Mapping[str, Pattern]
-) -> list[Frame]:
-  """Frames of a split, of files in `files`, or in the tree of their kind."""
-  found = {}
-  for kind, pattern in patterns.items():
-    tree = trees.get(kind, files)
-    found[kind] = pattern.find(tree)
-    if not found[kind]:
-      raise UserError(
-        f"{tree.root!r} holds no file {pattern.text!r}, the pattern of folder.{split}: {NAME} "
-        "stands for the names of the frames, with the folders between if there are any"
-      )
-
-  # A short pattern such as {name}.png may match what {name}_label.png is meant for.
-  others = {x for kind, named in found.items() if kind != "image" for x in named.values()}
-  found["image"] = {name: x for name, x in found["image"].items() if x not in others}
-
-  def location(kind: str, name: str) -> str:
-    pattern = patterns[kind]
-    missing = trees.get(kind, files).locate(pattern.path(name))
-    return found[kind].get(pattern.key(name), missing)
-
-  # Files of the other kinds may belong to frames that are left out.
-  names = sorted(found["image"].keys() | found.get("label", {}).keys())
-  return [Frame(name=name, **{kind: location(kind, name) for kind in patterns}) for name in names]
-
-
 def _listed(
   files: DataFiles, frames: list[Frame], split: str, pattern: Pattern, path: str
 ) -> list[Frame]:
@@ -172,7 +148,8 @@ def _listed(
 
 def _check_apart(files: DataFiles, train: list[Frame], pattern: Pattern, path: str) -> None:
   """Raises UserError where training has images of validation."""
-  validation = _frames(files, {}, "validation", {"image": pattern})
+  images = {"image": (pattern,)}
+  validation = match_frames(images, {"image": files}, ", the pattern of folder.validation")
   if path:
     validation = _listed(files, validation, "validation", pattern, path)
   shared = {frame.image for frame in train} & {frame.image for frame in validation}

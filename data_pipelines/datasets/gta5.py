@@ -6,9 +6,7 @@ from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.archives import DataFiles, depth_tree
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
-from data_pipelines.frames import FoundFrames, Place, pair_frames
 from data_pipelines.patterns import NAME
 
 # Those of Cityscapes; the game's table gives licence plates an id of their own, 34.
@@ -26,16 +24,11 @@ class Gta5(FramesBuilder):
   EXPECTED: ClassVar = {"train": 24_966}
 
   @classmethod
-  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
+  def patterns(cls, config: FrameConfig, split: str) -> dict[str, tuple[str, ...]]:
     """As in the base class."""
-
-    def place(files: DataFiles, folder: str) -> Place:
-      return Place(files, files.find_folder(folder), ".png")
-
-    images, label_ids, depth = place(files, "images"), place(files, "labels"), None
-    if config.depth != "none":
-      depth = place(depth_tree(files, config.depth_root), "disparity")
-    return FoundFrames({"train": pair_frames(image=images, label=label_ids, depth=depth)})
+    del config, split
+    kinds = {"image": "images", "label": "labels", "depth": "disparity"}
+    return {kind: (f"{folder}/{NAME}.png",) for kind, folder in kinds.items()}
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:

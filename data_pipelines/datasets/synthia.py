@@ -6,16 +6,12 @@ from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.archives import DataFiles, depth_tree
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
-from data_pipelines.frames import FoundFrames, Place, pair_frames
 from data_pipelines.patterns import NAME
 
 LABEL_IDS = frozenset(range(23))
-_NESTED = "RAND_CITYSCAPES"  # the archive's own folder, if the root holds it
+_NESTED = "RAND_CITYSCAPES/"  # the archive's own folder, if the root holds it
 
-
-_DEPTH_FOLDERS = {"simulator": "Depth/Depth", "disparity": "disparity"}
 _DEPTH_RECIPES = {
   "simulator": preprocess.DepthRecipe(
     read=readers.read_depth_png,
@@ -38,7 +34,7 @@ class Synthia(FramesBuilder):
 
   Labels are `synthia_mapped_to_cityscapes/0000000.png`, 8-bit, or else the original
   `GT/LABELS/0000000.png`, 16-bit with the class in the first channel; both hold SYNTHIA's ids. All
-  may lie in a folder `RAND_CITYSCAPES`.
+  may be in a folder `RAND_CITYSCAPES`.
   """
 
   BUILDER_CONFIGS: ClassVar = [
@@ -49,18 +45,15 @@ class Synthia(FramesBuilder):
   EXPECTED: ClassVar = {"train": 9_400}
 
   @classmethod
-  def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
+  def patterns(cls, config: FrameConfig, split: str) -> dict[str, tuple[str, ...]]:
     """As in the base class."""
-
-    def place(files: DataFiles, *candidates: str) -> Place:
-      nested = (f"{_NESTED}/{candidate}" for candidate in candidates)
-      return Place(files, files.find_folder(*candidates, *nested), ".png")
-
-    images, depth = place(files, "RGB"), None
-    label_ids = place(files, "synthia_mapped_to_cityscapes", "GT/LABELS")
-    if config.depth != "none":
-      depth = place(depth_tree(files, config.depth_root), _DEPTH_FOLDERS[config.depth])
-    return FoundFrames({"train": pair_frames(image=images, label=label_ids, depth=depth)})
+    del split
+    folders = {"image": ("RGB",), "label": ("synthia_mapped_to_cityscapes", "GT/LABELS")}
+    folders["depth"] = ("Depth/Depth" if config.depth == "simulator" else "disparity",)
+    return {
+      kind: tuple(f"{nested}{name}/{NAME}.png" for nested in ("", _NESTED) for name in names)
+      for kind, names in folders.items()
+    }
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:

@@ -148,7 +148,7 @@ def test_archives_that_are_not_zip_are_named(tmp_path):
 
 def test_an_archive_that_changed_is_opened_anew(tmp_path):
   root = archive(write_gta5(tmp_path / "files", 1), *GTA5)
-  location = DataFiles(root).list("images", ".png")["00000"]
+  location = DataFiles(root).find("images/", ".png")["00000"]
   before = file_size(location)
   shutil.rmtree(tmp_path / "files")
   save(root / "images/00000.png", pixels(0, 5, 6).rgb)

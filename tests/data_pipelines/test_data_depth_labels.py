@@ -80,7 +80,7 @@ def test_a_file_appears_whole_and_the_manifest_before_it(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
       files.write("train", "00001", values(0))
   assert json.loads((tmp_path / "out" / MANIFEST).read_text())["step"] == 20
-  assert DataFiles(str(tmp_path / "out")).list("disparity", ".png") == {}
+  assert DataFiles(str(tmp_path / "out")).find("disparity/", ".png") == {}
   assert files.missing("train", "00001")
   again = DepthFiles(gta5(tmp_path), folder=str(tmp_path / "out"), meta=META)
   again.write("train", "00001", values(0))

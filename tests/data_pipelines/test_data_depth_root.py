@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tiny_trees
 from ml_collections import ConfigDict
-from tiny_trees import command, dataset_config, examples, run
+from tiny_trees import dataset_config, examples, run
 
 from configs.default import get_folder_config
 from corda_jax.errors import UserError
-from data_pipelines.prepare import main, open_records
+from data_pipelines.prepare import open_records
 
 # data set → kind and folder of its depth
 KINDS = {
@@ -111,11 +111,3 @@ def test_mistakes(tmp_path):
   with pytest.raises(UserError, match=rf"{tmp_path}/nowhere.*{pattern}.*folder\.train\b"):
     run(config, tmp_path / "records")
   assert not (tmp_path / "records").exists()
-
-
-def test_the_command(tmp_path, capsys):
-  config = apart(write("gta5", tmp_path / "files"), tmp_path / "depth")
-  arguments = command(tmp_path / "files", tmp_path / "records")[3:]
-  assert main([*arguments, "--depth_root", str(tmp_path / "depth"), "--processes", "1"]) == 0
-  assert re.search(r"train.*\b3\b.*\b3\b", capsys.readouterr().out)
-  assert open_records(config, tmp_path / "records").report.kept == {"train": 3}

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_trees import (
-  command,
   dataset_config,
   examples,
   pixels,
@@ -32,7 +32,7 @@ from corda_jax.labels import CITYSCAPES, ClassList, distinct_colors
 from data_pipelines import prepare, preprocess
 from data_pipelines.datasets.base import FrameConfig
 from data_pipelines.datasets.builders import BUILDERS
-from data_pipelines.prepare import main, open_records
+from data_pipelines.prepare import open_records
 
 
 def assert_records_equal_files(builder):
@@ -220,7 +220,7 @@ def test_empty_split(tmp_path):
   root = write_cityscapes(tmp_path / "files", validation=0)
   for kind in ("leftImg8bit", "gtFine"):
     (root / kind / "val").mkdir()
-  with pytest.raises(UserError, match=f"{root}.*cityscapes.*validation"):
+  with pytest.raises(UserError, match=f"{root}.*leftImg8bit/val"):
     run(dataset_config("cityscapes", root, "mono"), tmp_path / "records", split="validation")
 
 
@@ -304,19 +304,6 @@ def test_nothing_usable(tmp_path):
     run(dataset_config("gta5", root, "disparity"), tmp_path / "records", bad_frames="skip")
 
 
-def test_command(tmp_path, capsys):
-  root = write_gta5(tmp_path / "files")
-  arguments = command(root, tmp_path / "records", "--processes", "1")[3:]
-  assert main(arguments) == 0
-  assert re.search(r"train.*\b3\b.*\b3\b", capsys.readouterr().out)
-  arguments = command(tmp_path / "nowhere", tmp_path / "other")[3:]
-  assert main(arguments) == 1
-  captured = capsys.readouterr()
-  assert captured.out == ""
-  assert str(tmp_path / "nowhere") in captured.err
-  assert captured.err.count("\n") == 1
-
-
 def test_builders_are_complete():
   for dataset in ("gta5", "synthia", "cityscapes"):
     builder = BUILDERS[dataset]
@@ -380,7 +367,14 @@ def test_a_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
     save(root / f"labels/{i:05d}.png", np.full((700, 900), i % 34, np.uint8))
   records = tmp_path / "records"
   config = dataset_config("gta5", root, "disparity")
-  arguments = command(root, records, "--processes=2")
+  script = (
+    "import json, sys\n"
+    "from ml_collections import ConfigDict\n"
+    "from data_pipelines.prepare import prepare\n"
+    "config = ConfigDict(json.loads(sys.argv[1]))\n"
+    "prepare(config, records_dir=sys.argv[2], processes=2)\n"
+  )
+  arguments = [sys.executable, "-c", script, config.to_json(), str(records)]
   with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
     while not list(records.rglob("*.array_record*")):  # the first shard is being written
       assert process.poll() is None
@@ -467,15 +461,3 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
   write_gta5(tmp_path / "files")
   builder = run(dataset_config("gta5", "~/files", "disparity"), "~/records")
   assert str(builder.data_path).startswith(f"{tmp_path}/records/")
-
-
-def test_the_command_prepares_validation_alone_or_beside(tmp_path, capsys):
-  root = write_cityscapes(tmp_path / "files")
-  arguments = ["--dataset=cityscapes", f"--root={root}", "--height=16", "--width=24"]
-  arguments += ["--depth=mono", f"--records_dir={tmp_path}/records", "--processes=1"]
-  assert main([*arguments, "--splits=train,validation"]) == 0
-  lines = capsys.readouterr().out.splitlines()
-  assert [line.split(":")[0] for line in lines] == ["train", "records", "validation", "records"]
-  shutil.rmtree(root / "leftImg8bit/train")
-  assert main([*arguments, "--splits=validation"]) == 0
-  assert re.match(r"validation.*\b3\b.*\b3\b.*\b500\b", capsys.readouterr().out)

@@ -56,7 +56,7 @@ def test_archives_in_capitals(tmp_path):
 
   with zipfile.ZipFile(tmp_path / "A.ZIP", "w") as archive:
     archive.writestr("images/1.png", b"content")
-  (location,) = DataFiles(str(tmp_path)).list("images", ".png").values()
+  (location,) = DataFiles(str(tmp_path)).find("images/", ".png").values()
   assert isinstance(open_file(location), io.BytesIO)
   assert open_file(location).read() == b"content"
 

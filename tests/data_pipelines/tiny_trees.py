@@ -3,7 +3,6 @@
 import json
 import shutil
 import struct
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -174,15 +173,6 @@ def train_batches(config: ConfigDict, **options):
 
 def evaluation_batches(config: ConfigDict, **options):
   return as_numpy(evaluation_dataset(config, **options))
-
-
-def command(root: Path, records: Path, *more: str) -> list[str]:
-  """The command line that prepares a GTA5 tree."""
-  return [
-    *(sys.executable, "-m", "data_pipelines.prepare", "--dataset", "gta5", "--root", str(root)),
-    *("--height", "16", "--width", "24", "--depth", "disparity", "--records_dir", str(records)),
-    *more,
-  ]
 
 
 def examples(builder, split="train"):
