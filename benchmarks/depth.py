@@ -128,7 +128,7 @@ def _sheet(networks: dict[str, dict[str, Any]], workdir: Path) -> Path:
     experiment = DepthExperiment.from_config(config)
     count = config.evaluation.pictures
     dataset = evaluation_dataset(
-      config.data, split="validation", contents=("image", "inverse_depth"), limit=count
+      config.data, split="validation", contents=("image", "inverse_depth"), spread=count
     )
     batches = functools.partial(as_numpy, dataset)
     state = restore_state(experiment, workdir / views)

@@ -140,7 +140,7 @@ def time_pipeline(data_config: Any) -> tuple[int, float]:
 
 def _pipeline(data_config: Any, clock: Callable[[], float]) -> tuple[int, float]:
   """Frames of all batches, and milliseconds of each."""
-  next(as_numpy(evaluation_dataset(data_config, limit=1)))  # traces the decoder
+  next(as_numpy(evaluation_dataset(data_config, spread=1)))  # traces the decoder
   start = clock()
   frames = sum(int(batch["valid"].sum()) for batch in as_numpy(evaluation_dataset(data_config)))
   return frames, 1e3 * (clock() - start) / frames
@@ -153,7 +153,7 @@ def time_device(config: Any, frames: int) -> tuple[list[Part], Part, float]:
   variables = {"params": state.params, "batch_stats": state.batch_stats}
 
   def batches(limit):
-    return as_numpy(evaluation_dataset(config.data, limit=limit))
+    return as_numpy(evaluation_dataset(config.data, spread=limit))
 
   size = config.data.evaluation_batch_size
   batch = next(batches(size))

@@ -99,7 +99,10 @@ def dataset_config(name: str, options: argparse.Namespace) -> ConfigDict:
       "height": kind.size[0],
       "width": kind.size[1],
       "depth": kind.depth,
+      "depth_root": "",
       "splits": ("train",),
+      "views": (),
+      "neighbour_offset": 1,
     }
   )
 

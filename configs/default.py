@@ -131,7 +131,7 @@ def get_config() -> ml_collections.ConfigDict:
       "max_depth": 80.0,
       "median_scaling": "video",
       "checkpoint": "latest",  # or "best"; for --mode=evaluate
-      "max_frames": 0,  # frames of the validation set that are used; 0: all
+      "max_frames": 0,  # frames, spread over the validation set, that are used; 0: all
       "pictures": 6,  # frames shown in the contact sheet
     }
   )
@@ -443,9 +443,8 @@ def get_data_config() -> ml_collections.ConfigDict:
   data.crop_width = 512
   data.batch_size = 2  # pairs of a source and a target crop a step, over all devices
   data.evaluation_batch_size = 2  # frames, over all devices
-  data.bad_frames = (
-    "stop"  # "stop" or "skip": what preparation does with a frame that it cannot read
-  )
+  # "stop" or "skip": what preparation does with a frame that it cannot read.
+  data.bad_frames = "stop"
   data.prepare_processes = 0  # processes that decode and resize; 0: one a core
   # Apache Beam prepares instead, on many machines: ("--runner=…", …), its own options.
   data.beam_options = ()

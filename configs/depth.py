@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
       "median_scaling": "video",
       "checkpoint": "latest",  # or "best"; for --mode=evaluate and --mode=label_depth
       "split": "validation",  # or "train", where there is no other
-      "max_frames": 0,  # frames of it that are used; 0: all
+      "max_frames": 0,  # frames, spread over it, that are used; 0: all
       "pictures": 4,  # frames shown in the contact sheet
     }
   )

@@ -36,7 +36,7 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   train.camera = "sequences/{clip}/calib.txt"
   config.data.crop_height, config.data.crop_width = 192, 640
   config.depth.metres_per_unit = 5.4  # published: the baseline is 0.1; KITTI's has 0.54 m
-  # There is no other split: some of its frames tell the photometric loss.
+  # There is no other split: the photometric loss is measured on some of its frames.
   config.evaluation.split = "train"
   config.evaluation.max_frames = 200
   config.label_depth.splits = ("train",)

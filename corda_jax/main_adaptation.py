@@ -35,26 +35,27 @@ def run(experiment: Experiment, workdir: Path, mode: str) -> None:
     UserError: the data will not do, or the job failed.
   """
   config = experiment.config
-  needs = [("target", "validation")]
+  needs = [("target", "validation", experiment.evaluated_contents)]
   if mode != "evaluate":
-    needs = [(domain, config.data[domain].splits[0]) for domain in ("source", "target")] + needs
-  contents = ("image", "label", "inverse_depth")
+    needs = [
+      (domain, config.data[domain].splits[0], experiment.trained_contents(domain))
+      for domain in ("source", "target")
+    ] + needs
   if mode == "prepare":
-    for (domain, _), builder in zip(needs, provide(config.data, needs, contents), strict=True):
+    for (domain, *_), builder in zip(needs, provide(config.data, needs), strict=True):
       print(f"{domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
     return
   with first_process_first("provide the data"):
-    provide(config.data, needs, contents)
+    provide(config.data, needs)
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
-  def validation(**options: Any) -> Iterator[Mapping[str, Any]]:
+  def validation(spread: int | None = None) -> Iterator[Mapping[str, Any]]:
     return as_numpy(
       evaluation_dataset(
         config.data,
         contents=experiment.evaluated_contents,
-        limit=config.evaluation.max_frames or None,
+        spread=spread or config.evaluation.max_frames or None,
         **processes,
-        **options,
       )
     )
 

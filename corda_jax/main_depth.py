@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +58,33 @@ def run(experiment: DepthExperiment, workdir: Path, mode: str) -> None:
   # Frames that are measured by their true depth need no other views.
   measured = "views" if target.depth == "none" else "inverse_depth"
   contents = ("image",) if labelling else ("image", measured)
-  needs = [("target", each) for each in dict.fromkeys(splits)]
+  trained = ("image", "views")
+  needs = [
+    ("target", each, contents if labelling or each == split else trained)
+    for each in dict.fromkeys(splits)
+  ]
+  with first_process_first("provide the data"):
+    builders = provide(config.data, needs)
   if mode == "prepare":
-    for builder in provide(config.data, needs, contents):
+    for builder in builders:
       print(f"target: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
     return
-  with first_process_first("provide the data"):
-    provide(config.data, needs, contents)
+  if not labelling and measured != "views" and not builders[-1].report.depth_share[split]:
+    raise UserError(
+      f"data.target.depth is {target.depth!r}, but no frame of evaluation.split={split!r} has a "
+      "depth file: name them (folder.validation.depth), or set data.target.depth='none'"
+    )
   processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
-  def frames(split: str = split, contents: Sequence[str] = contents, **options: Any):
+  def frames(
+    split: str = split, contents: Sequence[str] = contents, spread: int | None = None
+  ) -> Iterator[Mapping[str, Any]]:
     dataset = evaluation_dataset(
       config.data,
       split=split,
       contents=contents,
-      limit=config.evaluation.max_frames or None,
+      spread=spread or config.evaluation.max_frames or None,
       **processes,
-      **options,
     )
     return as_numpy(dataset)
 
@@ -92,6 +102,8 @@ def run(experiment: DepthExperiment, workdir: Path, mode: str) -> None:
 
 def _check_splits(target: Any, splits: Sequence[str], field: str) -> None:
   """Raises UserError where the data set has no such split."""
+  if target.dataset not in BUILDERS:
+    return  # which is reported with the data
   known = (*target.splits, *("validation",) * BUILDERS[target.dataset].HAS_VALIDATION)
   if unknown := [split for split in splits if split not in known]:
     raise UserError(
@@ -164,28 +176,26 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
     )  # fmt: skip
     return to_disparity(from_metres(depth * config.depth.metres_per_unit))
 
+  names = {
+    split: record_names(config.data, domain="target", split=split) for split in options.splits
+  }
   missing = {
-    split: {
-      name
-      for name in record_names(config.data, domain="target", split=split)
-      if files.missing(split, name)
-    }
-    for split in options.splits
+    split: {name for name in names[split] if files.missing(split, name)} for split in names
   }
   wait_for_all("the names of the frames")  # nothing is written before all processes have looked
-  for split, names in missing.items():
-    total = len(record_names(config.data, domain="target", split=split))
+  for split, left in missing.items():
     dataset = evaluation_dataset(
-      config.data, split=split, contents=("image",), names=names, **processes
+      config.data, split=split, contents=("image",), names=left, **processes
     )
-    mine = -(-len(names) // processes["process_count"])
+    mine = -(-len(left) // processes["process_count"])
+    done = len(names[split]) - len(left)
     label_depth(
       experiment,
       state,
       as_numpy(dataset),
       lambda name, disparity, split=split: files.write(split, name, encode(disparity)),
-      total=total - len(names) + mine,
-      done=total - len(names),
+      total=done + mine,
+      done=done,
       title=f"depth of {split}",
     )
   domain = "source" if target.dataset in ("gta5", "synthia") else "target"

@@ -78,9 +78,13 @@ class DataFiles:
       path = os.path.join(self.root, folder)
       for entry in _scan(path) if os.path.isdir(path) else []:
         below = f"{folder}/{entry.name}" if folder else entry.name
-        if not entry.is_dir():
+        try:
+          is_folder = entry.is_dir()
+        except OSError:  # a link to itself
+          continue
+        if not is_folder:
           files[below] = entry.path
-        elif not entry.name.startswith("."):
+        elif not entry.name.startswith(".") and not _is_loop(entry):
           folders.append(below)
     return {
       path[len(prefix) : len(path) - len(suffix)]: location
@@ -91,10 +95,23 @@ class DataFiles:
       and "/." not in f"/{path}"
     }
 
+  def below(self, location: str) -> str:
+    """Path below the root of a location in the tree."""
+    _, inside, member = location.partition(_INSIDE)
+    return member.replace("\\", "/") if inside else os.path.relpath(location, self.root)
+
   def locate(self, path: str) -> str:
     """Location of the file at a path below the root, whether or not it exists."""
     unpacked = os.path.join(self.root, path)
     return unpacked if os.path.exists(unpacked) else self._archived.get(path, unpacked)
+
+
+def _is_loop(entry: os.DirEntry) -> bool:
+  """Whether a link leads to a folder that it is in."""
+  if not entry.is_symlink():
+    return False
+  folder = os.path.realpath(os.path.dirname(entry.path))
+  return os.path.commonpath([folder, os.path.realpath(entry.path)]) == os.path.realpath(entry.path)
 
 
 def depth_tree(files: DataFiles, depth_root: str) -> DataFiles:

@@ -7,11 +7,12 @@ image or a label alone still makes a frame, so that the missing file gets report
 import dataclasses
 import hashlib
 import re
+import types
 from collections.abc import Mapping, Sequence
 
 from corda_jax.errors import UserError
 from data_pipelines.archives import DataFiles, file_size
-from data_pipelines.patterns import NAME, Pattern
+from data_pipelines.patterns import Pattern
 
 VIEWS = ("right", "previous", "next")  # images of a frame beside its own
 
@@ -61,17 +62,19 @@ class FoundFrames:
 
 
 def match_frames(
-  patterns: Mapping[str, Sequence[Pattern]], trees: Mapping[str, DataFiles], hint: str = ""
+  patterns: Mapping[str, Sequence[Pattern]],
+  trees: Mapping[str, DataFiles],
+  fields: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[Frame]:
   """Frames of every name that has an image or a label, in the order of their names.
 
   Args:
     patterns: attribute of `Frame` → patterns of its files; the first with a match counts.
     trees: attribute of `Frame` → the tree of its files.
-    hint: what the error of a kind without files adds.
+    fields: attribute of `Frame` → field of the configuration, for the error.
 
   Raises:
-    UserError: there is no file of a kind.
+    UserError: there is no file of a kind, or the name of one is not UTF-8.
   """
   chosen, found = {}, {}
   for kind, candidates in patterns.items():
@@ -83,20 +86,23 @@ def match_frames(
     else:
       expected = " or ".join(repr(pattern.text) for pattern in candidates)
       others = "".join(f"; unpack {name}, only zip is read" for name in tree.other_archives[:1])
+      field = f" ({fields[kind]})" if kind in fields else ""
       raise UserError(
-        f"{tree.root!r} and its zip archives hold no file {expected}{hint}: {NAME} stands for the "
-        f"names of the frames, with the folders between if there are any{others}"
+        f"{tree.root!r} and its zip archives hold no file {expected}{field}, where {{…}} stands "
+        f"for names and folders{others}"
       )
   # A short pattern such as {name}.png may match what {name}_label.png is meant for.
   others = {x for kind, named in found.items() if kind != "image" for x in named.values()}
   found["image"] = {name: x for name, x in found["image"].items() if x not in others}
 
   def location(kind: str, name: str) -> str:
-    missing = trees[kind].locate(chosen[kind].path(name))
-    return found[kind].get(chosen[kind].key(name), missing)
+    return found[kind].get(name) or trees[kind].locate(chosen[kind].path(name))
 
   # Files of the other kinds may belong to frames that are left out.
   names = sorted(found["image"].keys() | found.get("label", {}).keys())
+  for name in names:
+    if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+      raise UserError(f"the name of {location('image', name)!r} is not UTF-8: rename the file")
   return [Frame(name=name, **{kind: location(kind, name) for kind in patterns}) for name in names]
 
 

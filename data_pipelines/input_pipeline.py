@@ -27,7 +27,7 @@ import tensorflow_datasets as tfds
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines.datasets.base import FramesBuilder
-from data_pipelines.prepare import open_records
+from data_pipelines.prepare import naming, open_records
 from data_pipelines.tiles import Window, unpack
 
 DOMAINS = ("source", "target")  # a domain's number is part of the seed of its order
@@ -128,7 +128,6 @@ def evaluation_dataset(
   names: Collection[str] | None = None,
   process_index: int = 0,
   process_count: int = 1,
-  limit: int | None = None,
   spread: int | None = None,
 ) -> tf.data.Dataset:
   """Whole frames in a fixed order, each frame once over all processes.
@@ -157,8 +156,7 @@ def evaluation_dataset(
       without them, in the same order.
     process_index: of this process, 0 … process_count - 1.
     process_count: processes that share each batch.
-    limit: the frames after so many first ones of the split are left out; None for none.
-    spread: so many frames at equal distances over the others; None for all.
+    spread: so many frames, at equal distances over the split; None for all.
 
   Raises:
     ValueError: there are no such contents or domain.
@@ -176,7 +174,7 @@ def evaluation_dataset(
       f"the records of {builder.name} hold no views, but they are needed here: set data.{domain}"
       ".views"
     )
-  numbers = np.arange(len(records))[:limit]
+  numbers = np.arange(len(records))
   if names is not None:
     all_names = builder.report.names[split]
     numbers = np.array([number for number in numbers if all_names[number] in names], np.int64)
@@ -220,7 +218,7 @@ def as_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
   try:
     for batch in dataset.as_numpy_iterator():
       yield {
-        key: value.astype("S").astype("U") if value.dtype == object else value
+        key: np.char.decode(value.astype("S"), "utf-8") if value.dtype == object else value
         for key, value in batch.items()
       }
   except op_error as error:
@@ -274,7 +272,9 @@ class _Records:
     specs["name"] = tf.TensorSpec((), tf.string)
 
     def read(first: np.ndarray, second: np.ndarray) -> list[Any]:
-      with _callbacks:
+      with _callbacks as needed:
+        if not needed:
+          return [_nothing(spec) for spec in specs.values()]
         frame = self._decode(specs, *locate(first.item(), second.item()))
         return [frame[key] for key in specs]
 
@@ -320,8 +320,8 @@ class _Callbacks:
   """Keeps TensorFlow from calling Python when the interpreter ends.
 
   A thread of tf.data that waits for the interpreter's lock then waits for ever, and tf.data, which
-  waits for its threads, with it. From the beginning of the exit on every callback raises, so that
-  the buffers fill with errors and no more callbacks begin.
+  waits for its threads, with it. From the beginning of the exit on callbacks return zeros at once,
+  so that the buffers fill and no more callbacks begin.
   """
 
   def __init__(self):
@@ -331,12 +331,11 @@ class _Callbacks:
     self._exiting = False
     atexit.register(self._drain)
 
-  def __enter__(self) -> None:
+  def __enter__(self) -> bool:
     with self._lock:
       self._last = time.monotonic()
-      if self._exiting:
-        raise RuntimeError("the interpreter exits")
       self._running += 1
+    return not self._exiting
 
   def __exit__(self, *_: object) -> None:
     with self._lock:
@@ -352,6 +351,12 @@ class _Callbacks:
 _callbacks = _Callbacks()
 
 
+def _nothing(spec: tf.TensorSpec) -> np.ndarray | bytes:
+  if spec.dtype == tf.string:
+    return b""
+  return np.zeros([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype)
+
+
 def _map(
   dataset: tf.data.Dataset, function: Callable[..., Any], threads: int | None = None
 ) -> tf.data.Dataset:
@@ -360,13 +365,14 @@ def _map(
 
 
 def _open(data_config: Any, domain: str, split: str, contents: Sequence[str] = ()) -> FramesBuilder:
-  return open_records(
-    data_config[domain],
-    data_config.records_dir,
-    split=split,
-    contents=contents,
-    classes=ClassList.from_config(data_config.classes),
-  )
+  with naming(domain):
+    return open_records(
+      data_config[domain],
+      data_config.records_dir,
+      split=split,
+      contents=contents,
+      classes=ClassList.from_config(data_config.classes),
+    )
 
 
 def _threads(data_config: Any) -> int:

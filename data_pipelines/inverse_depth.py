@@ -67,11 +67,6 @@ def from_centimetres(values: np.ndarray) -> np.ndarray:
   return np.float32(_FAR) / (metres + np.float32(_OFFSET))
 
 
-def to_centimetres(inverse_depth: np.ndarray) -> np.ndarray:
-  """The uint16 values of a simulator's file, rounded and clipped to 0..65535 centimetres."""
-  return np.clip(np.rint(to_metres(inverse_depth) * 100), 0, _LARGEST).astype(np.uint16)
-
-
 def from_stereo_metres(metres: np.ndarray) -> np.ndarray:
   """Inverse depth of a stereo depth map in metres: Y = 655.36 / (d + 0.01), in [1, 5958].
 
@@ -110,7 +105,7 @@ def from_stereo_disparity(
   """Inverse depth of a stereo pair's disparity: Y = 655.36 / (baseline focal / disparity + 0.01).
 
   What is not finite or not above 0 has no depth, Y = 1. RAFT-Stereo writes the flow to the right
-  image, which is negative everywhere: a map without positive numbers is negated.
+  image, which is negative: a map with more negative numbers than positive ones is negated.
 
   Args:
     values: numbers of any shape.
@@ -119,7 +114,7 @@ def from_stereo_disparity(
     pixels_per_unit: of the values; 1 / 256 in KITTI's 16-bit files.
   """
   disparity = np.asarray(values, np.float64) * pixels_per_unit
-  if not (disparity > 0).any():
+  if (disparity < 0).sum() > (disparity > 0).sum():
     disparity = -disparity
   with np.errstate(divide="ignore", invalid="ignore"):
     return from_measured(baseline * focal / disparity)

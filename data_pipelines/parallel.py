@@ -60,10 +60,10 @@ def ordered_map(
 
 @contextlib.contextmanager
 def _starting_processes() -> Iterator[None]:
-  """What new processes inherit: an empty main module, and deaf ears to Ctrl-C.
+  """Makes new processes inherit an empty main module and a mask against Ctrl-C.
 
   They would import the program's main module, and TensorFlow with it. Ctrl-C reaches the whole
-  process group, but the parent alone decides; it hears it when this is over.
+  process group, but the parent alone stops the others; it receives it after this.
   """
   main = sys.modules["__main__"]
   sys.modules["__main__"] = types.ModuleType("__main__")
@@ -76,7 +76,7 @@ def _starting_processes() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-  # A parent that is killed cannot say goodbye, and its workers would wait for ever.
+  # A parent that is killed cannot stop its workers, which would wait for ever.
   threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

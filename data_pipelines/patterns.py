@@ -31,19 +31,13 @@ class Pattern:
     valid = [(NAME,), (CLIP, FRAME)] + [(CLIP,), ()] * shared
     return self.placeholders in valid
 
-  def key(self, name: str) -> str:
-    """What `find` calls the file of a frame."""
-    if not self.placeholders:
-      return ""
-    return name.rpartition("/")[0] if self.placeholders == (CLIP,) else name
-
   def path(self, name: str) -> str:
     """Path of the file of a frame, below the root."""
     clip, _, frame = name.rpartition("/")
     return self.text.replace(NAME, name).replace(CLIP, clip).replace(FRAME, frame)
 
   def find(self, files: DataFiles) -> dict[str, str]:
-    """The files that match, as key → location.
+    """The files that match, as what the placeholders stand for → location.
 
     Raises:
       UserError: a folder may not be read.

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import io
 import os
 import shutil
@@ -56,6 +57,8 @@ def prepare(
 
   builder = make()
   if not is_prepared(builder):
+    if beam and not importlib.util.find_spec("apache_beam"):
+      raise UserError("data.beam_options needs Apache Beam: pip install -e '.[beam]'")
     builder.find()  # a root that cannot be used is reported before anything is written
     with _lock(builder):
       builder = make()
@@ -73,14 +76,14 @@ def prepare(
 
 
 def provide(
-  data_config: Any, needs: Sequence[tuple[str, str]], contents: Sequence[str]
+  data_config: Any, needs: Sequence[tuple[str, str, Sequence[str]]]
 ) -> list[FramesBuilder]:
   """Prepares what a run reads, with a progress bar for what takes long.
 
   Args:
     data_config: the `data` part of a configuration.
-    needs: (domain, split) of what is read.
-    contents: what is read of it: "image", "label", "inverse_depth", "views".
+    needs: (domain, split, contents) of what is read; contents are of "image", "label",
+      "inverse_depth" and "views".
 
   Returns:
     The builder of each.
@@ -93,22 +96,38 @@ def provide(
     "classes": ClassList.from_config(data_config.classes),
     "bad_frames": data_config.bad_frames,
     "processes": data_config.prepare_processes,
-    "contents": contents,
   }
-  beam = tuple(data_config.get("beam_options", ()))
-  for domain, split in needs:  # mistakes are reported before the first is prepared for hours
-    make_builder(data_config[domain], split=split, **options)
+  for domain, split, contents in needs:  # mistakes are reported before hours of preparing
+    with naming(domain):
+      make_builder(data_config[domain], split=split, contents=contents, **options)
   builders = []
-  for domain, split in needs:
+  for domain, split, contents in needs:
     if data_config.street_world.enabled:
       render(data_config[domain], data_config)
-    builders.append(prepare(data_config[domain], split=split, beam=beam, **options))
-    if bad := builders[-1].report.bad:  # at the start of every run that goes without them
+    with naming(domain):
+      builder = prepare(
+        data_config[domain],
+        split=split,
+        contents=contents,
+        beam=data_config.beam_options,
+        **options,
+      )
+    builders.append(builder)
+    if bad := builder.report.bad:  # at the start of every run that goes without them
       logging.warning(
         "%s %s: the records lack %d bad frames, listed in %s",
-        builders[-1].name, split, len(bad), builders[-1].data_path / "metadata.json",
+        builder.name, split, len(bad), builder.data_path / "metadata.json",
       )  # fmt: skip
   return builders
+
+
+@contextlib.contextmanager
+def naming(domain: str) -> Iterator[None]:
+  """Puts the part of the configuration before the errors of a data set."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"data.{domain}: {error}") from error
 
 
 def open_records(
@@ -192,7 +211,7 @@ def _check_same_files(builder: FramesBuilder) -> None:
   """Raises UserError where the roots exist and hold other files than the records were made of."""
   config = builder.builder_config
   roots = [config.root] + [config.depth_root] * bool(config.depth_root and config.depth != "none")
-  if not all(map(os.path.isdir, roots)):
+  if not all(os.path.isdir(root) and os.listdir(root) for root in roots):  # or a disk not mounted
     return
   if fingerprint(builder.find().splits) != builder.report.fingerprint:
     raise UserError(

@@ -22,6 +22,7 @@ from data_pipelines.readers import (
   decode,
   image_size,
   read_camera,
+  read_depth_png,
   read_label_colors,
   read_label_ids,
   read_rgb,
@@ -45,7 +46,10 @@ class LabelIds:
 
   def __call__(self, path: str) -> np.ndarray:
     """Training ids of a file, uint8 H W."""
-    ids = read_label_ids(path)
+    try:
+      ids = read_label_ids(path)
+    except BadFrameError as error:
+      raise BadFrameError(path, error.reason + self.hint) from error
     if self.known is not None:
       pixels = np.bincount(ids.ravel(), minlength=256)
       unknown = [i for i in np.flatnonzero(pixels) if i not in self.known]
@@ -283,6 +287,12 @@ def resize_nearest_corner(
 ) -> np.ndarray:
   """Nearest by OpenCV, as released: output i reads input floor(i n / m); float32 H W."""
   return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+# Of a depth network's files, as the release reads those of GTA5.
+NETWORK_DISPARITY = DepthRecipe(
+  read=read_depth_png, encode=inverse_depth.from_disparity, resize=resize_bilinear, any_size=True
+)
 
 
 def resize_bilinear_with_holes(

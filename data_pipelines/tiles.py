@@ -25,7 +25,6 @@ _DTYPES = {1: np.dtype("u1"), 4: np.dtype("<f4")}
 _NUMBER = np.dtype("<u4")  # of the header
 _CODEC = pyarrow.Codec("zstd")  # to decode, at any level
 
-Packed = bytes | memoryview
 Window = tuple[int, int, int, int]  # top, left, height, width
 
 
@@ -73,31 +72,21 @@ def pack(array: np.ndarray) -> bytes:
   return b"".join([np.array(header, _NUMBER).tobytes(), *frames])
 
 
-def unpack(
-  packed: Packed, window: Window | None = None, out: np.ndarray | None = None
-) -> np.ndarray:
+def unpack(packed: bytes, window: Window | None = None) -> np.ndarray:
   """The array, or a window of it.
 
   Args:
     packed: by `pack`.
     window: (top, left, height, width), inside the array; None for all.
-    out: where to write the result, C-contiguous; None makes a new array.
 
   Raises:
-    ValueError: the window is not inside the array, or `out` has another shape or type.
+    ValueError: the window is not inside the array.
   """
   size, shape = _value_size(packed), packed_shape(packed)
   top, left, height, width = window or (0, 0, *shape[:2])
   if min(top, left) < 0 or top + height > shape[0] or left + width > shape[1]:
     raise ValueError(f"window (top, left, height, width) {window} is not inside {shape}")
-  expected = (height, width, *shape[2:])
-  if out is None:
-    out = np.empty(expected, _DTYPES[size])
-  elif out.shape != expected or out.dtype != _DTYPES[size] or not out.flags.c_contiguous:
-    raise ValueError(
-      f"out is {out.dtype}{out.shape}, expected {_DTYPES[size]}{expected}, contiguous"
-    )
-
+  out = np.empty((height, width, *shape[2:]), _DTYPES[size])
   channels = _axes(shape)[2]
   rows, columns = (
     range(start // tile, -(-(start + length) // tile))
@@ -128,13 +117,13 @@ def unpack(
   return out
 
 
-def packed_shape(packed: Packed) -> tuple[int, ...]:
+def packed_shape(packed: bytes) -> tuple[int, ...]:
   """Shape of what was packed."""
   axes = int(np.frombuffer(packed, _NUMBER, 1, _NUMBER.itemsize)[0])
   return tuple(np.frombuffer(packed, _NUMBER, axes, 2 * _NUMBER.itemsize).tolist())
 
 
-def _value_size(packed: Packed) -> int:
+def _value_size(packed: bytes) -> int:
   """Bytes of a value."""
   return int(np.frombuffer(packed, _NUMBER, 1)[0])
 
@@ -144,7 +133,7 @@ def _axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
   return shape if len(shape) == 3 else (*shape, 1)
 
 
-def _frames(packed: Packed, shape: tuple[int, ...], rows: range, columns: range) -> bytes:
+def _frames(packed: bytes, shape: tuple[int, ...], rows: range, columns: range) -> bytes:
   """The compressed tiles of some rows and columns of tiles, row by row."""
   down, across = (-(-length // tile) for length, tile in zip(shape[:2], _TILE, strict=True))
   begin = (2 + len(shape)) * _NUMBER.itemsize

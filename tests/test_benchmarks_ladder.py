@@ -43,8 +43,8 @@ def test_frames_in_memory_are_those_of_the_pipeline(tmp_path):
   data.records_dir = str(tmp_path / "records")
   data.source.root, data.target.root = str(tmp_path / "synthia"), str(tmp_path / "cityscapes")
   data.source.views = ()  # the layouts of synthetic files have none
-  needs = (("source", "train"), ("target", "train"), ("target", "validation"))
-  provide(data, needs, ("image", "label"))
+  needs = [("source", "train"), ("target", "train"), ("target", "validation")]
+  provide(data, [(*need, ("image", "label")) for need in needs])
   made, names = {}, ["image", "label", "inverse_depth"]
   for domain, layout, views in (("source", "synthia", []), ("target", "cityscapes", ["views"])):
     contents = (*names, *views)

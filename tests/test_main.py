@@ -194,7 +194,7 @@ def test_nothing_to_evaluate(tmp_path):
 def test_a_bucket_is_no_workdir(finished):
   folder, _ = finished
   flags = [flag for flag in arguments(folder) if not flag.startswith("--workdir")]
-  refused([*flags, "--workdir=gs://bucket/run"], "gs:/", "data.records_dir")
+  refused([*flags, "--workdir=gs://bucket/run"], "gs:/", "mount")
 
 
 def test_unreadable_image(finished, tmp_path):

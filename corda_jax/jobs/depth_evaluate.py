@@ -14,6 +14,7 @@ from corda_jax.depth.floors import best_floors
 from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import photometric_loss, reprojection_error
 from corda_jax.depth.step import DepthState
+from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import (
   DepthErrors,
@@ -175,8 +176,10 @@ class DepthEvaluator:
     for depth, truth in self._frames(variables, batches()):
       errors.add(depth, truth)
     if (result := errors.result()) is None:
-      # A kind of depth is named, and no frame has any: as if none were named.
-      return self._photometric_score(variables, batches())
+      raise UserError(
+        "no frame has depth between evaluation.min_depth and max_depth to measure by: set "
+        "data.target.depth='none'"
+      )
     if self._floors is None:
       self._floors = self._measure_floors(batches)
     return result | {"floors": self._floors}
@@ -210,7 +213,7 @@ class DepthEvaluator:
     return {name: mean_errors(values) for name, values in errors.items()}
 
   def pictures(self, state: DepthState, batches: Batches, count: int) -> dict[str, np.ndarray]:
-    """What the networks make of the first frames, at most `count` of them.
+    """What the networks make of frames, at most `count` of them.
 
     Returns:
       By frame, at the size that the networks take: "image" uint8 RGB, "disparity"; where the frames

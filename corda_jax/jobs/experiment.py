@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from corda_jax.adaptation.joint_depth import JointDepth, uses_views
+from corda_jax.adaptation.joint_depth import JointDepth, uses_files, uses_views
 from corda_jax.adaptation.step import Maps, Metrics, make_losses, make_maps, make_step
 from corda_jax.depth.motion import temporal_views
 from corda_jax.jobs.validate import validate
@@ -87,6 +87,11 @@ class Experiment:
     """What an evaluation reads of the target's frames."""
     measured = self.has_depth_heads and self.config.data.target.depth != "none"
     return ("image", "label", *(("inverse_depth",) if measured else ()))
+
+  def trained_contents(self, domain: str) -> tuple[str, ...]:
+    """What training reads of a domain's frames."""
+    files = self.has_depth_heads and uses_files(self.config.method.depth_supervision[domain])
+    return ("image", "label", *(("inverse_depth",) if files else ()))
 
   def make_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
     """The pure step(state, batch, key) → (state, metrics), not compiled."""

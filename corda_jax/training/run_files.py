@@ -72,8 +72,7 @@ def check_writable(workdir: Path) -> None:
   if ":/" in os.fspath(workdir):  # of "gs://…" Path leaves one slash
     raise UserError(
       f"--workdir={workdir} is no folder of this machine: checkpoints are written and checked on a "
-      "disk; mount the bucket (gcsfuse, s3fs) and name the folder. Records may lie in a bucket: "
-      "data.records_dir"
+      "disk; mount the bucket (gcsfuse, s3fs) and name the folder"
     )
   try:
     Path(workdir).mkdir(parents=True, exist_ok=True)

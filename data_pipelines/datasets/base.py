@@ -18,15 +18,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
-from corda_jax.labels import CITYSCAPES, ClassList
+from corda_jax.labels import CITYSCAPES, ClassList, label_table
 from data_pipelines.archives import DataFiles, depth_tree
 from data_pipelines.frames import FoundFrames, Frame, fingerprint, match_frames, missing_file
 from data_pipelines.parallel import ordered_map
-from data_pipelines.patterns import Pattern
-from data_pipelines.preprocess import PreparedFrame, Recipe, prepare_item
+from data_pipelines.patterns import NAME, Pattern
+from data_pipelines.preprocess import (
+  DepthRecipe,
+  LabelIds,
+  PreparedFrame,
+  Recipe,
+  prepare_item,
+)
 from data_pipelines.readers import BadFrameError
 from data_pipelines.report import Part, Report
 from data_pipelines.tiled_array import TiledArray
@@ -116,7 +123,10 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   VERSION = tfds.core.Version("3.0.0")  # of the records' contents
   MANUAL_DOWNLOAD_INSTRUCTIONS = "docs/data.md says which files each data set has."
-  DEPTH_KINDS: ClassVar[tuple[str, ...]]  # without "none"; the released one first
+  TITLE: ClassVar[str]  # in messages
+  IMAGE_FILTER: ClassVar[Image.Resampling]
+  LABEL_IDS: ClassVar[tuple[Mapping[str, int], frozenset[int]]]  # of the classes; all that occur
+  DEPTH_RECIPES: ClassVar[Mapping[str, DepthRecipe]]  # by kind
   TRAINING_SPLITS: ClassVar[tuple[str, ...]] = ("train",)
   HAS_VALIDATION: ClassVar[bool] = False  # a split "validation", whose labels keep their size
   VIEWS: ClassVar[tuple[str, ...]] = ()
@@ -143,6 +153,11 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     return FrameConfig(**values)
 
   @classmethod
+  def depth_kinds(cls) -> tuple[str, ...]:
+    """Kinds of depth files, without "none"; the released one first."""
+    return tuple(cls.DEPTH_RECIPES)
+
+  @classmethod
   @abc.abstractmethod
   def patterns(cls, config: FrameConfig, split: str) -> dict[str, tuple[str, ...]]:
     """Attribute of `Frame` → patterns of its files; the first one that a file matches counts."""
@@ -158,7 +173,15 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     for split in config.splits:
       patterns = {k: [*map(Pattern, texts)] for k, texts in cls.patterns(config, split).items()}
       frames = match_frames(*cls.trees(files, config, split, patterns))
-      splits[split] = [dataclasses.replace(f, name=os.path.basename(f.name)) for f in frames]
+      by_name: dict[str, Frame] = {}
+      for frame in frames:
+        name = os.path.basename(frame.name)
+        if name in by_name:
+          raise UserError(
+            f"{by_name[name].image!r} and {frame.image!r} have one name: leave one of them out"
+          )
+        by_name[name] = dataclasses.replace(frame, name=name)
+      splits[split] = [*by_name.values()]
     return FoundFrames(splits)
 
   @classmethod
@@ -187,18 +210,26 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     return patterns, trees
 
   @classmethod
-  @abc.abstractmethod
   def recipe(cls, config: FrameConfig, split: str) -> Recipe:
     """How frames of a split are prepared.
 
     Raises:
       UserError: the data set lacks a class of the list.
     """
+    ids, known = cls.LABEL_IDS
+    return Recipe(
+      size=(config.height, config.width),
+      image_filter=cls.IMAGE_FILTER,
+      label=LabelIds(label_table(ids, config.classes, cls.TITLE), known),
+      resize_label=split != "validation",
+      depth=cls.DEPTH_RECIPES.get(config.depth),
+    )
 
   @classmethod
-  @abc.abstractmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
     """Split → pattern, below the depth root, of the files of the kind `NETWORK_DEPTH`."""
+    del dataset_config
+    return {"train": f"disparity/{NAME}.png"}
 
   @classmethod
   def network_depth_file(cls, dataset_config: Any, split: str, name: str) -> str:

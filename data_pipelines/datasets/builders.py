@@ -37,8 +37,7 @@ def make_builder(
   evaluates needs no file of training.
 
   Args:
-    dataset_config: with `dataset`, `root`, `height`, `width` and `depth`, and optionally
-      `depth_root`, `splits`, `views`, `neighbour_offset` and `folder`.
+    dataset_config: `data.source` or `data.target` of a configuration.
     records_dir: folder of all records.
     split: "validation", or one of the configuration's `splits`.
     contents: what is read of the records: "image", "label", "inverse_depth", "views".
@@ -56,8 +55,7 @@ def make_builder(
   if dataset not in BUILDERS:
     raise UserError(f"dataset is {dataset!r}, expected one of {', '.join(BUILDERS)}")
   cls = BUILDERS[dataset]
-  splits = tuple(getattr(dataset_config, "splits", ("train",)))
-  views = tuple(getattr(dataset_config, "views", ()))
+  splits, views = tuple(dataset_config.splits), tuple(dataset_config.views)
   if split == "validation" and cls.HAS_VALIDATION:
     splits, views = ("validation",), views if "views" in contents else ()
   values = {
@@ -65,10 +63,10 @@ def make_builder(
     "height": dataset_config.height,
     "width": dataset_config.width,
     "depth": dataset_config.depth,
-    "depth_root": os.path.expanduser(getattr(dataset_config, "depth_root", "")),
+    "depth_root": os.path.expanduser(dataset_config.depth_root),
     "splits": splits,
     "views": views,
-    "neighbour_offset": getattr(dataset_config, "neighbour_offset", 1),
+    "neighbour_offset": dataset_config.neighbour_offset,
   }
   known = (*values["splits"], *("validation",) * cls.HAS_VALIDATION)
   if split not in known:
@@ -92,7 +90,7 @@ def _check(cls: type[FramesBuilder], config: FrameConfig) -> None:
   """Raises UserError where a value is none of the data set's."""
   validation = config.splits == ("validation",) and cls.HAS_VALIDATION
   for key, given, known in (
-    ("depth", (config.depth,), (*cls.DEPTH_KINDS, "none")),
+    ("depth", (config.depth,), (*cls.depth_kinds(), "none")),
     ("splits", config.splits, config.splits if validation else cls.TRAINING_SPLITS),
     ("views", config.views, cls.VIEWS),
     ("bad_frames", (config.bad_frames,), ("stop", "skip")),
@@ -100,7 +98,7 @@ def _check(cls: type[FramesBuilder], config: FrameConfig) -> None:
     unknown = [value for value in given if value not in known]
     if unknown and not known:
       raise UserError(
-        f"{key} of {cls.name} is {unknown[0]!r}, but {cls.name} has none: leave data.….{key} empty"
+        f"{key} of {cls.name} is {unknown[0]!r}, but {cls.name} has none: leave {key} empty"
       )
     if unknown or len(set(given)) < len(given) or (key == "splits" and not given):
       shown, how = (unknown[0], "one of") if unknown else (given, "each once of")

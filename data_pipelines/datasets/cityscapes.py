@@ -15,7 +15,6 @@ from data_pipelines.datasets.base import FrameConfig, FramesBuilder
 from data_pipelines.frames import FoundFrames, Frame
 from data_pipelines.patterns import NAME
 
-LABEL_IDS = frozenset((*range(34), 255))  # 255: licence plates, -1 in the tables
 _FOLDERS = {"train": "train", "train_extra": "train_extra", "validation": "val"}
 _IMAGE = "_leftImg8bit.png"
 _LABEL = "_gtFine_labelIds.png"
@@ -49,7 +48,6 @@ _DEPTH_RECIPES = {
     any_size=False,
     needs_camera=True,
   ),
-  "none": None,
 }
 
 
@@ -63,7 +61,11 @@ class Cityscapes(FramesBuilder):
   """
 
   BUILDER_CONFIGS: ClassVar = [FrameConfig(height=512, width=1024, depth="stereo")]  # as released
-  DEPTH_KINDS = ("mono", "stereo", "official")
+  TITLE = "Cityscapes"
+  IMAGE_FILTER = Image.Resampling.BILINEAR
+  # 255: licence plates, -1 in the tables.
+  LABEL_IDS = (labels.CITYSCAPES_IDS, frozenset((*range(34), 255)))
+  DEPTH_RECIPES = _DEPTH_RECIPES
   NETWORK_DEPTH = "mono"
   TRAINING_SPLITS = ("train", "train_extra")
   HAS_VALIDATION = True
@@ -126,19 +128,6 @@ class Cityscapes(FramesBuilder):
         f"{name!r} is not named CITY_SSSSSS_FFFFFF, so the folder of its depth file is not known"
       )
     return super().network_depth_file(dataset_config, split, f"{match['city']}/{name}")
-
-  @classmethod
-  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
-    """As in the base class."""
-    return preprocess.Recipe(
-      size=(config.height, config.width),
-      image_filter=Image.Resampling.BILINEAR,
-      label=preprocess.LabelIds(
-        labels.label_table(labels.CITYSCAPES_IDS, config.classes, "Cityscapes"), LABEL_IDS
-      ),
-      resize_label=split != "validation",
-      depth=_DEPTH_RECIPES[config.depth],
-    )
 
 
 def _with_neighbours(

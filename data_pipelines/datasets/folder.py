@@ -2,15 +2,16 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from corda_jax.errors import UserError
 from data_pipelines import preprocess
-from data_pipelines.archives import DataFiles, open_file
+from data_pipelines.archives import DataFiles, depth_tree, open_file
 from data_pipelines.datasets import folder_config
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
-from data_pipelines.datasets.folder_config import FILTERS, NEIGHBOURS, SPLITS, FolderFiles
+from data_pipelines.datasets.folder_config import FIELDS, FILTERS, NEIGHBOURS, SPLITS, FolderFiles
 from data_pipelines.frames import VIEWS, FoundFrames, Frame, match_frames, with_neighbours
 from data_pipelines.patterns import NAME, Pattern
 
@@ -47,7 +48,6 @@ class Folder(FramesBuilder):
       folder=FolderFiles({"train": {"image": Pattern("train/images/{name}.png")}}),
     )
   ]
-  DEPTH_KINDS = folder_config.DEPTH_KINDS
   NETWORK_DEPTH = folder_config.NETWORK_DEPTH
   HAS_VALIDATION = True
   VIEWS = VIEWS
@@ -67,6 +67,11 @@ class Folder(FramesBuilder):
     return FolderConfig(**values, folder=folder)
 
   @classmethod
+  def depth_kinds(cls) -> tuple[str, ...]:
+    """As in the base class."""
+    return folder_config.DEPTH_KINDS
+
+  @classmethod
   def patterns(cls, config: FolderConfig, split: str) -> dict[str, tuple[str, ...]]:
     """As in the base class."""
     return {kind: (pattern.text,) for kind, pattern in config.folder.patterns[split].items()}
@@ -77,18 +82,16 @@ class Folder(FramesBuilder):
     by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
     splits, ends = {}, {}
     for split, patterns in config.folder.patterns.items():
-      kinds = {kind: (pattern,) for kind, pattern in patterns.items()}
-      hint = f", the pattern of folder.{split}"
-      frames = match_frames(*cls.trees(files, config, split, kinds), hint)
+      frames = _match(files, config, split, patterns)
       if split in config.folder.lists:
-        frames = _listed(files, frames, split, patterns["image"], config.folder.lists[split])
+        frames = _listed(files, frames, split, config.folder.lists[split])
       missing = [v for v in NEIGHBOURS if v in config.views and v not in patterns]
       splits[split] = frames
       if missing:
         splits[split] = _in_videos(frames, split, {view: by[view] for view in missing})
         ends[split] = len(frames) - len(splits[split])
     if config.folder.held_out:
-      _check_apart(files, splits["train"], *config.folder.held_out)
+      _check_apart(files, config, splits["train"])
     return FoundFrames(splits, ends)
 
   @classmethod
@@ -118,40 +121,57 @@ class Folder(FramesBuilder):
     )
 
 
-def _listed(
-  files: DataFiles, frames: list[Frame], split: str, pattern: Pattern, path: str
+def _match(
+  files: DataFiles, config: FolderConfig, split: str, patterns: Mapping[str, Pattern]
 ) -> list[Frame]:
-  """Those of the frames that a text file names: by name, by file, or by path below the root.
+  trees = {k: depth_tree(files, config.depth_root) if k == "depth" else files for k in patterns}
+  fields = {kind: f"folder.{split}.{FIELDS[kind]}" for kind in patterns}
+  return match_frames({kind: (pattern,) for kind, pattern in patterns.items()}, trees, fields)
+
+
+def _listed(files: DataFiles, frames: list[Frame], split: str, path: str) -> list[Frame]:
+  """Those of the frames that a text file names: by name, by file, or by a path that ends in it.
 
   A line may have more columns, as where a list pairs images with labels; the first one counts.
   """
+  field = f"folder.{split}.list is {path!r}"
   try:
     with open_file(files.locate(path)) as file:
-      lines = file.read().decode().splitlines()
+      lines = file.read().decode("utf-8-sig").splitlines()
   except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"folder.{split}.list is {path!r}, which cannot be read: {error}") from error
-  by_name = {frame.name: frame for frame in frames}
-  by_path = {pattern.path(frame.name): frame for frame in frames}
-  by_file = {path[pattern.text.index("{") :]: frame for path, frame in by_path.items()}
+    raise UserError(f"{field}, which cannot be read: {error}") from error
+  known: dict[str, Frame | None] = {}
+  for frame in frames:
+    below = files.below(frame.image)
+    for text in {frame.name, below, os.path.basename(below)}:
+      known[text] = None if text in known else frame  # of two frames
   listed = {}
   for line in filter(None, map(str.strip, lines)):
-    texts = (line, line.split()[0])
-    frame = next((x[t] for t in texts for x in (by_name, by_file, by_path) if t in x), None)
+    starts = (text[at:] for text in (line, line.split()[0]) for at in _starts(text))
+    frame = next((known[text] for text in starts if known.get(text)), None)
     if frame is None:
+      example = files.below(frames[0].image)
       raise UserError(
-        f"{path!r}, the list of folder.{split}, names {line!r}, which has no image; expected names "
-        f"such as {frames[0].name!r}, or paths such as {pattern.path(frames[0].name)!r}"
+        f"{field}, and names {line!r}, which is no image of the split; expected names such as "
+        f"{frames[0].name!r}, or paths such as {example!r}"
       )
     listed[frame.name] = frame
+  if not listed:
+    raise UserError(f"{field}, which names no frame")
   return [listed[name] for name in sorted(listed)]
 
 
-def _check_apart(files: DataFiles, train: list[Frame], pattern: Pattern, path: str) -> None:
+def _starts(path: str) -> list[int]:
+  """Where the path itself and those without its first folders begin."""
+  return [0, *(match.end() for match in re.finditer("/", path))]
+
+
+def _check_apart(files: DataFiles, config: FolderConfig, train: list[Frame]) -> None:
   """Raises UserError where training has images of validation."""
-  images = {"image": (pattern,)}
-  validation = match_frames(images, {"image": files}, ", the pattern of folder.validation")
+  pattern, path = config.folder.held_out
+  validation = _match(files, config, "validation", {"image": pattern})
   if path:
-    validation = _listed(files, validation, "validation", pattern, path)
+    validation = _listed(files, validation, "validation", path)
   shared = {frame.image for frame in train} & {frame.image for frame in validation}
   if shared:
     raise UserError(

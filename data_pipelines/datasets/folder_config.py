@@ -36,8 +36,8 @@ _DEPTH_READERS = {
 DEPTH_KINDS = tuple(_DEPTH_READERS)
 
 # Attribute of `Frame` → the field that holds its pattern.
-_FIELDS = {"image": "images", "label": "labels", "depth": "depth", "camera": "camera"}
-_FIELDS |= {view: view for view in VIEWS}
+FIELDS = {"image": "images", "label": "labels", "depth": "depth", "camera": "camera"}
+FIELDS |= {view: view for view in VIEWS}
 NEIGHBOURS = ("previous", "next")  # views that may be images of other frames
 
 
@@ -122,7 +122,7 @@ class FolderFiles:
           f"folder.{split}.camera and folder.camera.intrinsics are both set: leave one of them "
           "empty"
         )
-      patterns[split] = {kind: found[kind] for kind in _FIELDS if kind in found}
+      patterns[split] = {kind: found[kind] for kind in FIELDS if kind in found}
     validation = config["validation"]
     apart = "train" in splits and validation["images"] and not config["shared_images"]
     return cls(
@@ -143,7 +143,10 @@ class FolderFiles:
       UserError: a label is mapped to what is no class.
     """
     refuse = self.other_labels == "refuse"
-    hint = '; add it to folder.label_classes, or set folder.other_labels="ignore"'
+    hint = (
+      "; folder.label_classes maps ids or colours (R, G, B) to classes, and "
+      'folder.other_labels="ignore" ignores the others'
+    )
     if self.label_classes is None:
       table = labels.label_table(labels.CITYSCAPES_IDS, classes, "Cityscapes")
       return LabelIds(table, frozenset((*range(35), IGNORE)) if refuse else None, hint)
@@ -185,12 +188,12 @@ def _patterns(
 ) -> dict[str, Pattern]:
   patterns = {}
   for kind in dict.fromkeys((*required, *optional)):
-    field = f"folder.{split}.{_FIELDS[kind]}"
-    pattern = Pattern(config[_FIELDS[kind]].removeprefix("./"))
+    field = f"folder.{split}.{FIELDS[kind]}"
+    pattern = Pattern(config[FIELDS[kind]].removeprefix("./"))
     if not pattern.text and kind in required:
       because = "" if kind in ("image", "label") else f", but {why}"
       raise UserError(
-        f"{field} is ''{because}; expected a pattern such as '{split}/{_FIELDS[kind]}/{NAME}.png'"
+        f"{field} is ''{because}; expected a pattern such as '{split}/{FIELDS[kind]}/{NAME}.png'"
       )
     if pattern.text and not pattern.is_valid(shared=kind == "camera"):
       raise UserError(
@@ -221,7 +224,7 @@ def _camera(config: Any, stereo: bool) -> Camera | None:
 
 
 def _label_classes(pairs: Any) -> dict[Any, str] | None:
-  if pairs in ("cityscapes", ("cityscapes",), ["cityscapes"]):
+  if tuple(pairs) == ("cityscapes",):
     return None
   mapping: dict[Any, str] = {}
   for pair in pairs:
@@ -231,7 +234,7 @@ def _label_classes(pairs: Any) -> dict[Any, str] | None:
     if not (whole and len(numbers) in (1, 3) and isinstance(name, str)):
       raise UserError(
         f"folder.label_classes holds {pair!r}, expected (label id 0..255, class name), "
-        '((R, G, B), class name), or "cityscapes" alone'
+        '((R, G, B), class name), or ("cityscapes",)'
       )
     label = numbers if len(numbers) == 3 else numbers[0]
     if label in mapping:

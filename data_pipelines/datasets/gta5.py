@@ -1,16 +1,13 @@
 """GTA5: 24,966 frames of a game, of about 1914x1052 pixels, with the labels of Cityscapes."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from PIL import Image
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines import preprocess
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
 from data_pipelines.patterns import NAME
-
-# Those of Cityscapes; the game's table gives licence plates an id of their own, 34.
-LABEL_IDS = frozenset((*range(35), 255))
 
 
 class Gta5(FramesBuilder):
@@ -19,7 +16,11 @@ class Gta5(FramesBuilder):
   BUILDER_CONFIGS: ClassVar = [
     FrameConfig(height=720, width=1280, depth="disparity")
   ]  # as released
-  DEPTH_KINDS = ("disparity",)
+  TITLE = "GTA5"
+  IMAGE_FILTER = Image.Resampling.BICUBIC
+  # Those of Cityscapes; the game's table gives licence plates an id of their own, 34.
+  LABEL_IDS = (labels.CITYSCAPES_IDS, frozenset((*range(35), 255)))
+  DEPTH_RECIPES: ClassVar = {"disparity": preprocess.NETWORK_DISPARITY}
   NETWORK_DEPTH = "disparity"
   EXPECTED: ClassVar = {"train": 24_966}
 
@@ -29,27 +30,3 @@ class Gta5(FramesBuilder):
     del config, split
     kinds = {"image": "images", "label": "labels", "depth": "disparity"}
     return {kind: (f"{folder}/{NAME}.png",) for kind, folder in kinds.items()}
-
-  @classmethod
-  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """As in the base class."""
-    del dataset_config
-    return {"train": f"disparity/{NAME}.png"}
-
-  @classmethod
-  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
-    """As in the base class."""
-    return preprocess.Recipe(
-      size=(config.height, config.width),
-      image_filter=Image.Resampling.BICUBIC,
-      label=preprocess.LabelIds(
-        labels.label_table(labels.CITYSCAPES_IDS, config.classes, "GTA5"), LABEL_IDS
-      ),
-      resize_label=True,
-      depth=preprocess.DepthRecipe(
-        read=readers.read_depth_png,
-        encode=inverse_depth.from_disparity,
-        resize=preprocess.resize_bilinear,
-        any_size=True,
-      ),
-    )

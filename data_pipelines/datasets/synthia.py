@@ -1,6 +1,6 @@
 """SYNTHIA-RAND-CITYSCAPES: 9,400 rendered frames of 1280x760 pixels."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from PIL import Image
 
@@ -9,24 +9,7 @@ from data_pipelines import inverse_depth, preprocess, readers
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
 from data_pipelines.patterns import NAME
 
-LABEL_IDS = frozenset(range(23))
 _NESTED = "RAND_CITYSCAPES/"  # the archive's own folder, if the root holds it
-
-_DEPTH_RECIPES = {
-  "simulator": preprocess.DepthRecipe(
-    read=readers.read_depth_png,
-    encode=inverse_depth.from_centimetres,
-    resize=preprocess.resize_nearest_corner,
-    any_size=False,
-  ),
-  "disparity": preprocess.DepthRecipe(  # of a depth network, as that of GTA5
-    read=readers.read_depth_png,
-    encode=inverse_depth.from_disparity,
-    resize=preprocess.resize_bilinear,
-    any_size=True,
-  ),
-  "none": None,
-}
 
 
 class Synthia(FramesBuilder):
@@ -40,7 +23,18 @@ class Synthia(FramesBuilder):
   BUILDER_CONFIGS: ClassVar = [
     FrameConfig(height=720, width=1280, depth="simulator")
   ]  # as released
-  DEPTH_KINDS = ("simulator", "disparity")
+  TITLE = "SYNTHIA"
+  IMAGE_FILTER = Image.Resampling.BICUBIC
+  LABEL_IDS = (labels.SYNTHIA_IDS, frozenset(range(23)))
+  DEPTH_RECIPES: ClassVar = {
+    "simulator": preprocess.DepthRecipe(
+      read=readers.read_depth_png,
+      encode=inverse_depth.from_centimetres,
+      resize=preprocess.resize_nearest_corner,
+      any_size=False,
+    ),
+    "disparity": preprocess.NETWORK_DISPARITY,
+  }
   NETWORK_DEPTH = "disparity"
   EXPECTED: ClassVar = {"train": 9_400}
 
@@ -54,22 +48,3 @@ class Synthia(FramesBuilder):
       kind: tuple(f"{nested}{name}/{NAME}.png" for nested in ("", _NESTED) for name in names)
       for kind, names in folders.items()
     }
-
-  @classmethod
-  def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """As in the base class."""
-    del dataset_config
-    return {"train": f"disparity/{NAME}.png"}
-
-  @classmethod
-  def recipe(cls, config: FrameConfig, split: str) -> preprocess.Recipe:
-    """As in the base class."""
-    return preprocess.Recipe(
-      size=(config.height, config.width),
-      image_filter=Image.Resampling.BICUBIC,
-      label=preprocess.LabelIds(
-        labels.label_table(labels.SYNTHIA_IDS, config.classes, "SYNTHIA"), LABEL_IDS
-      ),
-      resize_label=True,
-      depth=_DEPTH_RECIPES[config.depth],
-    )

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.io
 import tiny_trees
-from ml_collections import ConfigDict
 from PIL import Image
 from tiny_trees import HEIGHT, WIDTH, examples, pixels, save
 
@@ -51,10 +50,8 @@ def root(tmp_path):
 
 
 def config(root, depth="none", height=HEIGHT, width=WIDTH, **changes):
-  dataset = ConfigDict(
-    {"dataset": "folder", "root": str(root), "height": height, "width": width, "depth": depth}
-  )
-  dataset.views = changes.pop("views", ())
+  views = changes.pop("views", ())
+  dataset = tiny_trees.dataset_config("folder", root, depth, height, width, views=views)
   dataset.folder = get_folder_config()
   values = {
     "train.images": "train/images/{name}_photo.png",

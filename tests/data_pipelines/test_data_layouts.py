@@ -21,10 +21,8 @@ FX, CX, BASELINE = 30.0, 14.5, 0.5
 
 
 def config(root, depth="none", views=(), **changes):
-  dataset = ConfigDict(
-    {"dataset": "folder", "root": str(root), "height": HEIGHT, "width": WIDTH, "depth": depth}
-  )
-  dataset.views, dataset.folder = views, get_folder_config()
+  dataset = tiny_trees.dataset_config("folder", root, depth, HEIGHT, WIDTH, views=views)
+  dataset.folder = get_folder_config()
   values = {key.replace("__", "."): value for key, value in changes.items()}
   dataset.folder.update_from_flattened_dict({"train.images": "images/{name}.png"} | values)
   return dataset
@@ -166,11 +164,30 @@ def test_splits_may_be_lists_of_names(flat, tmp_path):
   assert names(run(dataset, tmp_path / "records")) == ["a b", "ü_1"]
   assert names(run(dataset, tmp_path / "records", split="validation"), "validation") == ["c"]
   (flat / "train.txt").write_text("a b\ne\n")
-  with pytest.raises(UserError, match=r"train\.txt.*folder\.train.*'e'.*'a b'.*images/a b\.png"):
+  told = r"folder\.train\.list.*train\.txt.*'e'.*'a b'.*images/a b\.png"
+  with pytest.raises(UserError, match=told):
+    run(dataset, tmp_path / "other")
+  (flat / "train.txt").write_text("\n")
+  with pytest.raises(UserError, match=r"folder\.train\.list.*train\.txt.*no frame"):
     run(dataset, tmp_path / "other")
   dataset.folder.train.list = "nowhere.txt"
   with pytest.raises(UserError, match=r"folder\.train\.list.*nowhere\.txt"):
     run(dataset, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+  ("line", "name"),
+  [
+    ("c", "c"),
+    ("c.PNG", "c"),
+    ("/SegNet/Mine/images/c.PNG /SegNet/Mine/labels/c.png", "c"),
+    ("\ufeffü_1", "ü_1"),
+  ],
+)
+def test_lines_of_lists_as_other_tools_write_them(flat, tmp_path, line, name):
+  (flat / "images/c.png").rename(flat / "images/c.PNG")
+  (flat / "train.txt").write_text(line)
+  assert names(run(config(flat, train__list="train.txt"), tmp_path / "records")) == [name]
 
 
 def test_training_and_validation_may_share_images_where_that_is_said(flat, tmp_path):
@@ -300,6 +317,18 @@ def test_disparity_in_pixels(kitti, tmp_path, kind):
     run(dataset, tmp_path / "other")
 
 
+def test_the_sign_of_a_disparity_map_is_that_of_most_pixels():
+  values = np.full((4, 5), -8.0)
+  values[0, 0], values[1] = 0.3, np.nan
+  metres = inverse_depth.to_metres(
+    inverse_depth.from_stereo_disparity(values, focal=100.0, baseline=0.5)
+  )
+  np.testing.assert_allclose(metres[2:], 6.25, rtol=1e-5)
+  flipped = inverse_depth.from_stereo_disparity(-values, focal=100.0, baseline=0.5)
+  np.testing.assert_allclose(inverse_depth.to_metres(flipped), metres)
+  assert (flipped.ravel()[[0, 5]] == 1).all()
+
+
 def test_depth_maps_of_kitti(flat, tmp_path):
   values = pixels(0).disparity
   for name in ("a b", "ü_1", "c", "d"):
@@ -348,6 +377,8 @@ def test_suffixes_in_capitals_links_and_hidden_files(tmp_path):
   for name in ("a.png", "b.PNG", "._a.png", ".thumbnails/a.png"):
     save(tmp_path / f"mine/images/{name}", pixels(1).rgb)
   (tmp_path / "mine/images/linked").symlink_to(outside)
+  (tmp_path / "mine/images/loop").symlink_to(tmp_path / "mine")
+  (tmp_path / "mine/images/itself").symlink_to(tmp_path / "mine/images/itself")
   builder = run(config(tmp_path / "mine"), tmp_path / "records")
   assert names(builder) == ["a", "b", "linked/c"]
 
@@ -376,6 +407,29 @@ def test_validation_frames_are_single_images_without_depth(flat, tmp_path):
   assert builder.report.depth_share == {"validation": 0.0}
   with pytest.raises(UserError, match=r"folder\.train\.depth.*metres_npy"):
     run(dataset, tmp_path / "records", contents=("image", "inverse_depth"))
+  dataset.folder.validation.depth = "dept/{name}.npy"  # what is named must exist
+  with pytest.raises(UserError, match=r"dept/\{name\}\.npy.*folder\.validation\.depth"):
+    run(dataset, tmp_path / "records", split="validation", contents=("image",))
+
+
+def test_names_in_other_alphabets_reach_the_batches(flat, tmp_path):
+  dataset = config(flat)
+  run(dataset, tmp_path / "records")
+  data = ConfigDict({"records_dir": str(tmp_path / "records"), "target": dataset})
+  data.classes = {"names": CLASSES.names, "colors": CLASSES.colors}
+  data.evaluation_batch_size, data.reader_threads = 4, 1
+  (batch,) = tiny_trees.evaluation_batches(data, split="train", contents=("image",))
+  assert sorted(batch["name"]) == ["a b", "c", "d", "ü_1"]
+  path = flat / "images" / "x\udcfc.png"  # a byte of Latin-1
+  save(path, pixels(1).rgb)
+  with pytest.raises(UserError, match="UTF-8"):
+    run(dataset, tmp_path / "others")
+
+
+def test_colours_under_a_configuration_of_ids_name_what_to_set(flat, tmp_path):
+  save(flat / "labels/c.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+  with pytest.raises(UserError, match=r"labels/c\.png.*RGB.*folder\.label_classes"):
+    run(config(flat, train__labels="labels/{name}.png"), tmp_path / "records")
 
 
 def test_a_real_data_root_is_no_street_world(tmp_path):

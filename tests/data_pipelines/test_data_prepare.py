@@ -307,7 +307,7 @@ def test_nothing_usable(tmp_path):
 def test_builders_are_complete():
   for dataset in ("gta5", "synthia", "cityscapes"):
     builder = BUILDERS[dataset]
-    for depth in builder.DEPTH_KINDS:
+    for depth in builder.depth_kinds():
       config = FrameConfig(root="", height=1, width=1, depth=depth)
       assert builder.recipe(config, "train").depth is not None
 
@@ -461,3 +461,28 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
   write_gta5(tmp_path / "files")
   builder = run(dataset_config("gta5", "~/files", "disparity"), "~/records")
   assert str(builder.data_path).startswith(f"{tmp_path}/records/")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+  root = write_gta5(tmp_path / "files")
+  for kind in ("images", "labels", "disparity"):
+    (root / kind / "more").mkdir()
+    shutil.copy(root / kind / "00000.png", root / kind / "more")
+  with pytest.raises(UserError, match=r"images/00000\.png.*images/more/00000\.png.*one name"):
+    run(dataset_config("gta5", root, "disparity"), tmp_path / "records")
+
+
+def test_records_are_used_where_the_disk_of_the_files_is_not_mounted(tmp_path):
+  root = write_gta5(tmp_path / "files")
+  config = dataset_config("gta5", root, "disparity")
+  run(config, tmp_path / "records")
+  shutil.rmtree(root)
+  root.mkdir()
+  assert len(examples(run(config, tmp_path / "records"))) == 3
+
+
+def test_beam_that_is_not_installed_is_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
+  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
+  with pytest.raises(UserError, match=r"data\.beam_options.*pip install"):
+    run(config, tmp_path / "records", beam=("--runner=DirectRunner",))

@@ -45,9 +45,6 @@ def test_window(window, dtype, axes):
   top, left, height, width = window
   wanted = np.ascontiguousarray(array[top : top + height, left : left + width])
   assert unpack(pack(array), window).tobytes() == wanted.tobytes()
-  out = np.full(wanted.shape, 7, dtype)
-  assert unpack(pack(array), window, out) is out
-  assert out.tobytes() == wanted.tobytes()
 
 
 def test_views_are_packed_as_what_they_show():
@@ -133,12 +130,3 @@ def test_other_arrays_are_refused(array):
 def test_windows_outside_are_refused(window):
   with pytest.raises(ValueError, match=re.escape(str(window)) + r".*\(4, 5\)"):
     unpack(pack(values((4, 5), np.uint8)), window)
-
-
-@pytest.mark.parametrize(
-  "out", [np.empty((4, 4), np.uint8), np.empty((4, 5), np.int8), np.empty((5, 4), np.uint8).T]
-)
-def test_other_places_to_write_are_refused(out):
-  told = re.escape(f"{out.dtype}{out.shape}")
-  with pytest.raises(ValueError, match=rf"{told}.*uint8\(4, 5\)"):
-    unpack(pack(values((4, 5), np.uint8)), out=out)

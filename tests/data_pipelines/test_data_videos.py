@@ -56,6 +56,7 @@ def data_config(target, records):
       "street_world": {"enabled": False},
       "bad_frames": "stop",
       "prepare_processes": 1,
+      "beam_options": (),
       "source": target,
       "target": target,
       "crop_height": 18,
@@ -136,8 +137,8 @@ def test_batches_of_a_video_with_measured_depth_in_validation_alone(tmp_path):
     **{"validation.images": "val/{name}.png", "validation.depth": "val/{name}.npy"},
   )
   data = data_config(target, tmp_path / "records")
-  needs = (("target", "train"), ("target", "validation"))
-  train, validation = provide(data, needs, ("image", "views"))
+  needs = [("target", split, ("image", "views")) for split in ("train", "validation")]
+  train, validation = provide(data, needs)
   assert train.report.depth_share == {"train": 0.0}
   assert validation.report.depth_share == {"validation": 1.0}
   (batch,) = evaluation_batches(data, contents=("image", "inverse_depth", "views"))
@@ -146,7 +147,7 @@ def test_batches_of_a_video_with_measured_depth_in_validation_alone(tmp_path):
   np.testing.assert_allclose(batch["inverse_depth"], 655.36 / 4.01, rtol=1e-6)
   np.testing.assert_array_equal(batch["next_image"][0], pixels(15).rgb)
   # Frames that are measured by their depth need no neighbours.
-  provide(data, needs[1:], ("image", "inverse_depth"))
+  provide(data, [("target", "validation", ("image", "inverse_depth"))])
   batches = evaluation_batches(data, contents=("image", "inverse_depth"))
   assert [n for b in batches for n in b["name"][b["valid"]]] == ["3", "4", "5"]
   batch = next(train_batches(data, seed=0, domains=("target",)))
@@ -167,7 +168,8 @@ def test_the_adaptation_wants_labels_and_depth(tmp_path, split):
     video_config(tmp_path / "mine", depth="metres_npy", **changes), tmp_path / "records"
   )
   data.source = dataset_config("gta5", write_gta5(tmp_path / "gta5"), "disparity")
-  needs = (("source", "train"), ("target", "train"), ("target", "validation"))
-  with pytest.raises(UserError, match=rf"folder\.{split}.*''.*\{{name\}}"):
-    provide(data, needs, ("image", "label", "inverse_depth"))
+  contents = ("image", "label", "inverse_depth")
+  needs = [("source", "train"), ("target", "train"), ("target", "validation")]
+  with pytest.raises(UserError, match=rf"data\.target.*folder\.{split}.*''.*\{{name\}}"):
+    provide(data, [(*need, contents) for need in needs])
   assert not (tmp_path / "records").exists()

@@ -194,8 +194,10 @@ def dataset_config(
       "height": height,
       "width": width,
       "depth": depth,
+      "depth_root": "",
       "splits": ("train",),
       "views": (),
+      "neighbour_offset": 1,
       **more,
     }
   )
