@@ -154,6 +154,15 @@ def test_every_frame_of_a_video_is_labelled(tmp_path, random):
   }
   with stubs_for_networks():
     run(depth_arguments(tmp_path, **video))
+  # A kind of depth is named, and validation has none of it.
+  measured = video | {
+    "data__target__depth": "metres_npy",
+    "data__target__folder__shared_images": True,
+    "data__target__folder__validation__images": "train/{name}.png",
+    "evaluation__split": "validation",
+  }
+  told = ("data.target.depth", "metres_npy", "folder.validation.depth")
+  refused(depth_arguments(tmp_path / "measured", **measured), *told)
   label = video | {"label_depth__folder": tmp_path / "files"}
   metric = label | {"label_depth__encoding": "metric"}
   refused(depth_arguments(tmp_path, "label_depth", **metric), "label_depth.encoding", "metric")
