@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow
 import pytest
 
+from data_pipelines.tiled_array import TiledArray
 from data_pipelines.tiles import pack, packed_shape, unpack
 
 # Below, at and above the size of a tile, and of several tiles.
@@ -130,3 +131,16 @@ def test_other_arrays_are_refused(array):
 def test_windows_outside_are_refused(window):
   with pytest.raises(ValueError, match=re.escape(str(window)) + r".*\(4, 5\)"):
     unpack(pack(values((4, 5), np.uint8)), window)
+
+
+def test_the_feature_of_tfds_takes_arrays_and_what_is_packed():
+  array = values((5, 7, 3), np.uint8)
+  feature = TiledArray.from_json_content(
+    TiledArray(shape=(None, 7, 3), dtype=np.uint8).to_json_content()
+  )
+  for given in (array, pack(array)):
+    encoded = feature.encode_example(given)
+    np.testing.assert_array_equal(feature.decode_example_np(encoded), array)
+    decoded = feature.decode_example(encoded)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, array)
