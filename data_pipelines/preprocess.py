@@ -20,7 +20,6 @@ from data_pipelines.readers import (
   BadFrameError,
   Camera,
   decode,
-  image_size,
   read_camera,
   read_depth_png,
   read_label_colors,
@@ -138,7 +137,7 @@ class PreparedFrame:
   Attributes:
     contents: of the record, all but its name. `image`, images of views (uint8 H W 3), `label`
       (uint8 H W 1) and `inverse_depth` (float32 H W), packed by `tiles.pack`; `intrinsics`
-      and `baseline`: see `load_camera`.
+      and `baseline` of the camera, where there is one.
     label_pixels: pixels of each training id, at 0..255.
     depth_share: share of the pixels that have depth.
   """
@@ -156,8 +155,10 @@ def prepare_item(item: tuple[Frame, Recipe]) -> PreparedFrame | BadFrameError:
 def prepare_frame(frame: Frame, recipe: Recipe) -> PreparedFrame | BadFrameError:
   """Reads, checks and compresses one frame; returns the error of a frame that cannot be used."""
   try:
-    image, label, depth = load_frame(frame, recipe)
-    views, camera = load_views(frame, recipe), load_camera(frame, recipe)
+    picture = _read_image(frame)
+    image, label, depth = _load(frame, recipe, picture)
+    views = _load_views(frame, recipe, picture.size)
+    camera = _load_camera(frame, recipe, picture.size)
   except BadFrameError as error:
     return error
   arrays = {"image": image, "label": label[..., np.newaxis], "inverse_depth": depth, **views}
@@ -177,14 +178,21 @@ def load_frame(frame: Frame, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np
     BadFrameError: a file is missing, cannot be decoded, holds what it must not, or does not fit the
       others.
   """
+  return _load(frame, recipe, _read_image(frame))
+
+
+def _read_image(frame: Frame) -> Image.Image:
   absent = missing_file(frame)
   if absent is not None:
     raise BadFrameError(absent, "file is missing")
-  height, width = recipe.size
+  return decode(read_rgb, frame.image)
 
-  image = decode(read_rgb, frame.image)
-  shape = (image.height, image.width)
-  image = np.asarray(image.resize((width, height), recipe.image_filter))
+
+def _load(
+  frame: Frame, recipe: Recipe, picture: Image.Image
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  shape = (picture.height, picture.width)
+  image = np.asarray(picture.resize(recipe.size[::-1], recipe.image_filter))
   label = _load_label(frame, recipe, shape)
 
   if frame.depth is None or recipe.depth is None:
@@ -212,40 +220,31 @@ def _load_label(frame: Frame, recipe: Recipe, shape: tuple[int, int]) -> np.ndar
   return label
 
 
-def load_views(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
-  """`VIEW_image` uint8 H W 3 of each view that the frame has, resized like its image.
-
-  Raises:
-    BadFrameError: a view cannot be decoded, or differs in size from the image.
-  """
-  height, width = recipe.size
+def _load_views(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[str, np.ndarray]:
+  """`VIEW_image` uint8 H W 3 of each view of the frame, resized like its image, of that size."""
   views = {}
   for view in VIEWS:
     location = getattr(frame, view)
     if location is None:
       continue
-    image, size = decode(read_rgb, location), decode(image_size, frame.image)
+    image = decode(read_rgb, location)
     if image.size != size:
       raise BadFrameError(
         location, f"image is {_by(image.size[::-1])} but {frame.image} is {_by(size[::-1])}"
       )
-    views[f"{view}_image"] = np.asarray(image.resize((width, height), recipe.image_filter))
+    views[f"{view}_image"] = np.asarray(image.resize(recipe.size[::-1], recipe.image_filter))
   return views
 
 
-def load_camera(frame: Frame, recipe: Recipe) -> dict[str, np.ndarray]:
+def _load_camera(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[str, np.ndarray]:
   """`intrinsics` and `baseline` of a frame that has a camera.
 
   `intrinsics`: float32[4], fx, fy, cx, cy in pixels of the record's images, the centre of the first
   pixel at 0. `baseline`: float32, metres to the right camera; 0 where the frame has no right image.
-
-  Raises:
-    BadFrameError: the calibration cannot be read.
   """
   camera = _camera(frame, recipe, frame.right)
   if camera is None:
     return {}
-  size = decode(image_size, frame.image)
   height, width = recipe.size
   return {
     "intrinsics": camera.intrinsics((width / size[0], height / size[1])),

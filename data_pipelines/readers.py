@@ -15,13 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.io
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from corda_jax import labels
 from data_pipelines.archives import open_file
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors arrive as exceptions
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class BadFrameError(Exception):
@@ -71,13 +70,6 @@ def read_rgb(path: str) -> Image.Image:
       # Pillow would cut its values off at 255.
       raise BadFrameError(path, f"is a picture of mode {image.mode}, expected 8 bits a channel")
     return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def image_size(path: str) -> tuple[int, int]:
-  """Width and height of an image as `read_rgb` returns it, without decoding it."""
-  with open_file(path) as file, Image.open(file) as image:
-    turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    return image.size[::-1] if turned else image.size
 
 
 def read_label_ids(path: str) -> np.ndarray:
