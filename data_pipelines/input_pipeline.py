@@ -1,4 +1,4 @@
-"""Records → `tf.data.Dataset`s of batches.
+"""Records → batches, as instances of `tf.data.Dataset`.
 
 Training samples are numbered from 0 without end: batch k of B samples holds the numbers
 k B … k B + B - 1, and process p of P reads its P-th part of them. Sample g of a set with n records
@@ -10,6 +10,7 @@ their own epochs.
 
 import atexit
 import bisect
+import gc
 import itertools
 import os
 import re
@@ -321,7 +322,7 @@ class _Callbacks:
 
   A thread of tf.data that waits for the interpreter's lock then waits for ever, and tf.data, which
   waits for its threads, with it. From the beginning of the exit on callbacks return zeros at once,
-  so that the buffers fill and no more callbacks begin.
+  and every iterator, whoever holds it, lets go of its threads; of others the buffers fill.
   """
 
   def __init__(self):
@@ -344,6 +345,8 @@ class _Callbacks:
 
   def _drain(self) -> None:
     self._exiting = True
+    for iterator in [each for each in gc.get_objects() if isinstance(each, tf.data.Iterator)]:
+      vars(iterator).clear()
     while self._running or time.monotonic() - self._last < 0.1:
       time.sleep(0.01)
 
