@@ -101,8 +101,11 @@ def match_frames(
   # Files of the other kinds may belong to frames that are left out.
   names = sorted(found["image"].keys() | found.get("label", {}).keys())
   for name in names:
-    if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
-      raise UserError(f"the name of {location('image', name)!r} is not UTF-8: rename the file")
+    try:
+      name.encode()
+    except UnicodeEncodeError:
+      path = location("image", name)
+      raise UserError(f"the name of {path!r} is not UTF-8: rename the file") from None
   return [Frame(name=name, **{kind: location(kind, name) for kind in patterns}) for name in names]
 
 

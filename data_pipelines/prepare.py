@@ -198,8 +198,6 @@ def _write(builder: FramesBuilder, beam: Sequence[str]) -> None:
         download_dir=downloads, download_config=config, file_format="array_record"
       )
   except (OSError, RuntimeError) as error:  # array_record raises the latter
-    if isinstance(error, UserError):
-      raise
     reason = getattr(error, "strerror", None) or str(error).split(";")[0]
     raise UserError(
       f"records cannot be written to {os.fspath(builder.data_path.parent)!r} ({reason}): make room "

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.io
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from corda_jax import labels
 from data_pipelines.archives import open_file
@@ -56,6 +56,8 @@ def decode(read: Callable[[str], Any], path: str) -> Any:
     raise BadFrameError(
       path, "needs more memory than there is: its header may be damaged"
     ) from error
+  except UnidentifiedImageError as error:  # whose text has an address in memory
+    raise BadFrameError(path, "cannot be decoded: it is no image that Pillow knows") from error
   except PermissionError as error:
     raise BadFrameError(path, "cannot be read: permission denied") from error
   except Exception as error:  # on broken files Pillow and SciPy raise whatever comes

@@ -81,7 +81,8 @@ class Folder(FramesBuilder):
     """As in the base class, but names have their folders."""
     by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
     splits, ends = {}, {}
-    for split, patterns in config.folder.patterns.items():
+    for split in config.splits:
+      patterns = {kind: Pattern(text) for kind, (text,) in cls.patterns(config, split).items()}
       frames = _match(files, config, split, patterns)
       if split in config.folder.lists:
         frames = _listed(files, frames, split, config.folder.lists[split])

@@ -146,6 +146,8 @@ def test_batches_of_a_video_with_measured_depth_in_validation_alone(tmp_path):
   assert batch["valid"].tolist() == [True, False]
   np.testing.assert_allclose(batch["inverse_depth"], 655.36 / 4.01, rtol=1e-6)
   np.testing.assert_array_equal(batch["next_image"][0], pixels(15).rgb)
+  batches = evaluation_batches(data, split="train", contents=("image", "inverse_depth", "views"))
+  assert all((batch["inverse_depth"] == 1).all() for batch in batches)
   # Frames that are measured by their depth need no neighbours.
   provide(data, [("target", "validation", ("image", "inverse_depth"))])
   batches = evaluation_batches(data, contents=("image", "inverse_depth"))
