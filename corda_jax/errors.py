@@ -32,7 +32,7 @@ class Preempted(BaseException):
     step: of the checkpoint that it left.
   """
 
-  def __init__(self, step: int):
+  def __init__(self, step: int, signal_name: str = "SIGTERM"):
     """See the class."""
-    super().__init__(f"Stopped by SIGTERM after step {step}")
+    super().__init__(f"Stopped by {signal_name} after step {step}")
     self.step = step

@@ -7,6 +7,7 @@ configuration, the run's folder and the files that it names are checked before T
 imported, which only the jobs that read data need.
 """
 
+import contextlib
 import logging as python_logging
 import os
 import signal
@@ -17,10 +18,16 @@ from typing import Any
 from absl import app, flags, logging
 
 from corda_jax import main_flags
+from corda_jax.console import tolerate_failing_streams
 from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
+from corda_jax.locks import only_writer
 from corda_jax.main_flags import Command
 
 STOPPED = 130  # exit code after Ctrl-C, by the shells' convention
+
+# What a job writes in the folder of a run, of which there is one writer at a time. Predictions and
+# depth files have folders of their own.
+_WRITES = {"train": "run", "import_torch": "run", "export": "bundle", "export_torch": "corda.pth"}
 
 
 def run(config: Any, workdir: Path, mode: str) -> None:
@@ -30,25 +37,36 @@ def run(config: Any, workdir: Path, mode: str) -> None:
     UserError: the configuration, the data or the folder will not do.
   """
   main_flags.check_mode(config, mode)
+  task = config.get("task", "adaptation")
   if mode == "report":
     from corda_jax.jobs.report import write_report
 
     print(f"Report: {write_report(workdir, config.to_dict())}")
-  elif config.get("task", "adaptation") == "depth":
-    from corda_jax.jobs.checks import check_depth
+    return
+  from corda_jax.jobs import checks
 
-    experiment = check_depth(config, workdir, mode)
-    from corda_jax import main_depth
+  check = checks.check_depth if task == "depth" else checks.check_adaptation
+  experiment = check(config, workdir, mode)
+  with _only_writer(workdir, mode):
+    if task == "depth":
+      from corda_jax import main_depth
 
-    main_depth.run(experiment, workdir, mode)
-  else:
-    _run_adaptation(config, workdir, mode)
+      main_depth.run(experiment, workdir, mode)
+    else:
+      _run_adaptation(experiment, workdir, mode)
 
 
-def _run_adaptation(config: Any, workdir: Path, mode: str) -> None:
-  from corda_jax.jobs.checks import check_adaptation
+def _only_writer(workdir: Path, mode: str) -> contextlib.AbstractContextManager[None]:
+  """Keeps other processes from writing what the job writes; of several, the first one does."""
+  import jax
 
-  experiment = check_adaptation(config, workdir, mode)
+  if mode not in _WRITES or jax.process_index() > 0:
+    return contextlib.nullcontext()
+  lock = workdir / f".{_WRITES[mode]}.lock"
+  return only_writer(lock, otherwise="choose another --workdir")
+
+
+def _run_adaptation(experiment: Any, workdir: Path, mode: str) -> None:
   if mode == "predict":
     from corda_jax.jobs.predict import predict
     from data_pipelines.inverse_depth import to_disparity
@@ -108,6 +126,7 @@ def _parse_or_exit(arguments: list[str]) -> Command:
 
 
 if __name__ == "__main__":
+  tolerate_failing_streams()
   main_flags.define_flags(flags.FLAGS)
   flags.adopt_module_key_flags(main_flags)  # listed by --help
   logging.set_verbosity(logging.WARNING)

@@ -1,5 +1,6 @@
 """Runs the jobs of the depth stage: connects them to data, curves and pictures."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.report import write_report
 from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train_depth import train_depth
+from corda_jax.locks import only_writer
 from corda_jax.main_curves import curves_writer, told_not_raised
 from corda_jax.training.processes import first_process_first, wait_for_all
 from corda_jax.training.run_files import record_config
@@ -89,7 +91,10 @@ def run(experiment: DepthExperiment, workdir: Path, mode: str) -> None:
     return as_numpy(dataset)
 
   if mode == "label_depth":
-    _label(experiment, workdir, processes)
+    state = restore_state(experiment, workdir)
+    files = _depth_files(experiment, state)
+    with _only_writer(files):
+      _label(experiment, state, files, processes)
   elif mode == "evaluate":
     state, result = evaluate_depth(experiment, workdir, frames)
     sheet = _Pictures(experiment, workdir, frames).write(state, result, split)
@@ -152,11 +157,10 @@ def _train(
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
 
 
-def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]) -> None:
-  """Writes the depth files of a data set; goes on where it was stopped."""
+def _depth_files(experiment: DepthExperiment, state: DepthState) -> DepthFiles:
+  """The depth files of a data set that the network of `state` makes."""
   config, target = experiment.config, experiment.config.data.target
   options = config.label_depth
-  state = restore_state(experiment, workdir)
   meta = {
     "step": int(state.step),
     "weights": weights_digest(state),
@@ -165,7 +169,23 @@ def _label(experiment: DepthExperiment, workdir: Path, processes: dict[str, int]
   }
   if options.encoding == "metric":
     meta["metres_per_unit"] = config.depth.metres_per_unit
-  files = DepthFiles(target, folder=options.folder, meta=meta)
+  return DepthFiles(target, folder=options.folder, meta=meta)
+
+
+def _only_writer(files: DepthFiles) -> contextlib.AbstractContextManager[None]:
+  """Keeps other runs from writing the same files; of several processes the first one does."""
+  if jax.process_index() > 0:
+    return contextlib.nullcontext()
+  lock = Path(files.folder) / ".depth.lock"
+  return only_writer(lock, otherwise="choose another label_depth.folder")
+
+
+def _label(
+  experiment: DepthExperiment, state: DepthState, files: DepthFiles, processes: dict[str, int]
+) -> None:
+  """Writes the depth files of a data set; goes on where it was stopped."""
+  config, target = experiment.config, experiment.config.data.target
+  options = config.label_depth
 
   def encode(disparity):
     if options.encoding == "sigmoid":

@@ -3,6 +3,7 @@
 Parsing needs neither JAX nor TensorFlow, so a mistake is reported at once.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
   Raises:
     UserError: an unknown flag or field, a value of the wrong type, and so on, in one line.
   """
+  arguments = [re.sub("(?<=^--config=)~[^:]*", lambda path: os.path.expanduser(path[0]), argument) for argument in arguments]
   for argument in arguments:
     # The library reads such a name as Python, so that what follows a # would be left out.
     name = argument.split("=")[0]
@@ -146,7 +148,18 @@ def read_command(values: flags.FlagValues, positional: list[str]) -> Command:
   config, mode, workdir = (values[name].value for name in ("config", "mode", "workdir"))
   if not workdir and mode != "prepare":
     raise UserError("--workdir is missing: name the folder of the run")
-  return Command(config, Path(workdir or ""), mode, values["multihost"].value)
+  _expand_home(config)
+  workdir = Path(os.path.expanduser(workdir or ""))
+  return Command(config, workdir, mode, values["multihost"].value)
+
+
+def _expand_home(config: Any) -> None:
+  """Puts the home folder in place of the ~ that paths begin with: no shell does behind a "="."""
+  for name, value in config.items():
+    if isinstance(value, type(config)):
+      _expand_home(value)
+    elif isinstance(value, str) and value.startswith("~"):
+      config[name] = os.path.expanduser(value)
 
 
 def check_mode(config: Any, mode: str) -> None:

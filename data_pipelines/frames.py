@@ -6,11 +6,13 @@ image or a label alone still makes a frame, so that the missing file gets report
 
 import dataclasses
 import hashlib
+import os
 import re
 import types
 from collections.abc import Mapping, Sequence
 
 from corda_jax.errors import UserError
+from corda_jax.images import HEIC_SUFFIXES, image_suffixes
 from data_pipelines.archives import DataFiles, file_size
 from data_pipelines.patterns import Pattern
 
@@ -55,23 +57,31 @@ class FoundFrames:
     splits: split → its frames.
     ends: split → number of frames that are left out since the previous or next one is missing, of
       data sets whose clips have ends.
+    notes: (split, file, what is unusual) of files that are left out.
   """
 
   splits: dict[str, list[Frame]]
   ends: dict[str, int] = dataclasses.field(default_factory=dict)
+  notes: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
 
 
 def match_frames(
   patterns: Mapping[str, Sequence[Pattern]],
   trees: Mapping[str, DataFiles],
   fields: Mapping[str, str] = types.MappingProxyType({}),
-) -> list[Frame]:
+) -> tuple[list[Frame], list[tuple[str, str]]]:
   """Frames of every name that has an image or a label, in the order of their names.
+
+  Labels whose names are those of images with an ending are forms of these images' labels that other
+  tools have written, such as `00001_labelTrainIds.png`, and no frames.
 
   Args:
     patterns: attribute of `Frame` → patterns of its files; the first with a match counts.
     trees: attribute of `Frame` → the tree of its files.
     fields: attribute of `Frame` → field of the configuration, for the error.
+
+  Returns:
+    The frames; and (file, what is unusual) of files that are left out.
 
   Raises:
     UserError: there is no file of a kind, or the name of one is not UTF-8.
@@ -85,11 +95,10 @@ def match_frames(
         break
     else:
       expected = " or ".join(repr(pattern.text) for pattern in candidates)
-      others = "".join(f"; unpack {name}, only zip is read" for name in tree.other_archives[:1])
       field = f" ({fields[kind]})" if kind in fields else ""
       raise UserError(
         f"{tree.root!r} and its zip archives hold no file {expected}{field}, where {{…}} stands "
-        f"for names and folders{others}"
+        f"for names and folders{_instead(candidates[0], tree)}"
       )
   # A short pattern such as {name}.png may match what {name}_label.png is meant for.
   others = {x for kind, named in found.items() if kind != "image" for x in named.values()}
@@ -98,15 +107,57 @@ def match_frames(
   def location(kind: str, name: str) -> str:
     return found[kind].get(name) or trees[kind].locate(chosen[kind].path(name))
 
+  notes = _other_formats(chosen["image"], trees["image"], others)
   # Files of the other kinds may belong to frames that are left out.
-  names = sorted(found["image"].keys() | found.get("label", {}).keys())
+  alone = sorted(found.get("label", {}).keys() - found["image"].keys())
+  if forms := [name for name in alone if _extends(name, found["image"])]:
+    example = found["label"][forms[0]]
+    notes.append((example, f"{len(forms)} labels with names that extend those of others left out"))
+  names = sorted(found["image"].keys() | set(alone) - set(forms))
   for name in names:
     try:
       name.encode()
     except UnicodeEncodeError:
       path = location("image", name)
       raise UserError(f"the name of {path!r} is not UTF-8: rename the file") from None
-  return [Frame(name=name, **{kind: location(kind, name) for kind in patterns}) for name in names]
+  frames = [Frame(name, **{kind: location(kind, name) for kind in patterns}) for name in names]
+  return frames, notes
+
+
+def _extends(name: str, known: Mapping[str, str]) -> bool:
+  """Whether a name is one of the known ones with an ending, such as "_color"."""
+  return any(name[: match.start()] in known for match in re.finditer(r"[_.-]", name))
+
+
+def _other_formats(pattern: Pattern, tree: DataFiles, used: set[str]) -> list[tuple[str, str]]:
+  """A note on images beside those of a pattern that differ from it in their format."""
+  prefix, ending = pattern.text.partition("{")[0], os.path.splitext(pattern.text)[1].lower()
+  folder = prefix.rpartition("/")[0]
+  if not folder:  # then anything is beside them
+    return []
+  files = tree.find(f"{folder}/", "").values()
+  suffixes = image_suffixes() | set(HEIC_SUFFIXES)
+  endings = {file: os.path.splitext(file)[1].lower() for file in files}
+  left = [f for f, e in endings.items() if e in suffixes and e != ending and f not in used]
+  if not left:
+    return []
+  return [(min(left), f"{len(left)} images in {folder!r} that are no {ending} files left out")]
+
+
+def _instead(pattern: Pattern, tree: DataFiles) -> str:
+  """What a tree without files of a pattern has instead, and what to do about it."""
+  if tree.other_archives:
+    return f"; unpack {tree.other_archives[0]}, only zip is read"
+  prefix, *_, suffix = re.split(r"\{\w+\}", pattern.text)
+  files = {path + suffix: location for path, location in tree.find("", suffix).items()}
+  for path, location in sorted(files.items()):
+    around, inside, _ = path.rpartition(f"/{prefix}") if prefix else ("", "", "")
+    if inside:
+      remedy = f"set the root to {os.path.join(tree.root, around)!r}"
+      if location != os.path.join(tree.root, path):
+        remedy = f"unpack the archive, and set the root to its folder {around!r}"
+      return f"; there is {path!r}: {remedy}"
+  return f"; there is {min(files)!r}" if files else ""
 
 
 def missing_file(frame: Frame) -> str | None:

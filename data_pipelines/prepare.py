@@ -1,7 +1,6 @@
 """Prepares data sets: files → records at working resolution, once."""
 
 import contextlib
-import fcntl
 import importlib.util
 import io
 import os
@@ -18,6 +17,7 @@ from absl import logging
 
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList
+from corda_jax.locks import only_writer
 from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.datasets.builders import make_builder, quiet
 from data_pipelines.frames import fingerprint
@@ -218,28 +218,11 @@ def _check_same_files(builder: FramesBuilder) -> None:
     )
 
 
-@contextlib.contextmanager
-def _lock(builder: FramesBuilder) -> Iterator[None]:
-  """Keeps out other processes that would write the same records; ends with the process."""
+def _lock(builder: FramesBuilder) -> contextlib.AbstractContextManager[None]:
+  """Keeps out other processes that would write the same records."""
   folder = Path(builder.data_path.parent.parent.parent)
-  path = folder / f".{builder.name}-{builder.builder_config.name}.lock"
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    path.touch()
-  except OSError as error:
-    raise UserError(
-      f"records cannot be written to {os.fspath(folder)!r} ({error.strerror}): fix that, or set "
-      "another records_dir"
-    ) from error
-  with open(path, "r+") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      logging.warning("another process prepares %s; waiting for it", builder.name)
-      fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-      logging.warning(
-        "the disk of %s has no locks (%s): start no other preparation of %s meanwhile",
-        folder, error.strerror, builder.name,
-      )  # fmt: skip
-    yield
+  return only_writer(
+    folder / f".{builder.name}-{builder.builder_config.name}.lock",
+    otherwise="set another records_dir",
+    wait=True,
+  )

@@ -45,6 +45,10 @@ class LabelIds:
 
   def __call__(self, path: str) -> np.ndarray:
     """Training ids of a file, uint8 H W."""
+    return self.table[self.read(path)]
+
+  def read(self, path: str) -> np.ndarray:
+    """Label ids of a file, uint8 H W."""
     try:
       ids = read_label_ids(path)
     except BadFrameError as error:
@@ -58,7 +62,7 @@ class LabelIds:
           f"label id {unknown[0]} is unknown ({pixels[unknown[0]]} pixels), expected "
           f"{_ranges(self.known)}{self.hint}",
         )
-    return self.table[ids]
+    return ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +206,7 @@ def _load(
     raise BadFrameError(frame.depth, f"depth is {_by(values.shape)} but its image is {_by(shape)}")
   options = {}
   if recipe.depth.needs_camera:
-    camera = _camera(frame, recipe, frame.right or "")
+    camera = _camera(frame, recipe, frame.right or "", shape[::-1])
     options = {"focal": camera.focal[0] * values.shape[1] / shape[1], "baseline": camera.baseline}
   depth = recipe.depth.resize(recipe.depth.encode(values, **options), shape, recipe.size)
   return image, label, depth
@@ -242,7 +246,7 @@ def _load_camera(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[st
   `intrinsics`: float32[4], fx, fy, cx, cy in pixels of the record's images, the centre of the first
   pixel at 0. `baseline`: float32, metres to the right camera; 0 where the frame has no right image.
   """
-  camera = _camera(frame, recipe, frame.right)
+  camera = _camera(frame, recipe, frame.right, size)
   if camera is None:
     return {}
   height, width = recipe.size
@@ -252,10 +256,17 @@ def _load_camera(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[st
   }
 
 
-def _camera(frame: Frame, recipe: Recipe, right: str | None) -> Camera | None:
-  if frame.camera is None:
-    return recipe.camera
-  return decode(lambda path: read_camera(path, image=frame.image, right=right), frame.camera)
+def _camera(
+  frame: Frame, recipe: Recipe, right: str | None, size: tuple[int, int]
+) -> Camera | None:
+  """The camera of a frame whose image is (width, height) pixels large."""
+  camera, path, field = recipe.camera, frame.image, "folder.camera: "
+  if frame.camera is not None:
+    path, field = frame.camera, ""
+    camera = decode(lambda path: read_camera(path, image=frame.image, right=right), path)
+  if camera is not None and (fault := camera.fault(size)):
+    raise BadFrameError(path, field + fault)
+  return camera
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.io
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from corda_jax import labels
+from corda_jax.images import ImageError, read_image
 from data_pipelines.archives import open_file
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors arrive as exceptions
@@ -66,12 +67,16 @@ def decode(read: Callable[[str], Any], path: str) -> Any:
 
 
 def read_rgb(path: str) -> Image.Image:
-  """An image as 8-bit RGB, turned upright where its EXIF orientation says so."""
-  with open_file(path) as file, Image.open(file) as image:
-    if image.mode.startswith(("I", "F")):
-      # Pillow would cut its values off at 255.
-      raise BadFrameError(path, f"is a picture of mode {image.mode}, expected 8 bits a channel")
-    return ImageOps.exif_transpose(image).convert("RGB")
+  """An image as 8-bit RGB, turned upright where its EXIF orientation says so.
+
+  Raises:
+    BadFrameError: it cannot be read.
+  """
+  try:
+    with open_file(path) as file:
+      return Image.fromarray(read_image(file).rgb)
+  except ImageError as error:
+    raise BadFrameError(path, str(error)) from error
 
 
 def read_label_ids(path: str) -> np.ndarray:
@@ -192,6 +197,13 @@ def read_first_channel(path: str) -> tuple[np.ndarray, int]:
   return values // (255 // (2**bits - 1)), 8  # OpenCV spreads few bits over 0..255
 
 
+# A camera of an image W x H pixels has its principal point in the image, and of W and H in at least
+# one within this share of the middle: crops move it along one axis, another size of image along both.
+_OFF_CENTER = 0.15
+_SHORTEST, _LONGEST = 0.1, 50.0  # focal lengths, in widths and heights of the image
+_FARTHEST = 20.0  # metres between two cameras
+
+
 @dataclasses.dataclass(frozen=True)
 class Camera:
   """Calibration of a frame's camera, at the size of its file.
@@ -207,6 +219,21 @@ class Camera:
   focal: tuple[float, float]
   center: tuple[float, float]
   baseline: float
+
+  def fault(self, size: tuple[int, int]) -> str | None:
+    """What shows that this is no camera of images (width, height) pixels large, or None."""
+    at = [(c + 0.5) / s for c, s in zip(self.center, size, strict=True)]
+    focal = [f / s for f, s in zip(self.focal, size, strict=True)]
+    inside = min(at) >= 0 and max(at) <= 1 and min(abs(a - 0.5) for a in at) <= _OFF_CENTER
+    if not inside or min(focal) < _SHORTEST or max(focal) > _LONGEST:
+      numbers = ", ".join(f"{number:g}" for number in (*self.focal, *self.center))
+      return (
+        f"fx, fy, cx, cy are {numbers}, which is no camera of images {size[0]}x{size[1]}; expected "
+        "pixels of that size, the principal point near the middle"
+      )
+    if self.baseline > _FARTHEST:
+      return f"the baseline is {self.baseline:g}, expected metres, {_FARTHEST:g} at most"
+    return None
 
   def intrinsics(self, scale: tuple[float, float]) -> np.ndarray:
     """float32[4]: fx, fy, cx, cy after an image is resized by (x, y) factors.

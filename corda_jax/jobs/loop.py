@@ -123,7 +123,7 @@ def run_training(
     The last state, and the results that `results.json` holds.
 
   Raises:
-    Preempted: SIGTERM asked to stop; the state is saved.
+    Preempted: SIGTERM or SIGHUP asked to stop; the state is saved.
     UserError: too many steps in a row were not finite, or a checkpoint cannot be written.
   """
   with Preemption() as preemption:
@@ -227,7 +227,7 @@ class _Run:
       else:
         self._mend_checkpoint(step)
       if stop:
-        raise Preempted(step)
+        raise Preempted(step, self._preemption.signal_name)
       if evaluate:
         self._evaluate(step)
 
@@ -312,7 +312,7 @@ class _Run:
     def batches():
       for batch in self._job.evaluation_batches():
         if self._preemption.asked:
-          raise Preempted(step)
+          raise Preempted(step, self._preemption.signal_name)
         yield batch
 
     evaluation = self._job.evaluate(self._state, batches)

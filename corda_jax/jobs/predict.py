@@ -15,12 +15,14 @@ import numpy as np
 from corda_jax import labels
 from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
+from corda_jax.images import Picture
 from corda_jax.inference import class_map, depth_maps, make_views
 from corda_jax.jobs import prediction_files as files
 from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.validate import PREDICTED_KINDS
+from corda_jax.locks import only_writer
 from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
@@ -34,6 +36,8 @@ from corda_jax.visualize import colorize_inverse_depth, colormap_palette
 _THREADS = 4  # that read images, and that write maps: compressing takes longer than predicting
 
 _OF_DEPTH = PREDICTED_KINDS[2:]
+
+_MOST_PIXELS = 100_000_000  # of an image as it is predicted; all views and scores of it come on top
 
 
 class Predictor:
@@ -168,23 +172,14 @@ def predict(
   video = None if images else files.Video(path)
   files.check_output(folder, path)
   state = restore_state(experiment, workdir)  # before a folder is made: there may be no run
-  _make_folder(folder)
-  run = _Prediction(experiment, state, folder, table, encode_depth)
-  if video is None:
-    run.images(images)
-  else:
-    run.video(path, video)
-  run.tell()
+  with only_writer(folder / ".lock", otherwise="set prediction.output to another folder"):
+    run = _Prediction(experiment, state, folder, table, encode_depth)
+    if video is None:
+      run.images(images)
+    else:
+      run.video(path, video)
+    run.tell()
   return folder
-
-
-def _make_folder(folder: Path) -> None:
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"{folder} cannot be written ({error.strerror}): set prediction.output to a folder that can"
-    ) from error
 
 
 class _Prediction:
@@ -222,44 +217,70 @@ class _Prediction:
 
   def images(self, images: list[files.ImageFile]) -> None:
     """Predicts all that were not before."""
-    stamps = {image.name: _stamp(image.path) for image in images}
+    stamps = {image.path: _stamp(image.path) for image in images}
     missing = []
     for image in images:
-      entry = self._journal.get(image.name, stamps[image.name])
-      if entry is None or not all((self._folder / file).is_file() for file in entry["files"]):
+      entry = None if image.fault else self._known(image.name, stamps[image.path])
+      if entry is None:
         missing.append(image)
       else:
         self._entries.append(entry)
     if self._entries:
       print(f"{len(self._entries)} of {len(images)} images are predicted already.")
 
+    notes: dict[Path, str] = {}
+
     def write(image, pixels, maps):
       entry = self._write(image.name, pixels, maps, self._kinds)
-      return entry | {"file": str(image.path), "stamp": stamps[image.name]}
+      entry |= {"file": str(image.path), "stamp": stamps[image.path]}
+      note = notes.pop(image.path, "")
+      return entry | {"note": note} if note else entry
 
     with (
       _bar(len(images), len(self._entries), "image") as bar,
       concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
     ):
-      read = self._readable(_in_order(pool, lambda i: files.read_image(i.path), missing), bar)
+      read = self._readable(_in_order(pool, self._read, missing), bar, notes)
       for entry in self._predicted(read, write, pool):
         self._journal.add(entry)
         self._entries.append(entry)
         bar.update()
 
-  def _readable(self, images, bar):
-    """Pairs of (image, pixels) without those that cannot be read, which are told, or end it."""
+  def _read(self, image: files.ImageFile) -> Picture:
+    """Reads an image that can be predicted; raises BadImageError for another."""
+    picture = image.read()
+    height, width = files.resized_shape(picture.rgb, self._rows(picture.rgb))
+    if height * width > _MOST_PIXELS:
+      shape = "x".join(map(str, picture.rgb.shape[1::-1]))
+      raise files.BadImageError(
+        f"{image.path} is {shape}, which would be predicted at {width}x{height}: cut it into pieces"
+      )
+    return picture
+
+  def _readable(self, images, bar, notes):
+    """Pairs of (image, pixels) without those that cannot be read, which are reported, or end it."""
     for image, found in images:
       try:
-        yield image, found.result()
+        picture = found.result()
       except files.BadImageError as error:
         if self._config.bad_files == "stop":
           raise UserError(
-            f"{error}: mend or remove it, or set --config.prediction.bad_files=skip"
+            f"{error}; fix or remove it, or set --config.prediction.bad_files=skip"
           ) from error
         self._failed.append(str(error))
         bar.write(f"skipped: {error}")
         bar.update()
+        continue
+      if picture.note:
+        notes[image.path] = picture.note
+        bar.write(f"note: {image.path}: {picture.note}")
+      yield image, picture.rgb
+
+  def _known(self, name: str, stamp: list[int]) -> dict[str, Any] | None:
+    """The entry of an image that was predicted before and whose maps exist, or None."""
+    entry = self._journal.get(name, stamp)
+    whole = entry and all((self._folder / file).is_file() for file in entry["files"])
+    return entry if whole else None
 
   def video(self, path: Path, video: files.Video) -> None:
     """Predicts the frames that were not before, and writes the video of all overlays."""
@@ -292,10 +313,7 @@ class _Prediction:
       return entry | {"file": str(path), "stamp": stamp}, self._overlay(pixels, maps["label"])
 
     def known(name):
-      entry = self._journal.get(name, stamp)
-      if entry is None or not all((self._folder / file).is_file() for file in entry["files"]):
-        return None
-      return entry if "label" in kinds or writer is None else None
+      return self._known(name, stamp) if "label" in kinds or writer is None else None
 
     def overlay_of_known(entry, pixels):
       if writer is None:
@@ -408,6 +426,8 @@ class _Prediction:
       "failed": self._failed,
     }
     write_json(self._folder / files.RESULTS, result)
+    if self._failed and not entries:
+      raise UserError(f"none of {len(self._failed)} images can be predicted: {self._failed[0]}")
     if self._failed:
       print(f"{len(self._failed)} could not be read: see {self._folder / 'results.json'}")
     if len(entries) == 1:
@@ -422,8 +442,11 @@ def _bar(total, initial, unit):
 
 
 def _stamp(path: Path) -> list[int]:
-  """By which a file is known to be the same."""
-  status = path.stat()
+  """By which a file is known to be the same; that it cannot be read is noticed later."""
+  try:
+    status = path.stat()
+  except OSError:
+    return []
   return [status.st_size, status.st_mtime_ns]
 
 

@@ -3,10 +3,10 @@
 Pillow and PyAV are imported where they are used, so that training needs neither.
 """
 
+import collections
 import dataclasses
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,24 @@ import numpy as np
 
 from corda_jax.errors import UserError
 from corda_jax.files import name_whole, whole_or_not
+from corda_jax.images import (
+  CONVERT_HEIC,
+  HEIC_SUFFIXES,
+  ImageError,
+  Picture,
+  image_suffixes,
+  read_image,
+)
 from corda_jax.jobs.validate import PREDICTED_KINDS
 from corda_jax.training.run_files import read_json_lines
 
 JOURNAL, RESULTS = "predicted.jsonl", "results.json"  # in the folder of the output
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+_LONGEST_NAME = 255  # bytes of a file's name
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
 
 class BadImageError(Exception):
-  """An image that cannot be read, and why."""
+  """An image that cannot be predicted, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,51 +41,105 @@ class ImageFile:
   Attributes:
     name: path of its maps below the folder of the output, without suffix.
     path: of the file.
+    fault: why it cannot be predicted, if that is known before it is read; else "".
   """
 
   name: str
   path: Path
+  fault: str = ""
+
+  def read(self) -> Picture:
+    """Reads the image.
+
+    Raises:
+      BadImageError: it cannot be predicted.
+    """
+    if self.fault:
+      raise BadImageError(f"{self.path} {self.fault}")
+    try:
+      with open(self.path, "rb") as file:
+        return read_image(file)
+    except ImageError as error:
+      raise BadImageError(f"{self.path} {error}") from error
+    except OSError as error:
+      raise BadImageError(f"{self.path} cannot be read: {error.strerror}") from error
 
 
 def find_images(path: Path, output: Path) -> list[ImageFile]:
   """The image at `path`, or all images below it, in the order of their names.
 
-  What lies below `output` is not among them: an earlier run has written it. Nor are videos, each of
-  which is an input of its own; that they are left out is told.
+  Hidden files and folders are passed over, links to folders are followed. What is below `output` is
+  not among them: an earlier run has written it. Other files are left out, and counted in a note.
 
   Raises:
-    UserError: there is none, or two of them differ in the suffix alone.
+    UserError: there is none, or a folder cannot be listed.
   """
   if path.is_file():
     return [ImageFile(path.stem, path)]
   if not path.is_dir():
     raise UserError(
-      f"prediction.input is {path}, which is not there: name an image, a folder of "
-      "images or a video"
+      f"prediction.input is {path}, which does not exist: name an image, a folder of images or a "
+      "video"
     )
-  found: dict[str, Path] = {}
-  videos = written = 0
-  for file in sorted(path.rglob("*")):
-    videos += is_video(file) and output.resolve() not in file.resolve().parents
-    if not (file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()):
-      continue
+  found: dict[str, ImageFile] = {}
+  others: collections.Counter[str] = collections.Counter()
+  written = 0
+  for file in _files_below(path):
     if output.resolve() in file.resolve().parents:
-      written += 1
+      written += file.suffix.lower() in image_suffixes()
+      continue
+    if file.suffix.lower() not in image_suffixes():
+      others[file.suffix.lower() or "without suffix"] += 1
       continue
     name = file.relative_to(path).with_suffix("").as_posix()
-    if name in found:
-      raise UserError(f"{found[name]} and {file} would have maps of the same names: rename one")
-    found[name] = file
+    if name not in found:
+      found[name] = ImageFile(name, file, _fault_of_name(file))
+    else:  # the first of them keeps the name
+      fault = f"would have maps of the same names as {found[name].path}: rename one"
+      found[f"{name}{file.suffix}"] = ImageFile(name, file, fault)
+  left = _left_out(others)
   if not found:
-    told = f"a folder without images ({', '.join(IMAGE_SUFFIXES)})"
+    reason = f"a folder without images{f', but with {left}' if left else ''}"
     if written:
-      told = f"whose images lie in the folder of the output, {output}: set prediction.output"
-    elif videos:
-      told += f", but with {videos} videos: name one of them"
-    raise UserError(f"prediction.input is {path}, {told}")
-  if videos:
-    print(f"note: {videos} videos in {path} are left out: each is an input of its own")
-  return [ImageFile(name, file) for name, file in found.items()]
+      reason = f"whose images are in the folder of the output, {output}: set prediction.output"
+    raise UserError(f"prediction.input is {path}, {reason}")
+  if left:
+    print(f"note: left out in {path}: {left}")
+  return list(found.values())
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+  """All files that are not hidden, in the order of their names; each folder once."""
+
+  def fail(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+
+  seen, files = set(), []
+  for folder, folders, names in os.walk(path, followlinks=True, onerror=fail):
+    if os.path.realpath(folder) in seen:  # a link to what was seen, as to a folder above
+      folders.clear()
+      continue
+    seen.add(os.path.realpath(folder))
+    folders[:] = sorted(name for name in folders if not name.startswith("."))
+    files += [Path(folder, name) for name in names if not name.startswith(".")]
+  return iter(sorted(files))
+
+
+def _fault_of_name(file: Path) -> str:
+  longest = max(f"{file.stem}_{kind}.png.partial" for kind in PREDICTED_KINDS)
+  if len(os.fsencode(longest)) > _LONGEST_NAME:
+    return "has a name too long for its maps: rename it"
+  return ""
+
+
+def _left_out(others: Mapping[str, int]) -> str:
+  """Files of other suffixes, counted, and what to do about them."""
+  parts = [", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))]
+  if any(suffix in VIDEO_SUFFIXES for suffix in others):
+    parts.append("name each video by itself")
+  if any(suffix in HEIC_SUFFIXES for suffix in others):
+    parts.append(CONVERT_HEIC)
+  return "; ".join(parts)
 
 
 def check_output(folder: Path, path: Path) -> None:
@@ -114,30 +176,9 @@ def is_video(path: Path) -> bool:
   return path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def read_image(path: Path) -> np.ndarray:
-  """Reads uint8 RGB [H, W, 3], upright as the camera tells.
-
-  Raises:
-    BadImageError: it cannot be read, is not of 8 bits a channel, or too large: Pillow's own limit,
-      of some 179 million pixels, keeps small files from filling the memory.
-  """
-  from PIL import Image, ImageOps
-
-  try:
-    with warnings.catch_warnings(), Image.open(path) as image:
-      warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are meant
-      if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
-        raise BadImageError(f"{path} has more than 8 bits a pixel, wanted 8 bits a channel")
-      return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-  except BadImageError:
-    raise
-  except Image.DecompressionBombError as error:
-    raise BadImageError(
-      f"{path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: cut it into pieces"
-    ) from error
-  except Exception as error:  # Pillow's readers raise what they please at a damaged file
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise BadImageError(f"{path} cannot be read ({reason})") from error
+def resized_shape(image: np.ndarray, height: int) -> tuple[int, int]:
+  """(height, width) of an image [H, W, 3] brought to a height, its width in proportion."""
+  return height, max(1, round(image.shape[1] * height / image.shape[0]))
 
 
 def resized(image: np.ndarray, height: int, resampling: str) -> np.ndarray:
@@ -146,7 +187,7 @@ def resized(image: np.ndarray, height: int, resampling: str) -> np.ndarray:
 
   if height == image.shape[0]:
     return image
-  width = max(1, round(image.shape[1] * height / image.shape[0]))
+  _, width = resized_shape(image, height)
   resample = Image.Resampling[resampling.upper()]
   return np.asarray(Image.fromarray(image).resize((width, height), resample))
 

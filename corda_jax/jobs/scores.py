@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from corda_jax.console import printable
 from corda_jax.labels import CITYSCAPES, ClassList
 from corda_jax.metrics import intersection_over_union, mean_iou
 
@@ -56,9 +57,9 @@ def format_scores(result: Mapping[str, Any]) -> str:
   """A table of per-class IoU for the console, with its mean and those over the user's own sets."""
   width = max(len(name) for name in result["iou"])
   asked, sets = result["classes"], result["class_sets"]
-  lines = [f"{'class':<{width}}  IoU %"]
+  lines, block = [f"{'class':<{width}}  IoU %"], printable("█", "#")
   for name, value in result["iou"].items():
-    bar = "" if value is None else "█" * round(value / 4)
+    bar = "" if value is None else block * round(value / 4)
     shown = "    -" if value is None else f"{value:5.1f}"
     note = "" if name in sets[asked] else "(not in the mean)"
     lines.append(f"{name:<{width}}  {shown}  {bar} {note}".rstrip())

@@ -203,9 +203,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
   try:
     config = json.loads(path.read_text())
   except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{path} cannot be read ({error}): name the folder of a run") from error
+    reason = getattr(error, "strerror", None) or error
+    raise UserError(
+      f"{path} cannot be read ({reason}): name the folder of a run, or restore the file from a copy"
+    ) from error
   if not isinstance(config, dict):
-    raise UserError(f"{path} holds no configuration: name the folder of a run")
+    raise UserError(f"{path} holds no configuration: restore it from a copy")
   return config
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from PIL import Image
 
 from corda_jax.console import progress_bar
@@ -27,6 +28,7 @@ from data_pipelines.archives import DataFiles, depth_tree
 from data_pipelines.frames import FoundFrames, Frame, fingerprint, match_frames, missing_file
 from data_pipelines.parallel import ordered_map
 from data_pipelines.patterns import NAME, Pattern
+from data_pipelines.plausible import examine
 from data_pipelines.preprocess import (
   DepthRecipe,
   LabelIds,
@@ -169,10 +171,11 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     Raises:
       UserError: the files are laid out in another way.
     """
-    splits = {}
+    splits, notes = {}, []
     for split in config.splits:
       patterns = {k: [*map(Pattern, texts)] for k, texts in cls.patterns(config, split).items()}
-      frames = match_frames(*cls.trees(files, config, split, patterns))
+      frames, left = match_frames(*cls.trees(files, config, split, patterns))
+      notes += [(split, *note) for note in left]
       by_name: dict[str, Frame] = {}
       for frame in frames:
         name = os.path.basename(frame.name)
@@ -182,7 +185,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
           )
         by_name[name] = dataclasses.replace(frame, name=name)
       splits[split] = [*by_name.values()]
-    return FoundFrames(splits)
+    return FoundFrames(splits, notes=notes)
 
   @classmethod
   def trees(
@@ -305,6 +308,10 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for frame in frames:
           if (absent := missing_file(frame)) is not None:
             stop({"split": split, "file": absent, "reason": "file is missing"})
+    for split, frames in found.splits.items():
+      for file, reason in examine(frames, self.recipe(config, split)):
+        logging.warning("%s %s, %s: %s", self.name, split, file, reason)
+        found.notes.append((split, file, reason))
     shards = [
       _Shard(
         split,
@@ -350,6 +357,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       found={split: len(frames) for split, frames in splits.items()},
       fingerprint=fingerprint(splits),
       ends=self._found.ends,
+      notes=[dict(zip(("split", "file", "reason"), note)) for note in self._found.notes],
     )
     for split in splits:
       paths = sorted(Path(self.data_path).glob(f"part-{split}-*.json"))

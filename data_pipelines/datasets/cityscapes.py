@@ -105,12 +105,11 @@ class Cityscapes(FramesBuilder):
     found = super().find_frames(files, config)
     by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
     offsets = {view: by[view] for view in by if view in config.views}
-    return FoundFrames(
-      {
-        split: [_with_neighbours(files, frame, _FOLDERS[split], offsets) for frame in frames]
-        for split, frames in found.splits.items()
-      }
-    )
+    splits = {
+      split: [_with_neighbours(files, frame, _FOLDERS[split], offsets) for frame in frames]
+      for split, frames in found.splits.items()
+    }
+    return dataclasses.replace(found, splits=splits)
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:

@@ -80,10 +80,11 @@ class Folder(FramesBuilder):
   def find_frames(cls, files: DataFiles, config: FolderConfig) -> FoundFrames:
     """As in the base class, but names have their folders."""
     by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
-    splits, ends = {}, {}
+    splits, ends, notes = {}, {}, []
     for split in config.splits:
       patterns = {kind: Pattern(text) for kind, (text,) in cls.patterns(config, split).items()}
-      frames = _match(files, config, split, patterns)
+      frames, left = _match(files, config, split, patterns)
+      notes += [(split, *note) for note in left]
       if split in config.folder.lists:
         frames = _listed(files, frames, split, config.folder.lists[split])
       missing = [v for v in NEIGHBOURS if v in config.views and v not in patterns]
@@ -93,7 +94,7 @@ class Folder(FramesBuilder):
         ends[split] = len(frames) - len(splits[split])
     if config.folder.held_out:
       _check_apart(files, config, splits["train"])
-    return FoundFrames(splits, ends)
+    return FoundFrames(splits, ends, notes)
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
@@ -124,7 +125,7 @@ class Folder(FramesBuilder):
 
 def _match(
   files: DataFiles, config: FolderConfig, split: str, patterns: Mapping[str, Pattern]
-) -> list[Frame]:
+) -> tuple[list[Frame], list[tuple[str, str]]]:
   trees = {k: depth_tree(files, config.depth_root) if k == "depth" else files for k in patterns}
   fields = {kind: f"folder.{split}.{FIELDS[kind]}" for kind in patterns}
   return match_frames({kind: (pattern,) for kind, pattern in patterns.items()}, trees, fields)
@@ -170,7 +171,7 @@ def _starts(path: str) -> list[int]:
 def _check_apart(files: DataFiles, config: FolderConfig, train: list[Frame]) -> None:
   """Raises UserError where training has images of validation."""
   pattern, path = config.folder.held_out
-  validation = _match(files, config, "validation", {"image": pattern})
+  validation, _ = _match(files, config, "validation", {"image": pattern})
   if path:
     validation = _listed(files, validation, "validation", path)
   shared = {frame.image for frame in train} & {frame.image for frame in validation}

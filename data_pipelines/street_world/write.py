@@ -5,8 +5,6 @@ folder is renamed to ROOT when nothing is missing. A run that was stopped at any
 where it was; a ROOT that exists is complete.
 """
 
-import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -14,6 +12,7 @@ import pathlib
 
 from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
+from corda_jax.locks import only_writer
 from data_pipelines.parallel import ordered_map
 from data_pipelines.street_world import domains, formats
 
@@ -159,13 +158,12 @@ def write_folder(
 
 def _write(root, plan, processes, progress):
   _check(plan, processes)
-  root = pathlib.Path(root)
+  root = pathlib.Path(os.path.expanduser(root))
   if root.exists():
     _same_parameters(root, plan, "Choose another folder, or delete this one.")
     return root
   partial = root.with_name(root.name + ".partial")
-  partial.mkdir(parents=True, exist_ok=True)
-  with _locked(partial / ".lock"):
+  with only_writer(partial / ".lock", otherwise="choose another folder"):
     if (partial / PARAMETERS).exists():
       _same_parameters(partial, plan, "Give these parameters again, or delete this folder.")
     else:
@@ -209,16 +207,6 @@ def _same_parameters(folder, plan, remedy):
     if found.get(key) != wanted[key]:
       told = "" if key == "domain" else f" ({found.get(key)}, not {wanted[key]})"
       raise UserError(f"{folder} was written with another {key}{told}. {remedy}")
-
-
-@contextlib.contextmanager
-def _locked(path):
-  with open(path, "w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UserError(f"Another process is writing {path.parent}; wait until it ends.") from None
-    yield
 
 
 def _put(path, data):

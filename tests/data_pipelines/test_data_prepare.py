@@ -27,6 +27,7 @@ from tiny_trees import (
   write_synthia,
 )
 
+from corda_jax import locks
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList, distinct_colors
 from data_pipelines import prepare, preprocess
@@ -420,10 +421,10 @@ def test_a_full_disk(tmp_path):
 def test_a_records_folder_that_may_not_be_written(tmp_path, monkeypatch):
   config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
 
-  def touch(path, **_):
+  def mkdir(path, **_):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-  monkeypatch.setattr(prepare.Path, "touch", touch)
+  monkeypatch.setattr(locks.Path, "mkdir", mkdir)
   with pytest.raises(UserError, match=rf"{tmp_path}/records.*{os.strerror(errno.EACCES)}"):
     run(config, tmp_path / "records")
 
@@ -432,7 +433,7 @@ def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capl
   def flock(*_):
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-  monkeypatch.setattr(prepare.fcntl, "flock", flock)
+  monkeypatch.setattr(locks.fcntl, "flock", flock)
   config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
   assert len(examples(run(config, tmp_path / "records"))) == 3
   assert re.search(rf"{tmp_path}/records.*no locks", caplog.text)

@@ -176,7 +176,7 @@ SHAPE = pixels(0).train_ids.shape
     ("image", break_bytes, "decod"),
     ("label", break_bytes, "decod"),
     ("depth", break_bytes, "decod"),
-    ("image", as_text, "decoded: it is no image"),
+    ("image", as_text, "decoded: it is no picture"),
     ("label", wrong_size, "label.*31x17.*31x18"),
     ("depth", wrong_size, "depth.*31x17.*31x18"),
     ("label", write(np.full(SHAPE, 256, np.uint16)), "label.*256.*0.*255"),

@@ -116,7 +116,7 @@ def write_cityscapes_more(root: Path, splits=("train", "val")) -> Path:
       city, number = path.parent.name, int(path.name.split("_")[1])
       stem = f"{split}/{city}/{city}_{number:06d}"
       save(root / f"rightImg8bit/{stem}_000019_rightImg8bit.png", pixels(300 + number).rgb)
-      save(root / f"disparity/{stem}_000019_disparity.png", pixels(400 + number).disparity)
+      save(root / f"disparity/{stem}_000019_disparity.png", pixels(400 + number).disparity // 64)
       for offset in OFFSETS:
         frame = pixels(500 + 10 * number + offset).rgb
         save(root / f"leftImg8bit_sequence/{stem}_{19 + offset:06d}_leftImg8bit.png", frame)

@@ -1,0 +1,67 @@
+"""One writer at a time for a folder, by a lock that ends with its process, however that ends."""
+
+import contextlib
+import fcntl
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging
+
+from corda_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[None]:
+  """Holds the lock of a folder; another process that asks for it is refused, or waits.
+
+  Where the disk has no locks, a warning takes their place.
+
+  Args:
+    path: the lock's file, in the folder; it names the process that holds the lock, and stays.
+    otherwise: what to do about a folder that is taken or cannot be written, for the error.
+    wait: whether to wait for the other process.
+
+  Raises:
+    UserError: another process holds the lock, or the folder cannot be written.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed below)
+  except OSError as error:
+    raise UserError(
+      f"{os.fspath(path.parent)!r} cannot be written ({error.strerror}): fix that, or {otherwise}"
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      holder = file.read(500).strip() or "another process"
+      if not wait:
+        raise UserError(
+          f"{os.fspath(path.parent)!r} is being written by {holder}: wait until it ends, or "
+          f"{otherwise}"
+        ) from None
+      logging.warning("%s is being written by %s; waiting for it", path.parent, holder)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+      logging.warning(
+        "the disk of %s has no locks (%s): start no other process that writes there",
+        path.parent, error.strerror,
+      )  # fmt: skip
+    with contextlib.suppress(OSError):  # on a full disk the lock alone must do
+      file.truncate(0)
+      file.write(_this_process())
+      file.flush()
+    yield
+
+
+def _this_process() -> str:
+  command = shlex.join(os.path.basename(each) if each == sys.argv[0] else each for each in sys.argv)
+  since = time.strftime("%Y-%m-%d %H:%M:%S")
+  return f"process {os.getpid()} on {socket.gethostname()} since {since} ({command[:200]})\n"
