@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that may be links."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from corda_jax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -24,3 +26,13 @@ def name_whole(partial: Path, path: Path) -> None:
   with open(partial, "rb") as file:
     os.fsync(file.fileno())  # else a machine that dies may keep the name and lose the contents
   partial.replace(path)
+
+
+def check_links(path: Path) -> None:
+  """Raises UserError where a path leads over a link to what does not exist: a disk not mounted."""
+  for each in (path, *path.parents):
+    if each.is_symlink() and not each.exists():
+      raise UserError(
+        f"{each} is a link to {os.readlink(each)}, which does not exist: mount that disk, or "
+        "remove the link"
+      )

@@ -1,4 +1,7 @@
-"""Reads pictures as 8-bit RGB, upright. Pillow is imported where it is used: training needs none."""
+"""Reads pictures as 8-bit RGB, upright.
+
+Pillow is imported where it is used: training needs none.
+"""
 
 import functools
 import warnings
@@ -52,9 +55,9 @@ def read_image(file: BinaryIO) -> Picture:
   """Reads a picture.
 
   Raises:
-    ImageError: it is damaged, of more than 8 bits a channel, of a format that is not read, or larger
-      than Pillow's limit of some 179 million pixels, which keeps small files from filling the
-      memory.
+    ImageError: it is damaged, of more than 8 bits a channel, of a format that is not read, or
+      larger than Pillow's limit of some 179 million pixels, which keeps small files from filling
+      the memory.
   """
   from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import logging
 
 from corda_jax.errors import UserError
+from corda_jax.files import check_links
 
 
 @contextlib.contextmanager
@@ -29,6 +30,7 @@ def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[N
   Raises:
     UserError: another process holds the lock, or the folder cannot be written.
   """
+  check_links(path.parent)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed below)

@@ -10,6 +10,7 @@ imported, which only the jobs that read data need.
 import contextlib
 import logging as python_logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -25,9 +26,12 @@ from corda_jax.main_flags import Command
 
 STOPPED = 130  # exit code after Ctrl-C, by the shells' convention
 
-# What a job writes in the folder of a run, of which there is one writer at a time. Predictions and
-# depth files have folders of their own.
-_WRITES = {"train": "run", "import_torch": "run", "export": "bundle", "export_torch": "corda.pth"}
+# What a job writes in the folder of a run, of which there is one writer at a time. Other jobs see
+# to it themselves, when they know that they will write.
+_WRITES = {"train": "run", "export": "bundle", "export_torch": "corda.pth"}
+
+
+_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)  # as XLA says it
 
 
 def run(config: Any, workdir: Path, mode: str) -> None:
@@ -110,6 +114,15 @@ def main(command: Command) -> None:
     run(command.config, command.workdir, command.mode)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {shown(error)}")
+  except (MemoryError, RuntimeError) as error:
+    if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+      raise
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    sys.exit(
+      f"error: not enough memory ({reason}): lower data.batch_size, the crop or "
+      "data.evaluation_batch_size, or set compute.rematerialize=True; to predict, lower "
+      "prediction.batch_size or the tiles (docs/scaling.md)"
+    )
   except KeyboardInterrupt:
     print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
     sys.exit(STOPPED)

@@ -61,7 +61,8 @@ def run(experiment: Experiment, workdir: Path, mode: str) -> None:
 
   if mode == "evaluate":
     state, result = evaluate(experiment, workdir, validation)
-    _write_pictures(experiment, workdir, state, result, validation)
+    with told_not_raised("pictures"):
+      _write_pictures(experiment, workdir, state, result, validation)
     return
   record_config(workdir, config.to_dict())
   print(_parameter_overview(experiment.state_shapes().params))

@@ -97,9 +97,10 @@ def run(experiment: DepthExperiment, workdir: Path, mode: str) -> None:
       _label(experiment, state, files, processes)
   elif mode == "evaluate":
     state, result = evaluate_depth(experiment, workdir, frames)
-    sheet = _Pictures(experiment, workdir, frames).write(state, result, split)
-    if sheet is not None:
-      print(f"Pictures: {sheet}")
+    with told_not_raised("pictures"):
+      sheet = _Pictures(experiment, workdir, frames).write(state, result, split)
+      if sheet is not None:
+        print(f"Pictures: {sheet}")
   else:
     record_config(workdir, config.to_dict())
     _train(experiment, workdir, frames, processes)

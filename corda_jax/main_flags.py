@@ -87,7 +87,10 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
   Raises:
     UserError: an unknown flag or field, a value of the wrong type, and so on, in one line.
   """
-  arguments = [re.sub("(?<=^--config=)~[^:]*", lambda path: os.path.expanduser(path[0]), argument) for argument in arguments]
+  arguments = [
+    re.sub("(?<=^--config=)~[^:]*", lambda path: os.path.expanduser(path[0]), argument)
+    for argument in arguments
+  ]
   for argument in arguments:
     # The library reads such a name as Python, so that what follows a # would be left out.
     name = argument.split("=")[0]

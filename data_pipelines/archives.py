@@ -17,6 +17,7 @@ from corda_jax.errors import UserError
 _ENDING = ".zip"
 _INSIDE = "!/"  # between archive and member
 _OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tar.gz", ".tgz")
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED = 1  # bit of a member's flags
 
 
@@ -57,6 +58,11 @@ class DataFiles:
       if member.flag_bits & _ENCRYPTED:
         raise UserError(
           f"{path!r} is encrypted ({member.filename}): unpack it into its folder, and move it away"
+        )
+      if member.compress_type not in _COMPRESSIONS:  # as large files of Windows' own tool
+        raise UserError(
+          f"{path!r} is compressed by a method that Python does not read ({member.filename}): "
+          "unpack it into its folder, and move it away"
         )
       below = member.filename.replace("\\", "/")  # old Windows tools write backslashes
       self._archived.setdefault(below, f"{path}{_INSIDE}{member.filename}")

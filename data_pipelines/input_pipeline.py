@@ -10,6 +10,7 @@ their own epochs.
 
 import atexit
 import bisect
+import errno
 import gc
 import itertools
 import os
@@ -304,6 +305,11 @@ class _Records:
     except Exception as error:  # array_record, protocol buffers and Zstandard raise what they like
       reason = " ".join(str(error).split()) or type(error).__name__
       path = self._files[bisect.bisect_right(self._ends, number)]
+      if os.strerror(errno.EMFILE) in reason:
+        raise UserError(
+          f"the record file {path!r} cannot be opened ({reason}): the program may open few files; "
+          "raise that limit, as by ulimit -n 4096"
+        ) from error
       raise UserError(
         f"the record file {path!r} is damaged or lost ({reason}): fix the disk, or delete that "
         "folder and prepare the data set again"

@@ -12,6 +12,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 from corda_jax.errors import UserError
@@ -27,12 +28,12 @@ def ordered_map(
   Args:
     function: importable by name; the processes import its module and nothing else.
     items: picklable.
-    processes: 0 is one a core; 1 computes in this process.
+    processes: 0 is one a core that this process may use; 1 computes in this process.
 
   Raises:
     UserError: a process died.
   """
-  processes = processes or len(os.sched_getaffinity(0))
+  processes = processes or available_cores()
   if processes == 1:
     yield from map(function, items)
     return
@@ -56,6 +57,20 @@ def ordered_map(
     ) from error
   finally:
     executor.shutdown(wait=True, cancel_futures=True)
+
+
+def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+  """Cores that this process may use; in a container no more than its quota.
+
+  Args:
+    quota: the file of the control group that has it, microseconds in a period of microseconds.
+  """
+  cores = len(os.sched_getaffinity(0))
+  try:
+    microseconds, period = map(int, quota.read_text().split())
+  except (OSError, ValueError):  # another kind of machine, or "max"
+    return cores
+  return min(cores, max(1, -(-microseconds // period)))
 
 
 @contextlib.contextmanager

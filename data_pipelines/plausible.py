@@ -18,8 +18,10 @@ from data_pipelines.readers import BadFrameError
 _SAMPLES = 16  # frames of a split that are looked at
 _WITH_CLASS = 0.5  # share of the pixels that have a class where label ids are right
 _MANY_CLASSES = 10  # with fewer, nothing can be said of ids that do not occur
-_METRES = (0.3, 600.0)  # between these the median distance of a street is
-_LESS = 1.5  # times less inverse depth at the bottom than at the top: the files are the other way up
+_METRES = (2.0, 120.0)  # between these the median distance of streets is, some 10 to 40
+_LESS = (
+  1.5  # times less inverse depth at the bottom than at the top: the files are the other way up
+)
 _AGREEING = 0.75  # share of the frames that show it
 
 

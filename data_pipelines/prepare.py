@@ -1,9 +1,11 @@
 """Prepares data sets: files → records at working resolution, once."""
 
 import contextlib
+import grp
 import importlib.util
 import io
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,12 +18,15 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from corda_jax.errors import UserError
+from corda_jax.files import check_links
 from corda_jax.labels import CITYSCAPES, ClassList
 from corda_jax.locks import only_writer
 from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.datasets.builders import make_builder, quiet
 from data_pipelines.frames import fingerprint
 from data_pipelines.street_world.provide import render
+
+_LOGGED_NOTES = 5  # the report has all
 
 
 def prepare(
@@ -56,6 +61,7 @@ def prepare(
     return make_builder(dataset_config, records_dir, split=split, contents=contents, **options)
 
   builder = make()
+  check_links(Path(builder.data_path))
   if not is_prepared(builder):
     if beam and not importlib.util.find_spec("apache_beam"):
       raise UserError("data.beam_options needs Apache Beam: pip install -e '.[beam]'")
@@ -64,6 +70,8 @@ def prepare(
       builder = make()
       if not is_prepared(builder):
         _write(builder, beam)
+        for note in builder.report.notes[:_LOGGED_NOTES]:
+          logging.warning("%s %s: %s: %s", builder.name, *note.values())
         return builder
   _check_whole(builder)
   _check_same_files(builder)
@@ -191,6 +199,7 @@ def _write(builder: FramesBuilder, beam: Sequence[str]) -> None:
     # TFDS makes a folder for downloads, though there are none, and prints about them.
     with (
       quiet(),
+      _owners_may_be_nameless(),
       tempfile.TemporaryDirectory() as downloads,
       contextlib.redirect_stdout(io.StringIO()),
     ):
@@ -203,6 +212,33 @@ def _write(builder: FramesBuilder, beam: Sequence[str]) -> None:
       f"records cannot be written to {os.fspath(builder.data_path.parent)!r} ({reason}): make room "
       "or fix that, and run again"
     ) from error
+
+
+@contextlib.contextmanager
+def _owners_may_be_nameless() -> Iterator[None]:
+  """Gives users and groups that have a number alone, as in containers, that number as a name.
+
+  TFDS asks etils for the sizes of files, which looks up their owners' names, too, and fails.
+  """
+
+  def user(number: int) -> Any:
+    try:
+      return getpwuid(number)
+    except KeyError:
+      return pwd.struct_passwd((str(number), "", number, 0, "", "", ""))
+
+  def group(number: int) -> Any:
+    try:
+      return getgrgid(number)
+    except KeyError:
+      return grp.struct_group((str(number), "", number, []))
+
+  getpwuid, getgrgid = pwd.getpwuid, grp.getgrgid
+  pwd.getpwuid, grp.getgrgid = user, group
+  try:
+    yield
+  finally:
+    pwd.getpwuid, grp.getgrgid = getpwuid, getgrgid
 
 
 def _check_same_files(builder: FramesBuilder) -> None:

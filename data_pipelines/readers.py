@@ -197,8 +197,8 @@ def read_first_channel(path: str) -> tuple[np.ndarray, int]:
   return values // (255 // (2**bits - 1)), 8  # OpenCV spreads few bits over 0..255
 
 
-# A camera of an image W x H pixels has its principal point in the image, and of W and H in at least
-# one within this share of the middle: crops move it along one axis, another size of image along both.
+# A camera has its principal point in the image, and along one axis at least within this share of the
+# size from the middle: crops move it along one axis, numbers of another size of image along both.
 _OFF_CENTER = 0.15
 _SHORTEST, _LONGEST = 0.1, 50.0  # focal lengths, in widths and heights of the image
 _FARTHEST = 20.0  # metres between two cameras

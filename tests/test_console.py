@@ -1,13 +1,17 @@
-"""Progress on the console."""
+"""Progress on the console, and consoles that fail."""
 
 import io
+import os
+import subprocess
 import sys
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from corda_jax.console import progress_bar
 from corda_jax.jobs.progress import Progress
+from corda_jax.jobs.scores import format_scores, scores
 
 
 @pytest.mark.parametrize(("terminal", "wanted"), [(True, 100), (False, 2)])
@@ -37,3 +41,42 @@ def test_reports_of_a_run_add_no_lines_to_files(monkeypatch):
   assert stream.getvalue().count("/10 ") == 1
   progress.close()
   assert "8/10" in stream.getvalue()
+
+
+FAILING = """
+import contextlib, os, sys
+from absl import logging
+from corda_jax.console import progress_bar, tolerate_failing_streams
+tolerate_failing_streams()
+with open(sys.argv[1], "w") as file:
+  with contextlib.suppress(OSError):
+    os.write(1, b"what a library prints")
+  for _ in progress_bar(iterable=range(3)):
+    print("\\u2588 an overview " * 2_000, flush=True)
+    logging.warning("a warning")
+  file.write("all of it")
+print("not flushed")
+"""
+
+
+@pytest.mark.parametrize("harm", ["a full disk", "closed", "no reader", "another encoding"])
+def test_a_program_outlives_its_console(tmp_path, harm):
+  redirect = {
+    "a full disk": "> /dev/full 2> /dev/full",
+    "closed": ">&- 2>&-",
+    "no reader": f"2> {tmp_path}/log | true",
+    "another encoding": f"> {tmp_path}/out 2>&1",
+  }[harm]
+  command = f'set -o pipefail; "{sys.executable}" -c "$PROGRAM" {tmp_path}/file {redirect}'
+  env = {**os.environ, "PROGRAM": FAILING, "PYTHONIOENCODING": "ascii"}
+  assert subprocess.run(["bash", "-c", command], env=env, check=False).returncode == 0
+  assert (tmp_path / "file").read_text() == "all of it"
+  if harm == "another encoding":
+    assert "? an overview" in (tmp_path / "out").read_text()
+
+
+def test_bars_in_characters_that_the_console_has(monkeypatch):
+  result = scores(np.eye(19, dtype=int), "all")
+  for encoding, block in (("latin-1", "#"), ("utf-8", "█")):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert f"100.0  {block * 25}" in format_scores(result)

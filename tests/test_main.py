@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
-from corda_jax import main
+from corda_jax import main, main_flags
 from corda_jax.bundle import read_bundle
+from corda_jax.configuration import flatten
 from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
+from corda_jax.locks import only_writer
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_write import write_torch_file
 from tests.command import arguments, refused, run, run_process, start
@@ -75,6 +78,38 @@ def test_a_finished_run_predicts_exports_and_reports(finished, tmp_path):
   refused(arguments(folder, **predict, data__target__height=48), "data.target.height", 32, 48)
 
 
+def test_a_console_that_fails_ends_nothing(finished):
+  folder, _ = finished
+  with open("/dev/full", "w") as full:
+    process = start(arguments(folder, mode="report"), stdout=full, stderr=full)
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("mode", ["train", "export", "export_torch"])
+def test_one_writer_a_run(finished, mode):
+  folder, _ = finished
+  lock = {"train": ".run.lock", "export": ".bundle.lock", "export_torch": ".corda.pth.lock"}[mode]
+  with only_writer(folder / "run" / lock, otherwise=""):
+    refused(arguments(folder, mode=mode), folder / "run", "process", os.getpid(), "--workdir")
+
+
+def test_the_home_folder_in_every_path(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "own.py").write_text("from configs.demo import get_config  # noqa: F401")
+  fields = ("initial_weights", "initial_pose", "prediction.input", "prediction.output")
+  fields += ("data.records_dir", "data.source.root", "data.target.depth_root")
+  line = ["main", "--config=~/own.py", "--workdir=~/run"]
+  line += [f"--config.{field}=~/{field}" for field in fields]
+  values = flags.FlagValues()
+  main_flags.define_flags(values, line)
+  command = main.parse(line, values)
+  assert command.workdir == tmp_path / "run"
+  given = flatten(command.config.to_dict())
+  assert {field: given[field] for field in fields} == {
+    field: f"{tmp_path}/{field}" for field in fields
+  }
+
+
 def test_sigterm_saves(finished):
   folder, _ = finished
   process = start(arguments(folder, workdir="stopped", num_steps=100_000), stderr=subprocess.STDOUT)
@@ -92,7 +127,13 @@ def test_sigterm_saves(finished):
 
 @pytest.mark.parametrize(
   ("error", "code"),
-  [(KeyboardInterrupt(), 130), (Preempted(3), EXIT_CODE), (OSError(28, "full"), "error: ")],
+  [
+    (KeyboardInterrupt(), 130),
+    (Preempted(3), EXIT_CODE),
+    (OSError(28, "full"), "error: "),
+    (MemoryError(), "error: not enough memory (MemoryError)"),
+    (RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), "error: not enough memory (RESOURCE_EX"),
+  ],
 )
 def test_exit_codes(monkeypatch, error, code):
   def fails(*_):
@@ -105,6 +146,16 @@ def test_exit_codes(monkeypatch, error, code):
     main.main(command)
   signal.signal(signal.SIGUSR1, ignored)
   assert stopped.value.code == code or stopped.value.code.startswith(code)
+  assert "\n" not in str(stopped.value.code)
+
+
+def test_an_error_of_the_program_is_not_hidden(monkeypatch):
+  def fails(*_):
+    raise RuntimeError("INTERNAL: a bug")
+
+  monkeypatch.setattr(main, "run", fails)
+  with pytest.raises(RuntimeError, match="a bug"):
+    main.main(main.Command(config=None, workdir=Path(), mode="train", multihost=False))
 
 
 @pytest.mark.parametrize(

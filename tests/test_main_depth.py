@@ -8,6 +8,7 @@ from PIL import Image
 
 from configs import demo
 from corda_jax.configuration import flatten
+from corda_jax.locks import only_writer
 from corda_jax.training.run_files import record_config
 from tests.command import TINY, arguments, refused, run, run_process
 from tests.stub_network import stubs_for_networks
@@ -91,6 +92,8 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   # Stopped and started again, it writes what is missing and leaves the rest.
   made[0].unlink()
   before = {path: path.stat().st_mtime_ns for path in made[1:]}
+  with only_writer(files / ".depth.lock", otherwise=""):
+    refused(depth_arguments(folder, "label_depth", **label), files, "process", "label_depth.folder")
   run(depth_arguments(folder, "label_depth", **label))
   with Image.open(made[0]) as image:
     np.testing.assert_array_equal(np.asarray(image), values)

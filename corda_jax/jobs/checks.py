@@ -3,7 +3,6 @@
 Nothing here imports TensorFlow or reads a data set, so a mistake is reported within seconds.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from corda_jax.training.run_files import (
   check_writable,
   has_checkpoints,
   read_config,
+  read_json,
 )
 from corda_jax.training.sharding import check_divisible, check_training_batch, frame_mesh
 
@@ -133,8 +133,7 @@ def _check_scale(config: Any, workdir: Path, before: dict[str, Any]) -> None:
   if wanted != trained:
     print(f"Labels with depth.metres_per_unit {wanted}; trained with {trained}.")
   elif config.label_depth.encoding == "metric" and "right" not in before["data"]["target"]["views"]:
-    results = Path(workdir) / "results.json"
-    scale = json.loads(results.read_text()).get("scale") if results.exists() else None
+    scale = (read_json(Path(workdir) / "results.json") or {}).get("scale")
     found = f" (by its results: {scale * trained:.4g})" if scale else ""
     raise UserError(
       "label_depth.encoding is 'metric', but the network was trained on video alone, whose scale "

@@ -75,7 +75,8 @@ def export(experiment: Experiment, workdir: Path) -> Path:
   state = restore_state(experiment, workdir)
   variables = jax.device_get(network_variables(state, experiment.config.evaluation.network))
   flat = flat_variables(variables)
-  folder, partial = Path(workdir) / "bundle", Path(workdir) / "bundle.partial"
+  folder = (Path(workdir) / "bundle").resolve()  # it may be a link to another disk
+  partial = folder.with_name(folder.name + ".partial")
   try:
     _put_back(folder)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed

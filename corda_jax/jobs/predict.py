@@ -225,6 +225,7 @@ class _Prediction:
         missing.append(image)
       else:
         self._entries.append(entry)
+    missing.sort(key=lambda image: not image.fault)  # what is known to be bad is reported at once
     if self._entries:
       print(f"{len(self._entries)} of {len(images)} images are predicted already.")
 

@@ -11,6 +11,7 @@ import numpy as np
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state
+from corda_jax.locks import only_writer
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import find_state_dicts, format_report, match, unused_branches
 from corda_jax.models.torch_weights import state_dict_from_variables
@@ -145,7 +146,6 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
     raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
   weights = read_initial_weights(experiment)
   check_writable(workdir)
-  record_config(workdir, experiment.config.to_dict())
   print(weights.summary)
   if weights.teacher is None:
     print("teacher: not in the file, a copy of the student")
@@ -154,10 +154,12 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
       f"warning: {weights.missing} tensors of the network keep random values; scores mean nothing "
       "until it is trained"
     )
-  write_torch_file(workdir / _KEPT, weights.kept)
-  checkpoints = Checkpoints(workdir)
-  checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
-  checkpoints.close()
+  with only_writer(workdir / ".run.lock", otherwise="choose another --workdir"):
+    record_config(workdir, experiment.config.to_dict())
+    write_torch_file(workdir / _KEPT, weights.kept)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
+    checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
 
 

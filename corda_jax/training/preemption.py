@@ -12,8 +12,8 @@ from orbax.checkpoint.multihost import reached_preemption
 class Preemption:
   """Notices SIGTERM and SIGHUP while it is entered.
 
-  Several processes agree on a step: each may get SIGTERM at another time, or one of them alone. They
-  do not hear SIGHUP.
+  Several processes agree on a step: each may get SIGTERM at another time, or one of them alone.
+  They do not hear SIGHUP.
 
   Attributes:
     signal_name: of the signal that came; SIGTERM until one has.

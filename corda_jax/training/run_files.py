@@ -14,7 +14,7 @@ import jax
 
 from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
-from corda_jax.files import whole_or_not
+from corda_jax.files import check_links, whole_or_not
 
 # What a resumed run may change: fields that touch no number of its training.
 _FREE_FIELDS = (
@@ -61,8 +61,13 @@ def has_checkpoints(workdir: Path) -> bool:
 
 
 def whole_checkpoints(workdir: Path) -> list[int]:
-  """Steps of the whole checkpoints of the run in `workdir`, in order; creates nothing."""
+  """Steps of the whole checkpoints of the run in `workdir`, in order; creates nothing.
+
+  Raises:
+    UserError: their folder is a link to what does not exist.
+  """
   folder = Path(workdir) / "checkpoints"
+  check_links(folder)
   names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
   return sorted(int(name) for name in names if name.isdigit())
 
@@ -74,6 +79,8 @@ def check_writable(workdir: Path) -> None:
       f"--workdir={workdir} is no folder of this machine: checkpoints are written and checked on a "
       "disk; mount the bucket (gcsfuse, s3fs) and name the folder"
     )
+  for folder in ("checkpoints", "pictures", "tensorboard"):
+    check_links(Path(workdir) / folder)
   try:
     Path(workdir).mkdir(parents=True, exist_ok=True)
     # Of a name of its own: several processes ask at once, in containers all of number 1.
@@ -225,7 +232,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
   """The objects of a file that has one a line; what a kill cut short, or is none, is left out."""
   try:
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return []
   found = []
   for line in lines:

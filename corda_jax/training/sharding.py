@@ -3,6 +3,7 @@
 A single device is a mesh of one; nothing below treats it apart.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,18 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
   Not `jax.make_mesh`: it refuses several machines of GPUs, and on TPUs it follows the network, so
   that the devices of a host, which hold neighbouring rows of a batch, would lie apart.
+
+  Raises:
+    UserError: JAX finds no device of the kinds that JAX_PLATFORMS asks for.
   """
-  devices = jax.devices() if devices is None else devices
+  try:
+    devices = jax.devices() if devices is None else devices
+  except (AssertionError, RuntimeError) as error:  # the former where a plugin is not installed
+    reason = " ".join(str(error).split()) or "it has no such platform"
+    raise UserError(
+      f"JAX finds no device by JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} ({reason}): "
+      "install JAX for your accelerator, as by pip install 'jax[cuda13]', or unset the variable"
+    ) from error
   devices = sorted(devices, key=lambda device: (device.process_index, device.id))
   # Auto axes: the compiler chooses how operations are split, given how their inputs are.
   return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image
 
 from corda_jax.console import progress_bar
@@ -309,9 +308,8 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
           if (absent := missing_file(frame)) is not None:
             stop({"split": split, "file": absent, "reason": "file is missing"})
     for split, frames in found.splits.items():
-      for file, reason in examine(frames, self.recipe(config, split)):
-        logging.warning("%s %s, %s: %s", self.name, split, file, reason)
-        found.notes.append((split, file, reason))
+      notes = examine(frames, self.recipe(config, split))
+      found.notes.extend((split, *note) for note in notes)
     shards = [
       _Shard(
         split,
@@ -357,7 +355,9 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       found={split: len(frames) for split, frames in splits.items()},
       fingerprint=fingerprint(splits),
       ends=self._found.ends,
-      notes=[dict(zip(("split", "file", "reason"), note)) for note in self._found.notes],
+      notes=[
+        dict(zip(("split", "file", "reason"), note, strict=True)) for note in self._found.notes
+      ],
     )
     for split in splits:
       paths = sorted(Path(self.data_path).glob(f"part-{split}-*.json"))

@@ -96,7 +96,7 @@ def test_views_from_archives(tmp_path):
   assert record_files(run(config, tmp_path / "b")) == wanted
 
 
-@pytest.mark.parametrize("kind", ["truncated", "not a zip", "encrypted"])
+@pytest.mark.parametrize("kind", ["truncated", "not a zip", "encrypted", "deflate64"])
 def test_broken_archives_are_named(tmp_path, kind):
   root = archive(write_gta5(tmp_path / "files"), *GTA5)
   path = root / "01_labels.zip"
@@ -105,14 +105,16 @@ def test_broken_archives_are_named(tmp_path, kind):
     contents = contents[: len(contents) // 2]
   elif kind == "not a zip":
     contents = b"<html>please log in</html>"
-  else:  # the flags of the first member, in the table of contents at the end
-    contents[contents.index(b"PK\x01\x02") + 8] |= 1
+  else:  # flags or method of the first member, in the table of contents at the end
+    at = contents.index(b"PK\x01\x02") + (8 if kind == "encrypted" else 10)
+    contents[at] = 1 if kind == "encrypted" else 9
   path.write_bytes(contents)
   with pytest.raises(UserError) as error:
     run(dataset_config("gta5", root, "none"), tmp_path / "records")
   assert str(path) in str(error.value)
   assert f"{path}!" not in str(error.value)  # no member of it
   assert ("encrypted" in str(error.value)) == (kind == "encrypted")
+  assert ("method" in str(error.value)) == (kind == "deflate64")
   assert "\n" not in str(error.value)
   assert not (tmp_path / "records").exists()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from corda_jax.errors import UserError
-from data_pipelines.parallel import ordered_map
+from data_pipelines.parallel import available_cores, ordered_map
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -57,3 +57,20 @@ def test_workers_do_not_import_the_main_module(tmp_path):
   )
   assert output.stdout == "[-1, -2, -3]\n"
   assert (tmp_path / "imports").read_text() == "__main__\n"
+
+
+@pytest.mark.parametrize(
+  ("quota", "share"),
+  [
+    ("150000 100000", 2),
+    ("1000 100000", 1),
+    ("max 100000", 64),
+    ("6400000 100000", 64),
+    (None, 64),
+  ],
+)
+def test_cores_of_a_container(tmp_path, monkeypatch, quota, share):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+  if quota is not None:
+    (tmp_path / "cpu.max").write_text(quota)
+  assert available_cores(tmp_path / "cpu.max") == share

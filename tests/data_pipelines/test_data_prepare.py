@@ -429,6 +429,30 @@ def test_a_records_folder_that_may_not_be_written(tmp_path, monkeypatch):
     run(config, tmp_path / "records")
 
 
+def test_records_on_a_disk_that_is_not_mounted(tmp_path):
+  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
+  folder = Path(run(config, tmp_path / "records").data_path)
+  folder.rename(tmp_path / "elsewhere")
+  folder.symlink_to(tmp_path / "elsewhere")
+  run(config, tmp_path / "records")
+  (tmp_path / "elsewhere").rename(tmp_path / "gone")
+  with pytest.raises(UserError, match=rf"{folder} is a link to {tmp_path}/elsewhere.*mount"):
+    run(config, tmp_path / "records")
+
+
+def test_owners_without_names_prepare(tmp_path, monkeypatch):
+  """As users of containers, who have numbers alone."""
+
+  def nameless(number):
+    raise KeyError(f"uid not found: {number}")
+
+  monkeypatch.setattr(prepare.pwd, "getpwuid", nameless)
+  monkeypatch.setattr(prepare.grp, "getgrgid", nameless)
+  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
+  assert len(examples(run(config, tmp_path / "records"))) == 3
+  assert prepare.pwd.getpwuid is nameless
+
+
 def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
   def flock(*_):
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

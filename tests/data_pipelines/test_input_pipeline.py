@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -440,6 +442,20 @@ def test_mistakes(config):
     evaluation_dataset(config, domain="source")
   with pytest.raises(UserError, match=r"split.*test.*train.*validation"):
     evaluation_dataset(config, split="test")
+
+
+def test_too_few_files_may_be_open(config, tmp_path, monkeypatch):
+  config.records_dir = str(tmp_path)
+  run(config.source, tmp_path, shard_frames=1)
+  batches = train_batches(config, seed=5, domains=("source",))
+  open_now = len(os.listdir("/proc/self/fd"))
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (open_now, limits[1]))
+  try:
+    with pytest.raises(UserError, match=r"array_record.*Too many open files.*ulimit -n"):
+      next(batches)
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("harm", ["damaged", "cut", "gone"])

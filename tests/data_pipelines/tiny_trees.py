@@ -180,8 +180,11 @@ def examples(builder, split="train"):
 
 
 def record_files(builder) -> dict[str, bytes]:
-  """Every file beside the records, by name."""
-  return {path.name: path.read_bytes() for path in Path(builder.data_path).iterdir()}
+  """Every file of the records, by name; of the report all but where the files were."""
+  files = {path.name: path.read_bytes() for path in Path(builder.data_path).iterdir()}
+  report = json.loads(files.pop("metadata.json"))
+  report["notes"] = [note["reason"] for note in report["notes"]]
+  return files | {"metadata.json": json.dumps(report).encode()}
 
 
 def dataset_config(

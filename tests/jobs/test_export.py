@@ -15,6 +15,7 @@ import pytest
 from jax import export as jax_export
 
 from corda_jax import bundle
+from corda_jax.bundle import read_bundle
 from corda_jax.errors import UserError
 from corda_jax.jobs import export as export_job
 from corda_jax.jobs.evaluate import Evaluator
@@ -242,3 +243,15 @@ def test_an_older_bundle_is_there_until_the_new_one_is(tmp_path):
   export_job._replace(folder, new)
   assert [path.name for path in folder.iterdir()] == ["new"]
   assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_may_be_a_link_to_another_disk(tmp_path, state):
+  checkpoints = Checkpoints(tmp_path / "run")
+  checkpoints.save(7, state.replace(step=jnp.int32(7)))
+  checkpoints.close()
+  (tmp_path / "elsewhere/bundle").mkdir(parents=True)
+  (tmp_path / "run/bundle").symlink_to(tmp_path / "elsewhere/bundle")
+  export(experiment(), tmp_path / "run")
+  assert (tmp_path / "run/bundle").is_symlink()
+  assert read_bundle(tmp_path / "elsewhere/bundle").information["step"] == 7
+  assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["bundle"]

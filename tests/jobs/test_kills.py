@@ -86,20 +86,20 @@ def test_what_differs_is_found(whole, tmp_path):
 
 
 @pytest.mark.parametrize("during", ["training", "evaluation"])
-def test_sigterm_saves_and_ends_with_its_code(whole, tmp_path, during):
+def test_a_run_that_is_asked_to_stop_saves_and_ends_with_its_code(whole, tmp_path, during):
   workdir = tmp_path / "run"
   if during == "training":
     process = start(workdir, "num_steps=8", "seconds_a_step=0.3")
     wait_for(process, workdir / "checkpoints" / "2")
     # The evaluation of step 2 has ended: the next step is one that is not saved anyway.
     wait_for_text(workdir / "history.jsonl", '"score"')
-    process.send_signal(signal.SIGTERM)
-  else:  # of the first one, after two steps
+    process.send_signal(signal.SIGHUP)  # the terminal has closed
+  else:  # a SIGTERM in the first one, after two steps
     process = start(workdir, "num_steps=8", "stopped_in_evaluation=1")
   told = process.communicate(timeout=60)[0]
   assert process.returncode == EXIT_CODE == 143, told
   steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-  assert re.search(rf"SIGTERM.*\b{max(steps)}\b", told)
+  assert re.search(rf"{'SIGHUP' if during == 'training' else 'SIGTERM'}.*\b{max(steps)}\b", told)
   assert max(steps) == 2 if during == "evaluation" else 2 < max(steps) < 8
   told = subprocess.run([*RUN, workdir, "num_steps=8"], check=True, capture_output=True, text=True)
   assert re.search(rf"checkpoint.*\b{max(steps)}\b", told.stdout)

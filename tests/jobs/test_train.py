@@ -528,3 +528,15 @@ def test_curves_and_pictures_that_cannot_be_written_do_not_end_a_run(tmp_path, c
   for what in ("TensorBoard's curves", "pictures"):
     assert re.search(rf"{what}.*No space left on device", told)
   assert [entry["step"] for entry in History(tmp_path).entries] == [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize\n'cuda'")])
+def test_a_platform_without_devices_is_named(monkeypatch, error):
+  def devices():
+    raise error
+
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  monkeypatch.setattr(jax, "devices", devices)
+  with pytest.raises(UserError, match=r"JAX_PLATFORMS='cuda'.*pip install") as caught:
+    make_mesh()
+  assert "\n" not in str(caught.value)

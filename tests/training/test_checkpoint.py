@@ -15,7 +15,12 @@ from corda_jax.errors import UserError
 from corda_jax.files import whole_or_not
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History, read_history, scores_of
-from corda_jax.training.run_files import check_config, record_config, whole_checkpoints
+from corda_jax.training.run_files import (
+  check_config,
+  check_writable,
+  record_config,
+  whole_checkpoints,
+)
 
 
 def state(step):
@@ -261,3 +266,11 @@ def test_a_history_on_a_full_disk_is_whole_again_when_there_is_room(tmp_path, mo
         history.add_curves(step, {"loss": 1.0})
   history.add_curves(4, {"loss": 1.0})
   assert [entry["step"] for entry in History(tmp_path).entries] == [1, 2, 3, 4]
+
+
+def test_checkpoints_on_a_disk_that_is_not_mounted(tmp_path):
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run/checkpoints").symlink_to(tmp_path / "gone")
+  for ask in (whole_checkpoints, check_writable):
+    with pytest.raises(UserError, match=rf"{tmp_path}/run/checkpoints.*{tmp_path}/gone.*mount"):
+      ask(tmp_path / "run")
