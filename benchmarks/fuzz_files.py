@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.fuzz_outcomes import KIND, RIGHT, WRONG, Input
 from benchmarks.mutations import mutate_bytes, mutate_json
 from corda_jax.errors import UserError
-from corda_jax.jobs.prediction_files import BadImageError, read_image
+from corda_jax.jobs.prediction_files import BadImageError, ImageFile
 from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_write import write_torch_file
 from data_pipelines.readers import BadFrameError, decode, read_camera, read_depth_png
@@ -207,7 +207,7 @@ class Images:
     """As prediction reads them."""
     path, contents = value
     path.write_bytes(contents)
-    return read_image(path)
+    return ImageFile(path.stem, path).read().rgb
 
   def judge(self, found: np.ndarray, made: Input) -> str:
     """Colours; of most formats nothing tells which."""

@@ -28,6 +28,14 @@ def name_whole(partial: Path, path: Path) -> None:
   partial.replace(path)
 
 
+def leads_back(path: Path) -> bool:
+  """Whether a path is a link to a folder that it comes through, so that following it never ends."""
+  if not path.is_symlink():
+    return False
+  target = path.resolve()
+  return any(folder.resolve() == target for folder in path.absolute().parents)
+
+
 def check_links(path: Path) -> None:
   """Raises UserError where a path leads over a link to what does not exist: a disk not mounted."""
   for each in (path, *path.parents):

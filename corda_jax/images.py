@@ -3,6 +3,7 @@
 Pillow is imported where it is used: training needs none.
 """
 
+import contextlib
 import functools
 import warnings
 from typing import BinaryIO, NamedTuple
@@ -46,9 +47,18 @@ def image_suffixes() -> frozenset[str]:
   """Suffixes of the files that `read_image` reads, in small letters."""
   from PIL import Image
 
-  return frozenset(
-    suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS
-  ) - {".pfm"}  # depth
+  suffixes = {ending for ending, name in Image.registered_extensions().items() if name in _FORMATS}
+  return frozenset(suffixes - {".pfm"})  # which is depth
+
+
+@functools.cache
+def _formats() -> list[str]:
+  """Those of `_FORMATS` that this build of Pillow has; large images are allowed from here on."""
+  from PIL import Image
+
+  Image.init()
+  warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+  return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def read_image(file: BinaryIO) -> Picture:
@@ -61,13 +71,16 @@ def read_image(file: BinaryIO) -> Picture:
   """
   from PIL import Image, ImageOps, UnidentifiedImageError
 
-  _allow_large_images()
   try:
-    with Image.open(file) as image:
+    with Image.open(file, formats=_formats()) as image:
       if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
         raise ImageError(f"is a picture of mode {image.mode}, expected 8 bits a channel")
-      pages = 1 if image.format in _ONE_PICTURE else getattr(image, "n_frames", 1)
-      return Picture(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), pages)
+      rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+      pages = 1
+      if image.format not in _ONE_PICTURE:
+        with contextlib.suppress(Exception):  # of others, which are not read, some may be damaged
+          pages = getattr(image, "n_frames", 1)
+      return Picture(rgb, pages)
   except ImageError:
     raise
   except UnidentifiedImageError as error:  # whose text has an address in memory
@@ -84,11 +97,3 @@ def read_image(file: BinaryIO) -> Picture:
   except Exception as error:  # Pillow's readers raise what they please at a damaged file
     reason = " ".join(str(error).split()) or type(error).__name__
     raise ImageError(f"cannot be decoded: {reason}") from error
-
-
-@functools.cache
-def _allow_large_images() -> None:
-  """Large images are meant; twice as large ones are still refused."""
-  from PIL import Image
-
-  warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -33,7 +33,7 @@ def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[N
   check_links(path.parent)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed below)
+    file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed below)
   except OSError as error:
     raise UserError(
       f"{os.fspath(path.parent)!r} cannot be written ({error.strerror}): fix that, or {otherwise}"
@@ -41,9 +41,11 @@ def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[N
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      holder = file.read(500).strip() or "another process"
+    except (BlockingIOError, PermissionError):  # the latter on CIFS
+      holder = ""
+      with contextlib.suppress(OSError):
+        holder = os.pread(file.fileno(), 500, 0).decode(errors="replace").strip()
+      holder = holder or "another process"
       if not wait:
         raise UserError(
           f"{os.fspath(path.parent)!r} is being written by {holder}: wait until it ends, or "
@@ -58,8 +60,7 @@ def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[N
       )  # fmt: skip
     with contextlib.suppress(OSError):  # on a full disk the lock alone must do
       file.truncate(0)
-      file.write(_this_process())
-      file.flush()
+      file.write(_this_process().encode(errors="replace"))
     yield
 
 

@@ -120,8 +120,8 @@ def main(command: Command) -> None:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     sys.exit(
       f"error: not enough memory ({reason}): lower data.batch_size, the crop or "
-      "data.evaluation_batch_size, or set compute.rematerialize=True; to predict, lower "
-      "prediction.batch_size or the tiles (docs/scaling.md)"
+      "data.evaluation_batch_size, or set compute.rematerialize=True; to prepare, lower "
+      "data.prepare_processes, to predict prediction.batch_size or the tiles (docs/scaling.md)"
     )
   except KeyboardInterrupt:
     print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)

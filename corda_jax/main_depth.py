@@ -28,7 +28,7 @@ from corda_jax.training.processes import first_process_first, wait_for_all
 from corda_jax.training.run_files import record_config
 from corda_jax.visualize import depth_sheet
 from data_pipelines.datasets.builders import BUILDERS
-from data_pipelines.depth_labels import DepthFiles
+from data_pipelines.depth_labels import MANIFEST, DepthFiles
 from data_pipelines.input_pipeline import (
   as_numpy,
   evaluation_dataset,
@@ -177,7 +177,7 @@ def _only_writer(files: DepthFiles) -> contextlib.AbstractContextManager[None]:
   """Keeps other runs from writing the same files; of several processes the first one does."""
   if jax.process_index() > 0:
     return contextlib.nullcontext()
-  lock = Path(files.folder) / ".depth.lock"
+  lock = Path(files.folder, MANIFEST).with_name(".lock")
   return only_writer(lock, otherwise="choose another label_depth.folder")
 
 

@@ -88,7 +88,9 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     UserError: an unknown flag or field, a value of the wrong type, and so on, in one line.
   """
   arguments = [
-    re.sub("(?<=^--config=)~[^:]*", lambda path: os.path.expanduser(path[0]), argument)
+    re.sub(r"(?<=config=)~[^:]*", lambda path: os.path.expanduser(path[0]), argument)
+    if argument.startswith(("--config=", "-config="))
+    else argument
     for argument in arguments
   ]
   for argument in arguments:

@@ -10,13 +10,15 @@ import functools
 import io
 import os
 import zipfile
+from pathlib import Path
 from typing import BinaryIO
 
 from corda_jax.errors import UserError
+from corda_jax.files import check_links, leads_back
 
 _ENDING = ".zip"
 _INSIDE = "!/"  # between archive and member
-_OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tar.gz", ".tgz")
+_OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED = 1  # bit of a member's flags
 
@@ -88,18 +90,28 @@ class DataFiles:
           is_folder = entry.is_dir()
         except OSError:  # a link to itself
           continue
-        if not is_folder:
-          files[below] = entry.path
-        elif not entry.name.startswith(".") and not _is_loop(entry):
-          folders.append(below)
-    return {
-      path[len(prefix) : len(path) - len(suffix)]: location
-      for path, location in files.items()
-      if path.startswith(prefix)
-      and path.lower().endswith(suffix.lower())
-      and len(path) > len(prefix) + len(suffix)
-      and "/." not in f"/{path}"
-    }
+        if is_folder:
+          if not entry.name.startswith(".") and not leads_back(Path(entry.path)):
+            folders.append(below)
+          continue
+        if entry.is_symlink() and not os.path.splitext(entry.name)[1]:
+          check_links(Path(entry.path))  # of a file that is missing its frame is reported
+        files[below] = entry.path
+    found: dict[str, str] = {}
+    for path, location in files.items():
+      if (
+        path.startswith(prefix)
+        and path.lower().endswith(suffix.lower())
+        and len(path) > len(prefix) + len(suffix)
+        and "/." not in f"/{path}"
+      ):
+        name = path[len(prefix) : len(path) - len(suffix)]
+        if found.setdefault(name, location) != location:
+          raise UserError(
+            f"{found[name]!r} and {location!r} differ in the case of their suffix alone: leave one "
+            "of them out"
+          )
+    return found
 
   def below(self, location: str) -> str:
     """Path below the root of a location in the tree."""
@@ -110,14 +122,6 @@ class DataFiles:
     """Location of the file at a path below the root, whether or not it exists."""
     unpacked = os.path.join(self.root, path)
     return unpacked if os.path.exists(unpacked) else self._archived.get(path, unpacked)
-
-
-def _is_loop(entry: os.DirEntry) -> bool:
-  """Whether a link leads to a folder that it is in."""
-  if not entry.is_symlink():
-    return False
-  folder = os.path.realpath(os.path.dirname(entry.path))
-  return os.path.commonpath([folder, os.path.realpath(entry.path)]) == os.path.realpath(entry.path)
 
 
 def depth_tree(files: DataFiles, depth_root: str) -> DataFiles:

@@ -9,10 +9,10 @@ import hashlib
 import os
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from corda_jax.errors import UserError
-from corda_jax.images import HEIC_SUFFIXES, image_suffixes
+from corda_jax.images import CONVERT_HEIC, HEIC_SUFFIXES, image_suffixes
 from data_pipelines.archives import DataFiles, file_size
 from data_pipelines.patterns import Pattern
 
@@ -107,12 +107,12 @@ def match_frames(
   def location(kind: str, name: str) -> str:
     return found[kind].get(name) or trees[kind].locate(chosen[kind].path(name))
 
-  notes = _other_formats(chosen["image"], trees["image"], others)
+  notes = _other_formats(chosen["image"], trees["image"], found["image"].values(), others)
   # Files of the other kinds may belong to frames that are left out.
   alone = sorted(found.get("label", {}).keys() - found["image"].keys())
   if forms := [name for name in alone if _extends(name, found["image"])]:
     example = found["label"][forms[0]]
-    notes.append((example, f"{len(forms)} labels with names that extend those of others left out"))
+    notes.append((example, f"{_count(forms)} left out: the name extends that of an image"))
   names = sorted(found["image"].keys() | set(alone) - set(forms))
   for name in names:
     try:
@@ -129,19 +129,33 @@ def _extends(name: str, known: Mapping[str, str]) -> bool:
   return any(name[: match.start()] in known for match in re.finditer(r"[_.-]", name))
 
 
-def _other_formats(pattern: Pattern, tree: DataFiles, used: set[str]) -> list[tuple[str, str]]:
-  """A note on images beside those of a pattern that differ from it in their format."""
-  prefix, ending = pattern.text.partition("{")[0], os.path.splitext(pattern.text)[1].lower()
-  folder = prefix.rpartition("/")[0]
-  if not folder:  # then anything is beside them
+def _other_formats(
+  pattern: Pattern, tree: DataFiles, images: Iterable[str], used: set[str]
+) -> list[tuple[str, str]]:
+  """A note on pictures beside the images of a pattern that differ from it in their format."""
+  ending = os.path.splitext(pattern.text)[1].lower()
+  folder = pattern.text.partition("{")[0].rpartition("/")[0]
+  if not folder or not ending:  # then anything is beside them
     return []
-  files = tree.find(f"{folder}/", "").values()
-  suffixes = image_suffixes() | set(HEIC_SUFFIXES)
-  endings = {file: os.path.splitext(file)[1].lower() for file in files}
-  left = [f for f, e in endings.items() if e in suffixes and e != ending and f not in used]
+  folders = {os.path.dirname(image) for image in images}
+  left = [
+    file
+    for file in tree.find(f"{folder}/", "").values()
+    if os.path.dirname(file) in folders and file not in used and _is_picture(file, ending)
+  ]
   if not left:
     return []
-  return [(min(left), f"{len(left)} images in {folder!r} that are no {ending} files left out")]
+  return [(min(left), f"{_count(left)} left out: another format than {ending}")]
+
+
+def _count(files: Sequence[str]) -> str:
+  return "1 file" if len(files) == 1 else f"{len(files)} files such as this"
+
+
+def _is_picture(file: str, ending: str) -> bool:
+  """Whether the suffix is that of a picture, and another one than `ending`."""
+  suffix = os.path.splitext(file)[1].lower()
+  return suffix != ending and (suffix in image_suffixes() or suffix in HEIC_SUFFIXES)
 
 
 def _instead(pattern: Pattern, tree: DataFiles) -> str:
@@ -157,7 +171,11 @@ def _instead(pattern: Pattern, tree: DataFiles) -> str:
       if location != os.path.join(tree.root, path):
         remedy = f"unpack the archive, and set the root to its folder {around!r}"
       return f"; there is {path!r}: {remedy}"
-  return f"; there is {min(files)!r}" if files else ""
+  folder = prefix.rpartition("/")[0]
+  beside = [f"{folder}/{name}" for name in tree.find(f"{folder}/", "")] if folder else []
+  example = min(beside or files, default="")
+  heic = f": {CONVERT_HEIC}" if example.lower().endswith(HEIC_SUFFIXES) else ""
+  return f"; there is {example!r}{heic}" if example else ""
 
 
 def missing_file(frame: Frame) -> str | None:

@@ -16,8 +16,7 @@ from data_pipelines.preprocess import LabelIds, Recipe, load_frame
 from data_pipelines.readers import BadFrameError
 
 _SAMPLES = 16  # frames of a split that are looked at
-_WITH_CLASS = 0.5  # share of the pixels that have a class where label ids are right
-_MANY_CLASSES = 10  # with fewer, nothing can be said of ids that do not occur
+_MANY_IDS = 10  # with fewer, nothing can be said of those that do not occur
 _METRES = (2.0, 120.0)  # between these the median distance of streets is, some 10 to 40
 _LESS = (
   1.5  # times less inverse depth at the bottom than at the top: the files are the other way up
@@ -62,23 +61,22 @@ def examine(frames: Sequence[Frame], recipe: Recipe) -> list[tuple[str, str]]:
 
 def _unusual_labels(labels: Sequence[tuple[str, np.ndarray]], recipe: Recipe) -> list[str]:
   path = labels[0][0]
-  with_class = np.mean([np.mean(label != IGNORE) for _, label in labels])
-  if not with_class:
+  if all((label == IGNORE).all() for _, label in labels):
     return [
       f"no pixel of {len(labels)} labels has a class: they may be of another encoding"
       f"{getattr(recipe.label, 'hint', '')}"
     ]
-  if with_class > _WITH_CLASS or not isinstance(recipe.label, LabelIds):
-    return []
-  found = {int(i) for path, _ in labels for i in np.unique(recipe.label.read(path))}
-  training = set(recipe.label.table.tolist()) - {IGNORE}
-  if len(training) >= _MANY_CLASSES and found <= training | {IGNORE}:
-    raise UserError(
-      f"labels such as {path!r} hold no id above {max(found - {IGNORE})}, and as label ids they "
-      f"give {with_class:.0%} of the pixels a class: these seem to be training ids, as other "
-      "toolboxes write them; use the original label files, or read these as a data set of your own "
-      '("folder", folder.label_classes=())'
-    )
+  if isinstance(recipe.label, LabelIds) and recipe.label.of:
+    found = {int(i) for path, _ in labels for i in np.unique(recipe.label.read(path))} - {IGNORE}
+    of_classes = np.flatnonzero(recipe.label.table != IGNORE)
+    higher = np.mean(of_classes >= len(of_classes))
+    if len(found) >= _MANY_IDS and max(found) < len(of_classes) and higher > 0.5:
+      raise UserError(
+        f"labels such as {path!r} hold {len(found)} ids, none above {max(found)}, but {higher:.0%} "
+        f"of the classes have higher ids in {recipe.label.of}: these may be training ids, as other "
+        "toolboxes write them; use the original label files, or read these as a data set of your "
+        'own ("folder", folder.label_classes)'
+      )
   return []
 
 

@@ -197,9 +197,9 @@ def read_first_channel(path: str) -> tuple[np.ndarray, int]:
   return values // (255 // (2**bits - 1)), 8  # OpenCV spreads few bits over 0..255
 
 
-# A camera has its principal point in the image, and along one axis at least within this share of the
-# size from the middle: crops move it along one axis, numbers of another size of image along both.
-_OFF_CENTER = 0.15
+# Numbers of another size of image have the principal point off the middle by this share of the
+# size, along both axes by nearly the same factor. A crop moves it along one, or by other factors.
+_OFF_CENTER, _SAME_FACTOR = 0.15, 1.15
 _SHORTEST, _LONGEST = 0.1, 50.0  # focal lengths, in widths and heights of the image
 _FARTHEST = 20.0  # metres between two cameras
 
@@ -224,12 +224,13 @@ class Camera:
     """What shows that this is no camera of images (width, height) pixels large, or None."""
     at = [(c + 0.5) / s for c, s in zip(self.center, size, strict=True)]
     focal = [f / s for f, s in zip(self.focal, size, strict=True)]
-    inside = min(at) >= 0 and max(at) <= 1 and min(abs(a - 0.5) for a in at) <= _OFF_CENTER
-    if not inside or min(focal) < _SHORTEST or max(focal) > _LONGEST:
+    inside = min(at) >= 0 and max(at) <= 1
+    resized = min(abs(a - 0.5) for a in at) > _OFF_CENTER and max(at) < _SAME_FACTOR * min(at)
+    if not inside or resized or min(focal) < _SHORTEST or max(focal) > _LONGEST:
       numbers = ", ".join(f"{number:g}" for number in (*self.focal, *self.center))
       return (
         f"fx, fy, cx, cy are {numbers}, which is no camera of images {size[0]}x{size[1]}; expected "
-        "pixels of that size, the principal point near the middle"
+        "pixels of that size"
       )
     if self.baseline > _FARTHEST:
       return f"the baseline is {self.baseline:g}, expected metres, {_FARTHEST:g} at most"

@@ -68,7 +68,7 @@ def test_a_program_outlives_its_console(tmp_path, harm):
     "another encoding": f"> {tmp_path}/out 2>&1",
   }[harm]
   command = f'set -o pipefail; "{sys.executable}" -c "$PROGRAM" {tmp_path}/file {redirect}'
-  env = {**os.environ, "PROGRAM": FAILING, "PYTHONIOENCODING": "ascii"}
+  env = {**os.environ, "PROGRAM": FAILING, "PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""}
   assert subprocess.run(["bash", "-c", command], env=env, check=False).returncode == 0
   assert (tmp_path / "file").read_text() == "all of it"
   if harm == "another encoding":

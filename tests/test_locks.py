@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -80,3 +82,28 @@ def test_folders_that_cannot_be_written_are_named(tmp_path):
       only_writer(tmp_path / name / ".lock", otherwise="choose another"),
     ):
       pass
+
+
+def test_a_full_disk_takes_neither_the_work_nor_its_error(tmp_path):
+  """A limit on the size of files stands in for it."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+  try:
+    with only_writer(tmp_path / ".lock", otherwise=""):
+      pass
+    with pytest.raises(UserError, match="make room"), only_writer(tmp_path / ".lock", otherwise=""):
+      raise UserError("make room")
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EAGAIN])
+def test_locks_of_other_disks_are_locks(tmp_path, monkeypatch, error):
+  def flock(*_):
+    raise OSError(error, os.strerror(error))
+
+  monkeypatch.setattr(locks.fcntl, "flock", flock)
+  with pytest.raises(UserError, match="another process"), only_writer(tmp_path / "a", otherwise=""):
+    pass

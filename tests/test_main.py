@@ -93,12 +93,13 @@ def test_one_writer_a_run(finished, mode):
     refused(arguments(folder, mode=mode), folder / "run", "process", os.getpid(), "--workdir")
 
 
-def test_the_home_folder_in_every_path(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_the_home_folder_in_every_path(tmp_path, monkeypatch, dashes):
   monkeypatch.setenv("HOME", str(tmp_path))
   (tmp_path / "own.py").write_text("from configs.demo import get_config  # noqa: F401")
   fields = ("initial_weights", "initial_pose", "prediction.input", "prediction.output")
   fields += ("data.records_dir", "data.source.root", "data.target.depth_root")
-  line = ["main", "--config=~/own.py", "--workdir=~/run"]
+  line = ["main", f"{dashes}config=~/own.py", "--workdir=~/run"]
   line += [f"--config.{field}=~/{field}" for field in fields]
   values = flags.FlagValues()
   main_flags.define_flags(values, line)
@@ -108,6 +109,12 @@ def test_the_home_folder_in_every_path(tmp_path, monkeypatch):
   assert {field: given[field] for field in fields} == {
     field: f"{tmp_path}/{field}" for field in fields
   }
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "export", "export_torch"])
+def test_a_mistyped_folder_is_not_made(tmp_path, mode):
+  refused(arguments(tmp_path, mode=mode), tmp_path / "run", "checkpoint")
+  assert not (tmp_path / "run").exists()
 
 
 def test_sigterm_saves(finished):

@@ -92,7 +92,7 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   # Stopped and started again, it writes what is missing and leaves the rest.
   made[0].unlink()
   before = {path: path.stat().st_mtime_ns for path in made[1:]}
-  with only_writer(files / ".depth.lock", otherwise=""):
+  with only_writer(files / "disparity/.lock", otherwise=""):
     refused(depth_arguments(folder, "label_depth", **label), files, "process", "label_depth.folder")
   run(depth_arguments(folder, "label_depth", **label))
   with Image.open(made[0]) as image:

@@ -68,7 +68,7 @@ def check_adaptation(config: Any, workdir: Path, mode: str) -> Experiment:
     _check_training(experiment, workdir)
   elif mode in _ADAPTATION_PARTS:
     check_config(workdir, config.to_dict(), parts=_ADAPTATION_PARTS[mode])
-  if mode == "evaluate":
+  if mode in ("evaluate", "export", "export_torch"):
     find_checkpoint(workdir, config.evaluation.checkpoint)
   if mode in ("predict", "export") and jax.process_count() > 1:
     raise UserError(f"--mode={mode} runs in one process: leave --multihost out")

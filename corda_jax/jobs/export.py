@@ -12,6 +12,7 @@ from jax import export as jax_export
 
 from corda_jax import bundle
 from corda_jax.errors import UserError
+from corda_jax.files import check_links
 from corda_jax.inference import class_map, depth_maps
 from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
@@ -75,6 +76,7 @@ def export(experiment: Experiment, workdir: Path) -> Path:
   state = restore_state(experiment, workdir)
   variables = jax.device_get(network_variables(state, experiment.config.evaluation.network))
   flat = flat_variables(variables)
+  check_links(Path(workdir) / "bundle")
   folder = (Path(workdir) / "bundle").resolve()  # it may be a link to another disk
   partial = folder.with_name(folder.name + ".partial")
   try:

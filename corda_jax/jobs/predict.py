@@ -173,6 +173,7 @@ def predict(
   files.check_output(folder, path)
   state = restore_state(experiment, workdir)  # before a folder is made: there may be no run
   with only_writer(folder / ".lock", otherwise="set prediction.output to another folder"):
+    files.check_output(folder, path)  # again: another process may have written there meanwhile
     run = _Prediction(experiment, state, folder, table, encode_depth)
     if video is None:
       run.images(images)
@@ -229,19 +230,17 @@ class _Prediction:
     if self._entries:
       print(f"{len(self._entries)} of {len(images)} images are predicted already.")
 
-    notes: dict[Path, str] = {}
-
-    def write(image, pixels, maps):
+    def write(key, pixels, maps):
+      image, note = key
       entry = self._write(image.name, pixels, maps, self._kinds)
       entry |= {"file": str(image.path), "stamp": stamps[image.path]}
-      note = notes.pop(image.path, "")
       return entry | {"note": note} if note else entry
 
     with (
       _bar(len(images), len(self._entries), "image") as bar,
       concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
     ):
-      read = self._readable(_in_order(pool, self._read, missing), bar, notes)
+      read = self._readable(_in_order(pool, self._read, missing), bar)
       for entry in self._predicted(read, write, pool):
         self._journal.add(entry)
         self._entries.append(entry)
@@ -258,8 +257,8 @@ class _Prediction:
       )
     return picture
 
-  def _readable(self, images, bar, notes):
-    """Pairs of (image, pixels) without those that cannot be read, which are reported, or end it."""
+  def _readable(self, images, bar):
+    """((image, note), pixels) of each that can be read; another is reported, or ends the run."""
     for image, found in images:
       try:
         picture = found.result()
@@ -273,9 +272,8 @@ class _Prediction:
         bar.update()
         continue
       if picture.note:
-        notes[image.path] = picture.note
         bar.write(f"note: {image.path}: {picture.note}")
-      yield image, picture.rgb
+      yield (image, picture.note), picture.rgb
 
   def _known(self, name: str, stamp: list[int]) -> dict[str, Any] | None:
     """The entry of an image that was predicted before and whose maps exist, or None."""
@@ -430,7 +428,7 @@ class _Prediction:
     if self._failed and not entries:
       raise UserError(f"none of {len(self._failed)} images can be predicted: {self._failed[0]}")
     if self._failed:
-      print(f"{len(self._failed)} could not be read: see {self._folder / 'results.json'}")
+      print(f"{len(self._failed)} could not be predicted: see {self._folder / 'results.json'}")
     if len(entries) == 1:
       for file in entries[0]["files"]:
         print(self._folder / file)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.files import name_whole, whole_or_not
+from corda_jax.files import leads_back, name_whole, whole_or_not
 from corda_jax.images import (
   CONVERT_HEIC,
   HEIC_SUFFIXES,
@@ -75,28 +75,29 @@ def find_images(path: Path, output: Path) -> list[ImageFile]:
     UserError: there is none, or a folder cannot be listed.
   """
   if path.is_file():
-    return [ImageFile(path.stem, path)]
+    return [ImageFile(path.stem, path, _fault(path))]
   if not path.is_dir():
     raise UserError(
       f"prediction.input is {path}, which does not exist: name an image, a folder of images or a "
       "video"
     )
-  found: dict[str, ImageFile] = {}
+  found: list[ImageFile] = []
+  names: dict[str, Path] = {}
   others: collections.Counter[str] = collections.Counter()
   written = 0
   for file in _files_below(path):
     if output.resolve() in file.resolve().parents:
       written += file.suffix.lower() in image_suffixes()
       continue
-    if file.suffix.lower() not in image_suffixes():
+    is_folder = file.is_symlink() and not file.suffix  # one that is not there, else it were walked
+    if file.suffix.lower() not in image_suffixes() and not is_folder:
       others[file.suffix.lower() or "without suffix"] += 1
       continue
     name = file.relative_to(path).with_suffix("").as_posix()
-    if name not in found:
-      found[name] = ImageFile(name, file, _fault_of_name(file))
-    else:  # the first of them keeps the name
-      fault = f"would have maps of the same names as {found[name].path}: rename one"
-      found[f"{name}{file.suffix}"] = ImageFile(name, file, fault)
+    fault = _fault(file)
+    if names.setdefault(name, file) is not file:  # the first of them keeps the name
+      fault = f"would have maps of the same names as {names[name]}: rename one"
+    found.append(ImageFile(name, file, fault))
   left = _left_out(others)
   if not found:
     reason = f"a folder without images{f', but with {left}' if left else ''}"
@@ -105,31 +106,32 @@ def find_images(path: Path, output: Path) -> list[ImageFile]:
     raise UserError(f"prediction.input is {path}, {reason}")
   if left:
     print(f"note: left out in {path}: {left}")
-  return list(found.values())
+  return found
 
 
-def _files_below(path: Path) -> Iterator[Path]:
-  """All files that are not hidden, in the order of their names; each folder once."""
+def _files_below(path: Path) -> list[Path]:
+  """All files that are not hidden, in the order of their names."""
 
   def fail(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
 
-  seen, files = set(), []
+  files = []
   for folder, folders, names in os.walk(path, followlinks=True, onerror=fail):
-    if os.path.realpath(folder) in seen:  # a link to what was seen, as to a folder above
-      folders.clear()
-      continue
-    seen.add(os.path.realpath(folder))
-    folders[:] = sorted(name for name in folders if not name.startswith("."))
+    folders[:] = [
+      name for name in folders if not name.startswith(".") and not leads_back(Path(folder, name))
+    ]
     files += [Path(folder, name) for name in names if not name.startswith(".")]
-  return iter(sorted(files))
+  return sorted(files)
 
 
-def _fault_of_name(file: Path) -> str:
-  longest = max(f"{file.stem}_{kind}.png.partial" for kind in PREDICTED_KINDS)
-  if len(os.fsencode(longest)) > _LONGEST_NAME:
-    return "has a name too long for its maps: rename it"
-  return ""
+def _fault(file: Path) -> str:
+  """Why a file cannot be predicted, as far as that shows without reading it."""
+  if not file.exists():
+    return f"is a link to {os.readlink(file)}, which does not exist"
+  if not file.is_file():  # a pipe would be waited for
+    return "is no regular file"
+  longest = max(len(os.fsencode(f"{file.stem}_{kind}.png.partial")) for kind in PREDICTED_KINDS)
+  return "has a name too long for its maps: rename it" if longest > _LONGEST_NAME else ""
 
 
 def _left_out(others: Mapping[str, int]) -> str:

@@ -142,8 +142,7 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
     UserError: the file cannot be read or does not fit, there are checkpoints in `workdir` already,
       or it cannot be written.
   """
-  if has_checkpoints(workdir):  # which an import would be among
-    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
+  _check_empty(workdir)
   weights = read_initial_weights(experiment)
   check_writable(workdir)
   print(weights.summary)
@@ -155,12 +154,19 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
       "until it is trained"
     )
   with only_writer(workdir / ".run.lock", otherwise="choose another --workdir"):
+    _check_empty(workdir)  # again: another process may have trained there meanwhile
     record_config(workdir, experiment.config.to_dict())
     write_torch_file(workdir / _KEPT, weights.kept)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
     checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
+
+
+def _check_empty(workdir: Path) -> None:
+  """Raises UserError where there are checkpoints, which an import would be among."""
+  if has_checkpoints(workdir):
+    raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
 
 
 def export_torch(experiment: Experiment, workdir: Path) -> Path:

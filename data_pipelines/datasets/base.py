@@ -222,7 +222,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     return Recipe(
       size=(config.height, config.width),
       image_filter=cls.IMAGE_FILTER,
-      label=LabelIds(label_table(ids, config.classes, cls.TITLE), known),
+      label=LabelIds(label_table(ids, config.classes, cls.TITLE), known, of=cls.TITLE),
       resize_label=split != "validation",
       depth=cls.DEPTH_RECIPES.get(config.depth),
     )

@@ -149,7 +149,8 @@ class FolderFiles:
     )
     if self.label_classes is None:
       table = labels.label_table(labels.CITYSCAPES_IDS, classes, "Cityscapes")
-      return LabelIds(table, frozenset((*range(35), IGNORE)) if refuse else None, hint)
+      known = frozenset((*range(35), IGNORE)) if refuse else None
+      return LabelIds(table, known, hint, of="Cityscapes")
     ids = {}
     for label, name in self.label_classes.items():
       if name and name not in classes.names:

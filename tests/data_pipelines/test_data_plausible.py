@@ -12,6 +12,7 @@ from tiny_trees import HEIGHT, WIDTH, dataset_config, examples, pixels, save, wr
 from configs.default import get_folder_config
 from corda_jax import labels
 from corda_jax.errors import UserError
+from data_pipelines.readers import Camera
 
 
 def run(config, records, **options):
@@ -32,12 +33,12 @@ def notes(builder):
   return [(note["file"], note["reason"]) for note in builder.report.notes]
 
 
-def street(seed, height=HEIGHT, width=WIDTH):
-  """Training ids as a street has them: sky above buildings above road, with a few cars."""
-  ids = np.zeros((height, width), np.uint8)
-  ids[: height // 4] = labels.NAMES.index("sky")
-  ids[height // 4 : height // 2] = labels.NAMES.index("building")
-  ids[height // 2 : height // 2 + 2, seed : seed + 5] = labels.NAMES.index("car")
+def street(seed):
+  """Training ids as a street has them: sky, trees, road, and between them all that is on it."""
+  ids = np.zeros((HEIGHT, WIDTH), np.uint8)
+  ids[: HEIGHT // 4] = labels.NAMES.index("sky")
+  ids[HEIGHT // 4 : HEIGHT // 2] = labels.NAMES.index("vegetation")
+  ids[HEIGHT // 2] = (np.arange(WIDTH) + seed) % 14
   return ids
 
 
@@ -48,10 +49,27 @@ def test_training_ids_are_no_label_ids(tmp_path, dataset):
   for number, path in enumerate(files):
     save(path, street(number))
   config = dataset_config(dataset, root, "none")
-  with pytest.raises(UserError, match=r"(labels|gtFine)/.*\b13\b.*training ids.*original"):
+  with pytest.raises(UserError, match=r"(labels|gtFine)/.*\b14 ids\b.*\b13\b.*training.*original"):
     run(config, tmp_path / "records")
   for number, path in enumerate(files):
     save(path, labels.TRAIN_TO_CITYSCAPES[street(number)])
+  assert not notes(run(config, tmp_path / "records"))
+
+
+@pytest.mark.parametrize(
+  ("mapping", "ids"),
+  [
+    ((), lambda seed: np.where(street(seed) < 9, 255, street(seed))),  # training ids, weak labels
+    (("cityscapes",), lambda seed: np.where(street(seed) == 0, 7, 0)),  # the road alone
+    (tuple(enumerate(("",) * 12 + labels.NAMES[:1])), lambda seed: street(seed) % 12 + (seed == 2)),
+  ],
+)
+def test_labels_of_ones_own_that_are_right(tmp_path, mapping, ids):
+  for seed in range(3):
+    save(tmp_path / f"files/images/{seed}.png", pixels(seed).rgb)
+    save(tmp_path / f"files/labels/{seed}.png", ids(seed).astype(np.uint8))
+  config = folder_config(tmp_path / "files", train__labels="labels/{name}.png")
+  config.folder.label_classes = mapping
   assert not notes(run(config, tmp_path / "records"))
 
 
@@ -122,10 +140,27 @@ CAMERAS = {
   "a telescope": (40.0, 4000.0, 15.0, 8.5),
 }
 GOOD = {
+  "cut out of a corner": (40.0, 40.0, 28.0, 12.5),
   "middle": (40.0, 41.0, 15.0, 8.5),
   "cropped at the top": (40.0, 40.0, 15.0, 0.0),
   "wide": (10.0, 10.0, 17.0, 9.0),
 }
+
+
+@pytest.mark.parametrize(
+  ("size", "numbers"),
+  [
+    ((2048, 1024), (2262.52, 2265.30, 1096.98, 513.137)),  # Cityscapes
+    ((1242, 375), (721.54, 721.54, 609.56, 172.85)),  # KITTI
+    ((1226, 370), (707.09, 707.09, 601.89, 183.11)),
+    ((1914, 1052), (1158.0, 1158.0, 957.0, 526.0)),
+  ],
+)
+def test_cameras_of_real_data_sets(size, numbers):
+  camera = Camera(numbers[:2], numbers[2:], 0.5)
+  assert camera.fault(size) is None
+  for factor in (0.5, 2):
+    assert camera.fault((int(size[0] * factor), int(size[1] * factor))) is not None
 
 
 def camera_file(path, numbers, baseline=0.5):
@@ -179,7 +214,7 @@ def test_labels_of_other_tools_beside_the_right_ones(tmp_path):
   assert [record["name"] for record in examples(builder)] == [b"00000", b"00001", b"00002"]
   ((file, reason),) = notes(builder)
   assert file == str(root / "labels/00001.vis.png")
-  assert "3 labels" in reason
+  assert "3 files" in reason
   save(root / "labels/00003.png", np.zeros((HEIGHT, WIDTH), np.uint8))  # of an image that is lost
   with pytest.raises(UserError, match=r"images/00003\.png.*missing"):
     run(dataset_config("gta5", root, "none"), tmp_path / "records")
@@ -187,11 +222,40 @@ def test_labels_of_other_tools_beside_the_right_ones(tmp_path):
 
 def test_images_of_other_formats_are_counted(tmp_path):
   save(tmp_path / "files/images/a.png", pixels(0).rgb)
-  for name in ("b.jpg", "c.JPEG", "d.heic", "e.txt", ".f.jpg"):
+  for name in ("b.jpg", "c.JPEG", "d.heic", "e.txt", ".f.jpg", "thumbs/a.jpg"):
+    (tmp_path / "files/images" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "files/images" / name).write_bytes(b"")
   ((file, reason),) = notes(run(folder_config(tmp_path / "files"), tmp_path / "records"))
   assert file == str(tmp_path / "files/images/b.jpg")
-  assert "3 images in 'images'" in reason
+  assert "3 files" in reason
+
+
+def test_images_of_a_pattern_without_a_suffix(tmp_path):
+  save(tmp_path / "files/images/a.png", pixels(0).rgb)
+  config = folder_config(tmp_path / "files", train__images="images/{name}")
+  assert not notes(run(config, tmp_path / "records"))
+
+
+@pytest.mark.parametrize(("name", "told"), [("a.jpeg", ""), ("a.HEIC", ".*convert HEIC")])
+def test_a_folder_of_another_format_alone(tmp_path, name, told):
+  save(tmp_path / "files/images/a.png", pixels(0).rgb)
+  (tmp_path / "files/images/a.png").rename(tmp_path / "files/images" / name)
+  with pytest.raises(UserError, match=rf"images/\{{name\}}\.png.*there is 'images/{name}'{told}"):
+    run(folder_config(tmp_path / "files"), tmp_path / "records")
+
+
+def test_suffixes_that_differ_in_their_case_alone(tmp_path):
+  for name in ("a.png", "a.PNG"):
+    save(tmp_path / "files/images" / name, pixels(0).rgb)
+  with pytest.raises(UserError, match=r"(?i)a\.png.*a\.png.*suffix"):
+    run(folder_config(tmp_path / "files"), tmp_path / "records")
+
+
+def test_a_linked_folder_on_a_disk_that_is_not_mounted(tmp_path):
+  save(tmp_path / "files/images/a.png", pixels(0).rgb)
+  (tmp_path / "files/images/more").symlink_to(tmp_path / "gone")
+  with pytest.raises(UserError, match=rf"images/more is a link to {tmp_path}/gone.*mount"):
+    run(folder_config(tmp_path / "files"), tmp_path / "records")
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -453,16 +453,6 @@ def test_owners_without_names_prepare(tmp_path, monkeypatch):
   assert prepare.pwd.getpwuid is nameless
 
 
-def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
-  def flock(*_):
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-  monkeypatch.setattr(locks.fcntl, "flock", flock)
-  config = dataset_config("gta5", write_gta5(tmp_path / "files"), "disparity")
-  assert len(examples(run(config, tmp_path / "records"))) == 3
-  assert re.search(rf"{tmp_path}/records.*no locks", caplog.text)
-
-
 @pytest.mark.parametrize("name", ["dataset_info.json", "metadata.json", "features.json"])
 @pytest.mark.parametrize("harm", ["gone", "cut", "empty"])
 def test_damaged_descriptions_of_records_are_named(tmp_path, name, harm):

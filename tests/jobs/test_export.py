@@ -255,3 +255,7 @@ def test_a_bundle_may_be_a_link_to_another_disk(tmp_path, state):
   assert (tmp_path / "run/bundle").is_symlink()
   assert read_bundle(tmp_path / "elsewhere/bundle").information["step"] == 7
   assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["bundle"]
+  (tmp_path / "elsewhere").rename(tmp_path / "gone")
+  with pytest.raises(UserError, match=r"run/bundle.*elsewhere.*mount"):
+    export(experiment(), tmp_path / "run")
+  assert not (tmp_path / "elsewhere").exists()

@@ -205,7 +205,7 @@ def test_images_that_cannot_be_read(workdir, folder, capsys):
   failed = results(written)["failed"]
   assert len(failed) == 2
   assert re.search(r"deep\.png.*8 bits", failed[1])
-  assert re.search(r"\b2\b.*read", capsys.readouterr().out)
+  assert re.search(r"\b2\b.*could not be predicted", capsys.readouterr().out)
 
 
 def test_an_image_is_read_upright(tmp_path):

@@ -84,9 +84,11 @@ def test_formats_are_those_of_single_images(run, tmp_path, suffix):
 
 BAD = {
   "empty.png": "cannot be decoded",
-  "gone.png": r"No such file",
+  "gone.png": r"link to .*/nowhere\.png",
   "twice.png": r"same names.*twice\.jpg",
-  f"{'x' * 240}.png": "name too long",
+  f"{'x' * 224}.png": "name too long",
+  "unmounted": r"link to .*/nowhere,",
+  "pipe.png": "regular file",
   "strip.png": r"4000x1\b.*68000x17.*pieces",
   "phone.jpg": "HEIC.*convert",
 }
@@ -100,7 +102,9 @@ def bad_folder(tmp_path, monkeypatch):
   picture(folder / "good.png")
   picture(folder / "twice.jpg")
   picture(folder / "twice.png")
-  picture(folder / f"{'x' * 240}.png")
+  picture(folder / f"{'x' * 224}.png")
+  (folder / "unmounted").symlink_to(tmp_path / "nowhere")
+  os.mkfifo(folder / "pipe.png")
   picture(folder / "strip.png", (4000, 1))
   (folder / "empty.png").write_bytes(b"")
   (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -173,6 +177,53 @@ def test_one_writer_a_folder(run, workdir, tmp_path):
   with only_writer(tmp_path / "out/.lock", otherwise=""), pytest.raises(UserError, match=expected):
     run(tmp_path / "in")
   assert names(run(tmp_path / "in")[0]) == ["a"]
+
+
+def test_the_longest_name_and_a_longer_one(run, tmp_path):
+  longest = picture(tmp_path / f"{'x' * 223}.png")
+  kinds = ("label", "inverse_depth_color")
+  assert names(run(longest, write=kinds)[0]) == ["x" * 223]
+  with pytest.raises(UserError, match="too long"):
+    run(picture(tmp_path / f"{'x' * 224}.png"), write=kinds, output=str(tmp_path / "other"))
+
+
+def test_names_are_those_of_the_first_of_each(run, tmp_path):
+  for name in ("a.jpg", "a.png", "a.png.jpg"):
+    picture(tmp_path / "in" / name)
+  results, _ = run(tmp_path / "in", bad_files="skip")
+  assert names(results) == ["a", "a.png"]
+  assert len(results["failed"]) == 1
+
+
+def test_a_second_link_to_a_folder_is_another_folder(run, tmp_path):
+  picture(tmp_path / "in/z/1.png")
+  (tmp_path / "in/a").symlink_to(tmp_path / "in/z")
+  assert names(run(tmp_path / "in")[0]) == ["a/1", "z/1"]
+
+
+@pytest.mark.parametrize("suffix", [".ico", ".eps", ".psd"])
+def test_what_is_no_format_of_photographs(run, tmp_path, suffix):
+  path = tmp_path / f"in/a{suffix}"
+  path.parent.mkdir()
+  if suffix == ".psd":
+    path.write_bytes(b"8BPS" + bytes(40))
+  else:
+    picture(path)
+  with pytest.raises(UserError, match="no picture of a format"):
+    run(path)
+  with pytest.raises(UserError, match="without images"):
+    run(path.parent)
+
+
+def test_damage_behind_the_first_page_does_not_matter(tmp_path):
+  pages = [Image.new("RGB", (20, 10), color) for color in ("red", "green", "blue")]
+  pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+  contents = (tmp_path / "a.tif").read_bytes()
+  (tmp_path / "a.tif").write_bytes(contents[: len(contents) * 3 // 5])
+  with open(tmp_path / "a.tif", "rb") as file:
+    found = read_image(file)
+  assert found.rgb[0, 0].tolist() == [255, 0, 0]
+  assert found.pages == 1
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
