@@ -66,7 +66,7 @@ def _unusual_labels(labels: Sequence[tuple[str, np.ndarray]], recipe: Recipe) ->
       f"no pixel of {len(labels)} labels has a class: they may be of another encoding"
       f"{getattr(recipe.label, 'hint', '')}"
     ]
-  if isinstance(recipe.label, LabelIds) and recipe.label.of:
+  if isinstance(recipe.label, LabelIds):
     found = {int(i) for path, _ in labels for i in np.unique(recipe.label.read(path))} - {IGNORE}
     of_classes = np.flatnonzero(recipe.label.table != IGNORE)
     higher = np.mean(of_classes >= len(of_classes))

@@ -37,13 +37,13 @@ class LabelIds:
     table: uint8[256], the data set's label id → training id.
     known: ids that a label may hold; None: any.
     hint: what to do about another one.
-    of: the data set whose own ids these are; "": the user's.
+    of: where the ids come from, for errors.
   """
 
   table: np.ndarray
   known: frozenset[int] | None = None
   hint: str = ""
-  of: str = ""
+  of: str = "folder.label_classes"
 
   def __call__(self, path: str) -> np.ndarray:
     """Training ids of a file, uint8 H W."""

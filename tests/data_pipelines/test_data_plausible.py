@@ -73,6 +73,17 @@ def test_labels_of_ones_own_that_are_right(tmp_path, mapping, ids):
   assert not notes(run(config, tmp_path / "records"))
 
 
+def test_training_ids_are_no_ids_of_ones_own_table(tmp_path):
+  for seed in range(3):
+    save(tmp_path / f"files/images/{seed}.png", pixels(seed).rgb)
+    save(tmp_path / f"files/labels/{seed}.png", street(seed))
+  config = folder_config(tmp_path / "files", train__labels="labels/{name}.png")
+  config.folder.label_classes = tuple((labels.CITYSCAPES_IDS[name], name) for name in labels.NAMES)
+  config.folder.other_labels = "ignore"
+  with pytest.raises(UserError, match=r"\b14 ids\b.*in folder\.label_classes.*training"):
+    run(config, tmp_path / "records")
+
+
 def test_labels_without_a_class_are_noted(tmp_path, caplog):
   root = write_gta5(tmp_path / "files")
   for path in (root / "labels").iterdir():
