@@ -19,8 +19,8 @@ from corda_jax.bundle import read_bundle
 from corda_jax.configuration import flatten
 from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
 from corda_jax.locks import only_writer
-from corda_jax.models.torch_files import read_torch_file
-from corda_jax.models.torch_write import write_torch_file
+from corda_jax.pretrained.torch_format import read_torch_file
+from corda_jax.pretrained.torch_write import write_torch_file
 from tests.command import arguments, refused, run, run_process, start
 
 

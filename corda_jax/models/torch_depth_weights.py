@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import (
   Report,
   Tensors,
@@ -23,6 +22,7 @@ from corda_jax.models.torch_matching import (
   match,
 )
 from corda_jax.models.torch_weights import tensor_names
+from corda_jax.pretrained.torch_format import read_torch_file
 
 # Of a folder that Monodepth2 wrote.
 _FILES = {"depth": ("encoder.pth", "depth.pth"), "pose": ("pose_encoder.pth", "pose.pth")}

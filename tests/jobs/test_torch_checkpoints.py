@@ -14,9 +14,9 @@ from corda_jax.jobs.torch_checkpoints import (
   read_initial_weights,
 )
 from corda_jax.jobs.train import train
-from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_weights import state_dict_from_variables
-from corda_jax.models.torch_write import write_torch_file
+from corda_jax.pretrained.torch_format import read_torch_file
+from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.run_files import check_config, record_config
 from corda_jax.training.sharding import make_mesh

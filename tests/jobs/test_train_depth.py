@@ -19,7 +19,7 @@ from corda_jax.jobs.depth_weights import initial_depth_state, weights_digest
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.metrics import DEPTH_ERRORS, depth_errors
-from corda_jax.models.torch_write import write_torch_file
+from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import best_checkpoint
 from corda_jax.training.sharding import make_mesh
 from tests import tiny_depth

@@ -17,7 +17,7 @@ from corda_jax.models.torch_weights import (
   tensor_names,
   variable_path,
 )
-from corda_jax.models.torch_write import write_torch_file
+from corda_jax.pretrained.torch_write import write_torch_file
 from tests.golden import released_shapes
 from tests.models.test_monodepth import RESNETS, small_config, small_fields, torchvision_fields
 

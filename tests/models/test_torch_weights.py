@@ -10,7 +10,6 @@ import pytest
 from configs import gta2cs, synthia2cs
 from corda_jax.errors import UserError
 from corda_jax.models.build import build_model
-from corda_jax.models.torch_files import read_torch_file
 from corda_jax.models.torch_matching import find_state_dicts, format_report, match
 from corda_jax.models.torch_weights import (
   state_dict_from_variables,
@@ -19,7 +18,8 @@ from corda_jax.models.torch_weights import (
   tensor_names,
   variable_path,
 )
-from corda_jax.models.torch_write import write_torch_file
+from corda_jax.pretrained.torch_format import read_torch_file
+from corda_jax.pretrained.torch_write import write_torch_file
 from tests import tiny
 from tests.golden import golden, released_shapes
 

@@ -1,31 +1,33 @@
 """Files of `torch.save`, read without PyTorch.
 
-Nothing that a file names is imported or called, so a file from anywhere can be opened. Two formats
-exist: since PyTorch 1.6 a zip archive, with a pickle and one entry a storage; before, a magic
-number and several pickles in a row, with the storages behind them. Both are described by PyTorch's
-`torch/serialization.py`.
+Two formats exist: since PyTorch 1.6 a zip archive, with a pickle and one entry a storage; before, a
+magic number and several pickles in a row, with the storages behind them. Both are described by
+PyTorch's `torch/serialization.py`. A pickle calls what it names, so it may name nothing but what
+`torch_values` has, and nothing of a file from anywhere is imported or run.
 """
 
 import os
+import pickle
+import pickletools
 import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.models.torch_pickle import RefusedGlobal, expect, load
-from corda_jax.models.torch_tensors import ALLOWED, Storage, decode
+from corda_jax.pretrained.torch_values import ALLOWED, Storage, decode, expect
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 
 # What is often found under the name of a weights file: its first bytes, and what it is.
 _FOREIGN = (
-  (rb"\s*<", "a web page: the download wants a confirmation or failed, open its address first"),
+  (rb"\s*<", "a web page: the download expects a confirmation or failed, open its address first"),
   (rb"version https://git-lfs", "a Git LFS pointer: fetch the file itself with git lfs pull"),
   (rb".{6}\0\0\{", "a safetensors file: load it in PyTorch and torch.save its tensors"),
   (rb".{257}ustar", "a tar archive, as PyTorch wrote before 0.2: torch.save it again in PyTorch"),
@@ -37,8 +39,13 @@ _FOREIGN = (
 # All that malformed data makes the parsers raise.
 _DAMAGE = (
   *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, OSError),
-  *(RuntimeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile),
+  *(RuntimeError, MemoryError, pickle.UnpicklingError, struct.error, zlib.error),
+  zipfile.BadZipFile,
 )
+
+
+class _RefusedNameError(Exception):
+  """A pickle names something that is not allowed; the argument is its full name."""
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -73,7 +80,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
       return _read_zip(file, size) if head.startswith(b"PK") else _read_legacy(file, size)
     except UserError:
       raise
-    except RefusedGlobal as error:
+    except _RefusedNameError as error:
       raise UserError(
         f"{path} names {str(error)[:100]!r}, which weights do not need, so it was refused and "
         "nothing of it was run: if you trust it, save its state_dict() alone, of dense tensors, in "
@@ -86,36 +93,29 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
       ) from error
 
 
-class _Storages:
-  """The storages of a file by key, each with one type and size; together no larger than it.
+class _Unpickler(pickle.Unpickler):
+  """Reads one pickle, and leaves the file behind it."""
 
-  Args:
-    size: of the file, in bytes.
-  """
+  def __init__(self, file: Any, load_storage: Callable[[Any], Any] | None = None):
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+      # A damaged index of billions would be given memory.
+      if opcode.name.endswith("PUT") and argument > number:
+        raise ValueError("a pickle with a place that is not the next")
+    file.seek(start)
+    super().__init__(file, encoding="latin1")
+    self._load_storage = load_storage
 
-  def __init__(self, size: int):
-    self._room = size
-    self.by_key: dict[str, np.ndarray] = {}
+  def find_class(self, module: str, name: str) -> Any:
+    try:
+      return ALLOWED[f"{module}.{name}"]
+    except KeyError:
+      raise _RefusedNameError(f"{module}.{name}") from None
 
-  def announced(self, value: Any) -> tuple[str, np.ndarray, Any]:
-    """Key of the storage that a pickle's id `value` means, its array, and its view or None.
-
-    The array is there from the first mention on, so that tensors can be views of it, and is filled
-    when the elements are read.
-    """
-    kind, dtype, key, _, count, *view = expect(value, tuple)
-    if expect(kind, str) != "storage" or expect(count, int) < 0:
-      raise ValueError(f"a {kind[:20]!r} of {count} elements instead of a storage")
-    nbytes = count * expect(dtype, np.dtype).itemsize
-    if expect(key, str) not in self.by_key:
-      self._room -= nbytes
-      if self._room < 0:
-        raise ValueError(f"storages larger than the file: {count} elements of {dtype}")
-      self.by_key[key] = np.zeros(count, dtype)
-    storage = self.by_key[key]
-    if (storage.dtype, storage.size) != (dtype, count):
-      raise ValueError("a storage of two types or sizes")
-    return key, storage, view[0] if view else None
+  def persistent_load(self, pid: Any) -> Any:
+    if self._load_storage is None:
+      raise ValueError("a storage where none belongs")
+    return self._load_storage(pid)
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
@@ -132,20 +132,16 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
     order = "little"
     if f"{roots[0]}byteorder" in names:
       order = archive.read(f"{roots[0]}byteorder").decode()
-    storages, filled = _Storages(size), set()
+    storages: dict[str, np.ndarray] = {}
 
-    def load_storage(value):
-      key, storage, _ = storages.announced(value)
-      if key not in filled:
-        filled.add(key)
-        data = archive.read(f"{roots[0]}data/{key}")
-        if len(data) != storage.nbytes:
-          raise ValueError(f"storage {key} has {len(data)} bytes, not {storage.nbytes}")
-        storage[:] = decode(data, storage.dtype, order)
-      return Storage(storage)
+    def load_storage(pid):
+      key, dtype, count, _ = _storage_id(pid)
+      if key not in storages:
+        storages[key] = decode(archive.read(f"{roots[0]}data/{key}"), dtype, order)
+      return Storage(_expect_storage(storages[key], dtype, count))
 
     with archive.open(f"{roots[0]}data.pkl") as pickled:
-      return load(pickled, ALLOWED, load_storage)
+      return _Unpickler(pickled, load_storage).load()
 
 
 class _Bounded:
@@ -153,7 +149,7 @@ class _Bounded:
 
   def __init__(self, file: BinaryIO, size: int):
     self._file, self._size = file, size
-    self.readline = file.readline
+    self.readline, self.tell, self.seek = file.readline, file.tell, file.seek
 
   def read(self, count: int) -> bytes:
     return self._file.read(min(count, self._size - self._file.tell()))
@@ -161,30 +157,52 @@ class _Bounded:
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
   reader = _Bounded(file, size)
-  for wanted in (_MAGIC_NUMBER, _PROTOCOL_VERSION):
-    if expect(load(reader, {}), int) != wanted:
+  for expected in (_MAGIC_NUMBER, _PROTOCOL_VERSION):
+    if _Unpickler(reader).load() != expected:
       raise ValueError("it does not begin as torch.save begins")
-  load(reader, {})  # the writer's machine; storages are little-endian whatever it was
-  storages = _Storages(size)
+  _Unpickler(reader).load()  # the writer's machine; storages are little-endian whatever it was
+  storages: dict[str, np.ndarray] = {}
 
-  def load_storage(value):
-    _, storage, view = storages.announced(value)
+  def load_storage(pid):
+    # The elements come last, so tensors are views of what is filled then.
+    key, dtype, count, view = _storage_id(pid)
+    if key not in storages:
+      if sum(x.nbytes for x in storages.values()) + count * dtype.itemsize > size:
+        raise ValueError(f"storages larger than the file: {count} elements of {dtype}")
+      storages[key] = np.zeros(count, dtype)
+    elements = _expect_storage(storages[key], dtype, count)
     if view is None:
-      return Storage(storage)
-    _, offset, length = expect(view, tuple)
-    if not 0 <= expect(offset, int) <= offset + expect(length, int) <= storage.size:
-      raise ValueError(f"a view of elements {offset} to {offset + length} of {storage.size}")
-    return Storage(storage[offset : offset + length])
+      return Storage(elements)
+    _, offset, length = view
+    if not 0 <= offset <= offset + length <= count:
+      raise ValueError(f"a view of elements {offset} to {offset + length} of {count}")
+    return Storage(elements[offset : offset + length])
 
-  tree = load(reader, ALLOWED, load_storage)
-  keys = [expect(key, str) for key in expect(load(reader, {}), list)]
-  if sorted(keys) != sorted(storages.by_key):
-    raise ValueError("storages that are announced are not there")
+  tree = _Unpickler(reader, load_storage).load()
+  keys = expect(_Unpickler(reader).load(), list)
+  if sorted(keys) != sorted(storages):
+    raise ValueError("storages that are announced are missing")
   for key in keys:
-    storage = storages.by_key[key]
+    storage = storages[key]
     (count,) = struct.unpack("<q", reader.read(8))
     data = reader.read(storage.nbytes)
     if count != storage.size or len(data) < storage.nbytes:
       raise ValueError("a storage is not as long as announced")
     storage[:] = decode(data, storage.dtype, "little")
   return tree
+
+
+def _storage_id(pid: Any) -> tuple[str, np.dtype, int, tuple | None]:
+  """Key, type and number of elements of a storage, and which of them a view has, or None."""
+  kind, dtype, key, _, count, *view = expect(pid, tuple)
+  if kind != "storage" or expect(count, int) < 0:
+    raise ValueError("something else in place of a storage")
+  return expect(key, str), expect(dtype, np.dtype), count, view[0] if view else None
+
+
+def _expect_storage(elements: np.ndarray, dtype: np.dtype, count: int) -> np.ndarray:
+  if (elements.dtype, elements.size) != (dtype, count):
+    raise ValueError(
+      f"a storage of {elements.size} {elements.dtype}, not of {count} {dtype}: two sizes or types"
+    )
+  return elements

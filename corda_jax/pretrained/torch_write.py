@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from corda_jax.files import whole_or_not
-from corda_jax.models.torch_tensors import STORAGE_TYPES
+from corda_jax.pretrained.torch_values import STORAGE_TYPES
 
 
 def write_torch_file(path: str | os.PathLike[str], tree: Any) -> None:
