@@ -81,7 +81,7 @@ def _run_adaptation(experiment: Any, workdir: Path, mode: str) -> None:
 
     export(experiment, workdir)
   elif mode in ("import_torch", "export_torch"):
-    from corda_jax.jobs import torch_checkpoints
+    from corda_jax.pretrained import torch_checkpoints
 
     getattr(torch_checkpoints, mode)(experiment, workdir)
   else:

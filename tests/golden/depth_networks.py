@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax.models.monodepth import DepthDecoder, PoseDecoder
-from corda_jax.models.torch_weights import variable_path
+from corda_jax.pretrained.names.corda import variable_path
 from tests.golden import golden, released_shapes
 from tests.golden.released_run import STORED, Measure, relative
 

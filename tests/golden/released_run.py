@@ -19,8 +19,8 @@ import optax
 from configs import gta2cs, synthia2cs
 from corda_jax.adaptation.step import adapt, draw
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.models.torch_matching import find_state_dicts, match
-from corda_jax.models.torch_weights import state_dict_tensor
+from corda_jax.pretrained.matching import find_state_dicts, match
+from corda_jax.pretrained.names.corda import state_dict_tensor
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.sharding import make_mesh

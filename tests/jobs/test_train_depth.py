@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.models.test_torch_depth_weights import drawn, imagenet
 
 from corda_jax.depth.motion import are_temporal, predict_poses, view_transforms
 from corda_jax.depth.photometric import Views, photometric_loss
@@ -15,15 +16,14 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import DepthEvaluator, evaluate_depth, predict_disparity
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import format_depth_scores
-from corda_jax.jobs.depth_weights import initial_depth_state, weights_digest
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.metrics import DEPTH_ERRORS, depth_errors
+from corda_jax.pretrained.depth_weights import initial_depth_state, weights_digest
 from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import best_checkpoint
 from corda_jax.training.sharding import make_mesh
 from tests import tiny_depth
-from tests.models.test_torch_depth_weights import drawn, imagenet
 from tests.stub_network import stub_depth_experiment
 
 ALL = ("right", "previous", "next")

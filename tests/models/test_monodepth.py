@@ -11,7 +11,7 @@ from corda_jax.errors import UserError
 from corda_jax.models.build import build_depth_networks
 from corda_jax.models.monodepth import DepthDecoder, DepthNetwork, PoseDecoder, PoseNetwork
 from corda_jax.models.resnet import ResNet
-from corda_jax.models.torch_weights import state_dict_from_variables
+from corda_jax.pretrained.names.corda import state_dict_from_variables
 
 HEIGHT, WIDTH = 48, 32
 

@@ -10,8 +10,8 @@ import pytest
 from configs import gta2cs, synthia2cs
 from corda_jax.errors import UserError
 from corda_jax.models.build import build_model
-from corda_jax.models.torch_matching import find_state_dicts, format_report, match
-from corda_jax.models.torch_weights import (
+from corda_jax.pretrained.matching import find_state_dicts, format_report, match
+from corda_jax.pretrained.names.corda import (
   state_dict_from_variables,
   state_dict_tensor,
   tensor_name,

@@ -9,14 +9,14 @@ import pytest
 
 from corda_jax.errors import UserError
 from corda_jax.models.build import build_depth_networks
-from corda_jax.models.torch_depth_weights import read_depth_weights
-from corda_jax.models.torch_weights import (
+from corda_jax.pretrained.names.corda import (
   state_dict_from_variables,
   state_dict_tensor,
   tensor_name,
   tensor_names,
   variable_path,
 )
+from corda_jax.pretrained.names.monodepth import read_depth_weights
 from corda_jax.pretrained.torch_write import write_torch_file
 from tests.golden import released_shapes
 from tests.models.test_monodepth import RESNETS, small_config, small_fields, torchvision_fields

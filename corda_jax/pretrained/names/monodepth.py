@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.models.torch_matching import (
+from corda_jax.pretrained.matching import (
   Report,
   Tensors,
   find_state_dicts,
@@ -21,7 +21,7 @@ from corda_jax.models.torch_matching import (
   listed,
   match,
 )
-from corda_jax.models.torch_weights import tensor_names
+from corda_jax.pretrained.names.corda import tensor_names
 from corda_jax.pretrained.torch_format import read_torch_file
 
 # Of a folder that Monodepth2 wrote.

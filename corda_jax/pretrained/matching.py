@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.models.torch_weights import tensor_names, variable_path
+from corda_jax.pretrained.names.corda import tensor_names, variable_path
 
 Tensors = dict[str, np.ndarray]
 

@@ -7,14 +7,14 @@ import pytest
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import evaluate
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.torch_checkpoints import (
+from corda_jax.jobs.train import train
+from corda_jax.pretrained.names.corda import state_dict_from_variables
+from corda_jax.pretrained.torch_checkpoints import (
   export_torch,
   import_torch,
   initial_state,
   read_initial_weights,
 )
-from corda_jax.jobs.train import train
-from corda_jax.models.torch_weights import state_dict_from_variables
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints

@@ -16,8 +16,8 @@ import pytest
 from corda_jax.errors import UserError
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
-from tests.models import torch_pickles
-from tests.models.torch_pickles import Call, Tensor, contiguous, legacy_file, zip_file
+from tests.pretrained import torch_pickles
+from tests.pretrained.torch_pickles import Call, Tensor, contiguous, legacy_file, zip_file
 
 DATA = Path(__file__).parent / "data"
 FORMATS = {"zip": zip_file, "legacy": legacy_file}

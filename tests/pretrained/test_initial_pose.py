@@ -9,7 +9,7 @@ import pytest
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.initial_pose import read_initial_pose, with_initial_pose
+from corda_jax.pretrained.initial_pose import read_initial_pose, with_initial_pose
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.run_files import record_config
 from corda_jax.training.sharding import make_mesh

@@ -7,8 +7,8 @@ import numpy as np
 
 from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.torch_checkpoints import merged
-from corda_jax.models.torch_depth_weights import read_depth_weights
+from corda_jax.pretrained.names.monodepth import read_depth_weights
+from corda_jax.pretrained.torch_checkpoints import merged
 from corda_jax.training.sharding import replicated
 
 

@@ -1,0 +1,1 @@
+"""Names of the tensors of released networks, one table a network."""
