@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from benchmarks.operations import count_operations
 from benchmarks.options import load_config, run_command
 from corda_jax.errors import UserError
-from corda_jax.inference import class_map, make_views
+from corda_jax.inference.views import class_map, make_views
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.metrics import confusion_matrix

@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.fuzz_outcomes import KIND, RIGHT, WRONG, Input
 from benchmarks.mutations import mutate_bytes, mutate_json
 from corda_jax.errors import UserError
-from corda_jax.jobs.prediction_files import BadImageError, ImageFile
+from corda_jax.inference.media import BadImageError, ImageFile
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from data_pipelines.readers import BadFrameError, decode, read_camera, read_depth_png

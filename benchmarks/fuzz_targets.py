@@ -16,9 +16,9 @@ from ml_collections import config_flags
 from benchmarks.fuzz_files import Cameras, DepthPngs, Images, StateDicts
 from benchmarks.fuzz_outcomes import KIND, RIGHT, WRONG, Input, Target
 from benchmarks.mutations import mutate_bytes, mutate_text
-from corda_jax import bundle
 from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
+from corda_jax.inference import bundle
 from corda_jax.jobs.validate import validate
 from corda_jax.main_flags import parse_flags
 

@@ -72,12 +72,12 @@ def _only_writer(workdir: Path, mode: str) -> contextlib.AbstractContextManager[
 
 def _run_adaptation(experiment: Any, workdir: Path, mode: str) -> None:
   if mode == "predict":
-    from corda_jax.jobs.predict import predict
+    from corda_jax.inference.predict import predict
     from data_pipelines.inverse_depth import to_disparity
 
     predict(experiment, workdir, encode_depth=to_disparity)
   elif mode == "export":
-    from corda_jax.jobs.export import export
+    from corda_jax.inference.export import export
 
     export(experiment, workdir)
   elif mode in ("import_torch", "export_torch"):

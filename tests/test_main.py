@@ -15,9 +15,9 @@ from absl import flags
 from PIL import Image
 
 from corda_jax import main, main_flags
-from corda_jax.bundle import read_bundle
 from corda_jax.configuration import flatten
 from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
+from corda_jax.inference.bundle import read_bundle
 from corda_jax.locks import only_writer
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file

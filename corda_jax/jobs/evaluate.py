@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from corda_jax.adaptation.joint_depth import head_to_metres, uses_files, uses_views
-from corda_jax.inference import class_map, depth_maps, make_views
+from corda_jax.inference.views import class_map, depth_maps, make_views
 from corda_jax.jobs.depth_scores import DepthErrors, known_metres
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state

@@ -8,7 +8,7 @@ from PIL import Image
 
 from corda_jax import labels
 from corda_jax.errors import UserError
-from corda_jax.inference import class_map, make_views
+from corda_jax.inference.views import class_map, make_views
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.resize import resize_aligned
@@ -57,7 +57,7 @@ def state():
 
 
 def predictions(plain, state):
-  """Class maps of the frames that count, by the parts that tests/test_inference.py proves."""
+  """Class maps of the frames that count, by the parts that tests/inference/test_views.py proves."""
   config = plain.config.evaluation
   teacher = config.network == "teacher"
   params = state.teacher_params if teacher else state.params

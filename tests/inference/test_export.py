@@ -14,13 +14,13 @@ import orbax.checkpoint as ocp
 import pytest
 from jax import export as jax_export
 
-from corda_jax import bundle
-from corda_jax.bundle import read_bundle
 from corda_jax.errors import UserError
-from corda_jax.jobs import export as export_job
+from corda_jax.inference import bundle
+from corda_jax.inference import export as export_job
+from corda_jax.inference.bundle import read_bundle
+from corda_jax.inference.export import export, export_program, smallest_size
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.export import export, export_program, smallest_size
 from corda_jax.labels import NAMES
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.sharding import make_mesh

@@ -1,6 +1,6 @@
 """Inference bundles: a trained network as StableHLO, to be run by JAX and NumPy alone.
 
-`--mode=export` writes one (`corda_jax.jobs.export`); this reads it. Reading runs no code of the
+`--mode=export` writes one (export.py); this reads it. Reading runs no code of the
 bundle's but the arithmetic of its program: arrays are read without pickle, and a program that calls
 out of itself is refused. The example that lies in a bundle is a program like any other: of a
 stranger's bundle, use the one in your own.

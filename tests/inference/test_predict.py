@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from corda_jax.errors import UserError
-from corda_jax.jobs import prediction_files as files
+from corda_jax.inference import media as files
+from corda_jax.inference.predict import Predictor, predict
 from corda_jax.jobs.evaluate import Evaluator
-from corda_jax.jobs.predict import Predictor, predict
 from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_TO_TRAIN
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
@@ -235,7 +235,7 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(files, "write_png", counted)
-    patch.setattr("corda_jax.jobs.predict._THREADS", 1)
+    patch.setattr("corda_jax.inference.predict._THREADS", 1)
     with pytest.raises(KeyboardInterrupt):
       run(workdir, path, write=("overlay", "label"), label_ids="cityscapes")
   written = run(workdir, path, write=("overlay", "label"), label_ids="cityscapes")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from corda_jax.errors import UserError
 from corda_jax.images import ImageError, image_suffixes, read_image
-from corda_jax.jobs.predict import predict
+from corda_jax.inference.predict import predict
 from corda_jax.locks import only_writer
 from corda_jax.training.checkpoint import Checkpoints
 from data_pipelines.inverse_depth import to_disparity
@@ -97,7 +97,7 @@ BAD = {
 @pytest.fixture
 def bad_folder(tmp_path, monkeypatch):
   """Two good images, and a bad one of each kind."""
-  monkeypatch.setattr("corda_jax.jobs.predict._MOST_PIXELS", 1_000_000)
+  monkeypatch.setattr("corda_jax.inference.predict._MOST_PIXELS", 1_000_000)
   folder = tmp_path / "in"
   picture(folder / "good.png")
   picture(folder / "twice.jpg")

@@ -16,8 +16,9 @@ from corda_jax import labels
 from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
 from corda_jax.images import Picture
-from corda_jax.inference import class_map, depth_maps, make_views
-from corda_jax.jobs import prediction_files as files
+from corda_jax.inference import media as files
+from corda_jax.inference.views import class_map, depth_maps, make_views
+from corda_jax.inference.windows import predict_tiled
 from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state
@@ -26,7 +27,6 @@ from corda_jax.locks import only_writer
 from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
-from corda_jax.tiling import predict_tiled
 from corda_jax.training.journal import Journal
 from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import BATCH_AXIS, batch_sharded, put_batch, replicated

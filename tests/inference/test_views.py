@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import interpolate, special
 
-from corda_jax import inference
-from corda_jax.inference import class_map, combine, make_views
+from corda_jax.inference import views
+from corda_jax.inference.views import class_map, combine, make_views
 from corda_jax.resize import aligned_weights, resize_aligned
 from data_pipelines import preprocess
 
@@ -103,8 +103,8 @@ def test_a_mirrored_frame_has_the_mirrored_probabilities(images, scales):
 
 def test_depth_maps_are_of_the_targets_head(random):
   target, source = (random.uniform(2, 60, (1, 5, 7, 1)).astype(np.float32) for _ in range(2))
-  found = inference.depth_maps({"S": target, "D": target, "D_src": source}, (5, 7))
+  found = views.depth_maps({"S": target, "D": target, "D_src": source}, (5, 7))
   np.testing.assert_allclose(found["inverse_depth"], target[..., 0], rtol=1e-6)
   wanted = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)[..., 0]
   np.testing.assert_allclose(found["difficulty"], wanted, rtol=1e-5)
-  assert inference.depth_maps({"S": target}, (5, 7)) == {}
+  assert views.depth_maps({"S": target}, (5, 7)) == {}

@@ -1,4 +1,4 @@
-"""Writes a trained network as an inference bundle, which `corda_jax.bundle` reads."""
+"""Writes a trained network as an inference bundle, which `corda_jax.inference.bundle` reads."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import export as jax_export
 
-from corda_jax import bundle
 from corda_jax.errors import UserError
 from corda_jax.files import check_links
-from corda_jax.inference import class_map, depth_maps
+from corda_jax.inference import bundle
+from corda_jax.inference.views import class_map, depth_maps
 from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state

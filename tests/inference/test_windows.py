@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.tiling import predict_tiled, spans
+from corda_jax.inference.windows import predict_tiled, spans
 
 STRIDE = 4
 

@@ -1,0 +1,1 @@
+"""What a trained network is for: views of images, predictions, bundles."""
