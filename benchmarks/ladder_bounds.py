@@ -5,18 +5,16 @@ were seen, not predicted? All are mixing (DACS), so that nothing reads the targe
 place the true labels of the target reach the step.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
-from unittest import mock
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.ladder_rungs import DEPTH_SEEN, NO_BLUE, RIGHT_ALONE, TRUE_LABELS
 from benchmarks.world import Frames
 from corda_jax.adaptation import class_mix
-from corda_jax.adaptation import step as adaptation_step
+from corda_jax.adaptation.step import AdaptationStep
 from corda_jax.jobs.experiment import Experiment
 
 _FARTHEST, _NEAREST = 2.0, 400.0  # inverse depths that are black and white: 655 m and 1.6 m
@@ -51,42 +49,29 @@ def experiment_of(rung: str, config: Any) -> Experiment:
   Raises:
     UserError: a value of the configuration cannot work.
   """
-  kinds = {RIGHT_ALONE: _RightAlone, TRUE_LABELS: _TrueLabels}
-  return kinds.get(rung, Experiment).from_config(config)
+  experiment = Experiment.from_config(config)
+  return dataclasses.replace(experiment, step_class=_STEPS.get(rung, AdaptationStep))
 
 
-class _RightAlone(Experiment):
+class _RightAlone(AdaptationStep):
   """Pseudo-labels that are wrong weigh nothing; so do pixels that have no true label (the hood)."""
 
-  def make_step(self) -> Callable[..., Any]:
-    def weights(student, teacher, mixed, truth, config):
-      right = mixed["pseudo_label"] == truth.astype(jnp.int32)
-      fraction = mixed["confident_fraction"]
-      return jnp.where(mixed["mask"], 1, jnp.where(right, fraction, 0)).astype(fraction.dtype), None
-
-    return _replacing("mixed_weights", weights, super().make_step())
+  def weigh(self, student, teacher, mixed, inputs):
+    """The confident fraction where the pseudo-label is right."""
+    right = mixed["pseudo_label"] == inputs["target_inverse_depth"].astype(jnp.int32)
+    fraction = mixed["confident_fraction"]
+    return jnp.where(mixed["mask"], 1, jnp.where(right, fraction, 0)).astype(fraction.dtype), None
 
 
-class _TrueLabels(Experiment):
+class _TrueLabels(AdaptationStep):
   """The teacher is always right; how far it is trusted stays what its own confidence gives."""
 
-  def make_step(self) -> Callable[..., Any]:
-    mix_domains = adaptation_step.mix_domains
-
-    def mix(outputs, step, inputs, draws, normalization, config):
-      mixed = mix_domains(outputs, step, inputs, draws, normalization, config)
-      truth = inputs["target_inverse_depth"].astype(jnp.int32)
-      source = inputs["source_label"].astype(jnp.int32)
-      return mixed | {"label": class_mix.mix(mixed["mask"], source, truth)}
-
-    return _replacing("mix_domains", mix, super().make_step())
+  def mix(self, outputs, step, inputs, draws):
+    """As in the base class, with the target's true labels."""
+    mixed = super().mix(outputs, step, inputs, draws)
+    truth = inputs["target_inverse_depth"].astype(jnp.int32)
+    source = inputs["source_label"].astype(jnp.int32)
+    return mixed | {"label": class_mix.mix(mixed["mask"], source, truth)}
 
 
-def _replacing(name: str, function: Callable[..., Any], step: Callable[..., Any]):
-  """The step, with a function of its module replaced while it is traced."""
-
-  def traced(state: Any, batch: Any, key: jax.Array) -> Any:
-    with mock.patch.object(adaptation_step, name, function):
-      return step(state, batch, key)
-
-  return traced
+_STEPS = {RIGHT_ALONE: _RightAlone, TRUE_LABELS: _TrueLabels}

@@ -112,7 +112,7 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
       message = (
         f"--{error.flagname} is no flag here: set {error.flagname.upper()} in the environment"
       )
-  except (AttributeError, KeyError) as error:
+  except (AttributeError, LookupError) as error:
     # 'name' or "'name'\\nDid you mean …?"
     text = str(error.args[0]).replace("\\n", "\n").replace("\\", "")
     name, *hint = (part.strip("\"'") for part in text.split("\n"))

@@ -52,7 +52,7 @@ def training_sheet(
 
   Args:
     pictures: "source_image", "target_image" uint8 RGB [N, H, W, 3], "source_label" [N, H, W], and
-      what `adaptation.step.make_maps` gives.
+      what `AdaptationStep.maps` gives.
     title: shown at the top.
     path: of the PNG; written whole or not at all.
     classes: of the labels.

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
@@ -27,7 +26,6 @@ from benchmarks import (
   depth_step,
   difficulty,
   evaluation,
-  fuzz,
   input_frames,
   input_pipeline,
   ladder,
@@ -48,7 +46,6 @@ from benchmarks import ladder_rungs as rungs
 from benchmarks.ladder_bounds import experiment_of
 from benchmarks.runners import JaxStep, random_batch
 from configs import depth_street_world
-from corda_jax.adaptation import step as adaptation_step
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.jobs.restore import restore_state
@@ -56,7 +53,6 @@ from corda_jax.jobs.train import step_inputs
 from corda_jax.metrics import DEPTH_ERRORS
 from tests import tiny, tiny_depth, tiny_joint
 from tests.stub_network import build_stub
-from tests.test_benchmarks_fuzz import Planted
 from tests.test_benchmarks_ladder import frames, small
 
 pytestmark = pytest.mark.slow
@@ -363,29 +359,6 @@ def test_curves_of_runs_are_read_whole(tmp_path):
     precision.read_curves(tmp_path / "1")
 
 
-def test_fuzz(capsys):
-  fuzz.main(["--inputs", "300", "--seed", "1"])
-  rows = table_rows(capsys.readouterr().out)
-  for name in fuzz.TARGETS:
-    inputs, right, kind, told, *_ = numbers(rows[name])
-    assert inputs == right + kind + told == 300
-    assert min(right + kind, told) >= 5  # inputs that are read, and that are not
-
-
-def test_crashes_hangs_and_readers_that_do_not_start(monkeypatch, capsys):
-  good = fuzz.GOOD[0]
-  deadly = functools.partial(Planted, deeds={1: os.abort})
-  assert [outcome for outcome, _ in fuzz.fuzz(deadly, 3, 0)] == [good, "crash", good]
-  slow = functools.partial(Planted, deeds={0: functools.partial(time.sleep, 60)})
-  assert [outcome for outcome, _ in fuzz.fuzz(slow, 1, 0, seconds=0.5)] == ["hang"]
-  with pytest.raises(UserError, match="Planted"):  # it lacks an argument
-    fuzz.fuzz(Planted, 1, 0)
-  monkeypatch.setattr(fuzz, "fuzz", lambda *_: [(good, ""), ("crash", "why")])
-  with pytest.raises(UserError, match=r"camera JSON 1.*crash.*why"):
-    fuzz.main(["--targets", "camera JSON", "--seed", "5"])
-  assert numbers(table_rows(capsys.readouterr().out)["camera JSON"])[:8] == [2, 1, 0, 0, 0, 0, 1, 0]
-
-
 def climb(folder, *rest, rung=RELEASED):
   ladder.main(["--sources", "gta5", "--workdir", str(folder), "--rungs", rung, *rest])
 
@@ -546,7 +519,6 @@ def test_bounds_train_on_what_they_are_told(stub, tmp_path):
   right, true = ([losses[rung, name] for name in ("none", "some", "all")] for rung in bounds)
   np.testing.assert_allclose(right, true, rtol=1e-6)
   assert true[0] + 0.05 * true[2] < true[1] < 0.95 * true[2]
-  assert adaptation_step.mix_domains.__module__ == adaptation_step.__name__  # all is as it was
 
 
 def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):

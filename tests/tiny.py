@@ -1,12 +1,14 @@
 """A configuration and a batch small enough to compile and run in seconds."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from configs import default
-from corda_jax.adaptation.step import adapt, draw
+from corda_jax.adaptation.draws import draw
 
 HEIGHT, WIDTH = 17, 25
 
@@ -92,21 +94,8 @@ def drawn_step(experiment, source_label):
   draws = draw(jax.random.key(5), source_label, 19, method)
   draws |= {"use_jitter": jnp.asarray(False), "use_blur": jnp.asarray(False)}
 
-  @jax.jit
-  def step(state, inputs, draws):
-    return adapt(
-      state,
-      inputs,
-      draws,
-      experiment.model,
-      experiment.optimizer,
-      experiment.normalization,
-      method,
-      experiment.joint,
-      experiment.config.compute.one_student_pass,
-    )
-
-  return draws, step
+  step = dataclasses.replace(experiment.step, gradient_sharding=None)
+  return draws, jax.jit(step.adapt)
 
 
 def turn_a_bit(folder):

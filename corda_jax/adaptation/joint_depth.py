@@ -9,7 +9,7 @@ With neighbours in time the pose network's translations take whatever scale the 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,21 +36,82 @@ _NEAREST = 0.1  # metres; heads may predict less, where no photometric loss can 
 Maps = Mapping[str, jax.Array]
 
 
+class Prediction(NamedTuple):
+  """What depth heads predict of an image.
+
+  Attributes:
+    heads: suffix of the loss → prediction [B, H, W], inverse depth.
+    image: [B, H, W, C] as the heads' network saw it, 0..1: its edges damp the smoothness.
+    mask: bool[B, H, W], True where the prediction is of these images; None: everywhere.
+  """
+
+  heads: Maps
+  image: jax.Array
+  mask: jax.Array | None
+
+
 @dataclasses.dataclass(frozen=True)
 class JointDepth:
   """The photometric part of a step.
 
   Attributes:
     views: domain → views that explain its images; only domains with photometric supervision.
+    config: the `method.photometric` part of a configuration.
     pose: motion between neighbours in time; None where no domain has such views.
     pose_optimizer: of its parameters.
     pose_normalization: from uint8 images to its input.
   """
 
   views: Mapping[str, tuple[str, ...]]
+  config: Any
   pose: nn.Module | None = None
   pose_optimizer: optax.GradientTransformation | None = None
   pose_normalization: Normalization | None = None
+
+  def losses(
+    self,
+    domain: str,
+    prediction: Prediction,
+    scene: Maps,
+    pose: PoseState | None,
+    *,
+    key: jax.Array,
+  ) -> tuple[dict[str, jax.Array], PoseState | None]:
+    """The photometric losses of one domain.
+
+    Args:
+      domain: "source" or "target", one of `views`.
+      prediction: on an image that shows the domain.
+      scene: of `scenes`.
+      pose: the pose network, whose parameters gradients go to.
+      key: of the noise that breaks ties of the automask.
+
+    Returns:
+      Suffix → scalar; and the pose network with updated statistics.
+    """
+    views, pose = self._explaining_views(scene, self.views[domain], pose)
+    return photometric_losses(prediction, views, self.config, key=key), pose
+
+  def _explaining_views(
+    self, scene: Maps, views: tuple[str, ...], pose: PoseState | None
+  ) -> tuple[Views, PoseState | None]:
+    """The views of one domain with their transforms, in metres."""
+
+    def apply(first, second):
+      variables = {"params": pose.params, "batch_stats": pose.batch_stats}
+      motion, updated = self.pose.apply(
+        variables, first, second, train=True, mutable=["batch_stats"]
+      )
+      return motion, updated["batch_stats"]
+
+    inputs = {name.replace("input", "image"): x for name, x in scene.items() if "input" in name}
+    poses, stats = predict_poses(apply, inputs, views)
+    scale = self.config.metres_per_unit
+    poses = {view: (angle, scale * translation) for view, (angle, translation) in poses.items()}
+    found = explaining_views(
+      scene, poses, views, scene["baseline"], scene["intrinsics"], metres_per_unit=1.0
+    )
+    return found, pose if stats is None else pose.replace(batch_stats=stats)
 
 
 def uses_files(supervision: str) -> bool:
@@ -99,101 +160,21 @@ def scenes(batch: Maps, joint: JointDepth, dtype: Any) -> dict[str, dict[str, ja
   return found
 
 
-def domain_views(
-  scene: Maps,
-  views: tuple[str, ...],
-  joint: JointDepth,
-  pose: PoseState | None,
-  pose_params: Any,
-  config: Any,
-) -> tuple[Views, PoseState | None]:
-  """The views of one domain with their transforms, in metres.
-
-  Args:
-    scene: of `scenes`.
-    views: of the domain.
-    joint: with the pose network, if a view is a neighbour in time.
-    pose: its state.
-    pose_params: its parameters, which gradients go to.
-    config: the `method.photometric` part of a configuration.
-
-  Returns:
-    The views; the pose network's state with updated statistics.
-  """
-
-  def apply(first, second):
-    variables = {"params": pose_params, "batch_stats": pose.batch_stats}
-    motion, updated = joint.pose.apply(
-      variables, first, second, train=True, mutable=["batch_stats"]
-    )
-    return motion, updated["batch_stats"]
-
-  inputs = {name.replace("input", "image"): x for name, x in scene.items() if "input" in name}
-  poses, stats = predict_poses(apply, inputs, views)
-  scale = config.metres_per_unit
-  poses = {view: (angle, scale * translation) for view, (angle, translation) in poses.items()}
-  found = explaining_views(
-    scene, poses, views, scene["baseline"], scene["intrinsics"], metres_per_unit=1.0
-  )
-  return found, pose if stats is None else pose.replace(batch_stats=stats)
-
-
-def domain_losses(
-  domain: str,
-  heads: Maps,
-  scene: Maps | None,
-  image: jax.Array,
-  mask: jax.Array | None,
-  joint: JointDepth | None,
-  pose: PoseState | None,
-  pose_params: Any,
-  config: Any,
-  key: jax.Array,
-) -> tuple[dict[str, jax.Array], PoseState | None]:
-  """The photometric losses of one domain, if it has such supervision.
-
-  Args:
-    domain: "source" or "target".
-    heads: of `photometric_losses`.
-    scene: of `scenes`.
-    image: of `photometric_losses`.
-    mask: of `photometric_losses`.
-    joint: the photometric part of the step.
-    pose: state of the pose network.
-    pose_params: its parameters, which gradients go to.
-    config: the `method.photometric` part of a configuration.
-    key: of `photometric_losses`.
-
-  Returns:
-    Suffix → scalar; and the pose network's state with updated statistics.
-  """
-  if joint is None or domain not in joint.views:
-    return {}, pose
-  views, pose = domain_views(scene, joint.views[domain], joint, pose, pose_params, config)
-  return photometric_losses(heads, views, image, mask, config, key), pose
-
-
 def photometric_losses(
-  heads: Mapping[str, jax.Array],
-  views: Views,
-  image: jax.Array,
-  mask: jax.Array | None,
-  config: Any,
-  key: jax.Array,
+  prediction: Prediction, views: Views, config: Any, *, key: jax.Array
 ) -> dict[str, jax.Array]:
   """Photometric loss and smoothness of depth heads.
 
   Args:
-    heads: suffix of the loss → prediction [B, H, W], inverse depth.
+    prediction: of depth heads.
     views: of the images whose depth is predicted.
-    image: [B, H, W, C] as the heads' network saw it, 0..1: its edges damp the smoothness.
-    mask: bool[B, H, W], True where the prediction is of these images; None: everywhere.
     config: the `method.photometric` part of a configuration.
     key: of the noise that breaks ties of the automask.
 
   Returns:
     Suffix → scalar, the mean over the pixels of the mask whose windows lie in it; 0 without any.
   """
+  heads, image, mask = prediction
   weight = counted_rows(views.target.shape[:3], config.ignored_bottom, views.target.dtype)
   seen = jnp.ones_like(weight) if mask is None else mask.astype(weight.dtype)
   # Beside the mask, windows would hold depths that the other domain's pixels were given.

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from corda_jax.adaptation.joint_depth import JointDepth, uses_files, uses_views
-from corda_jax.adaptation.step import Maps, Metrics, make_losses, make_maps, make_step
+from corda_jax.adaptation.step import AdaptationStep, Maps, Metrics
 from corda_jax.depth.motion import temporal_views
 from corda_jax.jobs.validate import validate
 from corda_jax.labels import ClassList
@@ -44,6 +44,7 @@ class Experiment:
     optimizer: the optax transformation.
     mesh: devices, along the batch axis.
     joint: the photometric part of the step; None where depth heads learn from files alone.
+    step_class: of `step`.
   """
 
   config: Any
@@ -53,6 +54,7 @@ class Experiment:
   optimizer: optax.GradientTransformation
   mesh: Mesh
   joint: JointDepth | None
+  step_class: type[AdaptationStep] = AdaptationStep
 
   @classmethod
   def from_config(cls, config: Any, mesh: Mesh | None = None) -> "Experiment":
@@ -93,38 +95,31 @@ class Experiment:
     files = self.has_depth_heads and uses_files(self.config.method.depth_supervision[domain])
     return ("image", "label", *(("inverse_depth",) if files else ()))
 
-  def make_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The pure step(state, batch, key) → (state, metrics), not compiled."""
-    step = make_step(
+  @property
+  def step(self) -> AdaptationStep:
+    """The pure step and its parts."""
+    return self.step_class(
       self.model,
       self.optimizer,
       self.normalization,
       self.config.method,
       len(self.classes),
-      self.joint,
-      self.config.compute.one_student_pass,
-      replicated(self.mesh),
+      joint=self.joint,
+      one_student_pass=self.config.compute.one_student_pass,
+      gradient_sharding=replicated(self.mesh),
     )
-    return at_matmul_precision(step, self.config.compute.matmul_precision)
+
+  def make_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The pure step(state, batch, key) → (state, metrics), not compiled."""
+    return at_matmul_precision(self.step, self.config.compute.matmul_precision)
 
   def make_maps(self) -> Callable[..., Maps]:
     """The pure maps(state, batch, key) of what a step sees, not compiled."""
-    maps = make_maps(
-      self.model,
-      self.optimizer,
-      self.normalization,
-      self.config.method,
-      len(self.classes),
-      self.joint,
-    )
-    return at_matmul_precision(maps, self.config.compute.matmul_precision)
+    return at_matmul_precision(self.step.maps, self.config.compute.matmul_precision)
 
   def make_losses(self) -> Callable[..., Metrics]:
     """The pure losses(params, state, batch, key) of what a step minimises, not compiled."""
-    losses = make_losses(
-      self.model, self.normalization, self.config.method, len(self.classes), self.joint
-    )
-    return at_matmul_precision(losses, self.config.compute.matmul_precision)
+    return at_matmul_precision(self.step.losses, self.config.compute.matmul_precision)
 
   def _create_state(self, key: jax.Array) -> TrainState:
     state = create_train_state(self.model, self.optimizer, key)
@@ -159,9 +154,10 @@ def _joint_depth(config: Any) -> JointDepth | None:
   if not views:
     return None
   if not any(map(temporal_views, views.values())):
-    return JointDepth(views)
+    return JointDepth(views, config.method.photometric)
   return JointDepth(
     views,
+    config.method.photometric,
     build_pose_network(config.model, rematerialize=config.compute.rematerialize),
     optax.adam(config.method.photometric.pose_learning_rate),
     Normalization.from_config(config.model.pose_normalization),

@@ -45,13 +45,6 @@ _FREE_FIELDS = (
   "data.evaluation_batch_size",
 )
 
-# Fields that came later: a run without them was made with these values.
-_ADDED_FIELDS = {
-  "compute.matmul_precision": "default",
-  "model.batch_norm_group": 0,
-  "data.street_world.gap": 1.0,
-}
-
 _PACKAGES = ("corda_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -144,7 +137,6 @@ def check_results(workdir: Path, config: Mapping[str, Any]) -> None:
 def _differing(workdir: Path, config: Mapping[str, Any]) -> dict[str, str]:
   """Field → old and new value, of those in which the configuration in `workdir` is another."""
   old, new = (flatten(tree) for tree in (read_config(workdir), _as_json(config)))
-  old = {name: value for name, value in _ADDED_FIELDS.items() if name in new} | old
   return {
     name: f"{name} ({old.get(name)} → {new.get(name)})"
     for name in sorted(old.keys() | new.keys())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from corda_jax.adaptation.joint_depth import (
+  Prediction,
   head_to_metres,
   judged_inverse_depth,
   photometric_losses,
@@ -162,7 +163,8 @@ def test_what_shows_the_other_domain_does_not_count(random):
   @jax.jit
   @jax.value_and_grad
   def graded(head, image, mask):
-    return photometric_losses({"": head}, views, image, mask, config, jax.random.key(0))[""]
+    prediction = Prediction({"": head}, image, mask)
+    return photometric_losses(prediction, views, config, key=jax.random.key(0))[""]
 
   def loss(*arrays):
     return graded(*arrays)[0]
@@ -197,7 +199,9 @@ def test_switches_of_the_loss(random):
     def losses(head, mask, config=config):
       masks = {"all": mask, "none": None}  # without one all pixels count, too
       return {
-        name: photometric_losses({"": head}, views, views.target, mask, config, key)[""]
+        name: photometric_losses(
+          Prediction({"": head}, views.target, mask), views, config, key=key
+        )[""]
         for name, mask in masks.items()
       }
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corda_jax.adaptation.draws import augment, draw
 from corda_jax.adaptation.objective import mixed_losses, mixed_weights
 from corda_jax.adaptation.pseudo_labels import confident_fraction
-from corda_jax.adaptation.step import augment, draw
 from corda_jax.adaptation.strong_augmentation import color_jitter
 from corda_jax.jobs.train import compile_step, step_inputs
 from corda_jax.losses import berhu, cross_entropy

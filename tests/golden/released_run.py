@@ -5,6 +5,7 @@ from the file: seed, shape, learning rate, iterations, the source of pseudo-labe
 `switch/FIELD` entries, fields of the configuration.
 """
 
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 
 from configs import gta2cs, synthia2cs
-from corda_jax.adaptation.step import adapt, draw
+from corda_jax.adaptation.draws import draw
 from corda_jax.jobs.experiment import Experiment
 from corda_jax.pretrained.matching import find_state_dicts, match
 from corda_jax.pretrained.names.corda import state_dict_tensor
@@ -206,17 +207,10 @@ class ReleasedRun:
       draws = draw(jax.random.key(0), inputs["source_label"], 19, method)
       off = jnp.zeros_like(draws["use_jitter"])
       draws |= {"mix_mask": mask, "use_jitter": off, "use_blur": off}
-      experiment = self.experiment
-      return adapt(
-        state,
-        inputs,
-        draws,
-        experiment.model,
-        self._optimizer,
-        experiment.normalization,
-        method,
-        one_student_pass=experiment.config.compute.one_student_pass,
+      released = dataclasses.replace(
+        self.experiment.step, optimizer=self._optimizer, gradient_sharding=None
       )
+      return released.adapt(state, inputs, draws)
 
     return step
 
