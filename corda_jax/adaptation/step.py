@@ -67,7 +67,7 @@ class _Found(NamedTuple):
   maps: Maps
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed as itself, so that it can be jitted
 class AdaptationStep:
   """The pure function step(state, batch, key) → (state, metrics), and what it is made of.
 

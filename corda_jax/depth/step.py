@@ -4,7 +4,8 @@ Source: Monodepth2 (Godard et al., ICCV 2019). Everything is pure; what is rando
 from the key and the step's number, and used by `descend`, so that tests can give the draws.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -123,99 +124,87 @@ def flip_views(batch: Batch, flip: jax.Array, names: tuple[str, ...]) -> dict[st
   return flipped
 
 
-def make_step(
-  models: DepthModels,
-  optimizer: optax.GradientTransformation,
-  normalization: Normalization,
-  config: Any,
-  views: tuple[str, ...],
-) -> Callable[[DepthState, Batch, jax.Array], tuple[DepthState, Metrics]]:
-  """Builds the pure function of one step.
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed as itself, so that it can be jitted
+class DepthStep:
+  """The pure function step(state, batch, key) → (state, metrics).
 
-  Args:
+  `batch` holds "image" and, of each view, "VIEW_image" uint8 RGB [B, H, W, 3], "intrinsics"
+  float32[B, 4] in pixels and "baseline" float32[B] in metres. Metrics are scalars. A step whose
+  loss or gradients are not finite changes nothing but the count of steps.
+
+  Attributes:
     models: the networks.
     optimizer: of their parameters.
     normalization: from uint8 images to network input.
     config: the `depth` part of a configuration.
     views: that explain an image: any of "right", "previous", "next".
-
-  Returns:
-    step(state, batch, key) → (state, metrics). `batch` holds "image" and, of each view,
-    "VIEW_image" uint8 RGB [B, H, W, 3], "intrinsics" float32[B, 4] in pixels and "baseline"
-    float32[B] in metres. Metrics are scalars. A step whose loss or gradients are not finite changes
-    nothing but the count of steps.
   """
 
-  def step(state, batch, key):
-    draws = draw(jax.random.fold_in(key, state.step), len(batch["image"]), config)
-    after, metrics, _ = descend(
-      state, batch, draws, models, optimizer, normalization, config, views
-    )
+  models: DepthModels
+  optimizer: optax.GradientTransformation
+  normalization: Normalization
+  config: Any
+  views: tuple[str, ...]
+
+  def __call__(self, state: DepthState, batch: Batch, key: jax.Array) -> tuple[DepthState, Metrics]:
+    """The state after one step, and metrics."""
+    draws = draw(jax.random.fold_in(key, state.step), len(batch["image"]), self.config)
+    after, metrics, _ = self.descend(state, batch, draws)
     return skip_unless_finite(state, after, metrics)
 
-  return step
+  def descend(
+    self, state: DepthState, batch: Batch, draws: Mapping[str, Any]
+  ) -> tuple[DepthState, Metrics, dict[str, Any]]:
+    """The arithmetic of a step, random choices given.
 
+    Returns:
+      The next state, scalar metrics, and the maps of `photometric_loss`, "poses" of `predict_poses`
+      and "batch_stats", the updated statistics by network.
+    """
+    names = image_names(self.views)
+    wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
+    batch = {name: jnp.asarray(value) for name, value in batch.items()}
+    batch = flip_views(batch, draws["flip"], names)
+    # The networks see jittered colours, the loss the true ones.
+    colors = {name: batch[name].astype(wide) / 255 for name in names}
+    seen = image_names(temporal_views(self.views))
+    inputs = {name: jittered_input(colors[name], draws, self.normalization) for name in seen}
 
-def descend(
-  state: DepthState,
-  batch: Batch,
-  draws: Mapping[str, Any],
-  models: DepthModels,
-  optimizer: optax.GradientTransformation,
-  normalization: Normalization,
-  config: Any,
-  views: tuple[str, ...],
-) -> tuple[DepthState, Metrics, dict[str, Any]]:
-  """The arithmetic of a step, random choices given.
+    def loss_function(params):
+      def apply(name, *x):
+        variables = {"params": params[name], "batch_stats": state.batch_stats[name]}
+        network = getattr(self.models, name)
+        outputs, updated = network.apply(variables, *x, train=True, mutable=["batch_stats"])
+        return outputs, updated["batch_stats"]
 
-  Returns:
-    The next state, scalar metrics, and the maps of `photometric_loss`, "poses" of `predict_poses`
-    and "batch_stats", the updated statistics by network.
-  """
-  names = image_names(views)
-  wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
-  batch = {name: jnp.asarray(value) for name, value in batch.items()}
-  batch = flip_views(batch, draws["flip"], names)
-  # The networks see jittered colours, the loss the true ones.
-  colors = {name: batch[name].astype(wide) / 255 for name in names}
-  seen = image_names(temporal_views(views))
-  inputs = {name: jittered_input(colors[name], draws, normalization) for name in seen}
+      disparities, depth_stats = apply("depth", inputs["image"])
+      poses, pose_stats = predict_poses(lambda *x: apply("pose", *x), inputs, self.views)
+      baseline = batch["baseline"].astype(wide)
+      scene = explaining_views(
+        colors, poses, self.views, baseline, batch["intrinsics"], self.config.metres_per_unit
+      )
+      loss, maps = photometric_loss(disparities, scene, self.config, key=draws["noise"])
+      stats = {"depth": depth_stats, "pose": pose_stats}
+      maps |= {"poses": poses, "batch_stats": {name: stats[name] for name in params}}
+      return loss, maps
 
-  def loss_function(params):
-    def apply(name, *x):
-      variables = {"params": params[name], "batch_stats": state.batch_stats[name]}
-      network = getattr(models, name)
-      outputs, updated = network.apply(variables, *x, train=True, mutable=["batch_stats"])
-      return outputs, updated["batch_stats"]
-
-    disparities, depth_stats = apply("depth", inputs["image"])
-    poses, pose_stats = predict_poses(lambda *x: apply("pose", *x), inputs, views)
-    baseline = batch["baseline"].astype(wide)
-    scene = explaining_views(
-      colors, poses, views, baseline, batch["intrinsics"], config.metres_per_unit
+    (loss, maps), gradients = jax.value_and_grad(loss_function, has_aux=True)(state.params)
+    updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
+    metrics = {
+      "total": loss,
+      "counted_share": maps["automask"].mean(dtype=wide),
+      "mean_depth": maps["depth"].mean(),
+      "gradient_norm": optax.tree.norm(gradients),
+    }
+    for view, (_, translation) in maps["poses"].items():
+      metrics[f"{view}_distance"] = jnp.sqrt(jnp.square(translation).sum(-1)).mean()
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=maps["batch_stats"],
+      optimizer_state=optimizer_state,
     )
-    loss, maps = photometric_loss(disparities, scene, config, key=draws["noise"])
-    stats = {"depth": depth_stats, "pose": pose_stats}
-    maps |= {"poses": poses, "batch_stats": {name: stats[name] for name in params}}
-    return loss, maps
-
-  (loss, maps), gradients = jax.value_and_grad(loss_function, has_aux=True)(state.params)
-  updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-  metrics = {
-    "total": loss,
-    "counted_share": maps["automask"].mean(dtype=wide),
-    "mean_depth": maps["depth"].mean(),
-    "gradient_norm": optax.tree.norm(gradients),
-  }
-  for view, (_, translation) in maps["poses"].items():
-    metrics[f"{view}_distance"] = jnp.sqrt(jnp.square(translation).sum(-1)).mean()
-  state = state.replace(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    batch_stats=maps["batch_stats"],
-    optimizer_state=optimizer_state,
-  )
-  return state, metrics, maps
+    return state, metrics, maps
 
 
 def jittered_input(

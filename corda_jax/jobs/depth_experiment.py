@@ -9,12 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from corda_jax.depth.motion import temporal_views
-from corda_jax.depth.step import (
-  DepthModels,
-  DepthState,
-  create_depth_state,
-  make_step,
-)
+from corda_jax.depth.step import DepthModels, DepthState, DepthStep, create_depth_state
 from corda_jax.errors import UserError
 from corda_jax.jobs.validate import validate_depth
 from corda_jax.models.build import Normalization, build_depth_networks
@@ -82,10 +77,14 @@ class DepthExperiment:
     """What heights and widths of images must be multiples of, pixels."""
     return self.models.depth.encoder.level_strides[-1]
 
+  @property
+  def step(self) -> DepthStep:
+    """The pure step and its parts."""
+    return DepthStep(self.models, self.optimizer, self.normalization, self.config.depth, self.views)
+
   def make_step(self) -> Callable[..., tuple[DepthState, dict[str, jax.Array]]]:
-    """The pure step(state, batch, key) of `depth.step.make_step`."""
-    step = make_step(self.models, self.optimizer, self.normalization, self.config.depth, self.views)
-    return at_matmul_precision(step, self.config.compute.matmul_precision)
+    """The pure step(state, batch, key) → (state, metrics), not compiled."""
+    return at_matmul_precision(self.step, self.config.compute.matmul_precision)
 
   def _create_state(self, key: jax.Array) -> DepthState:
     size = 2 * self.stride  # reflection needs two pixels at the coarsest level

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from corda_jax.adaptation.strong_augmentation import color_jitter
 from corda_jax.depth.camera import stereo_matrix, synthesize_view
-from corda_jax.depth.step import create_depth_state, descend, draw, flip_views, make_step
+from corda_jax.depth.step import create_depth_state, draw, flip_views
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.loop import compile_step
 from corda_jax.jobs.train_depth import depth_step_inputs
@@ -41,12 +42,8 @@ def compiled(views):
   draws = draw(jax.random.key(1), 4, config.depth)
   draws |= {name: jnp.zeros(4, bool) for name in ("flip", "use_jitter")}
 
-  @jax.jit
-  def step(state, batch, draws):
-    arguments = (models, OPTIMIZER, experiment.normalization, config.depth, views)
-    return descend(state, batch, draws, *arguments)
-
-  return experiment, batch, draws, state, step
+  step = dataclasses.replace(experiment.step, optimizer=OPTIMIZER)
+  return experiment, batch, draws, state, jax.jit(step.descend)
 
 
 @functools.cache
@@ -258,8 +255,7 @@ def test_each_step_draws_anew_and_four_devices_give_the_numbers_of_one(float64):
     mesh = make_mesh(jax.devices()[:devices])
     experiment = DepthExperiment.from_config(config, mesh)
     models = experiment.models
-    function = make_step(models, OPTIMIZER, experiment.normalization, config.depth, views)
-    step = compile_step(function, mesh)
+    step = compile_step(dataclasses.replace(experiment.step, optimizer=OPTIMIZER), mesh)
     rows = []
     for number in (0, 1):
       state = create_depth_state(models, OPTIMIZER, jax.random.key(3), 32)

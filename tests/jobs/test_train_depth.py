@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.models.test_torch_depth_weights import drawn, imagenet
 
 from corda_jax.depth.motion import are_temporal, predict_poses, view_transforms
 from corda_jax.depth.photometric import Views, photometric_loss
@@ -24,6 +23,7 @@ from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import best_checkpoint
 from corda_jax.training.sharding import make_mesh
 from tests import tiny_depth
+from tests.pretrained.test_names_monodepth import drawn, imagenet
 from tests.stub_network import stub_depth_experiment
 
 ALL = ("right", "previous", "next")
