@@ -8,10 +8,8 @@ predictions.
 import jax
 import jax.numpy as jnp
 
+from corda_jax.depth.inverse_depth import NO_DEPTH
 from corda_jax.labels import IGNORE
-
-# Value of an inverse-depth map where nothing is known (spec of the released depth files).
-NO_DEPTH = 1.0
 
 
 def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,10 +8,8 @@ are equal bit for bit.
 
 import numpy as np
 
-NO_DEPTH = 1.0  # inverse depth of a pixel that has no depth
+from corda_jax.depth.inverse_depth import FAR, NO_DEPTH, OFFSET  # noqa: F401
 
-_FAR = 655.36  # metres; Y = _FAR / (metres + _OFFSET), so that the farthest depth has Y = 1
-_OFFSET = 0.01  # metres
 _FARTHEST = 655.35  # metres, the largest centimetre value of a 16-bit file
 _NEAREST_STEREO = 0.1  # metres; stereo matching marks failures with less
 _LARGEST = 65535  # of a 16-bit file
@@ -64,7 +62,7 @@ def from_centimetres(values: np.ndarray) -> np.ndarray:
     values: unsigned integers of any shape, distance along the optical axis in centimetres.
   """
   metres = np.asarray(values).astype(np.float32) / np.float32(100)
-  return np.float32(_FAR) / (metres + np.float32(_OFFSET))
+  return np.float32(FAR) / (metres + np.float32(OFFSET))
 
 
 def from_stereo_metres(metres: np.ndarray) -> np.ndarray:
@@ -136,9 +134,9 @@ def from_measured(values: np.ndarray, *, metres_per_unit: float = 1.0) -> np.nda
 
 def from_metres(metres: np.ndarray) -> np.ndarray:
   """Inverse depth of a distance along the optical axis: Y = 655.36 / (d + 0.01)."""
-  return np.asarray(_FAR / (np.asarray(metres) + _OFFSET), np.float32)
+  return np.asarray(FAR / (np.asarray(metres) + OFFSET), np.float32)
 
 
 def to_metres(inverse_depth: np.ndarray) -> np.ndarray:
   """Distance along the optical axis in metres, float64: d = 655.36 / Y - 0.01."""
-  return _FAR / np.asarray(inverse_depth, np.float64) - _OFFSET
+  return FAR / np.asarray(inverse_depth, np.float64) - OFFSET

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from corda_jax.depth.inverse_depth import to_metres
+from corda_jax.depth.inverse_depth import NO_DEPTH, to_metres
 from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import (
   Views,
@@ -27,7 +27,6 @@ from corda_jax.depth.photometric import (
   smoothness,
   whole_windows,
 )
-from corda_jax.losses import NO_DEPTH
 from corda_jax.models.build import Normalization
 from corda_jax.training.state import PoseState
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from corda_jax.adaptation import class_mix, pseudo_labels
 from corda_jax.adaptation.joint_depth import judged_inverse_depth, uses_files
-from corda_jax.losses import NO_DEPTH, berhu, cross_entropy, weighted_cross_entropy
+from corda_jax.depth.inverse_depth import NO_DEPTH
+from corda_jax.losses import berhu, cross_entropy, weighted_cross_entropy
 
 # Outputs of the network by the losses' suffix; the depth heads trained on the target and on the
 # source.

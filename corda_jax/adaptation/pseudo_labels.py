@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from corda_jax.losses import NO_DEPTH
+from corda_jax.depth.inverse_depth import NO_DEPTH
 
 
 def pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from corda_jax.depth.inverse_depth import to_metres
-from corda_jax.losses import NO_DEPTH
+from corda_jax.depth.inverse_depth import NO_DEPTH, to_metres
 from corda_jax.metrics import DEPTH_ERRORS, depth_errors
 
 FLOORS = {"constant": "best constant", "rows": "best constant a row"}

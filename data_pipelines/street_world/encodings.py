@@ -10,12 +10,14 @@ import numpy as np
 from scipy import io as scipy_io
 from scipy import ndimage
 
+from corda_jax.depth.inverse_depth import NO_DEPTH, from_metres
+
 _MAT_TEXT = b"MATLAB 5.0 MAT-file, depth in metres, key depth_map"
 
 
 def inverse_depth(depth: np.ndarray) -> np.ndarray:
   """float64[H, W], Y of every pixel."""
-  return np.maximum(655.36 / (depth.astype(np.float64) + 0.01), 1.0)
+  return np.maximum(from_metres(depth.astype(np.float64)), NO_DEPTH)
 
 
 def inverse_depth_file(inverse: np.ndarray) -> np.ndarray:

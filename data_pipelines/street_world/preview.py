@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from corda_jax import labels
+from corda_jax.depth.inverse_depth import FAR
 from data_pipelines.street_world import domains, encodings, formats, png, render
 from data_pipelines.street_world import scene as scene_lib
 
@@ -23,7 +24,7 @@ def make_frame(
 
 def picture(frame: render.Frame) -> np.ndarray:
   """uint8[3 * H, W, 3]: image over coloured label over inverse depth."""
-  inverse = encodings.inverse_depth(frame.depth) * (NEAREST / 655.36)
+  inverse = encodings.inverse_depth(frame.depth) * (NEAREST / FAR)
   grey = (np.minimum(inverse, 1) ** 0.6 * 255).astype(np.uint8)
   colors = labels.CITYSCAPES.palette()[frame.label]
   return np.concatenate([frame.image, colors, np.repeat(grey[..., None], 3, axis=-1)])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax.depth import inverse_depth
-from corda_jax.losses import NO_DEPTH
+from corda_jax.depth.inverse_depth import NO_DEPTH
 from data_pipelines import inverse_depth as files
 
 METRES = np.concatenate([np.geomspace(0.05, 655.35, 200), [0.0]])
