@@ -31,9 +31,9 @@ from corda_jax.errors import UserError
 from corda_jax.jobs.depth_evaluate import DepthEvaluator
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import FLOORS, mean_errors
-from corda_jax.jobs.restore import restore_state
 from corda_jax.main import run
 from corda_jax.metrics import DEPTH_ERRORS
+from corda_jax.training.restore import restore_state
 from corda_jax.visualize import depth_comparison
 from data_pipelines.input_pipeline import as_numpy, evaluation_dataset
 

@@ -26,8 +26,8 @@ from corda_jax import visualize
 from corda_jax.depth.inverse_depth import NO_DEPTH
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import restore_state
 from corda_jax.labels import IGNORE, ClassList
+from corda_jax.training.restore import restore_state
 
 # Measures of doubt. Discrepancies are the source's head's from the target's, errors those of a head
 # from the files; both over the inverse depth of the files, which the refinement reads, too, where

@@ -23,7 +23,7 @@ from benchmarks.ladder_looks import config_of_run, later_batches
 from benchmarks.options import run_command
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import restore_state
+from corda_jax.training.restore import restore_state
 
 SEGMENTATION, DEPTH = "all cross-entropies", "all depth losses"
 _KINDS = {SEGMENTATION: ("ce_",), DEPTH: ("berhu_", "photometric_")}  # how their names begin

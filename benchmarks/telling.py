@@ -3,7 +3,7 @@
     python -m benchmarks.telling
 
 Trains the demo's network on batches in memory, in turn: the bare compiled step; the loop that every
-run has (`corda_jax.jobs.loop`: history, batches waited for, faults looked for) with TensorBoard's
+run has (training/train_loop.py: history, batches waited for, faults looked for) with TensorBoard's
 curves; and the same with checkpoints and with pictures of training, far more often than a run has
 them. Milliseconds a step, without compiling and evaluating.
 """

@@ -19,12 +19,12 @@ from corda_jax.jobs.depth_evaluate import DepthEvaluator, evaluate_depth
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.label_depth import label_depth
 from corda_jax.jobs.report import write_report
-from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train_depth import train_depth
 from corda_jax.locks import only_writer
 from corda_jax.main_curves import curves_writer, told_not_raised
 from corda_jax.pretrained.depth_weights import weights_digest
 from corda_jax.training.processes import first_process_first, wait_for_all
+from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import record_config
 from corda_jax.visualize import depth_sheet
 from data_pipelines.datasets.builders import BUILDERS

@@ -48,9 +48,9 @@ from benchmarks.runners import JaxStep, random_batch
 from configs import depth_street_world
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.train import step_inputs
 from corda_jax.metrics import DEPTH_ERRORS
+from corda_jax.training.restore import restore_state
 from tests import tiny, tiny_depth, tiny_joint
 from tests.stub_network import build_stub
 from tests.test_benchmarks_ladder import frames, small

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from corda_jax.console import progress_bar
-from corda_jax.jobs.progress import Progress
 from corda_jax.jobs.scores import format_scores, scores
+from corda_jax.training.progress import Progress
 
 
 @pytest.mark.parametrize(("terminal", "wanted"), [(True, 100), (False, 2)])

@@ -62,7 +62,7 @@ def mixed_weights(
     student: its predictions on the mixed image, at the label's size.
     teacher: its predictions on the target, at the label's size; depth is read if it is the judge.
     mixed: with "mask" bool[B, H, W], "inverse_depth" [B, H, W] and "confident_fraction" of
-      `mix_domains`.
+      `AdaptationStep.mix`.
     target_inverse_depth: [B, H, W].
     config: the `method` part of a configuration.
 

@@ -16,11 +16,11 @@ from corda_jax.inference import bundle
 from corda_jax.inference.views import class_map, depth_maps
 from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import restore_state
 from corda_jax.labels import CITYSCAPES_IDS
 from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
+from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import code_version, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")

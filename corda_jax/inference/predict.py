@@ -21,13 +21,13 @@ from corda_jax.inference.views import class_map, depth_maps, make_views
 from corda_jax.inference.windows import predict_tiled
 from corda_jax.jobs.evaluate import network_variables
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.validate import PREDICTED_KINDS
 from corda_jax.locks import only_writer
 from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.journal import Journal
+from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import BATCH_AXIS, batch_sharded, put_batch, replicated
 from corda_jax.training.state import TrainState

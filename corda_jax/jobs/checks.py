@@ -11,11 +11,11 @@ import jax
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import find_checkpoint
 from corda_jax.jobs.validate import validate_training_data
 from corda_jax.pretrained.depth_weights import read_initial_depth_weights
 from corda_jax.pretrained.initial_pose import read_initial_pose
 from corda_jax.pretrained.torch_checkpoints import read_initial_weights
+from corda_jax.training.restore import find_checkpoint
 from corda_jax.training.run_files import (
   check_config,
   check_writable,

@@ -22,10 +22,10 @@ from corda_jax.jobs.depth_scores import (
   known_metres,
   mean_errors,
 )
-from corda_jax.jobs.restore import restore_state
 from corda_jax.metrics import depth_errors
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
+from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated
 

@@ -15,12 +15,12 @@ from corda_jax.adaptation.joint_depth import head_to_metres, uses_files, uses_vi
 from corda_jax.inference.views import class_map, depth_maps, make_views
 from corda_jax.jobs.depth_scores import DepthErrors, known_metres
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import restore_state
 from corda_jax.jobs.scores import format_scores, scores
 from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.resize import resize_aligned, resize_nearest
+from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import write_json
 from corda_jax.training.sharding import (
   BATCH_AXIS,

@@ -10,14 +10,14 @@ import numpy as np
 from corda_jax.adaptation.joint_depth import JointDepth
 from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, run_training
-from corda_jax.jobs.loop import compile_step as compile_any_step
 from corda_jax.jobs.scores import format_scores
 from corda_jax.pretrained.initial_pose import with_initial_pose
 from corda_jax.pretrained.torch_checkpoints import initial_state
 from corda_jax.training.optimizer import learning_rates
 from corda_jax.training.sharding import batch_sharded, replicated, shardings_of
 from corda_jax.training.state import TrainState
+from corda_jax.training.train_loop import Evaluation, HostBatch, TrainingJob, run_training
+from corda_jax.training.train_loop import compile_step as compile_any_step
 
 _DRAWN_PAIRS = 4
 

@@ -11,11 +11,17 @@ from corda_jax.depth.step import DepthState
 from corda_jax.jobs.depth_evaluate import Batches, DepthEvaluator
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.depth_scores import format_depth_scores
-from corda_jax.jobs.loop import Evaluation, HostBatch, TrainingJob, compile_step, run_training
 from corda_jax.metrics import DEPTH_ERRORS
 from corda_jax.pretrained.depth_weights import initial_depth_state
 from corda_jax.training.optimizer import depth_learning_rates
 from corda_jax.training.sharding import shardings_of
+from corda_jax.training.train_loop import (
+  Evaluation,
+  HostBatch,
+  TrainingJob,
+  compile_step,
+  run_training,
+)
 
 _SHOWN = (
   ("loss", "total", ".4f"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import undamaged_checkpoint
+from corda_jax.training.restore import undamaged_checkpoint
 from corda_jax.training.run_files import read_config
 from corda_jax.training.sharding import replicated
 from corda_jax.training.state import TrainState

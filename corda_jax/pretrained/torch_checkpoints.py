@@ -10,13 +10,13 @@ import numpy as np
 
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.restore import restore_state
 from corda_jax.locks import only_writer
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match, unused_branches
 from corda_jax.pretrained.names.corda import state_dict_from_variables
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import check_writable, has_checkpoints, record_config
 from corda_jax.training.sharding import shardings_of
 from corda_jax.training.state import TrainState

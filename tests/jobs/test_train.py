@@ -16,16 +16,16 @@ from corda_jax.adaptation.draws import draw
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.profile import Profile
-from corda_jax.jobs.progress import Progress
-from corda_jax.jobs.skipped import SkippedSteps
 from corda_jax.jobs.train import compile_step, step_inputs, train
 from corda_jax.jobs.validate import validate_training_data
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.history import History
+from corda_jax.training.profile import Profile
+from corda_jax.training.progress import Progress
 from corda_jax.training.run_files import check_config, check_results, record_config, write_json
 from corda_jax.training.sharding import check_divisible, make_mesh, shardings_of
+from corda_jax.training.skipped import SkippedSteps
 from corda_jax.visualize import training_sheet
 from tests import tiny
 from tests.stub_network import stub_experiment

@@ -12,14 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from corda_jax.errors import Preempted, UserError
-from corda_jax.jobs.profile import Profile
-from corda_jax.jobs.progress import Progress
-from corda_jax.jobs.skipped import SkippedSteps, remove_report
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.preemption import Preemption
+from corda_jax.training.profile import Profile
+from corda_jax.training.progress import Progress
 from corda_jax.training.run_files import whole_checkpoints, write_json
 from corda_jax.training.sharding import batch_sharded, put_batch, replicated, replicated_key
+from corda_jax.training.skipped import SkippedSteps, remove_report
 
 HostBatch = Mapping[str, np.ndarray]
 Batches = Callable[[], Iterable[HostBatch]]
