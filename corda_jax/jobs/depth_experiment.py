@@ -1,7 +1,7 @@
 """What every job of the depth stage builds from a configuration."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,13 +13,13 @@ from corda_jax.depth.step import DepthModels, DepthState, DepthStep, create_dept
 from corda_jax.errors import UserError
 from corda_jax.jobs.validate import validate_depth
 from corda_jax.models.build import Normalization, build_depth_networks
-from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.optimizer import build_depth_optimizer
-from corda_jax.training.sharding import make_mesh, replicated_key, shardings_of, with_shardings
+from corda_jax.training.sharding import make_mesh
+from corda_jax.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class DepthExperiment:
+class DepthExperiment(Task):
   """Networks, optimiser and mesh of a run of the depth stage.
 
   Attributes:
@@ -82,20 +82,7 @@ class DepthExperiment:
     """The pure step and its parts."""
     return DepthStep(self.models, self.optimizer, self.normalization, self.config.depth, self.views)
 
-  def make_step(self) -> Callable[..., tuple[DepthState, dict[str, jax.Array]]]:
-    """The pure step(state, batch, key) → (state, metrics), not compiled."""
-    return at_matmul_precision(self.step, self.config.compute.matmul_precision)
-
-  def _create_state(self, key: jax.Array) -> DepthState:
+  def create_state(self, key: jax.Array) -> DepthState:
+    """As in the base class."""
     size = 2 * self.stride  # reflection needs two pixels at the coarsest level
     return create_depth_state(self.models, self.optimizer, key, size)
-
-  def initial_state(self) -> DepthState:
-    """Fresh state, on the devices as `state_shapes` tells."""
-    create = jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))
-    return create(replicated_key(self.mesh, self.config.seed))  # compiled once for all seeds
-
-  def state_shapes(self) -> DepthState:
-    """Shapes, dtypes and shardings of the state, without computing it."""
-    shapes = jax.eval_shape(self._create_state, jax.random.key(0))
-    return with_shardings(self.mesh, shapes, split=self.config.compute.shard_state)

@@ -20,20 +20,17 @@ from corda_jax.models.build import (
   build_pose_network,
   has_depth_heads,
 )
-from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.optimizer import build_optimizer
 from corda_jax.training.sharding import (
   make_mesh,
   replicated,
-  replicated_key,
-  shardings_of,
-  with_shardings,
 )
 from corda_jax.training.state import TrainState, create_pose_state, create_train_state
+from corda_jax.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(Task):
   """Network, optimiser and mesh of a run.
 
   Attributes:
@@ -109,19 +106,16 @@ class Experiment:
       gradient_sharding=replicated(self.mesh),
     )
 
-  def make_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The pure step(state, batch, key) → (state, metrics), not compiled."""
-    return at_matmul_precision(self.step, self.config.compute.matmul_precision)
-
   def make_maps(self) -> Callable[..., Maps]:
     """The pure maps(state, batch, key) of what a step sees, not compiled."""
-    return at_matmul_precision(self.step.maps, self.config.compute.matmul_precision)
+    return self.at_precision(self.step.maps)
 
   def make_losses(self) -> Callable[..., Metrics]:
     """The pure losses(params, state, batch, key) of what a step minimises, not compiled."""
-    return at_matmul_precision(self.step.losses, self.config.compute.matmul_precision)
+    return self.at_precision(self.step.losses)
 
-  def _create_state(self, key: jax.Array) -> TrainState:
+  def create_state(self, key: jax.Array) -> TrainState:
+    """As in the base class."""
     state = create_train_state(self.model, self.optimizer, key)
     if self.joint is None or self.joint.pose is None:
       return state
@@ -129,16 +123,6 @@ class Experiment:
     return state.replace(
       pose=create_pose_state(self.joint.pose, self.joint.pose_optimizer, pose_key)
     )
-
-  def initial_state(self) -> TrainState:
-    """Fresh state, on the devices as `state_shapes` tells."""
-    create = jax.jit(self._create_state, out_shardings=shardings_of(self.state_shapes()))
-    return create(replicated_key(self.mesh, self.config.seed))  # compiled once for all seeds
-
-  def state_shapes(self) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing it."""
-    shapes = jax.eval_shape(self._create_state, jax.random.key(0))
-    return with_shardings(self.mesh, shapes, split=self.config.compute.shard_state)
 
 
 def _joint_depth(config: Any) -> JointDepth | None:
