@@ -17,7 +17,6 @@ from benchmarks.options import add_sweep_options, run_command, swept_configs
 from benchmarks.runners import random_batch
 from benchmarks.step import PARTS
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import compile_step
 from corda_jax.training.sharding import check_training_batch, put_batch, replicated_key
 
 
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_training_batch(mesh, config.data.batch_size, config.model.batch_norm_group)
     host = random_batch(config.data, len(experiment.classes), 0, experiment.joint)
     arguments = (state, put_batch(mesh, host), replicated_key(mesh, config.seed))
-    program = compile_step(experiment).lower(*arguments).compile().as_text()
+    program = experiment.compile_step().lower(*arguments).compile().as_text()
     found[name] = by_name(count_collectives(program, frozenset(PARTS)))
     held.append(sum(map(_bytes_on_a_device, jax.tree.leaves(state))))
     print(f"{name}: compiled", flush=True)

@@ -18,7 +18,6 @@ from corda_jax.adaptation.joint_depth import JointDepth
 from corda_jax.depth.motion import image_names
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import compile_step
 from corda_jax.training.sharding import check_training_batch, put_batch, replicated_key
 
 # Of a runner alone: the others' numbers are worth having all the same.
@@ -70,7 +69,7 @@ class JaxStep:
     key = replicated_key(experiment.mesh, config.seed)
     with _no_compilation_cache():
       started = time.perf_counter()
-      lowered = compile_step(experiment).lower(state, batches[0], key)
+      lowered = experiment.compile_step().lower(state, batches[0], key)
       compiled = lowered.compile()
       seconds = time.perf_counter() - started
     operations = (lowered.cost_analysis() or {}).get("flops")

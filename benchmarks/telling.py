@@ -24,7 +24,7 @@ from benchmarks.options import add_config_options, chosen_config, run_command
 from benchmarks.runners import device_name, random_batch
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import compile_step, step_inputs, train
+from corda_jax.jobs.train import step_inputs, train
 from corda_jax.main_curves import curves_writer
 from corda_jax.training.sharding import put_batch, replicated_key
 from corda_jax.visualize import training_sheet
@@ -93,7 +93,7 @@ def difference(alone: Sequence[float], other: Sequence[float]) -> str:
 def _bare(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
   """Seconds a step that is called and nothing else; batches go to the device as in a run."""
   experiment = Experiment.from_config(config)
-  step, state = compile_step(experiment), experiment.initial_state()
+  step, state = experiment.compile_step(), experiment.initial_state()
   key = replicated_key(experiment.mesh, config.seed)
   for number in range(config.num_steps):
     if number == _FIRST:

@@ -17,7 +17,6 @@ from corda_jax.training.optimizer import learning_rates
 from corda_jax.training.sharding import batch_sharded, replicated, shardings_of
 from corda_jax.training.state import TrainState
 from corda_jax.training.train_loop import Evaluation, HostBatch, TrainingJob, run_training
-from corda_jax.training.train_loop import compile_step as compile_any_step
 
 _DRAWN_PAIRS = 4
 
@@ -27,12 +26,6 @@ _SHOWN = (
   ("mixed CE", "ce_mix", ".3f"),
   ("confident", "confident_fraction", ".0%"),
 )
-
-
-def compile_step(experiment: Experiment) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """The jitted step(state, batch, key): batch split over the mesh, state donated."""
-  shardings = shardings_of(experiment.state_shapes())
-  return compile_any_step(experiment.make_step(), experiment.mesh, shardings)
 
 
 def step_inputs(batch: HostBatch, joint: JointDepth | None = None) -> dict[str, np.ndarray]:
@@ -90,11 +83,8 @@ def train(
     )
 
   job = TrainingJob(
-    config=experiment.config,
-    mesh=experiment.mesh,
+    task=experiment,
     initial_state=lambda: with_initial_pose(experiment, initial_state(experiment)),
-    state_shapes=experiment.state_shapes,
-    step=compile_step(experiment),
     inputs=lambda batch: step_inputs(batch, experiment.joint),
     evaluate=evaluate,
     evaluation_batches=evaluation_batches,

@@ -14,12 +14,10 @@ from corda_jax.jobs.depth_scores import format_depth_scores
 from corda_jax.metrics import DEPTH_ERRORS
 from corda_jax.pretrained.depth_weights import initial_depth_state
 from corda_jax.training.optimizer import depth_learning_rates
-from corda_jax.training.sharding import shardings_of
 from corda_jax.training.train_loop import (
   Evaluation,
   HostBatch,
   TrainingJob,
-  compile_step,
   run_training,
 )
 
@@ -79,13 +77,8 @@ def train_depth(
     return Evaluation(result, score, curves, line, format_depth_scores(result))
 
   job = TrainingJob(
-    config=experiment.config,
-    mesh=experiment.mesh,
+    task=experiment,
     initial_state=lambda: initial_depth_state(experiment),
-    state_shapes=experiment.state_shapes,
-    step=compile_step(
-      experiment.make_step(), experiment.mesh, shardings_of(experiment.state_shapes())
-    ),
     inputs=lambda batch: depth_step_inputs(batch, experiment.views),
     evaluate=evaluate,
     evaluation_batches=evaluation_batches,

@@ -8,7 +8,13 @@ import jax
 from jax.sharding import Mesh
 
 from corda_jax.models.operations import at_matmul_precision
-from corda_jax.training.sharding import replicated_key, shardings_of, with_shardings
+from corda_jax.training.sharding import (
+  batch_sharded,
+  replicated,
+  replicated_key,
+  shardings_of,
+  with_shardings,
+)
 
 
 class Task(abc.ABC):
@@ -48,3 +54,27 @@ class Task(abc.ABC):
     """Shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(self.create_state, jax.random.key(0))
     return with_shardings(self.mesh, shapes, split=self.config.compute.shard_state)
+
+  def compile_step(self) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+    """The jitted step: the batch is split over the mesh, the state is donated."""
+    return compile_step(self.make_step(), self.mesh, shardings_of(self.state_shapes()))
+
+
+def compile_step(
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]], mesh: Mesh, state_shardings: Any = None
+) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+  """Jits step(state, batch, key): the batch is split over the mesh, the state is donated.
+
+  Args:
+    step: the pure function.
+    mesh: devices.
+    state_shardings: how the state lies on them; None: every device holds all of it.
+  """
+  everywhere, split = replicated(mesh), batch_sharded(mesh)
+  of_state = everywhere if state_shardings is None else state_shardings
+  return jax.jit(
+    step,
+    in_shardings=(of_state, split, everywhere),
+    out_shardings=(of_state, everywhere),
+    donate_argnums=0,
+  )

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from corda_jax.errors import Preempted, UserError
 from corda_jax.training.checkpoint import Checkpoints
@@ -18,8 +17,9 @@ from corda_jax.training.preemption import Preemption
 from corda_jax.training.profile import Profile
 from corda_jax.training.progress import Progress
 from corda_jax.training.run_files import whole_checkpoints, write_json
-from corda_jax.training.sharding import batch_sharded, put_batch, replicated, replicated_key
+from corda_jax.training.sharding import put_batch, replicated_key
 from corda_jax.training.skipped import SkippedSteps, remove_report
+from corda_jax.training.task import Task
 
 HostBatch = Mapping[str, np.ndarray]
 Batches = Callable[[], Iterable[HostBatch]]
@@ -50,11 +50,8 @@ class TrainingJob:
   """What distinguishes one training job from another.
 
   Attributes:
-    config: its configuration.
-    mesh: devices, along the batch axis.
+    task: what is trained.
     initial_state: makes the state of a fresh run.
-    state_shapes: shapes, dtypes and shardings of the state, to restore it.
-    step: compiled step(state, batch, key) → (state, metrics).
     inputs: host batch → the arrays that the step reads.
     evaluate: scores a state by host batches of the validation set, which it may ask for again.
     evaluation_batches: → these, once through.
@@ -65,11 +62,8 @@ class TrainingJob:
       `config.draw_every` steps.
   """
 
-  config: Any
-  mesh: Mesh
+  task: Task
   initial_state: Callable[[], Any]
-  state_shapes: Callable[[], Any]
-  step: Callable[..., tuple[Any, dict[str, jax.Array]]]
   inputs: Callable[[HostBatch], dict[str, np.ndarray]]
   evaluate: Callable[[Any, Batches], Evaluation]
   evaluation_batches: Batches
@@ -77,26 +71,6 @@ class TrainingJob:
   images_per_step: int
   shown: Sequence[tuple[str, str, str]]
   draw: Callable[[int, Any, Mapping[str, jax.Array], jax.Array], None] | None = None
-
-
-def compile_step(
-  step: Callable[..., tuple[Any, dict[str, jax.Array]]], mesh: Mesh, state_shardings: Any = None
-) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-  """Jits step(state, batch, key): the batch is split over the mesh, the state is donated.
-
-  Args:
-    step: the pure function.
-    mesh: devices.
-    state_shardings: how the state lies on them; None: every device holds all of it.
-  """
-  everywhere, split = replicated(mesh), batch_sharded(mesh)
-  of_state = everywhere if state_shardings is None else state_shardings
-  return jax.jit(
-    step,
-    in_shardings=(of_state, split, everywhere),
-    out_shardings=(of_state, everywhere),
-    donate_argnums=0,
-  )
 
 
 def run_training(
@@ -135,7 +109,7 @@ class _Run:
   """One run of `run_training`, from its newest checkpoint to its end."""
 
   def __init__(self, job, workdir, write_scalars, show, preemption):
-    config = job.config
+    config = self._config = job.task.config
     self._job, self._workdir, self._show = job, workdir, show
     self._write_scalars, self._preemption = write_scalars, preemption
     self._history = History(workdir)
@@ -170,7 +144,7 @@ class _Run:
     if newest is None:
       return self._job.initial_state(), 0
     print(f"Resuming from the checkpoint of step {newest}.")
-    return self._checkpoints.restore(newest, self._job.state_shapes()), newest
+    return self._checkpoints.restore(newest, self._job.task.state_shapes()), newest
 
   def _whole_checkpoints(self):
     with contextlib.suppress(UserError):  # that one cannot be written is told where it is asked for
@@ -179,7 +153,7 @@ class _Run:
 
   def finish(self, train_batches):
     """Trains to the end, evaluates, and writes the results."""
-    last = self._job.config.num_steps
+    last = self._config.num_steps
     with contextlib.ExitStack() as closing:  # each is closed, whatever becomes of the others
       for each in (self._checkpoints, self._progress, self._profile):
         closing.callback(each.close)
@@ -199,12 +173,12 @@ class _Run:
 
   def _train(self, batches):
     job = self._job
-    key = replicated_key(job.mesh, job.config.seed)
+    key, train_step = replicated_key(job.task.mesh, job.task.config.seed), job.task.compile_step()
     owed = None  # a report, made when the device has the next step to work on
-    for step in range(self._first + 1, job.config.num_steps + 1):
+    for step in range(self._first + 1, job.task.config.num_steps + 1):
       since = time.monotonic()
       host_batch = next(batches)
-      batch = put_batch(job.mesh, job.inputs(host_batch))
+      batch = put_batch(job.task.mesh, job.inputs(host_batch))
       waited = time.monotonic() - since
       self._frames[step] = _frames(host_batch)
       if job.draw is not None and self._due(step, "draw"):  # of the state that the step sees
@@ -212,7 +186,7 @@ class _Run:
         with self._not_fatal("pictures"):
           job.draw(step, self._state, batch, key)
       with self._profile.step(step):
-        self._state, metrics = job.step(self._state, batch, key)
+        self._state, metrics = train_step(self._state, batch, key)
         self._progress.update(step, metrics, waited=waited)
       if owed is not None:
         self._report(owed)
@@ -223,7 +197,7 @@ class _Run:
       if save:  # all that is told of a step is told before it is saved
         self._report(step)
         owed = None
-        self._save(step, must=stop or step == job.config.num_steps)
+        self._save(step, must=stop or step == job.task.config.num_steps)
       else:
         self._mend_checkpoint(step)
       if stop:
@@ -232,10 +206,10 @@ class _Run:
         self._evaluate(step)
 
   def _due(self, step, what):
-    period = self._job.config[f"{what}_every"]
+    period = self._config[f"{what}_every"]
     if not period:
       return False
-    return step % period == 0 or (step == self._job.config.num_steps and what != "draw")
+    return step % period == 0 or (step == self._config.num_steps and what != "draw")
 
   def _report(self, until):
     """Tells the metrics of the steps up to `until` that were not told yet."""
@@ -278,7 +252,7 @@ class _Run:
 
   def _save_again(self, step, error, *, must=False):
     """After a checkpoint failed: tries as often as `faults` says, each time until it is known."""
-    faults = self._job.config.faults
+    faults = self._config.faults
     for _ in range(0 if self._stops_at_once() else faults.retries):
       again = f"trying again in {faults.retry_seconds:g} seconds"
       self._progress.message(f"step {step}: {error}; {again}")
@@ -295,7 +269,7 @@ class _Run:
 
   def _stops_at_once(self):
     """Whether nothing is tried again: several processes would each do so at another time."""
-    faults = self._job.config.faults
+    faults = self._config.faults
     return jax.process_count() > 1 or (faults.failed_save == "stop" and not faults.retries)
 
   def _mend_checkpoint(self, step):

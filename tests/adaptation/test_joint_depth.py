@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from corda_jax.errors import UserError
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import compile_step, step_inputs
+from corda_jax.jobs.train import step_inputs
 from corda_jax.jobs.validate import validate_training_data
 from corda_jax.losses import berhu
 from corda_jax.resize import resize_aligned
@@ -274,7 +274,7 @@ def test_four_devices_give_the_numbers_of_one_with_views(float64):
   results = []
   for devices in (1, 4):
     experiment = build(case, devices, **types)
-    state, step = experiment.initial_state(), compile_step(experiment)
+    state, step = experiment.initial_state(), experiment.compile_step()
     state = state.replace(params=louder(state.params))
     batch = put_batch(experiment.mesh, step_inputs(get_batch(), experiment.joint))
     state, metrics = step(state, batch, jax.random.key(0))

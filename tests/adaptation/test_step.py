@@ -9,7 +9,7 @@ from corda_jax.adaptation.draws import augment, draw
 from corda_jax.adaptation.objective import mixed_losses, mixed_weights
 from corda_jax.adaptation.pseudo_labels import confident_fraction
 from corda_jax.adaptation.strong_augmentation import color_jitter
-from corda_jax.jobs.train import compile_step, step_inputs
+from corda_jax.jobs.train import step_inputs
 from corda_jax.losses import berhu, cross_entropy
 from corda_jax.models.build import Normalization
 from corda_jax.resize import resize_aligned
@@ -34,7 +34,7 @@ def assert_close(got, expected, tolerance):
 def test_each_step_draws_anew_and_a_resumed_one_the_same():
   config = tiny.get_config(**{"optimizer.learning_rate": 0.0})
   experiment = stub_experiment(config)
-  step, key = compile_step(experiment), jax.random.key(config.seed)
+  step, key = experiment.compile_step(), jax.random.key(config.seed)
   batch = put_batch(experiment.mesh, step_inputs(tiny.get_batch()))
   mixed = {}
   for number in (1, 2, 1):

@@ -14,7 +14,7 @@ from corda_jax.depth.step import create_depth_state, draw, flip_views
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.train_depth import depth_step_inputs
 from corda_jax.training.sharding import make_mesh, put_batch
-from corda_jax.training.train_loop import compile_step
+from corda_jax.training.task import compile_step
 from tests import tiny_depth
 from tests.depth import reference
 from tests.stub_network import stub_depth_experiment

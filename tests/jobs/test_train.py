@@ -16,7 +16,7 @@ from corda_jax.adaptation.draws import draw
 from corda_jax.errors import UserError
 from corda_jax.jobs.evaluate import Evaluator, evaluate
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import compile_step, step_inputs, train
+from corda_jax.jobs.train import step_inputs, train
 from corda_jax.jobs.validate import validate_training_data
 from corda_jax.resize import resize_aligned
 from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
@@ -211,7 +211,7 @@ def poisoned(*steps):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_told(experiment, tmp_path, capsys):
-  scalars, step = [], compile_step(experiment)
+  scalars, step = [], experiment.compile_step()
   state, key = experiment.initial_state(), jax.random.key(0)
   before = jax.device_get(state)
   (batch,) = itertools.islice(poisoned(1)(0), 1)

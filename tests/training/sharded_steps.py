@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from corda_jax.adaptation.draws import draw
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import compile_step, step_inputs
+from corda_jax.jobs.train import step_inputs
 from corda_jax.training.processes import join_processes
 from corda_jax.training.sharding import (
   batch_sharded,
@@ -43,7 +43,7 @@ def run(devices: str) -> dict:
     }
   )
   experiment = Experiment.from_config(config, mesh)
-  state, step = experiment.initial_state(), compile_step(experiment)
+  state, step = experiment.initial_state(), experiment.compile_step()
   everywhere, split = replicated(mesh), batch_sharded(mesh)
   draw_mask = jax.jit(
     lambda key, label: draw(key, label, 19, config.method)["mix_mask"],

@@ -10,7 +10,7 @@ from benchmarks.collectives import count_collectives
 from corda_jax.errors import UserError
 from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import compile_step, step_inputs
+from corda_jax.jobs.train import step_inputs
 from corda_jax.jobs.train_depth import depth_step_inputs
 from corda_jax.training.sharding import (
   batch_sharded,
@@ -155,7 +155,7 @@ def test_gradients_are_summed_over_devices_once_where_the_state_is_split():
     experiment = stub_experiment(tiny.get_config(**fields), devices=4)
     batch = put_batch(experiment.mesh, step_inputs(tiny.get_batch()))
     key = replicated_key(experiment.mesh, 0)
-    program = compile_step(experiment).lower(experiment.state_shapes(), batch, key).compile()
+    program = experiment.compile_step().lower(experiment.state_shapes(), batch, key).compile()
     counted = count_collectives(program.as_text())
     sent[split] = sum(each.count for (_, kind), each in counted.items() if kind == "all-reduce")
   assert sent[True] == sent[False] > 0
@@ -169,7 +169,7 @@ def test_one_pass_of_the_student_exchanges_gradients_once():
     experiment = Experiment.from_config(config, mesh)
     state = experiment.state_shapes()
     arguments = (state, put_batch(mesh, step_inputs(tiny.get_batch())), replicated_key(mesh, 0))
-    program = compile_step(experiment).lower(*arguments).compile().as_text()
+    program = experiment.compile_step().lower(*arguments).compile().as_text()
     counted = count_collectives(program)
     assert {kind for _, kind in counted} == {"all-reduce"}  # no device sees another's images
     sent[one_pass] = sum(each.payload for each in counted.values())
