@@ -3,8 +3,10 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from absl import logging
 from tqdm import tqdm
 
 
@@ -47,6 +49,17 @@ def tolerate_failing_streams() -> None:
     with contextlib.suppress(AttributeError):  # notebooks have streams of their own
       stream.reconfigure(errors="replace")
     setattr(sys, name, _Stream(stream))
+
+
+@contextlib.contextmanager
+def errors_alone() -> Iterator[None]:
+  """Silences the warnings of libraries that log by absl."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def printable(text: str, otherwise: str) -> str:

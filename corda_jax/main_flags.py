@@ -112,7 +112,10 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
       message = (
         f"--{error.flagname} is no flag here: set {error.flagname.upper()} in the environment"
       )
-  except (AttributeError, LookupError) as error:
+  except IndexError:  # which does not always say of what
+    places = [name for name in (argument.split("=")[0] for argument in arguments) if "[" in name]
+    message = f"unknown configuration field: {' or '.join(places)}"
+  except (AttributeError, KeyError) as error:
     # 'name' or "'name'\\nDid you mean …?"
     text = str(error.args[0]).replace("\\n", "\n").replace("\\", "")
     name, *hint = (part.strip("\"'") for part in text.split("\n"))

@@ -8,7 +8,7 @@ are equal bit for bit.
 
 import numpy as np
 
-from corda_jax.depth.inverse_depth import FAR, NO_DEPTH, OFFSET  # noqa: F401
+from corda_jax.depth.inverse_depth import FAR, NO_DEPTH, OFFSET  # noqa: F401 (for users of this module)
 
 _FARTHEST = 655.35  # metres, the largest centimetre value of a 16-bit file
 _NEAREST_STEREO = 0.1  # metres; stereo matching marks failures with less

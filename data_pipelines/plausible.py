@@ -18,9 +18,7 @@ from data_pipelines.readers import BadFrameError
 _SAMPLES = 16  # frames of a split that are looked at
 _MANY_IDS = 10  # with fewer, nothing can be said of those that do not occur
 _METRES = (2.0, 120.0)  # between these the median distance of streets is, some 10 to 40
-_LESS = (
-  1.5  # times less inverse depth at the bottom than at the top: the files are the other way up
-)
+_LESS = 1.5  # times less inverse depth at the bottom than at the top: the wrong way up
 _AGREEING = 0.75  # share of the frames that show it
 
 
@@ -67,7 +65,7 @@ def _unusual_labels(labels: Sequence[tuple[str, np.ndarray]], recipe: Recipe) ->
       f"{getattr(recipe.label, 'hint', '')}"
     ]
   if isinstance(recipe.label, LabelIds):
-    found = {int(i) for path, _ in labels for i in np.unique(recipe.label.read(path))} - {IGNORE}
+    found = {int(i) for file, _ in labels for i in np.unique(recipe.label.read(file))} - {IGNORE}
     of_classes = np.flatnonzero(recipe.label.table != IGNORE)
     higher = np.mean(of_classes >= len(of_classes))
     if len(found) >= _MANY_IDS and max(found) < len(of_classes) and higher > 0.5:

@@ -312,6 +312,8 @@ def test_missing_flags():
   refused([], "--config")
   refused(["--config=configs/demo.py"], "--workdir")
   refused(["--config", "configs/demo.py", "--workdri=here"], "workdri")  # which absl takes apart
+  for field in ("checkpoint_every[0]", "compute.matmul_precision[0]", "evaluation.scales[7]"):
+    refused(["--config=configs/demo.py", f"--config.{field}=1", "--workdir=here"], field)
   refused(["--config=README.md", "--workdir=here"], "README.md")
   refused(["--config=configs", "--workdir=here"], "'configs'")
   refused(["--config=configs/demo.py", "--jax_debug_nans"], "JAX_DEBUG_NANS")

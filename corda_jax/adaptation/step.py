@@ -23,6 +23,7 @@ from corda_jax.adaptation.objective import (
   mixed_losses,
   mixed_weights,
   source_losses,
+  total_loss,
   weighted_losses,
 )
 from corda_jax.models.build import Normalization
@@ -189,7 +190,7 @@ class AdaptationStep:
       pose = state.pose and state.pose.replace(params=pose_params)
       student = state.replace(params=params, pose=pose)
       found = self._find_losses(student, inputs, draws, taught)
-      return sum(weighted_losses(found.losses, self.config).values()), found
+      return total_loss(found.losses, self.config), found
 
     pose_params = None if state.pose is None else state.pose.params
     (total, found), (gradients, pose_gradients) = jax.value_and_grad(

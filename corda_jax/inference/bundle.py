@@ -1,9 +1,9 @@
 """Inference bundles: a trained network as StableHLO, to be run by JAX and NumPy alone.
 
-`--mode=export` writes one (export.py); this reads it. Reading runs no code of the
-bundle's but the arithmetic of its program: arrays are read without pickle, and a program that calls
-out of itself is refused. The example that lies in a bundle is a program like any other: of a
-stranger's bundle, use the one in your own.
+`--mode=export` writes one (export.py); this reads it. Reading runs no code of the bundle's but the
+arithmetic of its program: arrays are read without pickle, and a program that calls out of itself is
+refused. The example in a bundle is a program like any other: of a stranger's bundle, use the one in
+your own.
 """
 
 import dataclasses

@@ -89,8 +89,8 @@ def find_images(path: Path, output: Path) -> list[ImageFile]:
     if output.resolve() in file.resolve().parents:
       written += file.suffix.lower() in image_suffixes()
       continue
-    is_folder = file.is_symlink() and not file.suffix  # one that is not there, else it were walked
-    if file.suffix.lower() not in image_suffixes() and not is_folder:
+    missing_folder = not file.suffix and not file.exists()  # a link, perhaps to another disk
+    if file.suffix.lower() not in image_suffixes() and not missing_folder:
       others[file.suffix.lower() or "without suffix"] += 1
       continue
     name = file.relative_to(path).with_suffix("").as_posix()

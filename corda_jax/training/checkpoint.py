@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
+from corda_jax.console import errors_alone
 from corda_jax.errors import UserError
 from corda_jax.training.history import read_history, scores_of
 from corda_jax.training.processes import first_process_first
@@ -60,7 +60,7 @@ class Checkpoints:
     self._workdir, self._read_only = Path(workdir), read_only
     self._folder = (self._workdir / "checkpoints").absolute()
     self._scores = scores_of(read_history(workdir))
-    with _no_warnings() if read_only else contextlib.nullcontext():  # of what that leaves out
+    with errors_alone() if read_only else contextlib.nullcontext():  # not what that leaves out
       self._manager = self._open(keep_best, keep_newest)
     self._sealing: threading.Thread | None = None
     self._saving: int | None = None  # the step whose checkpoint is being written
@@ -240,13 +240,14 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint is damaged.
     """
-    with self._damage_told(step), _no_warnings(), _reader() as reader:
+    # Orbax warns of arrays read without shardings, which are meant here.
+    with self._damage_told(step), errors_alone(), _reader() as reader:
       kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._metadata(step))
       return reader.restore(self._folder / str(step) / "default", restore_args=kinds)
 
   def _metadata(self, step: int) -> Any:
     """The tree of a checkpoint's arrays, with their shapes in place of them."""
-    with _no_warnings(), _reader() as reader:
+    with errors_alone(), _reader() as reader:
       found = reader.metadata(self._folder / str(step) / "default")
     if found is None or found.item_metadata is None:
       raise ValueError("its list of arrays is missing")
@@ -357,17 +358,6 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-  """Orbax warns of arrays read without shardings, which are meant here."""
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.set_verbosity(verbosity)
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging
 
+from corda_jax.console import errors_alone
 from corda_jax.errors import UserError
 from data_pipelines.datasets.base import FrameConfig, FramesBuilder
 from data_pipelines.datasets.cityscapes import Cityscapes
@@ -117,9 +117,5 @@ def _check(cls: type[FramesBuilder], config: FrameConfig) -> None:
 def quiet() -> Iterator[None]:
   """Silences the progress bars and the log of TFDS, which name its own inner steps."""
   tfds.disable_progress_bar()
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
+  with errors_alone():
     yield
-  finally:
-    logging.set_verbosity(verbosity)
