@@ -65,8 +65,13 @@ def each(strategy, read, errors, examples):
 
 @st.composite
 def mutated(draw, contents: bytes) -> bytes:
-  """Bytes with up to four parts exchanged, cut out or doubled."""
+  """Bytes with up to four bits turned, or parts exchanged, cut out or doubled."""
   for _ in range(draw(st.integers(0, 4))):
+    if contents and draw(st.booleans()):
+      place = draw(st.integers(0, len(contents) - 1))
+      turned = contents[place] ^ 1 << draw(st.integers(0, 7))
+      contents = contents[:place] + bytes([turned]) + contents[place + 1 :]
+      continue
     start, end = sorted(draw(st.integers(0, len(contents))) for _ in range(2))
     end = min(end, start + draw(st.sampled_from((1, 4, 8, 64, 10**6))))
     part = contents[start:end]

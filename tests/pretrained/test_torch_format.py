@@ -255,7 +255,6 @@ CRAFTED = {
   "a size that laughs": tensor(size=LAUGHS),
   "an id that laughs": LAUGHS + b"Q",
   "a device that laughs": b"ctorch\ndevice\n" + LAUGHS + b"\x85R",
-  "a memo index of four billion": b"K\x07r\xff\xff\xff\xff",
   "a byte order without bottom": b"cnumpy\ndtype\n" + text("f8") + b"\x85R(K\x03" + DEEP + b"tb",
   "an object": b"cnumpy\ndtype\n" + text("O8") + b"\x85R",
   "a NumPy number cut off": b"cnumpy._core.multiarray\nscalar\ncnumpy\ndtype\n"
@@ -276,6 +275,11 @@ def test_crafted_pickles_are_refused(read, kind):
     print(read(raw(CRAFTED[kind])))
   assert "\n" not in str(told.value)
   assert len(str(told.value)) < 600
+
+
+def test_a_memo_index_beyond_the_pickle_gets_no_memory(read):
+  with pytest.raises(UserError, match="a place that is not the next"):
+    read(raw(b"K\x07r\xff\xff\xff\xff"))
 
 
 def test_storages_are_never_larger_than_the_file(read):
