@@ -21,13 +21,13 @@ mkdir -p "$out"
 export XLA_PYTHON_CLIENT_PREALLOCATE=true XLA_PYTHON_CLIENT_MEM_FRACTION=.95
 beside_pytorch() { XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_PYTHON_CLIENT_MEM_FRACTION=.75 "$@"; }
 
-step() { # STAGE, options of benchmarks.step
-  "$python" -m benchmarks.step --config "$config" --rounds "${ROUNDS:-5}" --json "$out/$1.json" \
+step() { # STAGE, options of benchmarks.speed.step
+  "$python" -m benchmarks.speed.step --config "$config" --rounds "${ROUNDS:-5}" --json "$out/$1.json" \
     --set data.crop_height="$height" data.crop_width="$height" "${@:2}"
 }
 
 peer() { # NAME, batch, options of the released step
-  echo "$1=$python benchmarks/released_step.py '$released' --device $device --height $height" \
+  echo "$1=$python benchmarks/reference/released_step.py '$released' --device $device --height $height" \
     "--width $height --batch $2 ${*:3}"
 }
 
@@ -63,10 +63,10 @@ run_stage() {
     between_float32)
       step between_float32 compute.matmul_precision=highest --sweep data.batch_size 4 8 ;;
     large_released) # the peers alone, one after the other: two programs may be too large for a GPU
-      "$python" -m benchmarks.peer --rounds "${ROUNDS:-5}" --json "$out/large_released.json" \
+      "$python" -m benchmarks.speed.references --rounds "${ROUNDS:-5}" --json "$out/large_released.json" \
         "$(peer float32 "$large")" "$(peer TF32 "$large" --tf32)" \
         "$(peer autocast "$large" --autocast)" ;;
-    kernels) "$python" -m benchmarks.kernel_gradients && "$python" -m benchmarks.classifier ;;
+    kernels) "$python" -m benchmarks.speed.kernel_gradients && "$python" -m benchmarks.speed.classifier ;;
     *) echo "error: no stage $1" >&2; return 1 ;;
   esac
 }

@@ -6,13 +6,32 @@ python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
 import ml_collections
 
 from configs import default
+from corda_jax.configuration import settings
+from corda_jax.models.encoders.resnet import ResNet
+from corda_jax.training.optimizer import AdamW
+
+# Of the pose network, where depth is learned from video, and of the depth stage's networks.
+SMALL_ENCODER = ResNet(
+  stage_sizes=(1, 1, 1),
+  block="basic",
+  width=24,
+  expansion=1,
+  stem_kernel=5,
+  stem_pool=False,
+  stem_pool_ceil=False,
+  strides=(2, 2, 2),
+  dilations=(1, 1, 1),
+  trainable_affine=True,
+)
+POSE_DECODER_WIDTH = 32
 
 
 def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   """CorDA with a small encoder, trained from scratch on 128x64 crops of the street world.
 
   Args:
-    preset: "as_released", or "batch=8" for a larger batch: `default.apply_preset`.
+    preset: "as_released", or "source_only", without depth and adaptation; "batch=8" for a larger
+      batch: `default.apply_preset`.
   """
   config = default.get_config()
   config.num_steps = 2_000
@@ -37,43 +56,39 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
 
   model = config.model
   model.kernel_init = "he_normal"  # no pretrained weights
-  model.encoder.stage_sizes = (1, 1, 1)
-  model.encoder.strides = (1, 2, 1)  # output stride 4: poles and riders are few pixels wide
-  model.encoder.dilations = (1, 1, 2)
-  model.encoder.width = 32
-  model.encoder.expansion = 2
-  model.encoder.stem_kernel = 3
-  model.encoder.stem_pool = False
-  model.encoder.trainable_affine = True
-  model.task_width = 16
-  model.classifier_dilations = (1, 3)
-  model.normalization.std = (60.0, 60.0, 60.0)
-  model.pose_encoder.update(  # used where depth is learned from video in the adaptation step
-    {
-      "stage_sizes": (1, 1, 1),
-      "width": 24,
-      "stem_kernel": 5,
-      "stem_pool": False,
-      "strides": (2, 2, 2),
-      "dilations": (1, 1, 1),
-    }
+  model.encoder = settings(
+    ResNet,
+    stage_sizes=(1, 1, 1),
+    strides=(1, 2, 1),  # output stride 4: poles and riders are few pixels wide
+    dilations=(1, 1, 2),
+    width=32,
+    expansion=2,
+    stem_kernel=3,
+    stem_pool=False,
+    trainable_affine=True,
   )
-  model.pose_decoder_width = 32
+  model.decoder.width = 16
+  model.decoder.dilations = (1, 3)
+  model.normalization.std = (60.0, 60.0, 60.0)
 
-  method = config.method
-  method.initial_pseudo_label_steps = 0
-  method.source_depth_loss_weight = 0.01
-  method.mixed_depth_loss_weight = 0.01
-  method.teacher_decay = 0.99  # a short run wants a teacher that follows faster
+  config.teacher.initial_label_steps = 0
+  config.teacher.decay = 0.99  # a short run needs a teacher that follows faster
+  config.terms.depth_files.source_weight = 0.01
+  config.terms.depth_files.mixed_weight = 0.01
 
-  method.photometric.pose_learning_rate = 3e-4
+  photometric = config.terms.photometric
+  photometric.pose.encoder = settings(SMALL_ENCODER)
+  photometric.pose.decoder_width = POSE_DECODER_WIDTH
+  photometric.pose_learning_rate = 3e-4
   # Two images of one moment differ by less than a pixel where things are far, and noise alone can
   # make the unwarped one the better: what is far would come out too near.
-  method.photometric.automask = "temporal"
-  optimizer = config.optimizer
-  optimizer.name = "adamw"  # learns more in so few steps than SGD does
-  optimizer.learning_rate = 0.003
-  optimizer.head_learning_rate_factor = 1.0  # nothing is pretrained
-  optimizer.encoder_updates_per_step.residual = 1
-  optimizer.encoder_updates_per_step.projection = 1
-  return default.apply_preset(config, preset, known=("as_released",))
+  photometric.automask = "temporal"
+  config.optimizer = settings(  # AdamW learns more in so few steps than SGD does
+    AdamW,
+    learning_rate=0.003,
+    head_learning_rate_factor=1.0,  # nothing is pretrained
+  )
+  if preset.startswith("source_only"):
+    config.model.depth = config.model.correlation = False
+    del config.terms.mixed
+  return default.apply_preset(config, preset, known=("as_released", "source_only"))

@@ -10,6 +10,7 @@ minutes and 0.222; both 22 minutes and 0.160.
 import ml_collections
 
 from configs import demo, depth
+from corda_jax.configuration import settings
 
 
 def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
@@ -43,11 +44,10 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   data.batch_size = 4
 
   model = config.model
-  model.pose_encoder = small.model.pose_encoder
-  model.pose_decoder_width = small.model.pose_decoder_width
-  model.encoder = small.model.pose_encoder.copy_and_resolve_references()
-  model.encoder.stage_sizes = (1, 2, 2)
-  model.decoder_widths = (8, 16, 32, 64)
+  model.pose.encoder = settings(demo.SMALL_ENCODER)
+  model.pose.decoder_width = demo.POSE_DECODER_WIDTH
+  model.depth.encoder = settings(demo.SMALL_ENCODER, stage_sizes=(1, 2, 2))
+  model.depth.widths = (8, 16, 32, 64)
 
   if "right" in data.target.views:
     # Nothing is nearer than 4.4 m, two units: at 0.1 units the small images would begin with
@@ -57,7 +57,7 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
     # Video finds a unit of its own. From random weights it begins with motions of 0.001 units, and
     # depths come near until these explain the images: room for that.
     config.depth.min_depth = 0.01
-    model.initial_disparity = 0.1
+    model.depth.initial_disparity = 0.1
   # Two images of one moment always differ by what the baseline moves. Where that is less than a
   # pixel, noise alone can make the unwarped one the better, and what is far comes out too near.
   config.depth.automask = "temporal"

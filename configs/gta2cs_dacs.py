@@ -12,7 +12,7 @@ here on the real data.
 
 import ml_collections
 
-from configs import gta2cs
+from configs import default, gta2cs
 
 
 def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
@@ -22,7 +22,5 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
     preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.
   """
   config = gta2cs.get_config(preset)
-  config.model.name = "deeplab"
-  config.data.source.depth = "none"
-  config.data.target.depth = "none"
+  default.without_depth(config)
   return config

@@ -1,6 +1,6 @@
 r"""GTA5 → Cityscapes without adaptation: trained on the source, measured on the target.
 
-The floor of every adaptation method, with the network and the optimiser of `gta2cs_dacs`.
+The lower bound of every adaptation method, with the network and the optimiser of `gta2cs_dacs`.
 
     python -m corda_jax.main --config=configs/gta2cs_source_only.py \
       --workdir=runs/gta2cs_source_only \
@@ -23,5 +23,5 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
     preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.
   """
   config = gta2cs_dacs.get_config(preset)
-  config.method.adapt = False
+  del config.terms.mixed
   return config

@@ -29,6 +29,6 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   config.data.source.root = "data/RAND_CITYSCAPES"
   config.data.source.depth = "simulator"
   config.model.initial_semantics_from = "decoder"
-  config.method.initial_pseudo_label_steps = 0  # always from the final prediction
+  config.teacher.initial_label_steps = 0  # always from the final prediction
   config.evaluation.classes = "synthia_16"
   return default.apply_preset(config, preset)

@@ -2,9 +2,8 @@
 
     python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
 
-A job's modules are imported when it is about to run. Flags are parsed before JAX is imported. The
-configuration, the run's folder and the files that it names are checked before TensorFlow is
-imported, which only the jobs that read data need.
+Flags are parsed before JAX is imported. The configuration, the run's folder and the files that it
+names are checked before TensorFlow is imported, which only the jobs that read data need.
 """
 
 import contextlib
@@ -18,18 +17,17 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from corda_jax import main_flags
+from corda_jax import command_line
+from corda_jax.command_line import Command
 from corda_jax.console import tolerate_failing_streams
 from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
 from corda_jax.locks import only_writer
-from corda_jax.main_flags import Command
 
 STOPPED = 130  # exit code after Ctrl-C, by the shells' convention
 
-# What a job writes in the folder of a run, of which there is one writer at a time. Other jobs see
-# to it themselves, when they know that they will write.
+# What a job writes in the folder of a run, of which there is one writer at a time. Other jobs take
+# care of it themselves, when they know that they will write.
 _WRITES = {"train": "run", "export": "bundle", "export_torch": "corda.pth"}
-
 
 _OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)  # as XLA says it
 
@@ -38,26 +36,27 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   """Checks the configuration and what it names, and runs the job `mode` in `workdir`.
 
   Raises:
-    UserError: the configuration, the data or the folder will not do.
+    UserError: the configuration, the data or the folder cannot be used.
   """
-  main_flags.check_mode(config, mode)
-  task = config.get("task", "adaptation")
+  from corda_jax import checks, jobs
+
+  task = jobs.make_task(config, workdir, mode)
   if mode == "report":
-    from corda_jax.jobs.report import write_report
-
-    print(f"Report: {write_report(workdir, config.to_dict())}")
+    jobs.report(task, workdir)
     return
-  from corda_jax.jobs import checks
-
-  check = checks.check_depth if task == "depth" else checks.check_adaptation
-  experiment = check(config, workdir, mode)
+  checks.check_job(task, workdir, mode)
   with _only_writer(workdir, mode):
-    if task == "depth":
-      from corda_jax import main_depth
+    if mode in jobs.WITHOUT_DATA:
+      jobs.WITHOUT_DATA[mode](task, workdir)
+      return
+    from data_pipelines.feed import Feed  # isort: skip (it makes TensorFlow quiet)
+    from clu import metric_writers
 
-      main_depth.run(experiment, workdir, mode)
+    feed = Feed(task.config, task.domains, *jobs.share())
+    if mode == "train":
+      jobs.train(task, workdir, feed, metric_writers.create_default_writer)
     else:
-      _run_adaptation(experiment, workdir, mode)
+      jobs.WITH_DATA[mode](task, workdir, feed)
 
 
 def _only_writer(workdir: Path, mode: str) -> contextlib.AbstractContextManager[None]:
@@ -70,33 +69,13 @@ def _only_writer(workdir: Path, mode: str) -> contextlib.AbstractContextManager[
   return only_writer(lock, otherwise="choose another --workdir")
 
 
-def _run_adaptation(experiment: Any, workdir: Path, mode: str) -> None:
-  if mode == "predict":
-    from corda_jax.inference.predict import predict
-    from data_pipelines.inverse_depth import to_disparity
-
-    predict(experiment, workdir, encode_depth=to_disparity)
-  elif mode == "export":
-    from corda_jax.inference.export import export
-
-    export(experiment, workdir)
-  elif mode in ("import_torch", "export_torch"):
-    from corda_jax.pretrained import torch_checkpoints
-
-    getattr(torch_checkpoints, mode)(experiment, workdir)
-  else:
-    from corda_jax import main_adaptation
-
-    main_adaptation.run(experiment, workdir, mode)
-
-
 def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> Command:
   """The command of `arguments`, its name first.
 
   Raises:
     UserError: an unknown flag or field, a value of the wrong type, and so on.
   """
-  return main_flags.read_command(values, main_flags.parse_flags(arguments, values))
+  return command_line.read_command(values, command_line.parse_flags(arguments, values))
 
 
 def main(command: Command) -> None:
@@ -110,7 +89,7 @@ def main(command: Command) -> None:
       from corda_jax.training.processes import join_processes
 
       if join_processes() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the first process tells for all)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the first process prints for all)
     run(command.config, command.workdir, command.mode)
   except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be read
     sys.exit(f"error: {shown(error)}")
@@ -140,9 +119,9 @@ def _parse_or_exit(arguments: list[str]) -> Command:
 
 if __name__ == "__main__":
   tolerate_failing_streams()
-  main_flags.define_flags(flags.FLAGS)
-  flags.adopt_module_key_flags(main_flags)  # listed by --help
+  command_line.define_flags(flags.FLAGS)
+  flags.adopt_module_key_flags(command_line)  # listed by --help
   logging.set_verbosity(logging.WARNING)
-  # Where a checkpoint fails, Orbax leaves tasks whose errors were told already.
+  # Where a checkpoint fails, Orbax leaves tasks whose errors were reported already.
   python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
   app.run(main, flags_parser=_parse_or_exit)

@@ -64,7 +64,7 @@ def train_dataset(
   - `target_baseline`: float32 (b,), metres to the right camera; 0 without its image.
 
   Args:
-    data_config: as `get_data_config` of the default configuration makes it; prepared.
+    data_config: `data_pipelines.settings.Data`, prepared.
     seed: of order and crops.
     start_step: number of the first batch.
     process_index: of this process, 0 … process_count - 1.
@@ -150,7 +150,7 @@ def evaluation_dataset(
   What is not asked for is not decoded. Every process gets the same number of batches.
 
   Args:
-    data_config: as `get_data_config` of the default configuration makes it; prepared.
+    data_config: `data_pipelines.settings.Data`, prepared.
     domain: "source" or "target".
     split: "validation", or one of the configuration's `splits`.
     contents: what is decoded.
@@ -200,7 +200,7 @@ def record_names(data_config: Any, *, domain: str, split: str) -> list[str]:
   """Names of the frames of a split, in the order of its records.
 
   Args:
-    data_config: as `get_data_config` of the default configuration makes it; prepared.
+    data_config: `data_pipelines.settings.Data`, prepared.
     domain: "source" or "target".
     split: "validation", or one of the configuration's `splits`.
 

@@ -27,32 +27,6 @@ def from_disparity(values: np.ndarray) -> np.ndarray:
   return np.asarray(values).astype(np.float32) / np.float32(256) + np.float32(1)
 
 
-def to_disparity(inverse_depth: np.ndarray) -> np.ndarray:
-  """The uint16 values of a disparity file: x = 256 (Y - 1), rounded and clipped to 0..65535."""
-  values = np.rint((np.asarray(inverse_depth, np.float64) - 1) * 256)
-  return np.clip(values, 0, _LARGEST).astype(np.uint16)
-
-
-def from_sigmoid(sigmoid: np.ndarray) -> np.ndarray:
-  """The uint16 values of a disparity file of a depth network's output: x = rint(65535 s).
-
-  As released: the files hold the raw sigmoid output, so Y = x / 256 + 1 is about 256 s + 1, of no
-  metric scale.
-
-  Args:
-    sigmoid: numbers of any shape, in 0..1.
-
-  Raises:
-    ValueError: a number is outside 0..1, or none.
-  """
-  sigmoid = np.asarray(sigmoid, np.float64)
-  if not ((sigmoid >= 0) & (sigmoid <= 1)).all():
-    raise ValueError(
-      f"got sigmoid outputs in {sigmoid.min()}..{sigmoid.max()}, expected numbers in 0..1"
-    )
-  return np.rint(sigmoid * _LARGEST).astype(np.uint16)
-
-
 def from_centimetres(values: np.ndarray) -> np.ndarray:
   """Inverse depth of a simulator's 16-bit file: Y = 655.36 / (x / 100 + 0.01), in [1, 65536].
 

@@ -12,7 +12,7 @@ import jax
 import pytest
 from absl import flags
 
-from corda_jax import main, main_flags
+from corda_jax import command_line, main
 from corda_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ TINY = {
   "data.street_world.target_height": 32,
   "data.street_world.target_width": 64,
   "model.encoder.width": 4,
-  "model.task_width": 4,
+  "model.decoder.width": 4,
   "evaluation.pictures": 2,
 }
 
@@ -72,7 +72,7 @@ class Output(NamedTuple):
 def run(flags_given: list[str]) -> Output:
   """Runs the command in this process; its `UserError` is raised."""
   values, line = flags.FlagValues(), ["main", *flags_given]
-  main_flags.define_flags(values, line)
+  command_line.define_flags(values, line)
   printed = Output(*(io.StringIO() for _ in Output._fields))
   with (
     contextlib.redirect_stdout(printed.stdout),

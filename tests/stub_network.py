@@ -16,11 +16,12 @@ import pytest
 from flax import linen as nn
 from jax.sharding import Mesh
 
+import corda_jax.adaptation.task
+import corda_jax.depth.task
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.depth.step import DepthModels
-from corda_jax.jobs import depth_experiment, experiment
-from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.models.build import has_depth_heads, output_stride
+from corda_jax.depth.task import DepthTask
+from corda_jax.models.corda import Corda
 from corda_jax.models.layers import BatchNorm, Convolution
 from corda_jax.models.monodepth import DepthNetwork
 from corda_jax.training.sharding import make_mesh
@@ -30,16 +31,16 @@ class StubEncoder(nn.Module):
   """One strided convolution and its normalisation.
 
   Attributes:
-    features: channels out.
+    width: channels out.
     stride: pixels of the image from one feature to the next.
     batch_norm_group: of `BatchNorm`.
     batch_norm_domains: of `BatchNorm`.
-    level_strides: what sizes of images must be multiples of, last; read by the depth stage.
+    level_strides: as those of the encoder in whose place it is.
     dtype: of the computation.
     param_dtype: of the parameters.
   """
 
-  features: int
+  width: int
   stride: int
   batch_norm_group: int = 0
   batch_norm_domains: int = 1
@@ -50,7 +51,7 @@ class StubEncoder(nn.Module):
   @nn.compact
   def __call__(self, x, *, train):
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    x = Convolution(self.features, 5, self.stride, name="stem_conv", **types)(x)
+    x = Convolution(self.width, 5, self.stride, name="stem_conv", **types)(x)
     groups = {"group": self.batch_norm_group, "domains": self.batch_norm_domains}
     return nn.relu(BatchNorm(name="stem_norm", **groups, **types)(x, train=train))
 
@@ -63,6 +64,7 @@ class StubNetwork(nn.Module):
     heads: (output, name of its parameters), in order.
     num_classes: semantic classes.
     initial_inverse_depth: what the depth heads predict at the start, but for their kernels.
+    depth: whether there are depth heads.
     dtype: of the computation.
     param_dtype: of the parameters.
   """
@@ -71,12 +73,17 @@ class StubNetwork(nn.Module):
   heads: tuple[tuple[str, str], ...]
   num_classes: int
   initial_inverse_depth: float = 0.0
+  depth: bool = True
   dtype: Any = None
   param_dtype: Any = jnp.float32
+
+  def for_domains(self, domains):
+    return self.clone(encoder=self.encoder.clone(batch_norm_domains=domains))
 
   @nn.compact
   def __call__(self, x, *, train):
     encoded = self.encoder(x, train=train)
+    self.sow("intermediates", "levels", [encoded])
 
     def predict(output, name):
       depth = "_D" in f"_{output}"
@@ -95,34 +102,32 @@ class StubNetwork(nn.Module):
     return {output: predict(output, name) for output, name in self.heads}
 
 
-def build_stub(config: Any, num_classes: int) -> StubNetwork:
-  """The stub of the network that `config` (the `model` part of a configuration) describes."""
+def build_stub(model: Corda) -> StubNetwork:
+  """The stub of a network."""
   heads = [("S", "final_S")]
-  if config.name == "corda":
+  if model.initial_semantics_from != "none":
     heads.append(("initial_S", "initial_S"))
-  if has_depth_heads(config):
+  if model.depth:
     heads += [("D", "final_D"), ("D_src", "final_D_src")]
     heads += [(name, name) for name in ("initial_D", "initial_D_src")]
-  types = {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
-  encoder = StubEncoder(
-    2 * config.encoder.width, output_stride(config.encoder), config.batch_norm_group, **types
+  types = {"dtype": model.dtype, "param_dtype": model.param_dtype}
+  encoder, strides = model.encoder, model.encoder.level_strides
+  stub = StubEncoder(
+    2 * encoder.width, strides[-1], encoder.batch_norm_group, level_strides=strides, **types
   )
   return StubNetwork(
-    encoder,
-    tuple(heads),
-    num_classes,
-    config.initial_inverse_depth,
-    **types,
+    stub, tuple(heads), model.num_classes, model.initial_inverse_depth, model.depth, **types
   )
 
 
-def stub_experiment(
+def stub_task(
   config: ml_collections.ConfigDict, devices: int = 1, mesh: Mesh | None = None
-) -> Experiment:
-  """The experiment of a configuration with a stub in place of its network."""
+) -> AdaptationTask:
+  """The task of a configuration with a stub in place of its network."""
   mesh = mesh or make_mesh(jax.devices()[:devices])
-  made = Experiment.from_config(config, mesh)
-  return dataclasses.replace(made, model=build_stub(config.model, len(made.classes)))
+  made = AdaptationTask.from_config(config, mesh)
+  step = dataclasses.replace(made.step, model=build_stub(made.model))
+  return dataclasses.replace(made, step=step)
 
 
 class _StubDecoder(nn.Module):
@@ -170,25 +175,26 @@ def stub_depth_networks(depth: DepthNetwork) -> tuple[StubDepthNetwork, StubPose
   )
 
 
-def stub_depth_experiment(config: ml_collections.ConfigDict, devices: int = 1) -> DepthExperiment:
-  """The experiment of a configuration of the depth stage with stubs in place of its networks."""
-  made = DepthExperiment.from_config(config, make_mesh(jax.devices()[:devices]))
+def stub_depth_task(config: ml_collections.ConfigDict, devices: int = 1) -> DepthTask:
+  """The task of a configuration of the depth stage with stubs in place of its networks."""
+  made = DepthTask.from_config(config, make_mesh(jax.devices()[:devices]))
   depth, pose = stub_depth_networks(made.models.depth)
   models = DepthModels(depth, None if made.models.pose is None else pose)
-  return dataclasses.replace(made, models=models)
+  return dataclasses.replace(made, step=dataclasses.replace(made.step, models=models))
 
 
 @contextlib.contextmanager
 def stubs_for_networks() -> Iterator[None]:
-  """Whatever builds an experiment in this context gets stubs, but for the joint pose network."""
-  build_depth = depth_experiment.build_depth_networks
+  """Whatever builds a task in this context gets stubs, but for the joint pose network."""
+  build = corda_jax.adaptation.task.build_network
+  build_depth = corda_jax.depth.task.build_networks
 
-  def build_stubs(config, **options):
-    return stub_depth_networks(build_depth(config, **options)[0])
+  def build_stubs(*args, **options):
+    return stub_depth_networks(build_depth(*args, **options)[0])
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
-      experiment, "build_model", lambda config, classes, **_: build_stub(config, classes)
+      corda_jax.adaptation.task, "build_network", lambda *args, **o: build_stub(build(*args, **o))
     )
-    patch.setattr(depth_experiment, "build_depth_networks", build_stubs)
+    patch.setattr(corda_jax.depth.task, "build_networks", build_stubs)
     yield

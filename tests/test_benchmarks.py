@@ -15,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import options, precision, projection, step, telling
-from benchmarks.runners import Peer, time_in_turn
+from benchmarks import options
+from benchmarks.speed import logging_cost, precision, step
+from benchmarks.speed.runners import Peer, time_in_turn
 from corda_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def test_all_stages_for_a_gpu_are_commands_that_run(tmp_path):
   for arguments, flags, preallocate in calls:
     assert arguments[0] == "-m"
     assert (ROOT / (arguments[1].replace(".", "/") + ".py")).exists()
-    if arguments[1] == "benchmarks.step":
+    if arguments[1] == "benchmarks.speed.step":
       given = parser.parse_args(arguments[2:])
       name = given.json.stem
       peers += [(4, text) for text in given.peer]
@@ -62,7 +63,7 @@ def test_all_stages_for_a_gpu_are_commands_that_run(tmp_path):
         if kept and name not in ("layout", "graphs", "forms"):
           rows.append((config.data.batch_size, precision))
       assert ("nhwc" in flags) == (name == "layout")
-    elif arguments[1] == "benchmarks.peer":
+    elif arguments[1] == "benchmarks.speed.references":
       peers += [(32, text) for text in arguments[2:] if "=" in text]
   # Each row of the open table in docs/benchmarks.md once; the two batches are others here.
   kinds = {"float32": "float32 highest", "TF32": "float32 default", "bfloat16": "bfloat16 default"}
@@ -73,7 +74,7 @@ def test_all_stages_for_a_gpu_are_commands_that_run(tmp_path):
   assert (len(calls), len(rows), len(peers)) == (13, 12, 4 + 3 + 3)
   for batch, text in peers:
     words = shlex.split(Peer.parts_of_option(text)[1])
-    assert words[1:3] == ["benchmarks/released_step.py", str(tmp_path / "the release")]
+    assert words[1:3] == ["benchmarks/reference/released_step.py", str(tmp_path / "the release")]
     assert words[words.index("--batch") + 1] == str(batch)
 
 
@@ -81,15 +82,19 @@ def test_options():
   assert options.setting("data.batch_size=4") == ("data.batch_size", 4)
   assert options.setting("model.dtype=bfloat16") == ("model.dtype", "bfloat16")
   config = options.load_config("gta2cs:as_published")
-  assert config.model.classifier_dilations == (6, 12, 18, 24)
+  assert config.model.decoder.dilations == (6, 12, 18, 24)
   for name in ("none_such", "gta2cs:none_such"):
     with pytest.raises(UserError, match=name):
       options.load_config(name)
   for name, value in (("data.none_such", 1), ("data.batch_size", "many")):
     with pytest.raises(UserError, match=name):
       options.apply_settings(config, {name: value})
-  wrong = "step rounds 0, telling rounds 1, telling steps 201, precision seeds 1, precision steps 9"
-  for text in f"{wrong}, ladder seeds 0, ladder set seed=3, shared_frames devices 5".split(", "):
+  wrong = (
+    "speed.step rounds 0, speed.logging_cost rounds 1, speed.logging_cost steps 201, "
+    "speed.precision seeds 1, speed.precision steps 9, ablation.run seeds 0, "
+    "ablation.run set seed=3, scaling.shared_frames devices 5"
+  )
+  for text in wrong.split(", "):
     command, option, value = text.split()
     with pytest.raises(UserError, match=f"{option}.*{value[:4]}"):
       importlib.import_module(f"benchmarks.{command}").main([f"--{option}", value])
@@ -149,7 +154,7 @@ def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
 
 def test_what_seeds_and_rounds_come_to():
   # Shares 0.1 and 0.3: their mean's standard error is that of 0.1414 over the root of 2.
-  assert telling.difference([1.0, 2.0], [1.1, 2.6]) == "+20.0 ± 10.0 %"
+  assert logging_cost.difference([1.0, 2.0], [1.1, 2.6]) == "+20.0 ± 10.0 %"
   curves = {"wide": (1.0, 3.0), "narrow": (1.1, 2.8), "other": (1.5, 3.0)}
   for kind, values in curves.items():
     losses = [np.full(200, value) for value in values]
@@ -157,20 +162,3 @@ def test_what_seeds_and_rounds_come_to():
   row = precision.losses_table(curves).splitlines()[2]
   cells = "2.000 ± 1.414 | 1.950 ± 1.202 | 2.250 ± 1.061 | 0.200 | 0.500 |"
   assert row == f"| total, 1 to 50 | {cells}"
-
-
-def test_projections_to_many_chips():
-  chip = projection.Chip("chip", 1e12, 100.0, 2.0, machine=8, card=10.0, far_latency=5.0)
-  torus = projection.Chip("torus", 1e12, 100.0, 2.0)
-  for kind, count, gradients, messages in (
-    (chip, 1, 0, 3 * 2),
-    (chip, 8, 2 * 800 * 7 / 8 / 100, 3 * 2),
-    # The sum of a machine, 14 s; then 100 bytes by each card, around a ring of 4 machines.
-    (chip, 32, 14 + 2 * 100 * 3 / 4 / 10, 3 * 5),
-    (torus, 64, 2 * 800 * 63 / 64 / 100, 3 * 2),
-  ):
-    assert projection.gradient_seconds(800.0, kind, count) == pytest.approx(gradients)
-    assert projection.message_seconds(3, kind, count) == messages
-  with pytest.raises(ValueError, match=r"12.*8"):
-    projection.gradient_seconds(800.0, chip, 12)
-  assert projection.table() in (ROOT / "docs" / "scaling.md").read_text()

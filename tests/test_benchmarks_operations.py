@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.collectives import Messages, count_collectives
-from benchmarks.device_time import UNNAMED, split_time
-from benchmarks.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
-from benchmarks.runners import random_batch
-from benchmarks.step import PARTS
+from benchmarks.scaling.collectives import Messages, count_collectives
+from benchmarks.speed.device_time import UNNAMED, split_time
+from benchmarks.speed.operations import CONVOLUTION, OTHER, PRODUCT, REST, count_operations
+from benchmarks.speed.runners import random_batch
+from benchmarks.speed.step import PARTS
 from corda_jax.training.sharding import batch_sharded, make_mesh, replicated
 from tests import tiny
-from tests.stub_network import stub_experiment
+from tests.stub_network import stub_task
 
 # As compilers for GPUs and TPUs write them: started here, done elsewhere.
 ASYNCHRONOUS = """
@@ -90,7 +90,7 @@ def test_the_outermost_scope_counts_also_for_gradients():
 
 
 def test_the_teacher_of_a_step_takes_no_gradients():
-  experiment = stub_experiment(tiny.get_config())
+  experiment = stub_task(tiny.get_config())
   given = (experiment.state_shapes(), random_batch(experiment.config.data, 19, 0))
   count = count_operations(experiment.make_step(), *given, jax.random.key(0), parts=PARTS)
   source, teacher, mixed, _, optimizer = (count[part, CONVOLUTION] for part in PARTS)

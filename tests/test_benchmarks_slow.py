@@ -21,39 +21,38 @@ from clu import metric_writers
 from jax.experimental.compilation_cache import compilation_cache
 from jax.flatten_util import ravel_pytree
 
-from benchmarks import (
+from benchmarks import options
+from benchmarks.ablation import (
   depth,
+  inspection,
+  loss_scales,
+  pseudo_labels,
+  report,
+  variants,
+  world,
+)
+from benchmarks.ablation import run as ablation
+from benchmarks.scaling import communication, shared_frames
+from benchmarks.speed import (
   depth_step,
-  difficulty,
   evaluation,
   input_frames,
   input_pipeline,
-  ladder,
-  ladder_looks,
-  ladder_report,
-  loss_scales,
-  messages,
-  options,
-  peer,
+  logging_cost,
   precision,
+  references,
   runners,
-  shared_frames,
   step,
-  telling,
-  world,
 )
-from benchmarks import ladder_rungs as rungs
-from benchmarks.ladder_bounds import experiment_of
-from benchmarks.runners import JaxStep, random_batch
+from benchmarks.speed.runners import JaxStep, random_batch
 from configs import depth_street_world
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import step_inputs
 from corda_jax.metrics import DEPTH_ERRORS
 from corda_jax.training.restore import restore_state
 from tests import tiny, tiny_depth, tiny_joint
 from tests.stub_network import build_stub
-from tests.test_benchmarks_ladder import frames, small
+from tests.test_benchmarks_ablation import frames, small
 
 pytestmark = pytest.mark.slow
 
@@ -74,13 +73,14 @@ def _as_a_command(monkeypatch):
 @pytest.fixture
 def stub(monkeypatch):
   """All networks of adaptation are stubs."""
-  real = Experiment.from_config.__func__
+  real = AdaptationTask.from_config.__func__
 
   def from_config(cls, config, mesh=None):
     made = real(cls, config, mesh)
-    return dataclasses.replace(made, model=build_stub(config.model, len(made.classes)))
+    step = dataclasses.replace(made.step, model=build_stub(made.model))
+    return dataclasses.replace(made, step=step)
 
-  monkeypatch.setattr(Experiment, "from_config", classmethod(from_config))
+  monkeypatch.setattr(AdaptationTask, "from_config", classmethod(from_config))
 
 
 def use_config(monkeypatch, **fields):
@@ -177,9 +177,10 @@ def test_what_compiling_takes_is_not_read_from_a_cache(tmp_path):
 
 
 def test_random_batches_are_what_the_step_reads():
-  for joint in (None, tiny_joint.build(tiny_joint.EVERYTHING).joint):
-    made = random_batch(tiny.get_config().data, 19, 0, joint)
-    real = step_inputs(tiny_joint.get_batch(), joint)
+  for case in (tiny_joint.FILES, tiny_joint.EVERYTHING):
+    task = tiny_joint.build(case)
+    made = task.batch_inputs(random_batch(task.config.data, 19, 0))
+    real = task.batch_inputs(tiny_joint.get_batch())
     told = [{k: (v.shape, v.dtype) for k, v in batch.items()} for batch in (made, real)]
     assert told[0] == told[1]
   assert made["source_label"].max() < 19
@@ -194,7 +195,7 @@ def test_peers_by_themselves_one_after_the_other(tmp_path):
   lost = f'lost={sys.executable} -c "raise SystemExit(3)"'
   peers = [told("slow", "2 * int(n)"), lost, told("fast", "int(n) / 8")]
   with pytest.raises(UserError, match=r"lost.*3"):
-    peer.main(["--rounds", "2", "--steps", "4", "--json", str(path), *peers])
+    references.main(["--rounds", "2", "--steps", "4", "--json", str(path), *peers])
   found = json.loads(path.read_text())
   assert found["seconds"] == {"slow": [2.0, 2.0], "fast": [0.125, 0.125]}
   assert list(found["failed"]) == ["lost"]
@@ -202,7 +203,7 @@ def test_peers_by_themselves_one_after_the_other(tmp_path):
 
 def test_messages(monkeypatch, capsys):
   use_config(monkeypatch, **{"compute.shard_state": True})
-  messages.main(["--sweep", "model.batch_norm_group", "0", "1"])
+  communication.main(["--sweep", "model.batch_norm_group", "0", "1"])
   rows = table_rows(capsys.readouterr().out)
   counts = {row: numbers(cells) for row, cells in rows.items() if ": all-" in row}
   gathered = [each for row, each in counts.items() if "all-gather" in row]
@@ -223,11 +224,11 @@ def test_shared_frames(monkeypatch, capsys):
   assert shared[3] > 0
 
 
-def test_telling(stub, monkeypatch, capsys):
+def test_logging_cost(stub, monkeypatch, capsys):
   use_config(monkeypatch, **{"log_every": 2, "evaluation.pictures": 0})
-  monkeypatch.setattr(telling, "_FIRST", 2)
-  monkeypatch.setattr(telling, "_PERIOD", 2)
-  telling.main(["--steps", "8", "--rounds", "2"])
+  monkeypatch.setattr(logging_cost, "_FIRST", 2)
+  monkeypatch.setattr(logging_cost, "_PERIOD", 2)
+  logging_cost.main(["--steps", "8", "--rounds", "2"])
   alone, *loops = list(table_rows(capsys.readouterr().out).values())[2:]
   assert len(loops) == 3
   assert all(numbers(cells[:1])[0] > 0 for cells in (alone, *loops))
@@ -251,8 +252,8 @@ def test_evaluation(stub, tmp_path, monkeypatch, capsys):
     host, whole = [evaluation.Part("batches", 1, 20.0)], evaluation.Part("all", 1, 1.0)
     return evaluation.report(host, 2, 100.0, device, whole)
 
-  assert re.search(r"device bounds .* 50.0 %", told(20.0))
-  assert re.search(r"host bounds .* 100.0 %", told(5.0))
+  assert re.search(r"device oracles .* 50.0 %", told(20.0))
+  assert re.search(r"host oracles .* 100.0 %", told(5.0))
 
 
 def test_input_pipeline(tmp_path, monkeypatch, capsys):
@@ -308,7 +309,7 @@ def test_depth(monkeypatch, tmp_path, capsys):
     labelled[config.label_depth.folder] = config.depth.metres_per_unit
 
   def run_seed(config, seed, steps, workdir):
-    adapted[workdir.name] = Experiment.from_config(config)
+    adapted[workdir.name] = AdaptationTask.from_config(config)
     return {"miou": 40.0 + seed, "depth": errors | {"median_scaling": True}}
 
   def pictures(self, state, batches, count):
@@ -331,12 +332,13 @@ def test_depth(monkeypatch, tmp_path, capsys):
   for name, experiment in adapted.items():
     heads = name[:-2] != "no_depth_DACS"
     assert experiment.has_depth_heads == heads
-    assert (experiment.joint is not None) == name.startswith("joint")
+    views = "views" in experiment.step.depth_from("target")
+    assert views == name.startswith("joint")
   root = adapted["files_video_1"].config.data.target.depth_root
   assert root == str(tmp_path / "files" / "video")
   joint = adapted["joint_video_trained_pose_1"].config
-  assert joint.initial_pose == str(tmp_path / "video")
-  assert joint.method.photometric.metres_per_unit == 20 * unit
+  assert joint.terms.photometric.initial_pose == str(tmp_path / "video")
+  assert joint.terms.photometric.metres_per_unit == 20 * unit
   printed = capsys.readouterr().out
   assert "| true depth | 40.5 ± 0.7 | 40.0, 41.0 |" in printed
   assert printed.count("(in proportion)") == len(depth.METHODS) - 3  # of files there is no truth
@@ -359,31 +361,31 @@ def test_curves_of_runs_are_read_whole(tmp_path):
     precision.read_curves(tmp_path / "1")
 
 
-def climb(folder, *rest, rung=RELEASED):
-  ladder.main(["--sources", "gta5", "--workdir", str(folder), "--rungs", rung, *rest])
+def climb(folder, *rest, variant=RELEASED):
+  ablation.main(["--sources", "gta5", "--workdir", str(folder), "--variants", variant, *rest])
 
 
 def test_the_ladder_and_what_looks_into_its_runs(stub, tmp_path, monkeypatch, capsys):
-  def config(rung, source, size, settings, base):
-    return small(rung, source, **BATCHES | settings)
+  def config(variant, source, size, settings, base):
+    return small(variant, source, **BATCHES | settings)
 
-  monkeypatch.setattr(ladder, "rung_config", config)
-  plot, picture = tmp_path / "plots" / "ladder.png", tmp_path / "doubts.png"
+  monkeypatch.setattr(ablation, "variant_config", config)
+  plot, picture = tmp_path / "plots" / "ablation.png", tmp_path / "doubts.png"
   climb(tmp_path, "--seeds", "1", "--plot", str(plot))
   assert plot.stat().st_size > 10_000
   with pytest.raises(UserError, match=str(plot / "below")):
     climb(tmp_path, "--seeds", "1", "--plot", str(plot / "below"))
   folder = tmp_path / "gta5_refinement_as_released_0"
-  difficulty.main([str(folder), "--batches", "3", "--pictures", str(picture)])
+  pseudo_labels.main([str(folder), "--batches", "3", "--pictures", str(picture)])
   cells = table_rows(capsys.readouterr().out)[folder.name]
   assert all(0 < area < 1 for area in numbers(cells)[1:])
   assert picture.stat().st_size > 10_000
   check_loss_scales(folder, monkeypatch, capsys)
-  made = ladder_looks.train_batches
+  made = inspection.train_batches
   monkeypatch.setattr(  # the same batch again and again: each time other classes are pasted on it
-    ladder_looks, "train_batches", lambda *a, **k: itertools.repeat(next(made(*a, **k)))
+    inspection, "train_batches", lambda *a, **k: itertools.repeat(next(made(*a, **k)))
   )
-  first, *others = difficulty.look(folder, 3)
+  first, *others = pseudo_labels.look(folder, 3)
   assert any((seen.counts != first.counts).any() for seen in others)
 
 
@@ -406,7 +408,7 @@ def check_loss_scales(folder, monkeypatch, capsys):
     shares = [float(cells[column].strip(" %")) for cells in rows.values()]
     assert sum(shares[-2:]) == pytest.approx(100, abs=0.2)
     assert sum(shares[:-2]) == pytest.approx(100, abs=0.5)
-  experiment = Experiment.from_config(ladder_looks.config_of_run(folder))
+  experiment = AdaptationTask.from_config(inspection.config_of_run(folder))
   trained = restore_state(experiment, folder)
   losses = experiment.make_losses()
   parts = {"ce_mix": ["ce_mix"], "other": [x for x in names if x[:3] == "ce_" and x != "ce_mix"]}
@@ -421,7 +423,7 @@ def check_loss_scales(folder, monkeypatch, capsys):
 
   for found, state in zip(kept, (experiment.initial_state(), trained), strict=True):
     wanted = []
-    for _, batch, key in ladder_looks.later_batches(experiment, folder, int(trained.step), 2):
+    for _, batch, key in inspection.later_batches(experiment, folder, int(trained.step), 2):
       start = state.replace(step=trained.step)
       made, values = gradients(state.params["encoder"], start, batch, key)
       flat = {name: np.float64(ravel_pytree(each)[0]) for name, each in made.items()}
@@ -447,34 +449,36 @@ def test_runs_of_the_ladder_are_made_once(tmp_path, monkeypatch, capsys):
     return re.search(r"(\d+) of (\d+)", capsys.readouterr().out).groups()
 
   made = []
-  monkeypatch.setattr(ladder, "make_run", make_run)
-  climb(tmp_path, "--seeds", "1", rung=rungs.DACS)
-  climb(tmp_path, rungs.ORACLE, "--seeds", "2", "--minutes", "0", rung=rungs.DACS)
-  climb(tmp_path, rungs.ORACLE, "--seeds", "2", rung=rungs.DACS)
+  monkeypatch.setattr(ablation, "make_run", make_run)
+  climb(tmp_path, "--seeds", "1", variant=variants.DACS)
+  climb(tmp_path, variants.ORACLE, "--seeds", "2", "--minutes", "0", variant=variants.DACS)
+  climb(tmp_path, variants.ORACLE, "--seeds", "2", variant=variants.DACS)
   oracle = "gta5_trained_on_target_labels"
   assert made == ["gta5_mixing_DACS_0", f"{oracle}_0", "gta5_mixing_DACS_1", f"{oracle}_1"]
   capsys.readouterr()
   # Results of another configuration are told and not shown; what can be made is made.
   other = ["--seeds", "2", "--set", "evaluation.flip=True"]
   with pytest.raises(UserError, match=r"DACS_0.*evaluation.flip.*False.*True"):
-    climb(tmp_path, rungs.SOURCE_ONLY, *other, rung=rungs.DACS)
+    climb(tmp_path, variants.SOURCE_ONLY, *other, variant=variants.DACS)
   assert done() == ("2", "4")
   assert made[4:] == ["gta5_source_only_0", "gta5_source_only_1"]
   with pytest.raises(UserError, match=r"DACS_0.*evaluation.flip"):
-    climb(tmp_path, *other, "--minutes", "0", rung=rungs.DACS)
+    climb(tmp_path, *other, "--minutes", "0", variant=variants.DACS)
   assert done() == ("0", "2")
   # Bounds are not looked into: they train by another step than their configuration says.
-  climb(tmp_path, "--seeds", "1", rung=rungs.RIGHT_ALONE)
-  for command in (difficulty, loss_scales):
+  climb(tmp_path, "--seeds", "1", variant=variants.RIGHT_ALONE)
+  for command in (pseudo_labels, loss_scales):
     with pytest.raises(UserError, match=made[-1]):
       command.main([str(tmp_path / made[-1])])
   with pytest.raises(UserError, match=made[0]):  # no depth heads
-    difficulty.main([str(tmp_path / made[0])])
+    pseudo_labels.main([str(tmp_path / made[0])])
 
 
 def test_a_run_that_is_stopped_goes_on_and_ends_as_if_it_were_not(stub, tmp_path, monkeypatch):
-  config = small(rungs.DACS, num_steps=4, **BATCHES)
-  monkeypatch.setattr(ladder, "rung_config", lambda *_, **__: config.copy_and_resolve_references())
+  config = small(variants.DACS, num_steps=4, **BATCHES)
+  monkeypatch.setattr(
+    ablation, "variant_config", lambda *_, **__: config.copy_and_resolve_references()
+  )
   made, starts, stop = world.train_batches, [], True
 
   def stopped_after_two(*arguments, start_step):
@@ -485,11 +489,11 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_if_it_were_not(stub, tmp_path
       yield batch
 
   def result(folder):
-    climb(folder, "--seeds", "1", "--minutes", "30", rung=rungs.DACS)
-    run = ladder_report.Run(rungs.DACS, "gta5", 0, folder / "gta5_mixing_DACS_0")
+    climb(folder, "--seeds", "1", "--minutes", "30", variant=variants.DACS)
+    run = report.Run(variants.DACS, "gta5", 0, folder / "gta5_mixing_DACS_0")
     return run.result()
 
-  monkeypatch.setattr(ladder, "train_batches", stopped_after_two)
+  monkeypatch.setattr(ablation, "train_batches", stopped_after_two)
   assert result(tmp_path / "cut") is None
   stop = False
   assert result(tmp_path / "cut") == result(tmp_path / "whole")
@@ -498,25 +502,27 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_if_it_were_not(stub, tmp_path
 
 
 def test_bounds_train_on_what_they_are_told(stub, tmp_path):
-  threshold = {"method.confidence_threshold": 0.06}  # a fresh network is sure of little
-  config = small(rungs.TRUE_LABELS, **BATCHES | threshold)
+  threshold = {"teacher.confidence_threshold": 0.06}  # a fresh network is sure of little
+  config = small(variants.TRUE_LABELS, **BATCHES | threshold)
   given = frames("gta5", "train", 3, tmp_path), frames("cityscapes", "train", 4, tmp_path)
-  batch = step_inputs(next(world.train_batches(*given, config, start_step=0)))
-  bounds = (rungs.RIGHT_ALONE, rungs.TRUE_LABELS)
-  experiments = {rung: experiment_of(rung, config) for rung in bounds}
+  batch = next(world.train_batches(*given, config, start_step=0))
+  oracles = (variants.RIGHT_ALONE, variants.TRUE_LABELS)
+  configs = {variant: small(variant, **BATCHES | threshold) for variant in oracles}
+  experiments = {variant: AdaptationTask.from_config(made) for variant, made in configs.items()}
+  batch = experiments[oracles[0]].batch_inputs(batch)
   key, losses = jax.random.key(0), {}
-  state = experiments[rungs.TRUE_LABELS].initial_state()
-  maps = jax.jit(experiments[rungs.TRUE_LABELS].make_maps())(state, batch, key)
+  state = experiments[variants.TRUE_LABELS].initial_state()
+  maps = jax.jit(experiments[variants.TRUE_LABELS].make_maps())(state, batch, key)
   pseudo_label = maps["pseudo_label"]
   none = np.full_like(pseudo_label, 255)
   some = np.where(np.indices(none.shape).sum(0) % 2, pseudo_label, none)
-  for rung, experiment in experiments.items():
+  for variant, experiment in experiments.items():
     compiled = jax.jit(experiment.make_step())
     for name, truth in {"none": none, "some": some, "all": pseudo_label}.items():
       told = batch | {"target_inverse_depth": np.float32(truth)}
-      losses[rung, name] = float(compiled(state, told, key)[1]["ce_mix"])
+      losses[variant, name] = float(compiled(state, told, key)[1]["ce_mix"])
   # A pixel without a true label counts in neither; where a pseudo-label is right, it is the truth.
-  right, true = ([losses[rung, name] for name in ("none", "some", "all")] for rung in bounds)
+  right, true = ([losses[variant, name] for name in ("none", "some", "all")] for variant in oracles)
   np.testing.assert_allclose(right, true, rtol=1e-6)
   assert true[0] + 0.05 * true[2] < true[1] < 0.95 * true[2]
 
@@ -537,14 +543,19 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     "target_label": np.array([[[1, 1, 7, 255, 4]]], np.uint8),  # one of the source, one without
     "target_inverse_depth": np.float32([[[9, 8, 40, 9, 1]]]),  # and one without depth
   }
-  config = SimpleNamespace(method=SimpleNamespace(adapt=True))
-  run = SimpleNamespace(has_depth_heads=True, make_maps=lambda: lambda state, inputs, key: maps)
-  monkeypatch.setattr(difficulty, "config_of_run", lambda folder: config)
-  monkeypatch.setattr(difficulty, "Experiment", SimpleNamespace(from_config=lambda config: run))
-  monkeypatch.setattr(difficulty, "restore_state", lambda *_: SimpleNamespace(step=3))
-  monkeypatch.setattr(difficulty, "later_batches", lambda *_: [(batch, None, None)])
+  run = SimpleNamespace(
+    has_depth_heads=True,
+    step=SimpleNamespace(adapts=True),
+    make_maps=lambda: lambda state, inputs, key: maps,
+  )
+  monkeypatch.setattr(pseudo_labels, "config_of_run", lambda folder: None)
+  monkeypatch.setattr(
+    pseudo_labels, "AdaptationTask", SimpleNamespace(from_config=lambda config: run)
+  )
+  monkeypatch.setattr(pseudo_labels, "restore_state", lambda *_: SimpleNamespace(step=3))
+  monkeypatch.setattr(pseudo_labels, "later_batches", lambda *_: [(batch, None, None)])
   monkeypatch.setattr(jax, "jit", lambda function: function)
-  (seen,) = difficulty.look(tmp_path, 1)
+  (seen,) = pseudo_labels.look(tmp_path, 1)
   assert seen.wrong()[seen.counts].tolist() == [False, True]
   wanted = (
     [0.25, 0.5],
@@ -557,16 +568,16 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     [0.25, 0.25],
     [1 - 0.75 * 0.75, 1],
   )
-  for name, values in zip(difficulty.MEASURES, wanted, strict=True):
+  for name, values in zip(pseudo_labels.MEASURES, wanted, strict=True):
     np.testing.assert_allclose(seen.doubts[name][seen.counts], values, rtol=1e-6)
   label, wrong = np.array([2, 0, 2, 2]), np.array([True, False, False, False])
   errors = np.array([0.1, 0.4, 0.3, 0.9]), np.array([0.2, 0.0, 0.0, 0.0])
-  lines = difficulty.class_table(["road", "car", "sky"], label, wrong, *errors).splitlines()
+  lines = pseudo_labels.class_table(["road", "car", "sky"], label, wrong, *errors).splitlines()
   sky = "| sky | 75.0% | 33.3% | 30.0% | 0.0% |"
   assert lines[2:] == ["| road | 25.0% | 0.0% | 40.0% | 0.0% |", sky]
 
 
-@pytest.mark.parametrize("name", ["classifier", "kernel_gradients", "projection"])
+@pytest.mark.parametrize("name", ["speed.classifier", "speed.kernel_gradients"])
 def test_commands_without_options(name):
   result = subprocess.run(
     [sys.executable, "-m", f"benchmarks.{name}"], capture_output=True, text=True, check=False

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from configs.depth import VIEWS
-from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.experiment import Experiment
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.depth.task import DepthTask
 
 CONFIGS = sorted(
   path.stem
@@ -31,22 +31,22 @@ RELEASED = {
   "model.encoder.dilations": (1, 1, 2, 4),
   "model.encoder.strides": (1, 2, 1, 1),
   "model.encoder.trainable_affine": False,
-  "model.classifier_dilations": (6, 12),
+  "model.decoder.dilations": (6, 12),
   "model.normalization.mean": (104.00698793, 116.66876762, 122.67891434),
   "model.normalization.std": (1.0, 1.0, 1.0),
   "model.normalization.bgr": True,
-  "method.source_depth_loss_weight": 0.01,
-  "method.mixed_depth_loss_weight": 0.001,
-  "method.confidence_threshold": 0.968,
-  "method.teacher_decay": 0.999,
-  "method.depth_weight.enabled": True,
-  "method.depth_weight.floor": 0.001,
-  "method.depth_weight.share_across_batch": True,
-  "method.strong_augmentation.jitter_probability": 0.8,
-  "method.strong_augmentation.jitter_strength": 0.25,
-  "method.strong_augmentation.blur_probability": 0.5,
-  "method.strong_augmentation.blur_sigma": (0.15, 1.15),
-  "optimizer.name": "sgd",
+  "terms.depth_files.source_weight": 0.01,
+  "terms.depth_files.mixed_weight": 0.001,
+  "teacher.confidence_threshold": 0.968,
+  "teacher.decay": 0.999,
+  "terms.mixed.depth_weight.enabled": True,
+  "terms.mixed.depth_weight.floor": 0.001,
+  "terms.mixed.depth_weight.share_across_batch": True,
+  "mixing.augmentation.jitter_probability": 0.8,
+  "mixing.augmentation.jitter_strength": 0.25,
+  "mixing.augmentation.blur_probability": 0.5,
+  "mixing.augmentation.blur_sigma": (0.15, 1.15),
+  "optimizer.part": "corda_jax.training.optimizer:SGD",
   "optimizer.learning_rate": 2.5e-4,
   "optimizer.head_learning_rate_factor": 10.0,
   "optimizer.schedule_power": 0.9,
@@ -62,9 +62,10 @@ OWN = {
     "data.source.dataset": "gta5",
     "data.source.depth": "disparity",
     "data.target.depth": "stereo",
-    "model.name": "corda",
+    "model.depth": True,
+    "model.decoder.width": 64,
     "model.initial_semantics_from": "encoder",
-    "method.initial_pseudo_label_steps": 25_001,
+    "teacher.initial_label_steps": 25_001,
     "evaluation.classes": "all",
   },
   "synthia2cs": {
@@ -72,7 +73,7 @@ OWN = {
     "data.source.depth": "simulator",
     "data.target.depth": "stereo",
     "model.initial_semantics_from": "decoder",
-    "method.initial_pseudo_label_steps": 0,
+    "teacher.initial_label_steps": 0,
     "evaluation.classes": "synthia_16",
   },
   "synthia2cs_mono": {
@@ -80,23 +81,26 @@ OWN = {
     "data.source.depth": "simulator",
     "data.target.depth": "mono",
     "model.initial_semantics_from": "decoder",
-    "method.initial_pseudo_label_steps": 0,
+    "teacher.initial_label_steps": 0,
     "evaluation.classes": "synthia_16",
   },
   "gta2cs_dacs": {
     "data.source.dataset": "gta5",
     "data.source.depth": "none",
     "data.target.depth": "none",
-    "model.name": "deeplab",
-    "method.adapt": True,
+    "model.initial_semantics_from": "none",
+    "model.depth": False,
+    "model.decoder.width": 0,
+    "terms.mixed.mean_over": "all",
     "evaluation.classes": "all",
   },
   "gta2cs_source_only": {
     "data.source.dataset": "gta5",
     "data.source.depth": "none",
     "data.target.depth": "none",
-    "model.name": "deeplab",
-    "method.adapt": False,
+    "model.initial_semantics_from": "none",
+    "model.depth": False,
+    "model.decoder.width": 0,
     "evaluation.classes": "all",
   },
 }
@@ -105,22 +109,22 @@ OWN = {
 RELEASED |= {
   "model.encoder.stem_pool_ceil": True,
   "model.encoder.stride_on": "conv1",
-  "method.depth_supervision.source": "files",
-  "method.depth_supervision.target": "files",
-  "method.mixed_mean_over": "all",
-  "method.mix_ignored": True,
-  "method.confident_fraction_over": "batch",
-  "method.teacher_normalization": "batch",
-  "method.teacher_statistics": "own",
-  "method.depth_weight.judge": "student",
-  "method.depth_weight.divide_by_mean": True,
-  "method.strong_augmentation.decide_for": "batch",
-  "method.strong_augmentation.brightness": "add",
+  "terms.depth_files.domains": ("source", "target"),
+  "terms.photometric.domains": (),
+  "terms.mixed.mean_over": "all",
+  "mixing.paste_ignored": True,
+  "teacher.fraction_over": "batch",
+  "teacher.normalization": "batch",
+  "teacher.statistics": "own",
+  "terms.mixed.depth_weight.judge": "student",
+  "terms.mixed.depth_weight.divide_by_mean": True,
+  "mixing.augmentation.decide_for": "batch",
+  "mixing.augmentation.brightness": "add",
 }
 
 PUBLISHED = {
-  "model.classifier_dilations": (6, 12, 18, 24),
-  "method.depth_weight.share_across_batch": False,
+  "model.decoder.dilations": (6, 12, 18, 24),
+  "terms.mixed.depth_weight.share_across_batch": False,
   "optimizer.encoder_updates_per_step.stem": 1,
   "optimizer.encoder_updates_per_step.residual": 1,
   "optimizer.encoder_updates_per_step.projection": 1,
@@ -133,16 +137,16 @@ DEPTH = {
   "data.batch_size": 4,
   "data.crop_height": 512,
   "data.crop_width": 512,
-  "model.encoder.stage_sizes": (3, 4, 23, 3),
-  "model.encoder.block": "bottleneck",
-  "model.encoder.stride_on": "conv2",
-  "model.encoder.expansion": 4,
-  "model.encoder.trainable_affine": True,
-  "model.pose_encoder.stage_sizes": (2, 2, 2, 2),
-  "model.pose_encoder.block": "basic",
-  "model.pose_encoder.expansion": 1,
-  "model.pose_decoder_width": 256,
-  "model.decoder_widths": (16, 32, 64, 128, 256),
+  "model.depth.encoder.stage_sizes": (3, 4, 23, 3),
+  "model.depth.encoder.block": "bottleneck",
+  "model.depth.encoder.stride_on": "conv2",
+  "model.depth.encoder.expansion": 4,
+  "model.depth.encoder.trainable_affine": True,
+  "model.pose.encoder.stage_sizes": (2, 2, 2, 2),
+  "model.pose.encoder.block": "basic",
+  "model.pose.encoder.expansion": 1,
+  "model.pose.decoder_width": 256,
+  "model.depth.widths": (16, 32, 64, 128, 256),
   "model.normalization.mean": (0.45 * 255,) * 3,
   "model.normalization.std": (0.225 * 255,) * 3,
   "model.normalization.bgr": False,
@@ -160,15 +164,15 @@ DEPTH = {
   "optimizer.beta2": 0.999,
   "label_depth.encoding": "sigmoid",
 }
-for encoder in ("encoder", "pose_encoder"):
+for network in ("depth", "pose"):
   DEPTH |= {
-    f"model.{encoder}.width": 64,
-    f"model.{encoder}.stem_kernel": 7,
-    f"model.{encoder}.stem_stride": 2,
-    f"model.{encoder}.stem_pool": True,
-    f"model.{encoder}.stem_pool_ceil": False,
-    f"model.{encoder}.strides": (1, 2, 2, 2),
-    f"model.{encoder}.dilations": (1, 1, 1, 1),
+    f"model.{network}.encoder.width": 64,
+    f"model.{network}.encoder.stem_kernel": 7,
+    f"model.{network}.encoder.stem_stride": 2,
+    f"model.{network}.encoder.stem_pool": True,
+    f"model.{network}.encoder.stem_pool_ceil": False,
+    f"model.{network}.encoder.strides": (1, 2, 2, 2),
+    f"model.{network}.encoder.dilations": (1, 1, 1, 1),
   }
 
 OWN_DEPTH = {
@@ -197,8 +201,15 @@ OWN_DEPTH = {
 
 
 def build(config):
-  kind = DepthExperiment if config.get("task") == "depth" else Experiment
+  kind = DepthTask if config.get("task") == "depth" else AdaptationTask
   return kind.from_config(config)
+
+
+def released(config):
+  """Of the released values those of the parts that a recipe has."""
+  parts = tuple(f"terms.{name}." for name in ("mixed", "depth_files", "photometric"))
+  absent = tuple(part for part in parts if part.split(".")[1] not in config.terms)
+  return {name: value for name, value in RELEASED.items() if not name.startswith(absent or ("-",))}
 
 
 def assert_holds(config, values):
@@ -215,15 +226,16 @@ def get_config(name, *arguments):
 
 @pytest.mark.parametrize("recipe", OWN)
 def test_recipes_hold_the_released_numbers(recipe):
-  assert_holds(get_config(recipe), RELEASED | OWN[recipe])
-  assert_holds(get_config(recipe, "as_released"), RELEASED | OWN[recipe])
+  for config in (get_config(recipe), get_config(recipe, "as_released")):
+    assert_holds(config, released(config) | OWN[recipe])
 
 
 @pytest.mark.parametrize("recipe", OWN)
 def test_a_preset_turns_the_recipe_into_the_published_one(recipe):
   config = get_config(recipe, "as_published")
-  assert_holds(config, RELEASED | OWN[recipe] | PUBLISHED)
-  assert Experiment.from_config(config).state_shapes().params
+  published = {n: v for n, v in PUBLISHED.items() if n in released(config)}
+  assert_holds(config, released(config) | OWN[recipe] | published)
+  assert AdaptationTask.from_config(config).state_shapes().params
   with pytest.raises(ValueError, match=r"preset.*as_written.*as_released.*as_published"):
     get_config(recipe, "as_written")
 
@@ -243,7 +255,9 @@ def test_the_table_of_switches_names_every_one_with_its_default():
   rows = re.findall(r"^\|.*?\| `([a-z_.]+)` \| `([^`]+)` \|", path.read_text(), re.MULTILINE)
   table = {name: ast.literal_eval(default) for name, default in rows}
   assert_holds(get_config("gta2cs"), table)
-  assert table.keys() >= PUBLISHED.keys() | {n for n in RELEASED if n.startswith("method.")}
+  assert table.keys() >= PUBLISHED.keys() | {
+    n for n in RELEASED if n.startswith(("terms.", "teacher.", "mixing."))
+  }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -270,9 +284,9 @@ def test_recipes_of_depth_hold_the_published_numbers(name):
 def test_a_preset_names_what_depth_is_learned_from(name):
   networks = {}
   for preset, views in VIEWS.items():
-    experiment = build(get_config(name, preset))
-    assert experiment.views == tuple(experiment.config.data.target.views) == views
-    networks[preset] = set(experiment.state_shapes().params)
+    task = build(get_config(name, preset))
+    assert task.views == tuple(task.config.data.target.views) == views
+    networks[preset] = set(task.state_shapes().params)
   assert networks == {"stereo": {"depth"}, "video": {"depth", "pose"}, "both": {"depth", "pose"}}
   assert get_config(name).to_dict() == get_config(name, "stereo").to_dict()
   with pytest.raises(ValueError, match=r"views.*mono.*stereo.*video.*both"):
@@ -292,8 +306,8 @@ def test_a_larger_batch_keeps_what_is_seen_and_learned():
   assert config.optimizer.learning_rate == pytest.approx(8 * 2.5e-4)
   assert config.optimizer.weight_decay == released.optimizer.weight_decay
   # What the teacher keeps of itself after as many pairs.
-  assert config.method.teacher_decay == pytest.approx(0.999**8)
-  assert config.method.initial_pseudo_label_steps == -(-25_001 // 8)
+  assert config.teacher.decay == pytest.approx(0.999**8)
+  assert config.teacher.initial_label_steps == -(-25_001 // 8)
   assert config.evaluate_every == config.checkpoint_every == 625
   adamw = get_config("demo", "batch=8")
   assert adamw.optimizer.learning_rate == 0.003

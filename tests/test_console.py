@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corda_jax.adaptation.scores import format_scores, scores
 from corda_jax.console import progress_bar
-from corda_jax.jobs.scores import format_scores, scores
 from corda_jax.training.progress import Progress
 
 

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from corda_jax import main, main_flags
+from corda_jax import command_line, main
 from corda_jax.configuration import flatten
 from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
 from corda_jax.inference.bundle import read_bundle
@@ -97,12 +97,17 @@ def test_one_writer_a_run(finished, mode):
 def test_the_home_folder_in_every_path(tmp_path, monkeypatch, dashes):
   monkeypatch.setenv("HOME", str(tmp_path))
   (tmp_path / "own.py").write_text("from configs.demo import get_config  # noqa: F401")
-  fields = ("initial_weights", "initial_pose", "prediction.input", "prediction.output")
+  fields = (
+    "initial_weights",
+    "terms.photometric.initial_pose",
+    "prediction.input",
+    "prediction.output",
+  )
   fields += ("data.records_dir", "data.source.root", "data.target.depth_root")
   line = ["main", f"{dashes}config=~/own.py", "--workdir=~/run"]
   line += [f"--config.{field}=~/{field}" for field in fields]
   values = flags.FlagValues()
-  main_flags.define_flags(values, line)
+  command_line.define_flags(values, line)
   command = main.parse(line, values)
   assert command.workdir == tmp_path / "run"
   given = flatten(command.config.to_dict())
@@ -203,11 +208,11 @@ def imported_by(flags):
   ("flags", "imported"),
   [
     ([], set()),
-    (["--config=configs/demo.py"], set()),
-    (["--config=configs/demo.py", "--workdir={0}", "--config.num_steps=many"], set()),
+    (["--config=configs/demo.py"], {"jax"}),
+    (["--config=configs/demo.py", "--workdir={0}", "--config.num_steps=many"], {"jax"}),
     # What is checked before data are read.
     (["--config=configs/demo.py", "--workdir={0}", "--mode=evaluate"], {"jax", "orbax"}),
-    (["--config=configs/demo.py", "--workdir={0}", "--config.model.name=x"], {"jax", "orbax"}),
+    (["--config=configs/demo.py", "--workdir={0}", "--config.model.part=x"], {"jax", "orbax"}),
   ],
 )
 def test_what_a_mistake_imports(tmp_path, flags, imported):
@@ -224,10 +229,10 @@ def test_jobs_of_a_trained_network_import_no_tensorflow(finished):
   code = """
 import sys
 from absl import flags
-from corda_jax import main, main_flags
+from corda_jax import main, command_line
 for line in {lines!r}:
   values = flags.FlagValues()
-  main_flags.define_flags(values, line)
+  command_line.define_flags(values, line)
   command = main.parse(line, values)
   main.run(command.config, command.workdir, command.mode)
 print("tensorflow" in sys.modules)

@@ -27,11 +27,11 @@ def depth_arguments(folder, mode="train", config="configs/depth_street_world.py:
   own = {
     "data__crop_height": 32,
     "data__crop_width": 64,
-    "model__pose_encoder__width": 4,
-    "model__encoder__width": 4,
+    "model__pose__encoder__width": 4,
+    "model__depth__encoder__width": 4,
   }
   if "street_world" in config:
-    own["model__decoder_widths"] = "(4,4,4,4)"
+    own["model__depth__widths"] = "(4,4,4,4)"
   kept = {*KEPT, *(name.replace("__", ".") for name in own | fields)}
   if "street_world" not in config:
     kept = {name for name in kept if not name.startswith("data.street_world")}
@@ -54,7 +54,7 @@ def test_depth_is_trained_and_measured(trained):
   scores = json.loads((folder / "depth" / "results.json").read_text())
   assert scores["step"] == TINY["num_steps"]
   assert scores["frames"] == 3
-  assert 0 < scores["floors"]["rows"]["abs_rel"] <= scores["floors"]["constant"]["abs_rel"]
+  assert 0 < scores["baselines"]["rows"]["abs_rel"] <= scores["baselines"]["constant"]["abs_rel"]
   assert not scores["median_scaling"]  # the right view gives the scale
   assert f"{scores['abs_rel']:.3f}" in output.stdout
   sheet = folder / "depth" / "pictures" / "depth_step_000002.png"
@@ -112,7 +112,7 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   refused(depth_arguments(folder, "evaluate", **scale), "depth.metres_per_unit", 2.2, 1.0)
   # A split that is not there is noticed before the first one is labelled.
   other = {"label_depth__folder": folder / "other", "label_depth__splits": "('train','val')"}
-  refused(depth_arguments(folder, "label_depth", **other), "label_depth.splits", "val")
+  refused(depth_arguments(folder, "label_depth", **other), "data.target", "'val'")
   assert not (folder / "other").exists()
 
   with stubs_for_networks():
@@ -125,8 +125,9 @@ def test_depth_is_learned_inside_the_adaptation(trained):
   joint = {
     "data__target__depth": "official",
     "data__target__views": "('right','previous','next')",
-    "method__depth_supervision__target": "photometric",
-    "model__pose_encoder__width": 4,
+    "terms__photometric__domains": "('target',)",
+    "terms__depth_files__domains": "('source',)",
+    "terms__photometric__pose__encoder__width": 4,
   }
   with stubs_for_networks():
     output = run(arguments(folder, "joint", **joint))
@@ -149,10 +150,10 @@ def test_every_frame_of_a_video_is_labelled(tmp_path, random):
     "data__target__height": 32,
     "data__target__width": 64,
     "data__target__folder__camera__intrinsics": "(60.0,60.0,31.5,15.5)",
-    "model__encoder__stage_sizes": "(1,1,1,1)",
-    "model__encoder__block": "basic",
-    "model__encoder__expansion": 1,
-    "model__pose_encoder__stage_sizes": "(1,1,1,1)",
+    "model__depth__encoder__stage_sizes": "(1,1,1,1)",
+    "model__depth__encoder__block": "basic",
+    "model__depth__encoder__expansion": 1,
+    "model__pose__encoder__stage_sizes": "(1,1,1,1)",
     "evaluation__max_frames": 2,
   }
   with stubs_for_networks():

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from jax import export
 from PIL import Image
 
-from corda_jax import main_flags
+from corda_jax import command_line
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.configuration import flatten
 from corda_jax.errors import UserError, shown
 from corda_jax.inference import bundle
 from corda_jax.inference.media import BadImageError, ImageFile
-from corda_jax.jobs.validate import validate
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from data_pipelines.readers import BadFrameError, decode, read_camera, read_depth_png
@@ -289,8 +289,8 @@ def test_images(tmp_path, examples):
 
 def parsed(arguments):
   values, line = flags.FlagValues(), ["main", "--config=configs/demo.py", *arguments]
-  main_flags.define_flags(values, line)
-  positional = main_flags.parse_flags(line, values)
+  command_line.define_flags(values, line)
+  positional = command_line.parse_flags(line, values)
   if len(positional) > 1:
     raise UserError(f"unknown argument {positional[1]!r}: flags begin with --")
   return values["config"].value
@@ -354,7 +354,7 @@ def test_overrides(tmp_path, examples):
 
   def read(arguments):
     config = parsed(arguments)
-    validate(config)
+    AdaptationTask.from_config(config)
     check_overrides(arguments, before, config)
     assert not (tmp_path / "run").exists()
 

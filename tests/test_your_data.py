@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from configs import your_data
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
-from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.validate import validate_training_data
 from corda_jax.labels import ClassList
 from data_pipelines.street_world import domains, write
 from tests.command import arguments, refused, run
@@ -89,10 +88,10 @@ def test_the_configurations_of_the_page_can_be_built():
     made = {}
     exec(block, made)
     config = made["get_config"]()
-    kind = DepthExperiment if config.task == "depth" else Experiment
-    assert kind.from_config(config).state_shapes().params
-    if config.task != "depth":
-      validate_training_data(config)
+    kind = DepthTask if config.task == "depth" else AdaptationTask
+    task = kind.from_config(config)
+    assert task.state_shapes().params
+    task.check_training()
   assert made["get_config"]().data.target.depth == "inverse_png16"
 
 
@@ -106,8 +105,8 @@ def test_the_number_of_classes_is_no_field(tmp_path):
   refused(arguments(tmp_path, model__num_classes=7), "num_classes")
   config = your_data.get_config()
   config.model.num_classes = 7
-  with pytest.raises(UserError, match=r"data\.classes\.names"):
-    Experiment.from_config(config)
+  with pytest.raises(UserError, match=r"model\.num_classes.*remove"):
+    AdaptationTask.from_config(config)
 
 
 def test_labels_that_are_needed(tmp_path):

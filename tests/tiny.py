@@ -8,19 +8,22 @@ import ml_collections
 import numpy as np
 
 from configs import default
-from corda_jax.adaptation.draws import draw
 
 HEIGHT, WIDTH = 17, 25
 
 
-def get_config(**overrides) -> ml_collections.ConfigDict:
+def get_config(*, adapt: bool = True, **overrides) -> ml_collections.ConfigDict:
   config = default.get_config()
+  if not adapt:
+    del config.terms.mixed
   config.update_from_flattened_dict(
     {
       "num_steps": 4,
       "log_every": 1,
       "evaluate_every": 2,
       "checkpoint_every": 2,
+      "draw_every": 0,
+      "evaluation.pictures": 0,
       "data.batch_size": 4,
       "data.evaluation_batch_size": 4,
       "data.crop_height": HEIGHT,
@@ -34,10 +37,10 @@ def get_config(**overrides) -> ml_collections.ConfigDict:
       "model.encoder.stem_kernel": 3,
       "model.encoder.stem_pool": False,
       "model.encoder.trainable_affine": True,
-      "model.task_width": 4,
-      "model.classifier_dilations": (1, 2),
+      "model.decoder.width": 4,
+      "model.decoder.dilations": (1, 2),
       "model.normalization.std": (60.0, 60.0, 60.0),
-      "method.confidence_threshold": 0.07,
+      "teacher.confidence_threshold": 0.07,
       "optimizer.learning_rate": 0.01,
     }
   )
@@ -88,14 +91,24 @@ def evaluation_batches():
     yield {"image": batch["target_image"], "label": batch["target_label"], "valid": valid}
 
 
-def drawn_step(experiment, source_label):
-  """Draws of a step without augmentation, and the jitted step(state, inputs, draws)."""
-  method = experiment.config.method
-  draws = draw(jax.random.key(5), source_label, 19, method)
+def prepared_step(task, batch):
+  """Inputs and draws of a step without augmentation, and the jitted step(state, inputs, draws)."""
+  step = dataclasses.replace(task.step, gradient_sharding=None)
+  arrays = {name: jnp.asarray(value) for name, value in batch.items()}
+  inputs, draws = step.prepare(
+    task.initial_state(), arrays, jax.random.key(1)
+  )  # pastes ignored pixels
   draws |= {"use_jitter": jnp.asarray(False), "use_blur": jnp.asarray(False)}
+  return inputs, draws, jax.jit(step.adapt)
 
-  step = dataclasses.replace(experiment.step, gradient_sharding=None)
-  return draws, jax.jit(step.adapt)
+
+# Overrides of a configuration: the network of DACS, and no adaptation.
+PLAIN = {
+  "model.initial_semantics_from": "none",
+  "model.decoder.width": 0,
+  "model.depth": False,
+  "model.correlation": False,
+}
 
 
 def turn_a_bit(folder):

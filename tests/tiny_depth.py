@@ -12,8 +12,8 @@ STRIDE = 16
 
 def get_config(views=("right",), **overrides) -> ml_collections.ConfigDict:
   config = depth.get_config()
-  for name in ("encoder", "pose_encoder"):
-    encoder = config.model[name]
+  for name in ("depth", "pose"):
+    encoder = config.model[name].encoder
     encoder.stage_sizes = (1, 1, 1)
     encoder.strides = (1, 2, 2)
     encoder.dilations = (1, 1, 1)
@@ -27,6 +27,8 @@ def get_config(views=("right",), **overrides) -> ml_collections.ConfigDict:
       "log_every": 1,
       "evaluate_every": 2,
       "checkpoint_every": 2,
+      "draw_every": 0,
+      "evaluation.pictures": 0,
       "data.batch_size": 4,
       "data.evaluation_batch_size": 4,
       "data.crop_height": HEIGHT,
@@ -35,8 +37,8 @@ def get_config(views=("right",), **overrides) -> ml_collections.ConfigDict:
       "data.target.width": FRAME[1],
       "data.target.views": tuple(views),
       "data.target.depth": "official",
-      "model.decoder_widths": (4, 4, 4, 4),
-      "model.pose_decoder_width": 4,
+      "model.depth.widths": (4, 4, 4, 4),
+      "model.pose.decoder_width": 4,
       "optimizer.learning_rate": 1e-3,
       "optimizer.decay_at": (3,),
     }

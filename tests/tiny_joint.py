@@ -8,35 +8,37 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from corda_jax.adaptation.joint_depth import scenes
+from corda_jax.adaptation.terms.photometric import Photometric
 from tests import tiny
-from tests.stub_network import stub_experiment
+from tests.stub_network import stub_task
 
 SIZE = (tiny.HEIGHT, tiny.WIDTH)
 STEREO, VIDEO, ALL = ("right",), ("previous", "next"), ("right", "previous", "next")
 
-# (supervision, views) of source and target.
+# What depth is learned from, and the views, of source and target.
 FILES = (("files", ()), ("files", ()))
-TARGET = (("files", ()), ("photometric", STEREO))
+TARGET = (("files", ()), ("views", STEREO))
 EVERYTHING = (("both", VIDEO), ("both", ALL))
-SOURCE = (("photometric", STEREO), ("none", ()))
+SOURCE = (("views", STEREO), ("none", ()))
 
 
-def get_config(source, target, **overrides):
-  """Of (supervision, views) for source and target."""
-  config = tiny.get_config()
+def get_config(source, target, *, adapt=True, **overrides):
+  """Of ("files", "views", "both" or "none", views) for source and target."""
+  config = tiny.get_config(adapt=adapt)
+  kinds = {"source": source[0], "target": target[0]}
+  pose = "terms.photometric.pose"
   config.update_from_flattened_dict(
     {
-      "method.depth_supervision.source": source[0],
-      "method.depth_supervision.target": target[0],
+      "terms.depth_files.domains": tuple(d for d, k in kinds.items() if k in ("files", "both")),
+      "terms.photometric.domains": tuple(d for d, k in kinds.items() if k in ("views", "both")),
       "data.source.views": source[1],
       "data.target.views": target[1],
-      "model.pose_encoder.stage_sizes": (1, 1),
-      "model.pose_encoder.strides": (1, 2),
-      "model.pose_encoder.dilations": (1, 1),
-      "model.pose_encoder.width": 4,
-      "model.pose_encoder.stem_kernel": 3,
-      "model.pose_decoder_width": 4,
+      f"{pose}.encoder.stage_sizes": (1, 1),
+      f"{pose}.encoder.strides": (1, 2),
+      f"{pose}.encoder.dilations": (1, 1),
+      f"{pose}.encoder.width": 4,
+      f"{pose}.encoder.stem_kernel": 3,
+      f"{pose}.decoder_width": 4,
       "optimizer.weight_decay": 0.0,
     }
   )
@@ -67,19 +69,24 @@ def get_batch(seed=3):
 
 
 def build(case, devices=1, **overrides):
-  """An experiment whose Adam, which is the library's, may promote types."""
-  experiment = stub_experiment(get_config(*case, **overrides), devices)
-  if experiment.joint is None or experiment.joint.pose is None:
-    return experiment
-  adam = experiment.joint.pose_optimizer
+  """A task whose Adam, which is the library's, may promote types."""
+  task = stub_task(get_config(*case, **overrides), devices)
+  term = task.step.terms["photometric"]
+  # A term of the same fields; Adam is made again whenever it is asked for.
+  quiet = _Photometric(**{f.name: getattr(term, f.name) for f in dataclasses.fields(term)})
+  terms = {**task.step.terms, "photometric": quiet}
+  return dataclasses.replace(task, step=dataclasses.replace(task.step, terms=terms))
 
-  def update(*arguments):
-    with jax.numpy_dtype_promotion("standard"):
-      return adam.update(*arguments)
 
-  optimizer = optax.GradientTransformation(adam.init, update)
-  joint = dataclasses.replace(experiment.joint, pose_optimizer=optimizer)
-  return dataclasses.replace(experiment, joint=joint)
+class _Photometric(Photometric):
+  def optimizer(self):
+    adam = super().optimizer()
+
+    def update(*arguments):
+      with jax.numpy_dtype_promotion("standard"):
+        return adam.update(*arguments)
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def louder(params):
@@ -97,24 +104,20 @@ def louder(params):
 
 @functools.cache
 def compiled(source, target, **overrides):
-  """An experiment, the inputs and draws of a step, a state, and the compiled step."""
+  """A task, the inputs and draws of a step, a state, and the compiled step."""
   overrides = {name.replace("__", "."): value for name, value in overrides.items()}
-  experiment = build((source, target), **overrides)
-  batch = {k: jnp.asarray(v) for k, v in get_batch().items()}
-  inputs = dict(batch)
-  for name in ("source_image", "target_image"):
-    inputs[name] = experiment.normalization.normalize(batch[name])
-  if experiment.joint is not None:
-    inputs["scenes"] = scenes(batch, experiment.joint, jnp.float32)
-  draws, function = tiny.drawn_step(experiment, inputs["source_label"])
-  state = experiment.initial_state()
+  task = build((source, target), **overrides)
+  inputs, draws, function = tiny.prepared_step(task, get_batch())
+  state = task.initial_state()
   state = state.replace(params=louder(state.params))
   state = state.replace(teacher_params=jax.tree.map(lambda x: 1.1 * x, state.params))
-  if state.pose is not None:  # a camera that moves and turns, not one of the first step
-    last = jax.tree.map(lambda x: 1200 * x, state.pose.params["decoder"]["pose2"])
-    decoder = state.pose.params["decoder"] | {"pose2": last}
-    state = state.replace(pose=state.pose.replace(params=state.pose.params | {"decoder": decoder}))
-  return experiment, inputs, draws, state, function
+  if "photometric" in state.terms:  # a camera that moves and turns, not one of the first step
+    pose = state.terms["photometric"]
+    last = jax.tree.map(lambda x: 1200 * x, pose.params["decoder"]["pose2"])
+    decoder = pose.params["decoder"] | {"pose2": last}
+    moving = pose.replace(params=pose.params | {"decoder": decoder})
+    state = state.replace(terms={"photometric": moving})
+  return task, inputs, draws, state, function
 
 
 @functools.cache

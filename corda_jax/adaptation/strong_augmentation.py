@@ -5,12 +5,93 @@ three channels is does not matter to their distribution. Semantics follow kornia
 release uses. Each operation takes the drawn numbers; `draw_*` draws them.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from corda_jax.configuration import check_one_of, check_within
+from corda_jax.models.normalization import Normalization
+
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class StrongAugmentation:
+  """Jitter and blur of the mixed images.
+
+  Attributes:
+    decide_for: whether to jitter, and to blur, is decided once a "batch", or for each "image".
+    jitter_probability: 0..1.
+    jitter_strength: 0..1, see `draw_jitter`.
+    brightness: how jitter changes it, "add" or "multiply", see `color_jitter`.
+    blur_probability: 0..1.
+    blur_sigma: least and largest standard deviation, pixels.
+  """
+
+  decide_for: str = "batch"
+  jitter_probability: float = 0.8
+  jitter_strength: float = 0.25
+  brightness: str = "add"
+  blur_probability: float = 0.5
+  blur_sigma: tuple[float, float] = (0.15, 1.15)
+
+  def __post_init__(self):
+    check_one_of(self, decide_for=("batch", "image"), brightness=("add", "multiply"))
+    share = (0, 1)
+    check_within(self, jitter_probability=share, jitter_strength=share, blur_probability=share)
+    sigma = self.blur_sigma
+    if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1]):
+      raise ValueError(f"blur_sigma is {sigma}, expected (least, largest) above 0")
+
+  def sample(self, keys: Sequence[jax.Array], batch: int) -> dict[str, Any]:
+    """Samples decisions and factors.
+
+    Args:
+      keys: four PRNG keys.
+      batch: number of images.
+
+    Returns:
+      "use_jitter" and "use_blur" bool[] or, decided for each image, bool[B], "jitter" as of
+      `draw_jitter`, "blur_sigma" float32[B].
+    """
+    decisions = (batch,) if self.decide_for == "image" else ()
+    return {
+      "use_jitter": jax.random.bernoulli(keys[0], self.jitter_probability, decisions),
+      "jitter": draw_jitter(keys[1], batch, strength=self.jitter_strength),
+      "use_blur": jax.random.bernoulli(keys[2], self.blur_probability, decisions),
+      "blur_sigma": draw_blur(keys[3], batch, sigma_range=self.blur_sigma),
+    }
+
+  def augment(
+    self, x: jax.Array, draws: Mapping[str, Any], normalization: Normalization
+  ) -> jax.Array:
+    """Applies the sampled jitter and blur.
+
+    Args:
+      x: network inputs [B, H, W, 3].
+      draws: of `sample`.
+      normalization: between network inputs and colours.
+    """
+
+    def jitter(x):
+      unit = normalization.to_unit_range(x)
+      changed = color_jitter(unit, draws["jitter"], brightness_mode=self.brightness)
+      return normalization.from_unit_range(changed)
+
+    def blur(x):
+      return gaussian_blur(x, draws["blur_sigma"])
+
+    x = _apply_where(draws["use_jitter"], jitter, x)
+    return _apply_where(draws["use_blur"], blur, x)
+
+
+def _apply_where(use, function, x):
+  if use.ndim == 0:
+    return jax.lax.cond(use, function, lambda x: x, x)
+  return jnp.where(use[:, None, None, None], function(x), x)
 
 
 def draw_jitter(key: jax.Array, batch: int, *, strength: float) -> dict[str, jax.Array]:

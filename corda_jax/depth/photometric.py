@@ -238,20 +238,18 @@ def photometric_loss(
   """
   size = views.target.shape[1:3]
   pyramid = pyramid or image_pyramid(views.target, len(disparities))
-  still = identity_error(views, config["automask"], key, over_views=config["over_views"])
-  rows = counted_rows(views.target.shape[:3], config["ignored_bottom"], views.target.dtype)
+  still = identity_error(views, config.automask, key, over_views=config.over_views)
+  rows = counted_rows(views.target.shape[:3], config.ignored_bottom, views.target.dtype)
   weight = whole_windows(rows)
   losses, automasks, depths, warped = [], [], [], None
   for scale, (disparity, image) in enumerate(zip(disparities, pyramid, strict=True)):
     full = disparity if scale == 0 else resize_centered(disparity, size)
-    depth = disparity_to_depth(
-      full[..., 0], min_depth=config["min_depth"], max_depth=config["max_depth"]
-    )
-    error, made = reprojection_minimum(depth, views, over_views=config["over_views"])
+    depth = disparity_to_depth(full[..., 0], min_depth=config.min_depth, max_depth=config.max_depth)
+    error, made = reprojection_minimum(depth, views, over_views=config.over_views)
     automask = jnp.ones(error.shape, bool) if still is None else error < still
     if still is not None:
       error = jnp.where(automask, error, still)
-    smooth = config["smoothness_weight"] / 2**scale
+    smooth = config.smoothness_weight / 2**scale
     error = (error * weight).sum() / weight.sum()
     losses.append(error + smooth * smoothness(normalized(disparity[..., 0]), image))
     automasks.append(automask & (weight > 0))

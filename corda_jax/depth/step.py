@@ -15,10 +15,12 @@ from flax import linen as nn
 from flax import struct
 
 from corda_jax.adaptation import strong_augmentation
+from corda_jax.configuration import check_above, check_at_least, check_one_of, check_within
 from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import photometric_loss
-from corda_jax.models.build import Normalization
 from corda_jax.models.layers import accumulation_dtype
+from corda_jax.models.normalization import Normalization
+from corda_jax.training.settings import check_depth_range
 from corda_jax.training.state import skip_unless_finite
 
 Batch = Mapping[str, jax.Array]
@@ -54,38 +56,59 @@ class DepthModels(NamedTuple):
   pose: nn.Module | None
 
 
-def create_depth_state(
-  models: DepthModels, optimizer: optax.GradientTransformation, key: jax.Array, size: int
-) -> DepthState:
-  """Fresh state.
+@dataclasses.dataclass(frozen=True)
+class DepthMethod:
+  """The photometric training, as published.
 
-  Args:
-    models: the networks.
-    optimizer: their optimiser.
-    key: of their weights.
-    size: side of the images that initialise them, in pixels: a multiple of the networks' strides.
+  Attributes:
+    min_depth: of the network's output 1, in units.
+    max_depth: of the network's output 0, in units.
+    metres_per_unit: what a unit is. Published: the baseline is 0.1; Cityscapes' has 0.22 m. Video
+      has no scale of its own: --mode=evaluate reports the factor by which the truth differs.
+    smoothness_weight: of the smoothness of disparities.
+    automask: views that may explain a pixel better unwarped, which then does not count (what moves
+      with the camera, what has no texture): "all", as published, those that are "temporal", or
+      "none".
+    ignored_bottom: share of the rows, from below, that the own car's hood takes.
+    over_views: how the errors of several views are joined: "minimum" or "mean".
+    flip_probability: 0..1, of mirrored images.
+    jitter_probability: 0..1, of images whose colours the networks see changed.
+    jitter_strength: 0..1, see `draw_jitter`.
   """
-  depth_key, pose_key = jax.random.split(key)
-  image = jnp.zeros((1, size, size, 3), jnp.float32)
-  variables = {"depth": models.depth.init(depth_key, image, train=True)}
-  if models.pose is not None:
-    variables["pose"] = models.pose.init(pose_key, image, image, train=True)
-  params = {name: value["params"] for name, value in variables.items()}
-  return DepthState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats={name: value["batch_stats"] for name, value in variables.items()},
-    optimizer_state=optimizer.init(params),
-  )
+
+  min_depth: float = 0.1
+  max_depth: float = 100.0
+  metres_per_unit: float = 2.2
+  smoothness_weight: float = 1e-3
+  automask: str = "all"
+  ignored_bottom: float = 0.0
+  over_views: str = "minimum"
+  flip_probability: float = 0.5
+  jitter_probability: float = 0.5
+  jitter_strength: float = 0.2
+
+  def __post_init__(self):
+    check_depth_range(self)
+    check_above(self, metres_per_unit=0)
+    check_at_least(self, smoothness_weight=0)
+    check_one_of(self, automask=("all", "temporal", "none"), over_views=("minimum", "mean"))
+    share = (0, 1)
+    check_within(
+      self,
+      ignored_bottom=(0, 0.9),
+      flip_probability=share,
+      jitter_probability=share,
+      jitter_strength=share,
+    )
 
 
-def draw(key: jax.Array, batch: int, config: Any) -> dict[str, Any]:
+def draw(key: jax.Array, batch: int, config: DepthMethod) -> dict[str, Any]:
   """Draws everything that is random in a step.
 
   Args:
     key: PRNG key of this step.
     batch: number of images.
-    config: the `depth` part of a configuration.
+    config: probabilities and strength.
 
   Returns:
     "flip", "use_jitter" bool[B]; "jitter" as of `draw_jitter`; "noise", a key.
@@ -136,15 +159,36 @@ class DepthStep:
     models: the networks.
     optimizer: of their parameters.
     normalization: from uint8 images to network input.
-    config: the `depth` part of a configuration.
+    config: of the losses and of what is random.
     views: that explain an image: any of "right", "previous", "next".
   """
 
   models: DepthModels
   optimizer: optax.GradientTransformation
   normalization: Normalization
-  config: Any
+  config: DepthMethod
   views: tuple[str, ...]
+
+  @property
+  def stride(self) -> int:
+    """What heights and widths of images must be multiples of, pixels."""
+    return self.models.depth.encoder.level_strides[-1]
+
+  def create_state(self, key: jax.Array) -> DepthState:
+    """A fresh state, by a function that can be traced."""
+    depth_key, pose_key = jax.random.split(key)
+    size = 2 * self.stride  # reflection needs two pixels at the coarsest level
+    image = jnp.zeros((1, size, size, 3), jnp.float32)
+    variables = {"depth": self.models.depth.init(depth_key, image, train=True)}
+    if self.models.pose is not None:
+      variables["pose"] = self.models.pose.init(pose_key, image, image, train=True)
+    params = {name: value["params"] for name, value in variables.items()}
+    return DepthState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats={name: value["batch_stats"] for name, value in variables.items()},
+      optimizer_state=self.optimizer.init(params),
+    )
 
   def __call__(self, state: DepthState, batch: Batch, key: jax.Array) -> tuple[DepthState, Metrics]:
     """The state after one step, and metrics."""

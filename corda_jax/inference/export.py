@@ -10,14 +10,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import export as jax_export
 
+from corda_jax.adaptation.evaluate import network_variables
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
 from corda_jax.files import check_links
 from corda_jax.inference import bundle
 from corda_jax.inference.views import class_map, depth_maps
-from corda_jax.jobs.evaluate import network_variables
-from corda_jax.jobs.experiment import Experiment
 from corda_jax.labels import CITYSCAPES_IDS
-from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.restore import restore_state
@@ -60,11 +59,11 @@ print("prediction.npz:", ", ".join(["colors", *maps]))
 '''
 
 
-def export(experiment: Experiment, workdir: Path) -> Path:
+def export(task: AdaptationTask, workdir: Path) -> Path:
   """Writes `workdir/bundle`, whole or not at all, in the place of one that is there.
 
   Args:
-    experiment: network, mesh and configuration; `evaluation` says which checkpoint and network.
+    task: network, mesh and configuration; `evaluation` says which checkpoint and network.
     workdir: folder of the run.
 
   Returns:
@@ -73,8 +72,8 @@ def export(experiment: Experiment, workdir: Path) -> Path:
   Raises:
     UserError: there is no such checkpoint, or the folder cannot be written.
   """
-  state = restore_state(experiment, workdir)
-  variables = jax.device_get(network_variables(state, experiment.config.evaluation.network))
+  state = restore_state(task, workdir)
+  variables = jax.device_get(network_variables(state, task.config.evaluation.network))
   flat = flat_variables(variables)
   check_links(Path(workdir) / "bundle")
   folder = (Path(workdir) / "bundle").resolve()  # it may be a link to another disk
@@ -83,12 +82,12 @@ def export(experiment: Experiment, workdir: Path) -> Path:
     _put_back(folder)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
-    (partial / bundle.PROGRAM).write_bytes(export_program(experiment, flat).serialize())
+    (partial / bundle.PROGRAM).write_bytes(export_program(task, flat).serialize())
     np.savez(partial / bundle.VARIABLES, **flat)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save((partial / bundle.CHECKPOINT).absolute(), variables)
     (partial / bundle.EXAMPLE).write_text(_EXAMPLE, encoding="utf-8")
-    write_json(partial / bundle.INFORMATION, _information(experiment, int(state.step)))
+    write_json(partial / bundle.INFORMATION, _information(task, int(state.step)))
     write_json(partial / bundle.CHECKSUMS, bundle.checksums_of(partial))
     _replace(folder, partial)
   except (OSError, ValueError, RuntimeError) as error:  # Orbax has the latter two for a full disk
@@ -96,7 +95,7 @@ def export(experiment: Experiment, workdir: Path) -> Path:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     raise UserError(f"{folder} cannot be written ({reason}): make room") from error
   size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-  told = f"the {experiment.config.evaluation.network} of step {int(state.step)}"
+  told = f"the {task.config.evaluation.network} of step {int(state.step)}"
   print(f"Bundle: {folder} ({told}, {size / 1e6:.1f} MB)")
   return folder
 
@@ -137,14 +136,14 @@ def _of_numpy(x: np.ndarray) -> np.ndarray:
   return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
-def export_program(experiment: Experiment, variables: dict[str, np.ndarray]) -> jax_export.Exported:
+def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> jax_export.Exported:
   """The network as StableHLO: (variables by name, uint8 RGB [B, H, W, 3]) → maps by name.
 
   Batch and size are known when it is called; `bundle.Bundle.predict` tells of the maps.
   """
-  model, normalization = experiment.model, experiment.normalization
-  wide = accumulation_dtype(jnp.dtype(experiment.config.model.param_dtype))
-  shapes = experiment.state_shapes()
+  model, normalization = task.model, task.normalization
+  wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))
+  shapes = task.state_shapes()
   types = {
     jax.tree_util.keystr(path, simple=True, separator="/"): x.dtype
     for path, x in jax.tree_util.tree_leaves_with_path(
@@ -165,24 +164,24 @@ def export_program(experiment: Experiment, variables: dict[str, np.ndarray]) -> 
     maps = {"label": class_map([(outputs["S"],)], images.shape[1:3]), "logits": outputs["S"]}
     return maps | depth_maps(outputs, images.shape[1:3])
 
-  smallest = smallest_size(experiment.config)
+  smallest = smallest_size(task)
   shape = jax_export.symbolic_shape(
     "batch, height, width, 3", constraints=[f"height >= {smallest}", f"width >= {smallest}"]
   )
-  predict = at_matmul_precision(predict, experiment.config.compute.matmul_precision)
+  predict = at_matmul_precision(predict, task.config.compute.matmul_precision)
   return jax_export.export(jax.jit(predict), platforms=PLATFORMS)(
     {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()},
     jax.ShapeDtypeStruct(shape, jnp.uint8),
   )
 
 
-def smallest_size(config: Any) -> int:
+def smallest_size(task: AdaptationTask) -> int:
   """Pixels a side of the smallest images that an exported program takes: all taps count there."""
-  return output_stride(config.model.encoder) * (max(config.model.classifier_dilations) + 2)
+  return task.stride * (max(task.config.model.decoder.get("dilations", (1,))) + 2)
 
 
-def _information(experiment: Experiment, step: int) -> dict[str, Any]:
-  config, classes = experiment.config, experiment.classes
+def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
+  config, classes = task.config, task.classes
   ids = [CITYSCAPES_IDS.get(name) for name in classes.names]
   return {
     "format": bundle.FORMAT,
@@ -190,9 +189,9 @@ def _information(experiment: Experiment, step: int) -> dict[str, Any]:
     "network": config.evaluation.network,
     "classes": {"names": classes.names, "colors": classes.colors, "cityscapes_ids": ids},
     "trained_height": config.data.target.height,
-    "smallest_size": smallest_size(config),
+    "smallest_size": smallest_size(task),
     "input": "uint8 RGB [batch, height, width, 3]",
-    "outputs": _OUTPUTS | (_OUTPUTS_OF_DEPTH if experiment.has_depth_heads else {}),
+    "outputs": _OUTPUTS | (_OUTPUTS_OF_DEPTH if task.has_depth_heads else {}),
     "platforms": PLATFORMS,
     "written_by": code_version(),
     "config": config.to_dict(),

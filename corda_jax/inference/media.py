@@ -22,7 +22,7 @@ from corda_jax.images import (
   image_suffixes,
   read_image,
 )
-from corda_jax.jobs.validate import PREDICTED_KINDS
+from corda_jax.inference.settings import KINDS
 from corda_jax.training.run_files import read_json_lines
 
 JOURNAL, RESULTS = "predicted.jsonl", "results.json"  # in the folder of the output
@@ -130,7 +130,7 @@ def _fault(file: Path) -> str:
     return f"is a link to {os.readlink(file)}, which does not exist"
   if not file.is_file():  # a pipe would be waited for
     return "is no regular file"
-  longest = max(len(os.fsencode(f"{file.stem}_{kind}.png.partial")) for kind in PREDICTED_KINDS)
+  longest = max(len(os.fsencode(f"{file.stem}_{kind}.png.partial")) for kind in KINDS)
   return "has a name too long for its maps: rename it" if longest > _LONGEST_NAME else ""
 
 
@@ -159,7 +159,7 @@ def check_output(folder: Path, path: Path) -> None:
   if before is None:
     taken = [
       *folder.glob(RESULTS),
-      *(f for each in PREDICTED_KINDS for f in folder.glob(f"*_{each}.*")),
+      *(f for each in KINDS for f in folder.glob(f"*_{each}.*")),
     ]
     if not taken:
       return

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax import labels
+from corda_jax.adaptation.evaluate import network_variables
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.console import progress_bar
+from corda_jax.depth.encodings import to_disparity
 from corda_jax.errors import UserError
 from corda_jax.images import Picture
 from corda_jax.inference import media as files
+from corda_jax.inference.settings import KINDS
 from corda_jax.inference.views import class_map, depth_maps, make_views
 from corda_jax.inference.windows import predict_tiled
-from corda_jax.jobs.evaluate import network_variables
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.validate import PREDICTED_KINDS
 from corda_jax.locks import only_writer
-from corda_jax.models.build import output_stride
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.journal import Journal
@@ -35,7 +35,7 @@ from corda_jax.visualize import colorize_inverse_depth, colormap_palette
 
 _THREADS = 4  # that read images, and that write maps: compressing takes longer than predicting
 
-_OF_DEPTH = PREDICTED_KINDS[2:]
+_OF_DEPTH = KINDS[2:]
 
 _MOST_PIXELS = 100_000_000  # of an image as it is predicted; all views and scores of it come on top
 
@@ -44,17 +44,17 @@ class Predictor:
   """Maps of images by the network of a state; compiles once for each size of images.
 
   Args:
-    experiment: network, mesh and configuration; `evaluation` tells which network, whether it sees
+    task: network, mesh and configuration; `evaluation` tells which network, whether it sees
       mirrored images, and at which scales, `prediction` how large images are tiled.
     state: of a checkpoint.
   """
 
-  def __init__(self, experiment: Experiment, state: TrainState):
+  def __init__(self, task: AdaptationTask, state: TrainState):
     """Prepares the compiled functions."""
-    self._mesh, self._config = experiment.mesh, experiment.config
-    self._stride = output_stride(self._config.model.encoder)
+    self._mesh, self._config = task.mesh, task.config
+    self._stride = task.stride
     self.variables = network_variables(state, self._config.evaluation.network)
-    model, normalization = experiment.model, experiment.normalization
+    model, normalization = task.model, task.normalization
     wide = accumulation_dtype(jnp.dtype(self._config.model.param_dtype))
 
     def compiled(function, **options):
@@ -138,18 +138,15 @@ class Predictor:
     return digest.hexdigest()
 
 
-def predict(
-  experiment: Experiment, workdir: Path, *, encode_depth: Callable[[np.ndarray], np.ndarray]
-) -> Path:
+def predict(task: AdaptationTask, workdir: Path) -> Path:
   """Predicts `prediction.input` by a checkpoint of the run in `workdir`.
 
   Writes maps beside each other, and `results.json`. Stopped and started again it goes on where it
   was, unless the network, the settings or an image have changed.
 
   Args:
-    experiment: network, mesh and configuration.
+    task: network, mesh and configuration.
     workdir: folder of the run.
-    encode_depth: inverse depth [H, W] → the values of its file, uint16.
 
   Returns:
     The folder of the output.
@@ -158,7 +155,7 @@ def predict(
     UserError: there is nothing to predict, or an image cannot be read and `prediction.bad_files`
       is "stop".
   """
-  config = experiment.config.prediction
+  config = task.config.prediction
   if not config.input:
     raise UserError(
       "prediction.input is '', wanted an image, a folder of images or a video: set "
@@ -168,13 +165,13 @@ def predict(
   name = path.resolve().name if path.is_dir() else path.resolve().stem
   folder = Path(config.output) if config.output else workdir / "predictions" / name
   images = [] if files.is_video(path) else files.find_images(path, folder)
-  table = files.label_ids(experiment.classes.names, labels.CITYSCAPES_IDS, config.label_ids)
+  table = files.label_ids(task.classes.names, labels.CITYSCAPES_IDS, config.label_ids)
   video = None if images else files.Video(path)
   files.check_output(folder, path)
-  state = restore_state(experiment, workdir)  # before a folder is made: there may be no run
+  state = restore_state(task, workdir)  # before a folder is made: there may be no run
   with only_writer(folder / ".lock", otherwise="set prediction.output to another folder"):
     files.check_output(folder, path)  # again: another process may have written there meanwhile
-    run = _Prediction(experiment, state, folder, table, encode_depth)
+    run = _Prediction(task, state, folder, table)
     if video is None:
       run.images(images)
     else:
@@ -186,17 +183,17 @@ def predict(
 class _Prediction:
   """One run of `predict`, into one folder."""
 
-  def __init__(self, experiment, state, folder, table, encode_depth):
-    self._config = config = experiment.config.prediction
-    self._height = config.height or experiment.config.data.target.height
-    self._predictor = Predictor(experiment, state)
-    self._step, self._folder, self._encode = int(state.step), folder, encode_depth
-    self._network = experiment.config.evaluation.network
-    self._classes, self._table = experiment.classes, table
-    self._kinds = [k for k in config.write if experiment.has_depth_heads or k not in _OF_DEPTH]
+  def __init__(self, task, state, folder, table):
+    self._config = config = task.config.prediction
+    self._height = config.height or task.config.data.target.height
+    self._predictor = Predictor(task, state)
+    self._step, self._folder = int(state.step), folder
+    self._network = task.config.evaluation.network
+    self._classes, self._table = task.classes, table
+    self._kinds = [k for k in config.write if task.has_depth_heads or k not in _OF_DEPTH]
     if left := [k for k in config.write if k not in self._kinds]:
       print(f"note: this network has no depth heads, so there is no {' and no '.join(left)}")
-    evaluation = experiment.config.evaluation
+    evaluation = task.config.evaluation
     self._journal = Journal(
       folder / files.JOURNAL,
       {
@@ -210,7 +207,7 @@ class _Prediction:
         "height": self._height,
         "flip": evaluation.flip,
         "scales": list(evaluation.scales),
-        "colors": [list(color) for color in experiment.classes.colors],
+        "colors": [list(color) for color in task.classes.colors],
       },
     )
     self._entries: list[dict[str, Any]] = []
@@ -393,7 +390,7 @@ class _Prediction:
     made = {
       "overlay": lambda: (self._overlay(image, maps["label"]), None),
       "label": lambda: (self._table[maps["label"]], None),
-      "inverse_depth": lambda: (self._encode(maps["inverse_depth"]), None),
+      "inverse_depth": lambda: (to_disparity(maps["inverse_depth"]), None),
       "inverse_depth_color": lambda: (colorize_inverse_depth(maps["inverse_depth"]), None),
       "difficulty": lambda: (np.rint(255 * maps["difficulty"]).astype(np.uint8), palette),
     }

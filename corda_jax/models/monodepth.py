@@ -11,9 +11,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from corda_jax.configuration import check_at_least, check_whole_numbers, check_within, given
 from corda_jax.errors import UserError
+from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.layers import Convolution, Dtype, accumulation_dtype, torch_uniform
-from corda_jax.models.resnet import ResNet
+
+# Of its encoders: levels that halve the size, trained normalisations.
+TORCHVISION = {
+  "stem_pool_ceil": False,
+  "strides": (1, 2, 2, 2),
+  "dilations": (1, 1, 1, 1),
+  "trainable_affine": True,
+}
 
 _MOTION_SCALE = 0.01  # of what the pose decoder predicts: frames of a video are close together
 
@@ -115,13 +124,18 @@ class DepthNetwork(nn.Module):
     initial_disparity: of the decoder.
   """
 
-  encoder: ResNet
+  encoder: ResNet = ResNet(stride_on="conv2", **TORCHVISION)
   widths: Sequence[int] = (16, 32, 64, 128, 256)
-  num_scales: int = 4
-  dtype: Dtype | None = None
-  param_dtype: Dtype = jnp.float32
-  decoder_init: nn.initializers.Initializer = torch_uniform
+  num_scales: int = given(4)
+  dtype: Dtype | None = given(None)
+  param_dtype: Dtype = given(jnp.float32)
+  decoder_init: nn.initializers.Initializer = given(torch_uniform)
   initial_disparity: float = 0.5
+
+  def __post_init__(self):
+    check_whole_numbers(self, "widths")
+    check_within(self, initial_disparity=(0.001, 0.999))
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
@@ -224,12 +238,16 @@ class PoseNetwork(nn.Module):
     decoder_init: initialiser of its kernels.
   """
 
-  encoder: ResNet
+  encoder: ResNet = ResNet(stage_sizes=(2, 2, 2, 2), block="basic", expansion=1, **TORCHVISION)
   decoder_width: int = 256
-  frames: int = 2
-  dtype: Dtype | None = None
-  param_dtype: Dtype = jnp.float32
-  decoder_init: nn.initializers.Initializer = torch_uniform
+  frames: int = given(2)
+  dtype: Dtype | None = given(None)
+  param_dtype: Dtype = given(jnp.float32)
+  decoder_init: nn.initializers.Initializer = given(torch_uniform)
+
+  def __post_init__(self):
+    check_at_least(self, decoder_width=1)
+    super().__post_init__()
 
   @nn.compact
   def __call__(

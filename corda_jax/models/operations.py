@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 # Channels in and out from which a CPU makes a kernel's gradient by products
-# (`python -m benchmarks.kernel_gradients`; docs/benchmarks.md).
+# (`python -m benchmarks.speed.kernel_gradients`; docs/benchmarks.md).
 _PRODUCTS_FROM = 128
 
 

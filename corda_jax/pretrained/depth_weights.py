@@ -1,18 +1,23 @@
 """What the networks of a depth run start from, and how they are told apart."""
 
+from __future__ import annotations
+
 import zlib
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from corda_jax.depth.step import DepthState
-from corda_jax.jobs.depth_experiment import DepthExperiment
 from corda_jax.pretrained.names.monodepth import read_depth_weights
 from corda_jax.pretrained.torch_checkpoints import merged
 from corda_jax.training.sharding import replicated
 
+if TYPE_CHECKING:
+  from corda_jax.depth.task import DepthTask
 
-def read_initial_depth_weights(experiment: DepthExperiment) -> tuple[dict, str]:
+
+def read_initial_depth_weights(task: DepthTask) -> tuple[dict, str]:
   """Reads the files that `config.initial_weights` names.
 
   Returns:
@@ -21,10 +26,10 @@ def read_initial_depth_weights(experiment: DepthExperiment) -> tuple[dict, str]:
   Raises:
     UserError: a file cannot be read, or fits nothing of the network.
   """
-  shapes = experiment.state_shapes()
+  shapes = task.state_shapes()
   found, lines = {}, []
   for network in shapes.params:
-    path = experiment.config.initial_weights[network]
+    path = task.config.initial_weights[network]
     if path:
       wanted = {"params": shapes.params[network], "batch_stats": shapes.batch_stats[network]}
       found[network], summary = read_depth_weights(path, wanted, network)
@@ -32,10 +37,10 @@ def read_initial_depth_weights(experiment: DepthExperiment) -> tuple[dict, str]:
   return found, "\n".join(lines)
 
 
-def initial_depth_state(experiment: DepthExperiment) -> DepthState:
+def initial_depth_state(task: DepthTask) -> DepthState:
   """Fresh state of a training run: from `config.initial_weights`, where set."""
-  found, summary = read_initial_depth_weights(experiment)
-  state = experiment.initial_state()
+  found, summary = read_initial_depth_weights(task)
+  state = task.initial_state()
   if not found:
     return state
   print(summary)
@@ -45,7 +50,7 @@ def initial_depth_state(experiment: DepthExperiment) -> DepthState:
     for kind in trees
   }
   # Training donates the state's buffers; the files' arrays do not share them.
-  trees = jax.device_put(merged(trees, over), replicated(experiment.mesh), may_alias=False)
+  trees = jax.device_put(merged(trees, over), replicated(task.mesh), may_alias=False)
   return state.replace(**trees)
 
 

@@ -11,7 +11,7 @@ from corda_jax.pretrained.names.corda import tensor_names, variable_path
 
 Tensors = dict[str, np.ndarray]
 
-_UNUSED_BRANCH = "branch unused by classifier_dilations"
+_UNUSED_BRANCH = "branch unused by model.decoder.dilations"
 _REASONS = 6  # lines of reasons in a report
 
 

@@ -1,15 +1,16 @@
 """Starts runs from PyTorch's files, and turns checkpoints into such files and back."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.jobs.experiment import Experiment
 from corda_jax.locks import only_writer
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match, unused_branches
 from corda_jax.pretrained.names.corda import state_dict_from_variables
@@ -21,6 +22,9 @@ from corda_jax.training.run_files import check_writable, has_checkpoints, record
 from corda_jax.training.sharding import shardings_of
 from corda_jax.training.state import TrainState
 
+if TYPE_CHECKING:
+  from corda_jax.adaptation.task import AdaptationTask
+
 Variables = dict[str, Any]
 
 _KEPT = "imported.pth"  # in the folder of a run: see `InitialWeights.kept`
@@ -29,7 +33,7 @@ _RELEASED_DILATIONS = (6, 12)  # of the branches that the released code sums
 
 
 class InitialWeights(NamedTuple):
-  """What a file holds for the network of an experiment.
+  """What a file holds for the network of an task.
 
   Attributes:
     student: {"params": …, "batch_stats": …}, without what the file lacks.
@@ -47,23 +51,20 @@ class InitialWeights(NamedTuple):
   summary: str
 
 
-def read_initial_weights(experiment: Experiment) -> InitialWeights:
+def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   """Reads the file `config.initial_weights`.
 
   Raises:
     UserError: none is named, it cannot be read, or it fits nothing of the network.
   """
-  config = experiment.config
+  config = task.config
   path = config.initial_weights
   if not path:
     raise UserError("initial_weights is '', wanted a file: set --config.initial_weights=FILE.pth")
   tree = read_torch_file(path)
-  shapes = experiment.state_shapes()
+  shapes = task.state_shapes()
   wanted = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-  options = {
-    "network": config.model.name,
-    "classifier_dilations": tuple(config.model.classifier_dilations),
-  }
+  options = {"network": _network(config), "classifier_dilations": _dilations(config)}
   try:
     found = find_state_dicts(tree)
     student, report = match(found.student, wanted, **options)
@@ -86,22 +87,22 @@ def read_initial_weights(experiment: Experiment) -> InitialWeights:
   return InitialWeights(student, teacher, missing, kept, "\n".join(lines))
 
 
-def initial_state(experiment: Experiment) -> TrainState:
+def initial_state(task: AdaptationTask) -> TrainState:
   """Fresh state of a training run: from `config.initial_weights`, if set.
 
   The teacher starts as a copy of the student, whatever the file holds, as in the release: its
   first update makes it one anyway.
   """
-  if not experiment.config.initial_weights:
-    return experiment.initial_state()
-  weights = read_initial_weights(experiment)
+  if not task.config.initial_weights:
+    return task.initial_state()
+  weights = read_initial_weights(task)
   print(weights.summary)
-  return _filled(experiment, weights.student, {})
+  return _filled(task, weights.student, {})
 
 
-def _filled(experiment: Experiment, student: Variables, teacher: Variables) -> TrainState:
+def _filled(task: AdaptationTask, student: Variables, teacher: Variables) -> TrainState:
   """Fresh state with other variables; the teacher has the student's where `teacher` has none."""
-  state = experiment.initial_state()
+  state = task.initial_state()
   student = merged({"params": state.params, "batch_stats": state.batch_stats}, student)
   teacher = merged(student, teacher)
 
@@ -127,7 +128,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
   }
 
 
-def import_torch(experiment: Experiment, workdir: Path) -> None:
+def import_torch(task: AdaptationTask, workdir: Path) -> None:
   """Writes `config.initial_weights` as the checkpoint of step 0 in `workdir`, to evaluate or train.
 
   Step 0 whatever step the file tells: momentum is not taken over, and a finished file would leave
@@ -135,7 +136,7 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
   place for is kept in `workdir/imported.pth`, for an export.
 
   Args:
-    experiment: network, mesh and configuration.
+    task: network, mesh and configuration.
     workdir: folder of the run; created.
 
   Raises:
@@ -143,7 +144,7 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
       or it cannot be written.
   """
   _check_empty(workdir)
-  weights = read_initial_weights(experiment)
+  weights = read_initial_weights(task)
   check_writable(workdir)
   print(weights.summary)
   if weights.teacher is None:
@@ -155,10 +156,10 @@ def import_torch(experiment: Experiment, workdir: Path) -> None:
     )
   with only_writer(workdir / ".run.lock", otherwise="choose another --workdir"):
     _check_empty(workdir)  # again: another process may have trained there meanwhile
-    record_config(workdir, experiment.config.to_dict())
+    record_config(workdir, task.config.to_dict())
     write_torch_file(workdir / _KEPT, weights.kept)
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, _filled(experiment, weights.student, weights.teacher or {}))
+    checkpoints.save(0, _filled(task, weights.student, weights.teacher or {}))
     checkpoints.close()
   print(f"Checkpoint: {workdir / 'checkpoints' / '0'}")
 
@@ -169,11 +170,11 @@ def _check_empty(workdir: Path) -> None:
     raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
 
 
-def export_torch(experiment: Experiment, workdir: Path) -> Path:
+def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   """Writes `workdir/corda.pth`, whose "model" and "ema_model" the released modules load strictly.
 
   Args:
-    experiment: network, mesh and configuration; `evaluation` says which checkpoint.
+    task: network, mesh and configuration; `evaluation` says which checkpoint.
     workdir: folder of the run.
 
   Returns:
@@ -182,8 +183,8 @@ def export_torch(experiment: Experiment, workdir: Path) -> Path:
   Raises:
     UserError: there is no such checkpoint.
   """
-  config = experiment.config
-  state = restore_state(experiment, workdir)
+  config = task.config
+  state = restore_state(task, workdir)
   step = int(state.step)
   path = workdir / "corda.pth"
   if jax.process_index() > 0:
@@ -193,7 +194,7 @@ def export_torch(experiment: Experiment, workdir: Path) -> Path:
 
   def tensors(params, batch_stats, kept):
     variables = {"params": params, "batch_stats": batch_stats}
-    state = state_dict_from_variables(variables, steps=step, network=config.model.name)
+    state = state_dict_from_variables(variables, steps=step, network=_network(config))
     counts = {n: np.asarray(x + step) for n, x in kept.items() if n.endswith("num_batches_tracked")}
     return state | kept | counts
 
@@ -204,9 +205,26 @@ def export_torch(experiment: Experiment, workdir: Path) -> Path:
   iteration = kept.get("iteration", 0) + step
   write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": iteration})
   print(f"{path}: {len(student)} tensors each of student and teacher after {iteration} steps")
-  if tuple(config.model.classifier_dilations) != _RELEASED_DILATIONS:
+  if _dilations(config) != _RELEASED_DILATIONS:
     print(
       f"note: the released code sums branches of dilations {_RELEASED_DILATIONS}, this network has "
-      f"{tuple(config.model.classifier_dilations)}: there it would predict something else"
+      f"{_dilations(config)}: there it would predict something else"
     )
   return path
+
+
+def _network(config: Any) -> str:
+  """The name table of a network: "corda" or "deeplab".
+
+  Raises:
+    UserError: the released code has no such network.
+  """
+  if "dilations" not in config.model.decoder:
+    raise UserError(
+      f"model.decoder is {config.model.decoder.get('part')}, but the released code has DeepLab's"
+    )
+  return "corda" if config.model.decoder.width else "deeplab"
+
+
+def _dilations(config: Any) -> tuple[int, ...]:
+  return tuple(config.model.decoder.dilations)

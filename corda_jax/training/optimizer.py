@@ -1,5 +1,6 @@
 """Optimisers with the release's parameter groups, as optax transformations."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from corda_jax.errors import UserError
+from corda_jax.configuration import check_at_least, check_within
 
 _AFFINE = re.compile(r"norm\d*/(scale|bias)$")
 
@@ -22,140 +23,205 @@ class ParameterGroup(NamedTuple):
   """
 
   learning_rate_factor: float
-  updates: int
+  updates: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderUpdates:
+  """Momentum updates a step that `SGD` makes of the encoder's parameters; published: all 1.
+
+  Attributes:
+    stem: of the first convolution and its normalisation.
+    residual: of the blocks.
+    projection: of the blocks' shortcuts.
+  """
+
+  stem: int = 1
+  residual: int = 3
+  projection: int = 4
+
+  def __post_init__(self):
+    check_at_least(self, stem=1, residual=1, projection=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Polynomial:
+  """Base of `SGD` and `AdamW`: groups, and a learning rate that falls to zero.
+
+  Attributes:
+    learning_rate: of the encoder, at the start.
+    head_learning_rate_factor: times that, of everything after it.
+    schedule_power: the rate is multiplied by (1 - step / num_steps) ** schedule_power.
+    momentum: share of the velocity that an update keeps; AdamW: of the first moment.
+    weight_decay: SGD's is coupled, AdamW's is not.
+  """
+
+  learning_rate: float = 2.5e-4
+  head_learning_rate_factor: float = 10.0
+  schedule_power: float = 0.9
+  momentum: float = 0.9
+  weight_decay: float = 5e-4
+
+  def __post_init__(self):
+    check_at_least(
+      self, learning_rate=0, head_learning_rate_factor=0, schedule_power=0, weight_decay=0
+    )
+    check_within(self, momentum=(0, 1))
+
+  def schedule(self, num_steps: int) -> optax.Schedule:
+    """Updates made so far → learning rate of the encoder."""
+    return optax.polynomial_schedule(
+      init_value=self.learning_rate,
+      end_value=0.0,
+      power=self.schedule_power,
+      transition_steps=num_steps,
+    )
+
+  def rates(self, num_steps: int) -> Callable[[int], dict[str, float]]:
+    """Updates made so far → learning rates of the next by the names of their curves."""
+    schedule = self.schedule(num_steps)
+
+    def rates(count):
+      rate = float(schedule(count))
+      return {
+        "learning_rate/encoder": rate,
+        "learning_rate/heads": rate * self.head_learning_rate_factor,
+      }
+
+    return rates
+
+  def group(self, name: str, *, freeze_encoder_affine: bool) -> ParameterGroup:
+    """The group of a parameter.
+
+    Args:
+      name: slash-separated path, such as "encoder/stage1_block0/conv1/kernel".
+      freeze_encoder_affine: whether the scales and biases of the encoder's normalisations stay.
+    """
+    if not name.startswith("encoder/"):
+      return ParameterGroup(self.head_learning_rate_factor)
+    if freeze_encoder_affine and _AFFINE.search(name):
+      return ParameterGroup(0.0, 0)
+    return ParameterGroup(1.0, self._updates(name))
+
+  def _updates(self, name: str) -> int:
+    return 1
+
+  def build(self, num_steps: int, *, freeze_encoder_affine: bool) -> optax.GradientTransformation:
+    """The optimiser.
+
+    Args:
+      num_steps: steps after which the learning rate reaches zero.
+      freeze_encoder_affine: of `group`.
+    """
+    polynomial = self.schedule(num_steps)
+
+    def schedule(count):
+      # In the widest float enabled: float64 runs are compared with reference values.
+      return polynomial(count.astype(jnp.result_type(float)))
+
+    def group(path):
+      return self.group(path_name(path), freeze_encoder_affine=freeze_encoder_affine)
+
+    return self._transformation(schedule, group)
+
+  def _transformation(self, schedule, group) -> optax.GradientTransformation:
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD(Polynomial):
+  """SGD as released; see `repeated_sgd`.
+
+  Attributes:
+    encoder_updates_per_step: momentum updates a step; the release makes several.
+  """
+
+  encoder_updates_per_step: EncoderUpdates = EncoderUpdates()
+
+  def _updates(self, name):
+    updates = self.encoder_updates_per_step
+    if "/stem_" in name:
+      return updates.stem
+    return updates.projection if "/projection_" in name else updates.residual
+
+  def _transformation(self, schedule, group):
+    return repeated_sgd(schedule, group, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Polynomial):
+  """AdamW, for short runs from scratch: it learns more in few steps than SGD does."""
+
+  def _transformation(self, schedule, group):
+    return optax.chain(
+      optax.scale_by_adam(b1=self.momentum),
+      optax.add_decayed_weights(self.weight_decay),
+      _scale_groups(group),
+      optax.scale_by_learning_rate(schedule),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthAdam:
+  """Adam of the depth and pose networks, with a learning rate that falls in steps.
+
+  Attributes:
+    learning_rate: at the start.
+    depth_encoder_learning_rate_factor: times that, of the depth network's encoder, which is
+      pretrained.
+    decay_at: steps at which the rate falls; released: after 15 of 20 epochs.
+    decay_factor: by which it is then multiplied.
+    beta1: decay of the first moment.
+    beta2: decay of the second moment.
+  """
+
+  learning_rate: float = 1e-4
+  depth_encoder_learning_rate_factor: float = 0.1
+  decay_at: tuple[int, ...] = (262_500,)
+  decay_factor: float = 0.1
+  beta1: float = 0.9
+  beta2: float = 0.999
+
+  def __post_init__(self):
+    check_at_least(self, learning_rate=0, depth_encoder_learning_rate_factor=0)
+    check_within(self, decay_factor=(0, 1), beta1=(0, 1), beta2=(0, 1))
+
+  def schedule(self) -> optax.Schedule:
+    """Updates made so far → learning rate."""
+    return optax.piecewise_constant_schedule(
+      self.learning_rate, {int(step): self.decay_factor for step in self.decay_at}
+    )
+
+  def rates(self) -> Callable[[int], dict[str, float]]:
+    """Updates made so far → learning rates of the next by the names of their curves."""
+    schedule = self.schedule()
+
+    def rates(count):
+      rate = float(schedule(count))
+      return {
+        "learning_rate/depth_encoder": rate * self.depth_encoder_learning_rate_factor,
+        "learning_rate/others": rate,
+      }
+
+    return rates
+
+  def build(self) -> optax.GradientTransformation:
+    """The optimiser, of parameters by network: "depth" and, with video, "pose"."""
+
+    def group(path):
+      encoder = path_name(path).startswith("depth/encoder/")
+      return ParameterGroup(self.depth_encoder_learning_rate_factor if encoder else 1.0)
+
+    return optax.chain(
+      optax.scale_by_adam(b1=self.beta1, b2=self.beta2),
+      _scale_groups(group),
+      optax.scale_by_learning_rate(self.schedule()),
+    )
 
 
 def path_name(path: tuple[Any, ...]) -> str:
   """Slash-separated name of a leaf of a parameter tree."""
   return "/".join(str(key.key) for key in path)
-
-
-def parameter_group(name: str, config: Any, freeze_encoder_affine: bool) -> ParameterGroup:
-  """The group of the parameter `name`.
-
-  Args:
-    name: slash-separated path, such as "encoder/stage1_block0/conv1/kernel".
-    config: the `optimizer` part of a configuration.
-    freeze_encoder_affine: whether the scales and biases of the encoder's normalisations stay.
-  """
-  if not name.startswith("encoder/"):
-    return ParameterGroup(config.head_learning_rate_factor, 1)
-  if freeze_encoder_affine and _AFFINE.search(name):
-    return ParameterGroup(0.0, 0)
-  updates = config.encoder_updates_per_step
-  if "/stem_" in name:
-    return ParameterGroup(1.0, updates.stem)
-  if "/projection_" in name:
-    return ParameterGroup(1.0, updates.projection)
-  return ParameterGroup(1.0, updates.residual)
-
-
-def build_optimizer(
-  config: Any, *, num_steps: int, freeze_encoder_affine: bool
-) -> optax.GradientTransformation:
-  """The optimiser of a configuration, with a polynomial schedule and parameter groups.
-
-  Args:
-    config: the `optimizer` part of a configuration. `name` is "sgd", as released (see
-      `repeated_sgd`), or "adamw" for short runs from scratch.
-    num_steps: steps after which the learning rate reaches zero.
-    freeze_encoder_affine: whether the scales and biases of the encoder's normalisations stay.
-
-  Raises:
-    UserError: `name` is unknown, or repeated updates are asked of AdamW.
-  """
-  polynomial = _polynomial(config, num_steps)
-
-  def schedule(count):
-    # In the widest float enabled: float64 runs are compared with reference values.
-    return polynomial(count.astype(jnp.result_type(float)))
-
-  def group(path):
-    return parameter_group(path_name(path), config, freeze_encoder_affine)
-
-  if config.name == "sgd":
-    return repeated_sgd(schedule, group, momentum=config.momentum, weight_decay=config.weight_decay)
-  if config.name == "adamw":
-    if any(updates != 1 for updates in config.encoder_updates_per_step.values()):
-      raise UserError(
-        "optimizer.encoder_updates_per_step repeats updates of SGD: set all three to 1 for AdamW, "
-        "or optimizer.name=sgd"
-      )
-    return optax.chain(
-      optax.scale_by_adam(b1=config.momentum),
-      optax.add_decayed_weights(config.weight_decay),
-      _scale_groups(group),
-      optax.scale_by_learning_rate(schedule),
-    )
-  raise UserError(f"optimizer.name is {config.name!r}, wanted 'sgd' or 'adamw'")
-
-
-def _polynomial(config, num_steps):
-  return optax.polynomial_schedule(
-    init_value=config.learning_rate,
-    end_value=0.0,
-    power=config.schedule_power,
-    transition_steps=num_steps,
-  )
-
-
-def learning_rates(config: Any, *, num_steps: int) -> Callable[[int], dict[str, float]]:
-  """Updates made so far → learning rates of the next by the names of their curves.
-
-  Args:
-    config: of `build_optimizer`.
-    num_steps: of `build_optimizer`.
-  """
-  schedule = _polynomial(config, num_steps)
-
-  def rates(count):
-    rate = float(schedule(count))
-    return {
-      "learning_rate/encoder": rate,
-      "learning_rate/heads": rate * config.head_learning_rate_factor,
-    }
-
-  return rates
-
-
-def build_depth_optimizer(config: Any) -> optax.GradientTransformation:
-  """Adam for the depth and pose networks, with a learning rate that falls in steps.
-
-  Args:
-    config: the `optimizer` part of a configuration of the depth stage: `learning_rate`,
-      `depth_encoder_learning_rate_factor`, `decay_at` (steps), `decay_factor`, `beta1`, `beta2`.
-  """
-  schedule = _steps_down(config)
-
-  def group(path):
-    encoder = path_name(path).startswith("depth/encoder/")
-    return ParameterGroup(config.depth_encoder_learning_rate_factor if encoder else 1.0, 1)
-
-  return optax.chain(
-    optax.scale_by_adam(b1=config.beta1, b2=config.beta2),
-    _scale_groups(group),
-    optax.scale_by_learning_rate(schedule),
-  )
-
-
-def _steps_down(config):
-  return optax.piecewise_constant_schedule(
-    config.learning_rate, {int(step): config.decay_factor for step in config.decay_at}
-  )
-
-
-def depth_learning_rates(config: Any) -> Callable[[int], dict[str, float]]:
-  """`learning_rates` of `build_depth_optimizer`."""
-  schedule = _steps_down(config)
-
-  def rates(count):
-    rate = float(schedule(count))
-    return {
-      "learning_rate/depth_encoder": rate * config.depth_encoder_learning_rate_factor,
-      "learning_rate/others": rate,
-    }
-
-  return rates
 
 
 def _scale_groups(group: Callable[[Any], ParameterGroup]) -> optax.GradientTransformation:
@@ -178,7 +244,7 @@ def repeated_sgd(
 
   The release lists an encoder parameter once for each module that encloses it, and PyTorch's SGD
   then makes one full momentum update for each listing, with the same gradient and the weight decay
-  computed anew. With one update for every parameter it is the published optimiser.
+  computed again. With one update for every parameter it is the published optimiser.
 
   Args:
     schedule: updates made so far → learning rate.

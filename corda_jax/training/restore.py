@@ -10,21 +10,21 @@ from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.run_files import whole_checkpoints
 
 
-def restore_state(experiment: Any, workdir: Path) -> Any:
+def restore_state(task: Any, workdir: Path) -> Any:
   """The state of the checkpoint that `evaluation.checkpoint` names, if it is as it was written.
 
   In place of a damaged one that is the latest, the one before it is taken, and that is told.
 
   Args:
-    experiment: of the adaptation or of the depth stage.
+    task: of the run.
     workdir: folder of the run; nothing in it is changed.
 
   Raises:
     UserError: there is no such checkpoint, it is damaged, or it is of another network.
   """
-  which = experiment.config.evaluation.checkpoint
-  with undamaged_checkpoint(workdir, which, experiment.config.faults) as (checkpoints, step):
-    return checkpoints.restore(step, experiment.state_shapes())
+  which = task.config.evaluation.checkpoint
+  with undamaged_checkpoint(workdir, which, task.config.faults) as (checkpoints, step):
+    return checkpoints.restore(step, task.state_shapes())
 
 
 @contextlib.contextmanager

@@ -12,38 +12,10 @@ from typing import Any
 
 import jax
 
-from corda_jax.configuration import flatten
+from corda_jax.configuration import flatten, free_fields
 from corda_jax.errors import UserError
 from corda_jax.files import check_links, whole_or_not
-
-# What a resumed run may change: fields that touch no number of its training.
-_FREE_FIELDS = (
-  "initial_",  # weights: read once, before the first step; elsewhere the file has another path
-  "log_every",
-  "evaluate_every",
-  "checkpoint_every",
-  "keep_best",
-  "keep_newest",
-  "faults.",
-  "profile.",
-  "draw_every",
-  "evaluation.",
-  "prediction.",
-  "label_depth.",
-  "compute.one_student_pass",
-  "compute.rematerialize",
-  "compute.shard_state",
-  "data.classes.colors",
-  "data.records_dir",
-  "data.source.root",
-  "data.target.root",
-  "data.source.depth_root",
-  "data.target.depth_root",
-  "data.beam_options",
-  "data.prepare_processes",
-  "data.reader_threads",
-  "data.evaluation_batch_size",
-)
+from corda_jax.training.settings import Running
 
 _PACKAGES = ("corda_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -92,24 +64,15 @@ def check_config(
   Args:
     workdir: folder of the run.
     config: the whole configuration.
-    parts: what the names of fields that matter begin with, such as "model."; None: all fields that
-      touch the numbers of training.
+    parts: what the names of fields that matter begin with, such as "model."; None: all that are not
+      `free`.
 
   Raises:
-    UserError: they differ; names the fields. Or there are checkpoints, and nothing tells of what.
+    UserError: they differ; names the fields. Or there are checkpoints, and no configuration.
   """
-  if not has_checkpoints(workdir):
-    return  # nothing was made with another configuration
-  differing = [
-    told
-    for name, told in _differing(workdir, config).items()
-    if not name.startswith(_FREE_FIELDS) and (parts is None or name.startswith(tuple(parts)))
-  ]
-  if differing:
-    raise UserError(
-      f"{workdir} holds a run with another configuration: {', '.join(differing)}; restore these "
-      "values or choose another --workdir"
-    )
+  if has_checkpoints(workdir):  # else nothing was made with another configuration
+    matter = tuple(parts) if parts is not None else ("",)
+    _check_same(workdir, config, "a run with", matter)
 
 
 def check_results(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -122,26 +85,35 @@ def check_results(workdir: Path, config: Mapping[str, Any]) -> None:
   Raises:
     UserError: they differ in what touches numbers of training or of evaluation; names the fields.
   """
+  _check_same(workdir, config, "results of", ("",), also=("evaluation.", "initial_weights"))
+
+
+def _check_same(
+  workdir: Path,
+  config: Mapping[str, Any],
+  what: str,
+  parts: tuple[str, ...],
+  *,
+  also: tuple[str, ...] = (),
+) -> None:
+  """Raises UserError where fields of these parts differ that are not free, or are among `also`."""
+  old, new = (flatten(tree) for tree in (read_config(workdir), _as_json(config)))
+  free = tuple(free_fields(config, Running))
+
+  def matters(name):
+    is_free = any(name == each or name.startswith(each + ".") for each in free)
+    return name.startswith(also) if is_free and also else not is_free and name.startswith(parts)
+
   differing = [
-    told
-    for name, told in _differing(workdir, config).items()
-    if name.startswith(("evaluation.", "initial_")) or not name.startswith(_FREE_FIELDS)
+    f"{name} ({old.get(name)} → {new.get(name)})"
+    for name in sorted(old.keys() | new.keys())
+    if matters(name) and old.get(name) != new.get(name)
   ]
   if differing:
     raise UserError(
-      f"{workdir} holds results of another configuration: {', '.join(differing)}; restore these "
-      "values or choose another --workdir"
+      f"{workdir} holds {what} another configuration: {', '.join(differing)}; restore these values "
+      "or choose another --workdir"
     )
-
-
-def _differing(workdir: Path, config: Mapping[str, Any]) -> dict[str, str]:
-  """Field → old and new value, of those in which the configuration in `workdir` is another."""
-  old, new = (flatten(tree) for tree in (read_config(workdir), _as_json(config)))
-  return {
-    name: f"{name} ({old.get(name)} → {new.get(name)})"
-    for name in sorted(old.keys() | new.keys())
-    if old.get(name) != new.get(name)
-  }
 
 
 def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -259,4 +231,5 @@ def finite(value: Any) -> Any:
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
   """The configuration as a JSON file gives it back: tuples are lists."""
+  config = config.to_dict() if hasattr(config, "to_dict") else config
   return json.loads(json.dumps(config))

@@ -10,13 +10,13 @@ from flax import struct
 
 
 @struct.dataclass
-class PoseState:
-  """State of the pose network that joins an adaptation run.
+class TermState:
+  """State of a network that a term brings along.
 
   Attributes:
     params: its parameters.
     batch_stats: its running statistics.
-    optimizer_state: of its own optimiser.
+    optimizer_state: of its own optimiser; None where its parameters are frozen.
   """
 
   params: Any
@@ -35,7 +35,7 @@ class TrainState:
     optimizer_state: of the optax transformation.
     teacher_params: exponential moving average of `params`.
     teacher_batch_stats: running statistics of the teacher's own forward passes.
-    pose: the pose network; None where no depth is learned from video.
+    terms: the networks that terms bring along, by the term's name.
   """
 
   step: jax.Array
@@ -44,7 +44,7 @@ class TrainState:
   optimizer_state: Any
   teacher_params: Any
   teacher_batch_stats: Any
-  pose: PoseState | None = None
+  terms: dict[str, TermState] = struct.field(default_factory=dict)
 
 
 def create_train_state(
@@ -71,14 +71,16 @@ def create_train_state(
   )
 
 
-def create_pose_state(
-  pose: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array
-) -> PoseState:
-  """Fresh state of a pose network."""
-  image = jnp.zeros((1, 64, 64, 3), jnp.float32)
-  variables = pose.init(key, image, image, train=True)
+def create_term_state(variables: Any, optimizer: optax.GradientTransformation | None) -> TermState:
+  """Fresh state of a term's network.
+
+  Args:
+    variables: of the network: "params" and, perhaps, "batch_stats".
+    optimizer: of its parameters; None freezes them.
+  """
   params = variables["params"]
-  return PoseState(params, variables["batch_stats"], optimizer.init(params))
+  optimizer_state = None if optimizer is None else optimizer.init(params)
+  return TermState(params, variables.get("batch_stats", {}), optimizer_state)
 
 
 def skip_unless_finite(
@@ -87,7 +89,7 @@ def skip_unless_finite(
   """The state after a step whose loss and gradients are finite; else the one before, counted on.
 
   One pixel that overflows would else turn every weight, the teacher's and the statistics to NaN,
-  and no later step could mend them.
+  and no later step could repair them.
 
   Args:
     before: state before the step, with an attribute `step`.

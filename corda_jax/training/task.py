@@ -1,13 +1,17 @@
-"""What a task is to the loop that trains it: a state, and a pure step on a mesh of devices."""
+"""What a task is to the loop that trains it, to evaluation and to the command."""
 
 import abc
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
+from corda_jax.configuration import build
 from corda_jax.models.operations import at_matmul_precision
+from corda_jax.training.settings import Running
 from corda_jax.training.sharding import (
   batch_sharded,
   replicated,
@@ -16,26 +20,133 @@ from corda_jax.training.sharding import (
   with_shardings,
 )
 
+HostBatch = Mapping[str, np.ndarray]
+Batches = Callable[[], Iterable[HostBatch]]  # each call goes once through them
+
+
+class Need(NamedTuple):
+  """Frames that a job reads.
+
+  Attributes:
+    domain: "source" or "target".
+    split: of it.
+    contents: of "image", "label", "inverse_depth", "views".
+    measured: whether some frame must have depth, to measure by.
+  """
+
+  domain: str
+  split: str
+  contents: tuple[str, ...]
+  measured: bool = False
+
+
+class Evaluation(NamedTuple):
+  """How a state scored.
+
+  Attributes:
+    result: JSON-ready values, for `results.json`.
+    score: larger is better; the best checkpoint is kept by it.
+    curves: name → value.
+    line: for the console while training.
+    table: for the console at the end.
+  """
+
+  result: dict[str, Any]
+  score: float
+  curves: dict[str, float]
+  line: str
+  table: str
+
 
 class Task(abc.ABC):
-  """Base of the adaptation's and of the depth stage's experiment.
+  """Base of the adaptation and of the depth stage.
 
   Attributes:
     config: the whole configuration.
     mesh: devices, along the batch axis.
+    step: the pure function of (state, batch, key) → (state, metrics), with `create_state`.
+    modes: the jobs of the command.
+    domains: data sets that training reads.
+    sections: of the configuration, beside the fields of `Running`.
+    read_by: mode → beginnings of the fields in which a job must agree with the run that it reads.
+    shown: (words, metric, format) of the live line of training.
   """
 
   config: Any
   mesh: Mesh
+  step: Any
+  modes: ClassVar[tuple[str, ...]]
+  domains: ClassVar[tuple[str, ...]]
+  sections: ClassVar[tuple[str, ...]]
+  read_by: ClassVar[Mapping[str, tuple[str, ...]]]
+  shown: ClassVar[Sequence[tuple[str, str, str]]]
+
+  @abc.abstractmethod
+  def needs(self, mode: str) -> list[Need]:
+    """Frames that a job reads; those of training's domains first, those of evaluation last."""
+
+  @abc.abstractmethod
+  def pictured(self, mode: str) -> Need:
+    """Frames that the contact sheet of an evaluation shows."""
+
+  @abc.abstractmethod
+  def check_initial(self) -> None:
+    """Raises UserError where a file of weights, which a fresh run starts from, cannot be used."""
+
+  @abc.abstractmethod
+  def fresh_state(self) -> Any:
+    """The state that a run begins with, pretrained weights loaded."""
+
+  @abc.abstractmethod
+  def batch_inputs(self, batch: HostBatch) -> dict[str, np.ndarray]:
+    """The arrays of a host batch that the step reads."""
+
+  @abc.abstractmethod
+  def learning_rates(self) -> Callable[[int], dict[str, float]]:
+    """Updates made so far → learning rates of the next by the names of their curves."""
+
+  @abc.abstractmethod
+  def evaluate(self, state: Any, batches: Batches) -> Evaluation:
+    """Scores a state by the validation set."""
+
+  @abc.abstractmethod
+  def draw_evaluation(self, state: Any, batches: Batches, *, path: Path, title: str) -> None:
+    """Writes the contact sheet of frames; all processes compute it, the first writes.
+
+    Args:
+      state: of the task.
+      batches: of `pictured`, at least `config.evaluation.pictures` frames of it.
+      path: of the PNG file.
+      title: of the sheet.
+    """
+
+  @abc.abstractmethod
+  def draw_training(
+    self, state: Any, batch: Any, key: jax.Array, *, path: Path, title: str
+  ) -> None:
+    """Writes the contact sheet of what a step makes of a batch, likewise.
+
+    Args:
+      state: before the step.
+      batch: on the devices.
+      key: of the run.
+      path: of the PNG file.
+      title: of the sheet.
+    """
 
   @property
   @abc.abstractmethod
-  def step(self) -> Callable[..., Any]:
-    """The pure function of (state, batch, key) → (state, metrics), with its parts."""
+  def evaluated_network(self) -> str:
+    """What evaluations measure, as pictures name it."""
 
-  @abc.abstractmethod
+  @property
+  def images_per_step(self) -> int:
+    """Crops that a step reads, for the rate."""
+    return len(self.domains) * self.config.data.batch_size
+
   def create_state(self, key: jax.Array) -> Any:
-    """A fresh state, by a function that can be traced."""
+    """A state of random weights, by a function that can be traced."""
+    return self.step.create_state(key)
 
   def at_precision(self, function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with matrix products as `compute.matmul_precision` says."""
@@ -46,7 +157,7 @@ class Task(abc.ABC):
     return self.at_precision(self.step)
 
   def initial_state(self) -> Any:
-    """A fresh state, on the devices as `state_shapes` says."""
+    """A state of random weights, on the devices as `state_shapes` says."""
     create = jax.jit(self.create_state, out_shardings=shardings_of(self.state_shapes()))
     return create(replicated_key(self.mesh, self.config.seed))  # compiled once for all seeds
 
@@ -59,6 +170,37 @@ class Task(abc.ABC):
     """The jitted step: the batch is split over the mesh, the state is donated."""
     return compile_step(self.make_step(), self.mesh, shardings_of(self.state_shapes()))
 
+  def compile_for_frames(self, function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A jitted function of (variables, batch) whose results every process gets.
+
+    Args:
+      function: pure.
+      mesh: whose batch axis frames are split over; variables stay as they are.
+    """
+    return jax.jit(
+      self.at_precision(function),
+      in_shardings=(None, batch_sharded(mesh)),
+      out_shardings=replicated(mesh),
+    )
+
+
+def build_sections(config: Any, sections: Sequence[str]) -> dict[str, Any]:
+  """The parts of a configuration by the names of their sections, "" for the fields of none.
+
+  Those of networks and of terms are left out: they are built with what they have in common.
+
+  Args:
+    config: the whole configuration.
+    sections: that the configuration has beside the fields of `Running`.
+
+  Raises:
+    UserError: a value cannot work, or a field is unknown.
+  """
+  top = {name: value for name, value in config.items() if name not in sections}
+  single = [name for name in sections if name not in ("model", "terms")]
+  parts = {name: build(config[name], name) for name in single}
+  return {"": build(top, default=Running)} | parts
+
 
 def compile_step(
   step: Callable[..., tuple[Any, dict[str, jax.Array]]], mesh: Mesh, state_shardings: Any = None
@@ -68,7 +210,7 @@ def compile_step(
   Args:
     step: the pure function.
     mesh: devices.
-    state_shardings: how the state lies on them; None: every device holds all of it.
+    state_shardings: how the state is stored on them; None: every device holds all of it.
   """
   everywhere, split = replicated(mesh), batch_sharded(mesh)
   of_state = everywhere if state_shardings is None else state_shardings

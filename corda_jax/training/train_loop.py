@@ -1,17 +1,18 @@
-"""The loop that every training job runs in: steps, curves, evaluations, checkpoints, resuming."""
+"""The loop that every training runs in: steps, curves, evaluations, checkpoints, resuming."""
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from PIL import Image
 
 from corda_jax.errors import Preempted, UserError
 from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.evaluate import draw_evaluation
 from corda_jax.training.history import History
 from corda_jax.training.preemption import Preemption
 from corda_jax.training.profile import Profile
@@ -19,100 +20,61 @@ from corda_jax.training.progress import Progress
 from corda_jax.training.run_files import whole_checkpoints, write_json
 from corda_jax.training.sharding import put_batch, replicated_key
 from corda_jax.training.skipped import SkippedSteps, remove_report
-from corda_jax.training.task import Task
-
-HostBatch = Mapping[str, np.ndarray]
-Batches = Callable[[], Iterable[HostBatch]]
-Frames = Mapping[str, list[str]]
+from corda_jax.training.task import Evaluation, HostBatch, Need, Task
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """How a state scored.
+class Feed(Protocol):
+  """Where batches come from: `data_pipelines.feed.Feed`."""
 
-  Attributes:
-    result: JSON-ready values, for `results.json`.
-    score: larger is better; the best checkpoint is kept by it.
-    curves: name → value.
-    line: for the console while training.
-    table: for the console at the end.
-  """
+  def train(self, start: int) -> Iterator[HostBatch]:
+    """Batches for the step after `start` and all after it."""
 
-  result: dict[str, Any]
-  score: float
-  curves: dict[str, float]
-  line: str
-  table: str
+  def frames(self, need: Need, spread: int = 0) -> Iterable[HostBatch]:
+    """Whole frames, once through; `spread`: so many, at equal distances; 0: as configured."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingJob:
-  """What distinguishes one training job from another.
+class Writer(Protocol):
+  """Where curves go beside the history; its `OSError` is reported and ends nothing."""
 
-  Attributes:
-    task: what is trained.
-    initial_state: makes the state of a fresh run.
-    inputs: host batch → the arrays that the step reads.
-    evaluate: scores a state by host batches of the validation set, which it may ask for again.
-    evaluation_batches: → these, once through.
-    rates: step → learning rates by the name of their curve.
-    images_per_step: for the rate.
-    shown: (words, metric, format) of the live line.
-    draw: (step, state, batch, key) → pictures of what the step makes of the batch, every
-      `config.draw_every` steps.
-  """
+  def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds a point to each curve."""
 
-  task: Task
-  initial_state: Callable[[], Any]
-  inputs: Callable[[HostBatch], dict[str, np.ndarray]]
-  evaluate: Callable[[Any, Batches], Evaluation]
-  evaluation_batches: Batches
-  rates: Callable[[int], dict[str, float]]
-  images_per_step: int
-  shown: Sequence[tuple[str, str, str]]
-  draw: Callable[[int, Any, Mapping[str, jax.Array], jax.Array], None] | None = None
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Adds pictures, uint8 RGB [N, H, W, 3]."""
 
 
-def run_training(
-  job: TrainingJob,
-  workdir: Path,
-  *,
-  train_batches: Callable[[int], Iterator[HostBatch]],
-  write_scalars: Callable[[int, Mapping[str, float]], None],
-  show: Callable[[Any, dict[str, Any]], None] | None = None,
-) -> tuple[Any, dict[str, Any]]:
+def train(task: Task, workdir: Path, feed: Feed, writer: Writer) -> tuple[Any, Evaluation]:
   """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
   A state is saved before it is evaluated, so whatever happens meanwhile loses nothing; a run that
   goes on from it makes the evaluation that is missing.
 
   Args:
-    job: what is trained and how.
-    workdir: existing folder for checkpoints, `history.jsonl` and `results.json`.
-    train_batches: first step → host batches for that step and all after it.
-    write_scalars: (step, name → value) for curves; its `OSError` is told, and does not end the run.
-    show: (state, result) → pictures of it, after each evaluation; the same.
+    task: what is trained.
+    workdir: existing folder for checkpoints, `history.jsonl`, pictures and `results.json`.
+    feed: of batches.
+    writer: of curves and pictures.
 
   Returns:
-    The last state, and the results that `results.json` holds.
+    The last state, and how it scored; `results.json` holds the result.
 
   Raises:
     Preempted: SIGTERM or SIGHUP asked to stop; the state is saved.
     UserError: too many steps in a row were not finite, or a checkpoint cannot be written.
   """
   with Preemption() as preemption:
-    run = _Run(job, Path(workdir), write_scalars, show, preemption)
-    return run.finish(train_batches)
+    return _Run(task, Path(workdir), writer, preemption).finish(feed)
 
 
 class _Run:
-  """One run of `run_training`, from its newest checkpoint to its end."""
+  """One run of `train`, from its newest checkpoint to its end."""
 
-  def __init__(self, job, workdir, write_scalars, show, preemption):
-    config = self._config = job.task.config
-    self._job, self._workdir, self._show = job, workdir, show
-    self._write_scalars, self._preemption = write_scalars, preemption
+  def __init__(self, task, workdir, writer, preemption):
+    config = self._config = task.config
+    self._task, self._workdir = task, workdir
+    self._writer, self._preemption = writer, preemption
     self._history = History(workdir)
+    self._rates = task.learning_rates()
     self._checkpoints = Checkpoints(
       workdir,
       keep_best=config.keep_best,
@@ -124,12 +86,14 @@ class _Run:
     self._history.rewind(self._first)
     self._evaluation: Evaluation | None = None
     self._profile = Profile(workdir, config.profile, tell=lambda text: self._progress.message(text))
-    self._frames: dict[int, Frames] = {}  # of the batches whose metrics were not read yet
+    self._frames: dict[
+      int, dict[str, list[str]]
+    ] = {}  # of the batches whose metrics were not read yet
     self._progress = Progress(
       self._first,
       config.num_steps,
-      job.images_per_step,
-      shown=job.shown,
+      task.images_per_step,
+      shown=task.shown,
       on_read=SkippedSteps(
         workdir,
         config.faults.skipped_steps,
@@ -142,17 +106,18 @@ class _Run:
   def _initial_or_restored(self):
     newest = self._checkpoints.newest_undamaged()
     if newest is None:
-      return self._job.initial_state(), 0
+      return self._task.fresh_state(), 0
     print(f"Resuming from the checkpoint of step {newest}.")
-    return self._checkpoints.restore(newest, self._job.task.state_shapes()), newest
+    return self._checkpoints.restore(newest, self._task.state_shapes()), newest
 
   def _whole_checkpoints(self):
     with contextlib.suppress(UserError):  # that one cannot be written is told where it is asked for
       self._checkpoints.wait()
     return whole_checkpoints(self._workdir)
 
-  def finish(self, train_batches):
+  def finish(self, feed):
     """Trains to the end, evaluates, and writes the results."""
+    self._feed = feed
     last = self._config.num_steps
     with contextlib.ExitStack() as closing:  # each is closed, whatever becomes of the others
       for each in (self._checkpoints, self._progress, self._profile):
@@ -161,7 +126,7 @@ class _Run:
       if due and not self._history.evaluated(self._first):  # something came between
         self._evaluate(self._first)
       if self._first < last:
-        self._train(train_batches(self._first))
+        self._train(feed.train(self._first))
       else:
         print(f"The run in {self._workdir} is complete at step {self._first}.")
         self._evaluate(self._first)
@@ -169,22 +134,20 @@ class _Run:
     if jax.process_index() == 0:
       write_json(self._workdir / "results.json", self._evaluation.result)
       remove_report(self._workdir)
-    return self._state, self._evaluation.result
+    return self._state, self._evaluation
 
   def _train(self, batches):
-    job = self._job
-    key, train_step = replicated_key(job.task.mesh, job.task.config.seed), job.task.compile_step()
+    task = self._task
+    key, train_step = replicated_key(task.mesh, task.config.seed), task.compile_step()
     owed = None  # a report, made when the device has the next step to work on
-    for step in range(self._first + 1, job.task.config.num_steps + 1):
+    for step in range(self._first + 1, task.config.num_steps + 1):
       since = time.monotonic()
       host_batch = next(batches)
-      batch = put_batch(job.task.mesh, job.inputs(host_batch))
+      batch = put_batch(task.mesh, task.batch_inputs(host_batch))
       waited = time.monotonic() - since
       self._frames[step] = _frames(host_batch)
-      if job.draw is not None and self._due(step, "draw"):  # of the state that the step sees
-        self._progress.stop_clock()
-        with self._not_fatal("pictures"):
-          job.draw(step, self._state, batch, key)
+      if self._due(step, "draw"):  # of the state that the step sees
+        self._draw_training(step, batch, key)
       with self._profile.step(step):
         self._state, metrics = train_step(self._state, batch, key)
         self._progress.update(step, metrics, waited=waited)
@@ -197,7 +160,7 @@ class _Run:
       if save:  # all that is told of a step is told before it is saved
         self._report(step)
         owed = None
-        self._save(step, must=stop or step == job.task.config.num_steps)
+        self._save(step, must=stop or step == task.config.num_steps)
       else:
         self._mend_checkpoint(step)
       if stop:
@@ -218,9 +181,9 @@ class _Run:
       del self._frames[step]
     if means:
       curves = {f"train/{name}": value for name, value in means.items()}
-      curves |= self._job.rates(until - 1)
+      curves |= self._rates(until - 1)
       with self._not_fatal("TensorBoard's curves"):
-        self._write_scalars(until, curves)
+        self._writer.write_scalars(until, curves)
       with self._not_fatal("the history"):
         self._history.add_curves(until, curves)
 
@@ -232,6 +195,34 @@ class _Run:
     except OSError as error:
       reason = next(iter(str(error).splitlines()), type(error).__name__)
       self._progress.message(f"{what} cannot be written ({reason}); the run goes on")
+
+  def _draw_training(self, step, batch, key):
+    """A sheet of what the step makes of its batch."""
+    self._progress.stop_clock()
+    path = self._workdir / "pictures" / f"train_step_{step:06d}.png"
+    title = f"{self._workdir.name}: what training sees in step {step}"
+    with self._not_fatal("pictures"):
+      path.parent.mkdir(exist_ok=True)
+      self._task.draw_training(self._state, batch, key, path=path, title=title)
+      self._show(step, "train", path)
+
+  def _draw_evaluation(self, step, evaluation):
+    """A sheet of evaluated frames."""
+    need, count = self._task.pictured("train"), self._config.evaluation.pictures
+    with self._not_fatal("pictures"):
+      path = draw_evaluation(
+        self._task,
+        self._workdir,
+        self._state,
+        evaluation,
+        lambda: self._feed.frames(need, spread=count),
+        split=need.split,
+      )
+      self._show(step, self._task.evaluated_network, path)
+
+  def _show(self, step, name, path):
+    if path is not None and jax.process_index() == 0:
+      self._writer.write_images(step, {name: np.asarray(Image.open(path))[None, ..., :3]})
 
   def _save(self, step, *, must=False):
     """Saves the state; tries again, and stops or goes on without, as `faults` says."""
@@ -283,19 +274,19 @@ class _Run:
     """Scores the state, which is saved, and tells how it did."""
     self._progress.stop_clock()
 
+    need = self._task.needs("train")[-1]
+
     def batches():
-      for batch in self._job.evaluation_batches():
+      for batch in self._feed.frames(need):
         if self._preemption.asked:
           raise Preempted(step, self._preemption.signal_name)
         yield batch
 
-    evaluation = self._job.evaluate(self._state, batches)
-    evaluation = dataclasses.replace(evaluation, result={"step": step, **evaluation.result})
-    if self._show is not None:
-      with self._not_fatal("pictures"):
-        self._show(self._state, evaluation.result)
+    evaluation = self._task.evaluate(self._state, batches)
+    evaluation = evaluation._replace(result={"step": step, **evaluation.result})
+    self._draw_evaluation(step, evaluation)
     with self._not_fatal("TensorBoard's curves"):
-      self._write_scalars(step, evaluation.curves)
+      self._writer.write_scalars(step, evaluation.curves)
     if not self._history.evaluated(step):  # last of all: a kill before it has it made again
       with self._not_fatal("the history"):
         self._history.add_evaluation(step, evaluation.score, evaluation.result, evaluation.curves)
@@ -304,7 +295,7 @@ class _Run:
     self._evaluation = evaluation
 
 
-def _frames(batch: HostBatch) -> Frames:
+def _frames(batch: HostBatch) -> dict[str, list[str]]:
   """Names of a batch's frames by domain, where it holds them."""
   return {
     name.removesuffix("_name"): [str(each) for each in value]

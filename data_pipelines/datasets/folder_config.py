@@ -82,7 +82,7 @@ class FolderFiles:
     """Reads the `folder` part; what neither depth nor views need is left out.
 
     Args:
-      config: see `get_folder_config` in configs/default.py.
+      config: `data_pipelines.settings.Folder`.
       splits: that are prepared.
       depth: kind of the depth files, or "none".
       views: images that records hold beside the frame's own.

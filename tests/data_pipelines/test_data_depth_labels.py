@@ -10,12 +10,14 @@ import tiny_trees
 from PIL import Image
 from tiny_trees import dataset_config, examples, pixels, run, save
 
-from configs.default import get_config, get_folder_config
+from configs.default import get_config
+from corda_jax.depth import encodings
 from corda_jax.errors import UserError
-from data_pipelines import inverse_depth, readers
+from data_pipelines import readers
 from data_pipelines.archives import DataFiles
 from data_pipelines.depth_labels import MANIFEST, DepthFiles
 from data_pipelines.street_world import write as street_world
+from tests.data_pipelines.tiny_trees import folder_section
 
 META = {"workdir": "runs/depth", "step": 20, "encoding": "sigmoid", "size": (6, 11)}
 SIZE = (6, 11)  # of the written files; another than the images' and the records'
@@ -30,7 +32,7 @@ def gta5(root, **more):
 
 
 def folder_config(root, depth="none", **changes):
-  config = dataset_config("folder", root, depth, folder=get_folder_config(), depth_root="")
+  config = dataset_config("folder", root, depth, folder=folder_section(), depth_root="")
   changes = {"train.images": "images/{name}.png", **changes}
   config.folder.update_from_flattened_dict(changes)
   return config
@@ -251,7 +253,7 @@ def test_street_world_in_the_layout_of_cityscapes(tmp_path):
     for record in examples(run(config, tmp_path / "records", split=split), split):
       name = record["name"].decode()
       sigmoid[name] = np.random.RandomState(len(sigmoid)).rand(16, 32)
-      files.write(split, name, inverse_depth.from_sigmoid(sigmoid[name]))
+      files.write(split, name, encodings.from_sigmoid(sigmoid[name]))
   assert len(sigmoid) == 3
   for split in ("train", "validation"):
     again = run(from_options(config, files.hint()), tmp_path / "records", split=split)

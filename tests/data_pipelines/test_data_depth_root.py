@@ -9,9 +9,9 @@ import tiny_trees
 from ml_collections import ConfigDict
 from tiny_trees import dataset_config, examples, run
 
-from configs.default import get_folder_config
 from corda_jax.errors import UserError
 from data_pipelines.prepare import open_records
+from tests.data_pipelines.tiny_trees import folder_section
 
 # data set → kind and folder of its depth
 KINDS = {
@@ -28,7 +28,7 @@ def write(dataset, root):
   if dataset != "folder":
     return dataset_config(dataset, tiny_trees.write_any(dataset, root), depth)
   tiny_trees.write_cityscapes(root)
-  folder = get_folder_config()
+  folder = folder_section()
   folder.train.images = "leftImg8bit/train/{name}_leftImg8bit.png"
   folder.train.depth = "depth/train/{name}_depth_stereoscopic.mat"
   return dataset_config(dataset, root, depth, folder=folder)

@@ -12,11 +12,11 @@ import tiny_trees
 from PIL import Image
 from tiny_trees import HEIGHT, WIDTH, examples, pixels, save
 
-from configs.default import get_folder_config
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines import inverse_depth
 from data_pipelines.prepare import open_records
+from tests.data_pipelines.tiny_trees import folder_section
 
 CLASSES = ClassList.from_config({"names": ("way", "house", "tram"), "colors": ()})
 # Own ids: two of one class, one that is ignored.
@@ -52,7 +52,7 @@ def root(tmp_path):
 def config(root, depth="none", height=HEIGHT, width=WIDTH, **changes):
   views = changes.pop("views", ())
   dataset = tiny_trees.dataset_config("folder", root, depth, height, width, views=views)
-  dataset.folder = get_folder_config()
+  dataset.folder = folder_section()
   values = {
     "train.images": "train/images/{name}_photo.png",
     "train.labels": "train/labels/{name}.png",

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from corda_jax.depth import encodings
 from data_pipelines import inverse_depth
 
 ALL_VALUES = np.arange(65536, dtype=np.uint16)
@@ -10,26 +11,26 @@ def test_disparity_is_exact_and_inverts():
   depth = inverse_depth.from_disparity(ALL_VALUES)
   assert depth.dtype == np.float32
   np.testing.assert_array_equal(depth, ALL_VALUES.astype(np.float64) / 256 + 1)
-  np.testing.assert_array_equal(inverse_depth.to_disparity(depth), ALL_VALUES)
+  np.testing.assert_array_equal(encodings.to_disparity(depth), ALL_VALUES)
   assert depth[0] == inverse_depth.NO_DEPTH
 
 
 def test_to_disparity_clips_what_a_file_cannot_hold():
   np.testing.assert_array_equal(
-    inverse_depth.to_disparity(np.array([0.5, 1.0, 1.5, 65536.0])), [0, 0, 128, 65535]
+    encodings.to_disparity(np.array([0.5, 1.0, 1.5, 65536.0])), [0, 0, 128, 65535]
   )
 
 
 def test_sigmoid_outputs_become_files():
   sigmoid = np.array([[0, 1, 0.5, 0.4999 / 65535, 0.5001 / 65535, 65534.6 / 65535]], np.float64)
-  values = inverse_depth.from_sigmoid(sigmoid)
+  values = encodings.from_sigmoid(sigmoid)
   assert values.dtype == np.uint16
   np.testing.assert_array_equal(values, [[0, 65535, 32768, 0, 1, 65535]])
   every = (ALL_VALUES / 65535).astype(np.float32)  # as a network has them
-  np.testing.assert_array_equal(inverse_depth.from_sigmoid(every), ALL_VALUES)
+  np.testing.assert_array_equal(encodings.from_sigmoid(every), ALL_VALUES)
   for bad in (-0.01, 1.01, np.nan):
     with pytest.raises(ValueError, match=rf"sigmoid.*{bad}.*0.*1"):
-      inverse_depth.from_sigmoid(np.array([0.5, bad]))
+      encodings.from_sigmoid(np.array([0.5, bad]))
 
 
 def test_centimetres_against_float64_and_invert():

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tiny_trees import HEIGHT, WIDTH, examples, pixels, save
 
-from configs.default import get_folder_config
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES_IDS, ClassList
 from data_pipelines import inverse_depth, readers
 from data_pipelines.patterns import Pattern
+from tests.data_pipelines.tiny_trees import folder_section
 
 CLASSES = ClassList.from_config({"names": ("road", "car"), "colors": ()})
 FX, CX, BASELINE = 30.0, 14.5, 0.5
@@ -22,7 +22,7 @@ FX, CX, BASELINE = 30.0, 14.5, 0.5
 
 def config(root, depth="none", views=(), **changes):
   dataset = tiny_trees.dataset_config("folder", root, depth, HEIGHT, WIDTH, views=views)
-  dataset.folder = get_folder_config()
+  dataset.folder = folder_section()
   values = {key.replace("__", "."): value for key, value in changes.items()}
   dataset.folder.update_from_flattened_dict({"train.images": "images/{name}.png"} | values)
   return dataset

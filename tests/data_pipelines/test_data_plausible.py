@@ -9,10 +9,10 @@ import tiny_trees
 from PIL import Image
 from tiny_trees import HEIGHT, WIDTH, dataset_config, examples, pixels, save, write_any, write_gta5
 
-from configs.default import get_folder_config
 from corda_jax import labels
 from corda_jax.errors import UserError
 from data_pipelines.readers import Camera
+from tests.data_pipelines.tiny_trees import folder_section
 
 
 def run(config, records, **options):
@@ -21,7 +21,7 @@ def run(config, records, **options):
 
 def folder_config(root, depth="none", views=(), **changes):
   config = dataset_config("folder", root, depth, HEIGHT, WIDTH, views=views)
-  config.folder = get_folder_config()
+  config.folder = folder_section()
   changes = {"train__images": "images/{name}.png"} | changes
   config.folder.update_from_flattened_dict(
     {key.replace("__", "."): value for key, value in changes.items()}

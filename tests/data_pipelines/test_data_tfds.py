@@ -14,12 +14,12 @@ from tiny_trees import (
   write_train_extra,
 )
 
-from configs.default import get_folder_config
 from data_pipelines.datasets.base import FrameConfig
 from data_pipelines.datasets.cityscapes import Cityscapes
 from data_pipelines.datasets.folder import Folder
 from data_pipelines.datasets.gta5 import Gta5
 from data_pipelines.datasets.synthia import Synthia
+from tests.data_pipelines.tiny_trees import folder_section
 
 SMALL = {"height": 16, "width": 24, "progress": False, "processes": 1, "shard_frames": 2}
 
@@ -90,8 +90,8 @@ class CityscapesValidationTest(_BuilderTest):
     write_cityscapes(root, 0, 2)
 
 
-def _folder_config() -> FrameConfig:
-  folder = get_folder_config()
+def _folder_section() -> FrameConfig:
+  folder = folder_section()
   folder.train.images = folder.train.next = "images/{name}.png"
   folder.train.labels = "labels/{name}.png"
   folder.train.depth = "disparity/{name}.png"
@@ -105,7 +105,7 @@ class FolderTest(_BuilderTest):
   __test__ = True
   DATASET_CLASS = Folder
   SPLITS: ClassVar = {"train": 3}
-  BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [_folder_config()]
+  BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [_folder_section()]
 
   @classmethod
   def write(cls, root):

@@ -17,9 +17,9 @@ from tiny_trees import (
   write_gta5,
 )
 
-from configs.default import get_folder_config
 from corda_jax.errors import UserError
 from data_pipelines.prepare import provide
+from tests.data_pipelines.tiny_trees import folder_section
 
 CLIPS = {"one/a_007": 1, "one/a_008": 2, "one/a_009": 3, "one/a_010": 4, "one/b_011": 5,
          "two/a_010": 6, "two/a_011": 7, "two/a_012": 8, "x2/9.L": 9, "x2/10.L": 10,
@@ -41,7 +41,7 @@ def write(root, clips=CLIPS, kind="images"):
 
 def video_config(root, views=("previous", "next"), depth="none", **changes):
   config = dataset_config(
-    "folder", root, depth, 18, 31, views=views, neighbour_offset=1, folder=get_folder_config()
+    "folder", root, depth, 18, 31, views=views, neighbour_offset=1, folder=folder_section()
   )
   config.folder.camera.intrinsics = (30.0, 31.0, 15.0, 8.5)
   config.folder.update_from_flattened_dict({"train.images": "images/{name}.png", **changes})

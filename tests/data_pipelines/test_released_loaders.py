@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import input_frames, input_pipeline
-from benchmarks.released_loaders import Stopwatch, load_source, load_target
+from benchmarks.reference.released_loaders import Stopwatch, load_source, load_target
+from benchmarks.speed import input_frames, input_pipeline
 from tests.golden import files
 
 

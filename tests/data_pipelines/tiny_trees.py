@@ -14,10 +14,19 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from corda_jax import labels
+from corda_jax.configuration import settings
 from data_pipelines.input_pipeline import as_numpy, evaluation_dataset, train_dataset
 from data_pipelines.prepare import prepare
+from data_pipelines.settings import Folder
 
 HEIGHT, WIDTH = 18, 31  # of the files; odd, not square
+
+
+def folder_section() -> ConfigDict:
+  """The `folder` section of a data set."""
+  section = settings(Folder)
+  del section.part
+  return section
 
 
 def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> SimpleNamespace:

@@ -10,14 +10,13 @@ from scipy.spatial.transform import Rotation
 
 from corda_jax.adaptation.strong_augmentation import color_jitter
 from corda_jax.depth.camera import stereo_matrix, synthesize_view
-from corda_jax.depth.step import create_depth_state, draw, flip_views
-from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.train_depth import depth_step_inputs
+from corda_jax.depth.step import DepthMethod, draw, flip_views
+from corda_jax.depth.task import DepthTask
 from corda_jax.training.sharding import make_mesh, put_batch
 from corda_jax.training.task import compile_step
 from tests import tiny_depth
 from tests.depth import reference
-from tests.stub_network import stub_depth_experiment
+from tests.stub_network import stub_depth_task
 
 STEREO, VIDEO, ALL = ("right",), ("previous", "next"), ("right", "previous", "next")
 SIZE = (tiny_depth.HEIGHT, tiny_depth.WIDTH)
@@ -28,22 +27,22 @@ OPTIMIZER = optax.sgd(RATE)
 
 @functools.cache
 def compiled(views):
-  """Experiment, batch and draws without flip and jitter, a state, and the compiled step."""
+  """Task, batch and draws without flip and jitter, a state, and the compiled step."""
   config = tiny_depth.get_config(views, **{"depth.smoothness_weight": 0.0, "depth.min_depth": 1.0})
-  experiment = stub_depth_experiment(config)
-  models = experiment.models
-  state = jax.jit(lambda key: create_depth_state(models, OPTIMIZER, key, 32))(jax.random.key(3))
+  task = stub_depth_task(config)
+  models = task.models
+  step = dataclasses.replace(task.step, optimizer=OPTIMIZER)
+  state = jax.jit(step.create_state)(jax.random.key(3))
   if models.pose is not None:  # a camera that moves and turns, not one of the first step
     last = jax.tree.map(lambda x: 600 * x, state.params["pose"]["decoder"]["pose2"])
     decoder = state.params["pose"]["decoder"] | {"pose2": last}
     pose = state.params["pose"] | {"decoder": decoder}
     state = state.replace(params=state.params | {"pose": pose})
-  batch = depth_step_inputs(tiny_depth.get_batch(2), views)
-  draws = draw(jax.random.key(1), 4, config.depth)
+  batch = task.batch_inputs(tiny_depth.get_batch(2))
+  draws = draw(jax.random.key(1), 4, task.step.config)
   draws |= {name: jnp.zeros(4, bool) for name in ("flip", "use_jitter")}
 
-  step = dataclasses.replace(experiment.step, optimizer=OPTIMIZER)
-  return experiment, batch, draws, state, jax.jit(step.descend)
+  return task, batch, draws, state, jax.jit(step.descend)
 
 
 @functools.cache
@@ -76,15 +75,15 @@ def test_steps_move_what_there_is(views):
   np.testing.assert_allclose(metrics["gradient_norm"], np.sqrt(np.sum(squares)), rtol=1e-2)
 
 
-def apply(experiment, state, network, *images):
+def apply(task, state, network, *images):
   """Outputs and statistics of a network in training, of images 0..1."""
   inputs = [jnp.asarray((image - 0.45) / 0.225, jnp.float32) for image in images]
   variables = {"params": state.params[network], "batch_stats": state.batch_stats[network]}
-  model = getattr(experiment.models, network)
+  model = getattr(task.models, network)
   return model.apply(variables, *inputs, train=True, mutable=["batch_stats"])
 
 
-def described_poses(experiment, state, views, images):
+def described_poses(task, state, views, images):
   """Transforms [N, B, 4, 4] of the temporal views, distances, and statistics."""
   temporal = [view for view in views if view != "right"]
   here = images["image"]
@@ -93,7 +92,7 @@ def described_poses(experiment, state, views, images):
     for view in temporal
   ]
   first, second = (np.concatenate(part) for part in zip(*pairs, strict=True))
-  motion, updated = apply(experiment, state, "pose", first, second)
+  motion, updated = apply(task, state, "pose", first, second)
   angles, moves = (np.asarray(x, np.float64).reshape(len(temporal), 4, 3) for x in motion)
   transforms, distances = {}, {}
   for view, angle, move in zip(temporal, angles, moves, strict=True):
@@ -109,7 +108,7 @@ def described_poses(experiment, state, views, images):
 @pytest.mark.parametrize("views", [STEREO, VIDEO, ALL])
 def test_networks_see_jittered_colours_and_the_loss_true_ones(views):
   jitter = (True, False, True, True)
-  experiment, batch, draws, state, _ = compiled(views)
+  task, batch, draws, state, _ = compiled(views)
   after, metrics, maps = one_step(views, jitter=jitter)
   colors = {name: x.astype(np.float64) / 255 for name, x in batch.items() if "image" in name}
   jittered = {
@@ -120,7 +119,7 @@ def test_networks_see_jittered_colours_and_the_loss_true_ones(views):
     )
     for name, x in colors.items()
   }
-  disparities, updated = apply(experiment, state, "depth", jittered["image"])
+  disparities, updated = apply(task, state, "depth", jittered["image"])
   stats = {"depth": updated["batch_stats"]}
   full = [jax.image.resize(d, (4, *SIZE, 1), "linear")[..., 0] for d in disparities]
   depths = [1 / (0.01 + 0.99 * np.asarray(d, np.float64)) for d in full]
@@ -129,7 +128,7 @@ def test_networks_see_jittered_colours_and_the_loss_true_ones(views):
 
   transforms = {}
   if views != STEREO:
-    transforms, distances, stats["pose"] = described_poses(experiment, state, views, jittered)
+    transforms, distances, stats["pose"] = described_poses(task, state, views, jittered)
     for view, distance in distances.items():
       np.testing.assert_allclose(metrics[f"{view}_distance"], distance, rtol=1e-3)
   if "right" in views:  # of Cityscapes: a unit is 2.2 m
@@ -212,7 +211,7 @@ def test_a_batch_is_learned(views):
   assert totals[-1] < totals[0] - 1e-3
 
 
-CONFIG = tiny_depth.get_config().depth
+CONFIG = DepthMethod()
 
 
 def test_draws_depend_on_the_key_alone():
@@ -227,8 +226,7 @@ def test_draws_depend_on_the_key_alone():
 
 
 def test_draws_are_as_often_and_as_strong_as_configured():
-  config = tiny_depth.get_config().depth
-  config.update(flip_probability=0.3, jitter_probability=0.8)
+  config = DepthMethod(flip_probability=0.3, jitter_probability=0.8)
   draws = draw(jax.random.key(0), 4000, config)
   np.testing.assert_allclose(draws["flip"].mean(), 0.3, atol=0.03)
   np.testing.assert_allclose(draws["use_jitter"].mean(), 0.8, atol=0.03)
@@ -250,15 +248,16 @@ def test_each_step_draws_anew_and_four_devices_give_the_numbers_of_one(float64):
   types = {"model.dtype": "float64", "model.param_dtype": "float64"}
   views = ("right", "next")
   config = tiny_depth.get_config(views, **types)
-  batch, results = depth_step_inputs(tiny_depth.get_batch(2), views), []
+  results = []
   for devices in (1, 4):
     mesh = make_mesh(jax.devices()[:devices])
-    experiment = DepthExperiment.from_config(config, mesh)
-    models = experiment.models
-    step = compile_step(dataclasses.replace(experiment.step, optimizer=OPTIMIZER), mesh)
+    task = DepthTask.from_config(config, mesh)
+    batch = task.batch_inputs(tiny_depth.get_batch(2))
+    plain = dataclasses.replace(task.step, optimizer=OPTIMIZER)
+    step = compile_step(plain, mesh)
     rows = []
     for number in (0, 1):
-      state = create_depth_state(models, OPTIMIZER, jax.random.key(3), 32)
+      state = plain.create_state(jax.random.key(3))
       state = jax.device_put(state.replace(step=jnp.int32(number)))
       state, metrics = step(state, put_batch(mesh, batch), jax.random.key(0))
       rows.append(jax.device_get((metrics, state.params, state.batch_stats)))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from corda_jax.depth.floors import DepthHistogram, best_floors
+from corda_jax.depth.baselines import DepthHistogram, best_constants
 from corda_jax.metrics import depth_errors
 
 ROWS, COLUMNS = 6, 15
@@ -43,7 +43,7 @@ def test_the_best_constant_is_the_best(random):
 
 def test_the_best_of_each_row_is_the_best(random):
   depth = frames(random)
-  floors = best_floors(iter(depth), ROWS, MIN, MAX)
+  floors = best_constants(iter(depth), ROWS, MIN, MAX)
   assert {name: floor.shape for name, floor in floors.items()} == {
     "constant": (ROWS, 1),
     "rows": (ROWS, 1),
@@ -63,19 +63,19 @@ def test_the_best_of_each_row_is_the_best(random):
 
 def test_one_depth_is_its_own_floor():
   for value in (MIN, 7.3, MAX):  # the ends of the range have bins, too
-    floors = best_floors([np.full((2, 3), value)], 2, MIN, MAX)
+    floors = best_constants([np.full((2, 3), value)], 2, MIN, MAX)
     for floor in floors.values():
       np.testing.assert_allclose(floor, value, rtol=1e-3)
 
 
 def test_each_frame_counts(random):
   depth = frames(random)
-  one = best_floors(depth[:1], ROWS, MIN, MAX)["constant"][0, 0]
-  more = best_floors([depth[0], np.full((ROWS, COLUMNS), 2.0)], ROWS, MIN, MAX)["constant"][0, 0]
+  one = best_constants(depth[:1], ROWS, MIN, MAX)["constant"][0, 0]
+  more = best_constants([depth[0], np.full((ROWS, COLUMNS), 2.0)], ROWS, MIN, MAX)["constant"][0, 0]
   assert one > 4
   assert more == pytest.approx(2, rel=1e-3)
 
 
 def test_without_depth_there_is_no_frame_to_be_measured_by():
-  floors = best_floors([np.full((2, 3), np.nan)], 2, MIN, MAX)
+  floors = best_constants([np.full((2, 3), np.nan)], 2, MIN, MAX)
   assert all(np.isfinite(floor).all() for floor in floors.values())

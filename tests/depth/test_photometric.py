@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -8,16 +9,10 @@ import pytest
 from corda_jax.depth import photometric
 from corda_jax.depth.camera import stereo_matrix
 from corda_jax.depth.photometric import Views
+from corda_jax.depth.step import DepthMethod
 from tests.depth import reference
 
-CONFIG = {
-  "min_depth": 0.1,
-  "max_depth": 100.0,
-  "smoothness_weight": 1e-3,
-  "automask": "none",
-  "ignored_bottom": 0.0,
-  "over_views": "minimum",
-}
+CONFIG = DepthMethod(automask="none")
 
 
 def images(random, *shape):
@@ -134,7 +129,7 @@ RIGHT, WRONG = 4.0, 6.0
 
 @pytest.mark.parametrize("over_views", ["minimum", "mean"])
 def test_the_right_depth_has_the_least_loss(float64, random, over_views):
-  views, config = scene(random), CONFIG | {"over_views": over_views}
+  views, config = scene(random), dataclasses.replace(CONFIG, over_views=over_views)
 
   @jax.jit
   def loss(depth):
@@ -181,7 +176,7 @@ def test_what_moves_with_the_camera_does_not_count(float64, random):
   views = scene(random)
   sources = jnp.where((jnp.arange(20) >= 10)[:, None], views.target[None], views.sources)
   views = views._replace(sources=sources)
-  config = CONFIG | {"automask": "all", "smoothness_weight": 0.0}
+  config = dataclasses.replace(CONFIG, automask="all", smoothness_weight=0.0)
 
   def loss(disparity):
     return photometric.photometric_loss([disparity], views, config, key=jax.random.key(0))
@@ -202,7 +197,7 @@ def test_what_moves_with_the_camera_does_not_count(float64, random):
   error = reference.data_error(np.asarray(maps["depth"]), *arrays, noise)
   np.testing.assert_allclose(value, error.mean(), rtol=1e-5)
   # Without the mask, that half wants to be infinitely far.
-  config |= {"automask": "none"}
+  config = dataclasses.replace(config, automask="none")
   value, _ = jax.jit(lambda d: photometric.photometric_loss([d], views, config))(disparity + 0.001)
   assert value > 1.2 * error.mean()
 
@@ -279,7 +274,7 @@ def test_views_of_the_automask(float64, random):
 
 def test_the_own_cars_hood_does_not_count(float64, random):
   views = scene(random)
-  config = CONFIG | {"ignored_bottom": 0.25, "smoothness_weight": 0.0}
+  config = dataclasses.replace(CONFIG, ignored_bottom=0.25, smoothness_weight=0.0)
 
   @jax.jit
   @functools.partial(jax.value_and_grad, has_aux=True)

@@ -9,19 +9,13 @@ import numpy as np
 
 from corda_jax import metrics
 from corda_jax.depth import camera, photometric
+from corda_jax.depth.step import DepthMethod
 from tests.golden.released_run import STORED, Measure, relative
 
 ARITHMETIC = 1e-10
 EQUAL = float(np.finfo(np.float64).tiny)
 # As released: the depths of Monodepth2 in units of its own, and its smoothness.
-CONFIG = {
-  "min_depth": 0.1,
-  "max_depth": 100.0,
-  "smoothness_weight": 1e-3,
-  "automask": "all",
-  "ignored_bottom": 0.0,
-  "over_views": "minimum",
-}
+CONFIG = DepthMethod(min_depth=0.1, max_depth=100.0, smoothness_weight=1e-3, automask="all")
 
 
 def monodepth_file(path: Path) -> Iterator[Measure]:

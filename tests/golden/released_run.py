@@ -18,8 +18,7 @@ import numpy as np
 import optax
 
 from configs import gta2cs, synthia2cs
-from corda_jax.adaptation.draws import draw
-from corda_jax.jobs.experiment import Experiment
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.pretrained.matching import find_state_dicts, match
 from corda_jax.pretrained.names.corda import state_dict_tensor
 from corda_jax.pretrained.torch_format import read_torch_file
@@ -29,6 +28,22 @@ from corda_jax.training.state import TrainState
 from tests.golden import golden, released_shapes
 
 CONFIGS = {"gta": gta2cs, "synthia": synthia2cs}
+
+# What files call fields of the configuration → what they are called.
+FIELDS = {
+  "model.classifier_dilations": "model.decoder.dilations",
+  "model.task_width": "model.decoder.width",
+  "method.depth_weight": "terms.mixed.depth_weight",
+  "method.mixed_mean_over": "terms.mixed.mean_over",
+  "method.source_depth_loss_weight": "terms.depth_files.source_weight",
+  "method.mixed_depth_loss_weight": "terms.depth_files.mixed_weight",
+  "method.strong_augmentation": "mixing.augmentation",
+  "method.mix_ignored": "mixing.paste_ignored",
+  "method.teacher_": "teacher.",
+  "method.confident_fraction_over": "teacher.fraction_over",
+  "method.initial_pseudo_label_steps": "teacher.initial_label_steps",
+  "method.confidence_threshold": "teacher.confidence_threshold",
+}
 
 STORED = 1e-7  # relative error of arrays that are stored as float32
 EXACT = 1e-9  # of values that are stored as float64
@@ -70,11 +85,14 @@ def configuration(reference: Any, dtype: str) -> Any:
   config = CONFIGS[variant(reference)].get_config()
   config.model.dtype = config.model.param_dtype = dtype
   config.optimizer.learning_rate = float(reference["learning_rate"])
-  config.method.initial_pseudo_label_steps = 10**9 if reference["use_initial"] else 0
+  config.teacher.initial_label_steps = 10**9 if reference["use_initial"] else 0
   for name in (n for n in reference.files if n.startswith("switch/")):
     value = reference[name].tolist()
     value = tuple(value) if isinstance(value, list) else value
-    config.update_from_flattened_dict({name.removeprefix("switch/"): value})
+    field = name.removeprefix("switch/")
+    for old, new in FIELDS.items():
+      field = field.replace(old, new)
+    config.update_from_flattened_dict({field: value})
   return config
 
 
@@ -100,17 +118,17 @@ class ReleasedRun:
   """
 
   def __init__(self, path: Path, dtype: str = "float64"):
-    """Reads the file and builds the experiment."""
+    """Reads the file and builds the task."""
     self.reference = np.load(path)
     self.shapes = released_shapes(variant(self.reference))
     self.seed = int(self.reference["seed"])
     self.shape = tuple(int(n) for n in self.reference["batch_shape"])
     self.dtype = dtype
     self.config = configuration(self.reference, dtype)
-    self.experiment = Experiment.from_config(self.config, make_mesh(jax.devices()[:1]))
-    self.branches = len(self.config.model.classifier_dilations)
+    self.task = AdaptationTask.from_config(self.config, make_mesh(jax.devices()[:1]))
+    self.branches = len(self.config.model.decoder.dilations)
     self.image = jnp.asarray(golden.forward_image(self.seed, self.shape), dtype)
-    model = self.experiment.model
+    model = self.task.model
     self.evaluate = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
 
   def start(self) -> dict[str, np.ndarray]:
@@ -123,12 +141,12 @@ class ReleasedRun:
 
   def convert(self, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """The tensors of a released checkpoint as variables of the network; not one may be missing."""
-    shapes = self.experiment.state_shapes()
+    shapes = self.task.state_shapes()
     variables, report = match(
       tensors,
       {"params": shapes.params, "batch_stats": shapes.batch_stats},
-      network=self.config.model.name,
-      classifier_dilations=tuple(self.config.model.classifier_dilations),
+      network="corda",
+      classifier_dilations=tuple(self.config.model.decoder.dilations),
     )
     assert not report.missing
     return variables
@@ -148,7 +166,7 @@ class ReleasedRun:
 
   def outputs(self) -> Iterator[Measure]:
     """The six outputs in evaluation and in training mode, and the statistics after the latter."""
-    model = self.experiment.model
+    model = self.task.model
     train = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
     variables = self.variables()
     outputs, updated = train(variables, self.image)
@@ -200,24 +218,23 @@ class ReleasedRun:
     return state, [worst("losses", losses, EXACT), *measures]
 
   def _compile_step(self):
-    method = self.config.method
-
     @functools.partial(jax.jit, donate_argnums=0)  # of two gigabytes
     def step(state, inputs, mask):
-      draws = draw(jax.random.key(0), inputs["source_label"], 19, method)
+      released = dataclasses.replace(
+        self.task.step, optimizer=self._optimizer, gradient_sharding=None
+      )
+      draws = released.mixing.sample(jax.random.key(0), inputs["source_label"], 19)
       off = jnp.zeros_like(draws["use_jitter"])
       draws |= {"mix_mask": mask, "use_jitter": off, "use_blur": off}
-      released = dataclasses.replace(
-        self.experiment.step, optimizer=self._optimizer, gradient_sharding=None
-      )
+      draws["terms"] = dict.fromkeys(released.terms)
       return released.adapt(state, inputs, draws)
 
     return step
 
   @functools.cached_property
   def _optimizer(self) -> optax.GradientTransformation:
-    """The experiment's optimiser, which keeps the gradients' norms beside its state."""
-    inner = self.experiment.optimizer
+    """The task's optimiser, which keeps the gradients' norms beside its state."""
+    inner = self.task.step.optimizer
 
     def norms(tree):
       return jax.tree.map(lambda x: jnp.sqrt(jnp.square(x).sum()), tree)

@@ -14,22 +14,22 @@ import orbax.checkpoint as ocp
 import pytest
 from jax import export as jax_export
 
+from corda_jax.adaptation.evaluate import Evaluator
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
 from corda_jax.inference import bundle
 from corda_jax.inference import export as export_job
 from corda_jax.inference.bundle import read_bundle
 from corda_jax.inference.export import export, export_program, smallest_size
-from corda_jax.jobs.evaluate import Evaluator
-from corda_jax.jobs.experiment import Experiment
 from corda_jax.labels import NAMES
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.sharding import make_mesh
 from tests import tiny
-from tests.stub_network import stub_experiment
+from tests.stub_network import stub_task
 
 
 def experiment(**overrides):
-  return stub_experiment(tiny.get_config(**overrides))
+  return stub_task(tiny.get_config(**overrides))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ runpy.run_path({str(written / "example.py")!r}, run_name="__main__")
 
 def test_images_that_a_bundle_does_not_take(written):
   read = bundle.read_bundle(written)
-  smallest = smallest_size(tiny.get_config())
+  smallest = smallest_size(experiment())
   for images in (
     np.zeros((1, 40, 40, 3), np.float32),
     np.zeros((40, 40, 3), np.uint8),
@@ -216,7 +216,7 @@ def test_another_format_and_no_bundle(copied, tmp_path):
 def test_the_recipes_network_is_exported_for_any_size(preset):
   from configs import gta2cs
 
-  made = Experiment.from_config(gta2cs.get_config(preset), make_mesh(jax.devices()[:1]))
+  made = AdaptationTask.from_config(gta2cs.get_config(preset), make_mesh(jax.devices()[:1]))
   shapes = made.state_shapes()
   variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
   flat = {
@@ -225,7 +225,7 @@ def test_the_recipes_network_is_exported_for_any_size(preset):
   }
   program = export_program(made, flat)
   assert [str(x) for x in program.in_avals[-1].shape] == ["batch", "height", "width", "3"]
-  assert smallest_size(made.config) == 8 * (26 if preset == "as_published" else 14)
+  assert smallest_size(made) == 8 * (26 if preset == "as_published" else 14)
 
 
 def test_an_older_bundle_is_there_until_the_new_one_is(tmp_path):

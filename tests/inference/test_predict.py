@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from corda_jax.adaptation.evaluate import Evaluator
 from corda_jax.errors import UserError
 from corda_jax.inference import media as files
 from corda_jax.inference.predict import Predictor, predict
-from corda_jax.jobs.evaluate import Evaluator
 from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_TO_TRAIN
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.journal import Journal
-from data_pipelines.inverse_depth import from_disparity, to_disparity
+from data_pipelines.inverse_depth import from_disparity
 from tests import tiny
-from tests.stub_network import stub_experiment
+from tests.stub_network import stub_task
 
 SIZE = (34, 50)
 ALREADY = r"\b1 of 3 images"  # goes on with the others
@@ -31,7 +31,7 @@ def experiment(devices=1, **overrides):
     **{"data.target.height": 17, "data.target.width": 25, "model.initial_inverse_depth": 20.0}
     | overrides
   )
-  return stub_experiment(config, devices)
+  return stub_task(config, devices)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def run(workdir, path, capsys=None, **overrides):
   fields = {f"prediction.{name}": value for name, value in overrides.items() if "__" not in name}
   fields |= {name.replace("__", "."): value for name, value in overrides.items() if "__" in name}
   made = experiment(**{"prediction.input": str(path)} | fields)
-  return predict(made, workdir, encode_depth=to_disparity)
+  return predict(made, workdir)
 
 
 def results(folder):

@@ -13,14 +13,13 @@ from corda_jax.images import ImageError, image_suffixes, read_image
 from corda_jax.inference.predict import predict
 from corda_jax.locks import only_writer
 from corda_jax.training.checkpoint import Checkpoints
-from data_pipelines.inverse_depth import to_disparity
 from tests import tiny
-from tests.stub_network import stub_experiment
+from tests.stub_network import stub_task
 
 
 def experiment(**overrides):
   size = {"data.target.height": 17, "data.target.width": 25}
-  return stub_experiment(tiny.get_config(**size | overrides))
+  return stub_task(tiny.get_config(**size | overrides))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def run(workdir, tmp_path):
   def predict_all(path, **fields):
     fields = {"input": str(path), "output": str(tmp_path / "out"), "write": ("label",)} | fields
     made = experiment(**{f"prediction.{name}": value for name, value in fields.items()})
-    written = predict(made, workdir, encode_depth=to_disparity)
+    written = predict(made, workdir)
     return json.loads((written / "results.json").read_text()), written
 
   return predict_all

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from corda_jax.models.encoders.resnet import max_pool
 from corda_jax.models.layers import BatchNorm, Convolution
-from corda_jax.models.resnet import max_pool
 
 
 @pytest.mark.parametrize(

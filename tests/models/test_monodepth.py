@@ -2,15 +2,20 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from configs import default
+from corda_jax.configuration import settings
 from corda_jax.errors import UserError
-from corda_jax.models.build import build_depth_networks
-from corda_jax.models.monodepth import DepthDecoder, DepthNetwork, PoseDecoder, PoseNetwork
-from corda_jax.models.resnet import ResNet
+from corda_jax.models.build import Common, build_networks, model_settings
+from corda_jax.models.encoders.resnet import ResNet
+from corda_jax.models.monodepth import (
+  TORCHVISION,
+  DepthDecoder,
+  DepthNetwork,
+  PoseDecoder,
+  PoseNetwork,
+)
 from corda_jax.pretrained.names.corda import state_dict_from_variables
 
 HEIGHT, WIDTH = 48, 32
@@ -26,15 +31,9 @@ PARAMETERS = {"resnet18": 11_176_512, "resnet50": 23_508_032, "resnet101": 42_50
 
 def torchvision_fields(**fields):
   """All fields of an encoder as torchvision has them, but for `fields`."""
-  encoder = default.get_model_config().encoder.to_dict()
-  same = {
-    "stride_on": "conv2",
-    "stem_pool_ceil": False,
-    "strides": (1, 2, 2, 2),
-    "dilations": (1, 1, 1, 1),
-    "trainable_affine": True,
-  }
-  return encoder | same | fields
+  encoder = settings(ResNet, stride_on="conv2", **TORCHVISION).to_dict()
+  del encoder["part"]
+  return encoder | fields
 
 
 def small_fields(**fields):
@@ -51,21 +50,37 @@ def small_fields(**fields):
   return torchvision_fields(**small | fields)
 
 
-def small_config(**fields):
-  return ml_collections.ConfigDict(
-    {
-      "dtype": "float32",
-      "param_dtype": "float32",
-      "kernel_init": "he_normal",
-      "batch_norm_group": 0,
-      "encoder": small_fields(),
-      "pose_encoder": small_fields(),
-      "decoder_widths": (4, 6, 8, 10, 12),
-      "initial_disparity": 0.5,
-      "pose_decoder_width": 6,
-    }
-    | fields
+def small_config(
+  *,
+  encoder=None,
+  pose_encoder=None,
+  decoder_widths=(4, 6, 8, 10, 12),
+  initial_disparity=0.5,
+  pose_decoder_width=6,
+  dtype="float32",
+  param_dtype="float32",
+):
+  """The `model` section of a configuration of the depth stage."""
+  depth = settings(
+    DepthNetwork,
+    encoder=ResNet(**(encoder or small_fields())),
+    widths=decoder_widths,
+    initial_disparity=initial_disparity,
   )
+  pose = settings(
+    PoseNetwork,
+    encoder=ResNet(**(pose_encoder or small_fields())),
+    decoder_width=pose_decoder_width,
+  )
+  common = Common(kernel_init="he_normal")
+  config = model_settings({"depth": depth, "pose": pose}, common)
+  config.update(dtype=dtype, param_dtype=param_dtype)
+  return config
+
+
+def built(config):
+  """The depth network and the pose network."""
+  return build_networks(config, ("depth", "pose"))
 
 
 def image(random, dtype=jnp.float32, channels=3):
@@ -200,13 +215,12 @@ def features_in_numpy(variables, x, fields):
   ],
 )
 def test_encoders_that_cannot_be_are_told(fields, told):
-  encoder = ResNet(**small_fields(**fields))
-  with pytest.raises(UserError, match=told):
-    jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+  with pytest.raises(ValueError, match=told):
+    ResNet(**small_fields(**fields))
 
 
 def test_a_small_encoder_uses_the_first_widths(random):
-  depth, pose = build_depth_networks(small_config())
+  depth, pose = built(small_config())
   x = image(random)
   disparities, variables = jax.jit(lambda key: depth.init_with_output(key, x, train=False))(
     jax.random.key(0)
@@ -256,7 +270,7 @@ def test_decoders_start_as_convolutions_of_pytorch():
 @pytest.mark.parametrize("wanted", [0.5, 0.1])
 def test_fresh_networks_begin_at_a_disparity(random, wanted):
   """What the features say aside."""
-  network, _ = build_depth_networks(small_config(initial_disparity=wanted))
+  network, _ = built(small_config(initial_disparity=wanted))
   x = image(random)
   variables = jax.jit(lambda key: network.init(key, x, train=True))(jax.random.key(0))
   heads = {name: variables["params"]["decoder"][name] for name in ("head0", "head3")}
@@ -268,7 +282,7 @@ def test_fresh_networks_begin_at_a_disparity(random, wanted):
 
 
 def test_every_parameter_of_depth_learns(random):
-  depth, _ = build_depth_networks(small_config())
+  depth, _ = built(small_config())
   x = image(random)
   shapes = jax.eval_shape(lambda: depth.init(jax.random.key(0), x, train=True))
   variables = randomized(random, shapes)
@@ -293,7 +307,7 @@ def test_every_parameter_of_depth_learns(random):
 
 
 def test_the_motion_is_the_first_that_the_decoder_predicts(float64, random):
-  _, pose = build_depth_networks(small_config(dtype="float64", param_dtype="float64"))
+  _, pose = built(small_config(dtype="float64", param_dtype="float64"))
   first, second = image(random, jnp.float64), image(random, jnp.float64)
   shapes = jax.eval_shape(lambda: pose.init(jax.random.key(0), first, second, train=False))
   variables = randomized(random, shapes)
@@ -328,7 +342,7 @@ def _with_bias(params, bias):
 
 
 def test_every_parameter_of_pose_that_is_used_learns(random):
-  _, pose = build_depth_networks(small_config())
+  _, pose = built(small_config())
   first, second = image(random), image(random)
   shapes = jax.eval_shape(lambda: pose.init(jax.random.key(0), first, second, train=True))
   variables = randomized(random, shapes)
@@ -346,8 +360,8 @@ def test_every_parameter_of_pose_that_is_used_learns(random):
 
 
 def test_disparity_and_motion_stay_wide_in_bfloat16(random):
-  wide = build_depth_networks(small_config())
-  narrow = build_depth_networks(small_config(dtype="bfloat16"))
+  wide = built(small_config())
+  narrow = built(small_config(dtype="bfloat16"))
   x = image(random)
   for inputs, wide_network, network in (((x,), wide[0], narrow[0]), ((x, x), wide[1], narrow[1])):
     expected, variables = jax.jit(
@@ -379,23 +393,24 @@ def test_disparity_and_motion_stay_wide_in_bfloat16(random):
   ],
 )
 def test_sizes_that_do_not_fit_the_decoder_are_told(size, fields, told):
-  depth, _ = build_depth_networks(small_config(encoder=small_fields(**fields)))
+  depth, _ = built(small_config(encoder=small_fields(**fields)))
   with pytest.raises(UserError, match=told):
     jax.eval_shape(lambda: depth.init(jax.random.key(0), jnp.zeros((1, *size, 3)), train=False))
 
 
 def test_fewer_widths_than_levels_are_told():
-  depth, _ = build_depth_networks(small_config(decoder_widths=(4, 6, 8)))
+  depth, _ = built(small_config(decoder_widths=(4, 6, 8)))
   with pytest.raises(UserError, match=r"widths.*\(4, 6, 8\).*\b4\b"):
     jax.eval_shape(lambda: depth.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False))
 
 
 def test_networks_are_built_as_configured():
-  config = small_config(dtype="bfloat16", pose_encoder=small_fields(width=2), kernel_init="zeros")
+  config = small_config(dtype="bfloat16", pose_encoder=small_fields(width=2))
+  config.kernel_init = "zeros"
   with pytest.raises(UserError, match=r"model\.kernel_init.*zeros.*he_normal"):
-    build_depth_networks(config)
+    built(config)
   config.kernel_init = "he_normal"
-  depth, pose = build_depth_networks(config)
+  depth, pose = built(config)
   assert isinstance(depth, DepthNetwork)
   assert isinstance(pose, PoseNetwork)
   assert (depth.encoder.width, pose.encoder.width) == (4, 2)

@@ -7,9 +7,10 @@ import pytest
 
 from configs import default
 from corda_jax.errors import UserError
-from corda_jax.models.build import Normalization, build_model
-from corda_jax.models.deeplab import DilatedClassifier
+from corda_jax.models.build import build_network
+from corda_jax.models.decoders.deeplab import DilatedClassifier
 from corda_jax.models.layers import Convolution
+from corda_jax.models.normalization import Normalization
 from tests import tiny
 from tests.golden import released_shapes
 
@@ -59,7 +60,7 @@ def test_predictions_in_half_the_bits_are_not_rounded_to_them(random):
 
 
 def shapes(config, size=(97, 129)):
-  model = build_model(config, 19)
+  model = build_network(config, 19)
   image = jnp.zeros((2, *size, 3))
   outputs, variables = jax.eval_shape(
     lambda: model.init_with_output(jax.random.key(0), image, train=True)
@@ -100,12 +101,15 @@ def released_size(variant):
   return sum(int(np.prod(shape)) for shape in used.values())
 
 
+PLAIN = {name.removeprefix("model."): value for name, value in tiny.PLAIN.items()}
+
+
 @pytest.mark.parametrize(
   ("fields", "outputs"),
   [
     ({"depth": False, "correlation": False}, {"S", "initial_S"}),
     ({"correlation": False}, {"S", "initial_S", "D", "D_src", "initial_D", "initial_D_src"}),
-    ({"name": "deeplab"}, {"S"}),
+    (PLAIN, {"S"}),
   ],
 )
 def test_parts_can_be_left_out(fields, outputs):
@@ -117,8 +121,8 @@ def test_parts_can_be_left_out(fields, outputs):
 
 def test_depth_heads_begin_where_they_are_told(random):
   x = jnp.asarray(random.standard_normal((1, 16, 16, 3)), jnp.float32)
-  fields = {"model.initial_inverse_depth": 65.0, "model.classifier_dilations": (1, 2, 3)}
-  model = build_model(tiny.get_config(**fields).model, 19)
+  fields = {"model.initial_inverse_depth": 65.0, "model.decoder.dilations": (1, 2, 3)}
+  model = build_network(tiny.get_config(**fields).model, 19)
   outputs, _ = jax.jit(lambda key, x: model.init_with_output(key, x, train=True))(
     jax.random.key(0), x
   )
@@ -139,7 +143,7 @@ def test_correlation_joins_the_tasks(random):
   """With correlation the semantic prediction depends on the depth decoder, without it not."""
   x = jnp.asarray(random.standard_normal((1, tiny.HEIGHT, tiny.WIDTH, 3)), jnp.float32)
   for correlation in (True, False):
-    model = build_model(tiny.get_config(**{"model.correlation": correlation}).model, 19)
+    model = build_network(tiny.get_config(**{"model.correlation": correlation}).model, 19)
     shapes = jax.eval_shape(lambda model=model: model.init(jax.random.key(0), x, train=False))
     params = jax.tree.map(lambda p: 0.2 * random.standard_normal(p.shape), shapes["params"])
     params = jax.tree.map(jnp.float32, params)
@@ -171,18 +175,18 @@ def test_normalization_turns_rgb_into_bgr_minus_mean():
 
 @pytest.mark.parametrize(
   ("field", "value", "known"),
-  [("name", "unet", "corda.*deeplab"), ("kernel_init", "zeros", "he_normal")],
+  [("part", "unet", "module:Class"), ("kernel_init", "zeros", "he_normal")],
 )
 def test_unknown_names_are_told(field, value, known):
   config = tiny.get_config(**{f"model.{field}": value})
   with pytest.raises(UserError, match=rf"model\.{field}.*{value}.*{known}"):
-    build_model(config.model, 19)
+    build_network(config.model, 19)
 
 
 @pytest.mark.parametrize("variant", ["encoder", "decoder"])
 def test_what_a_network_predicts_is_wide_whatever_it_computes_in(variant):
   config = tiny.get_config(**{"model.dtype": "bfloat16", "model.initial_semantics_from": variant})
-  model = build_model(config.model, 19)
+  model = build_network(config.model, 19)
   image = jnp.zeros((1, 17, 25, 3))
   variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
   outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)

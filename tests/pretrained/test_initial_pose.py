@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
-from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.experiment import Experiment
 from corda_jax.pretrained.initial_pose import read_initial_pose, with_initial_pose
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.run_files import record_config
@@ -16,16 +16,15 @@ from corda_jax.training.sharding import make_mesh
 from tests import tiny_depth, tiny_joint
 from tests.tiny import turn_a_bit
 
-VIDEO = (("files", ()), ("photometric", ("previous", "next")))
+VIDEO = (("files", ()), ("views", ("previous", "next")))
 
 
 def depth_run(folder, views=("previous",), **fields):
   """A run of the depth stage with one checkpoint; its state."""
   config = tiny_depth.get_config(views)
-  for name in ("pose_encoder", "pose_decoder_width"):
-    config.model[name] = tiny_joint.get_config(*VIDEO).model[name]
+  config.model.pose.update(tiny_joint.get_config(*VIDEO).terms.photometric.pose)
   config.update_from_flattened_dict(fields)
-  experiment = DepthExperiment.from_config(config, make_mesh(jax.devices()[:1]))
+  experiment = DepthTask.from_config(config, make_mesh(jax.devices()[:1]))
   state = experiment.initial_state()
   state = jax.tree.map(lambda x: x if x.dtype.kind == "i" else x + 1, state)
   checkpoints = Checkpoints(folder)
@@ -36,8 +35,9 @@ def depth_run(folder, views=("previous",), **fields):
 
 
 def adaptation(folder, case=VIDEO, **fields):
-  config = tiny_joint.get_config(*case, initial_pose=str(folder), **fields)
-  return Experiment.from_config(config, make_mesh(jax.devices()[:2]))
+  fields["terms.photometric.initial_pose"] = str(folder)
+  config = tiny_joint.get_config(*case, **fields)
+  return AdaptationTask.from_config(config, make_mesh(jax.devices()[:2]))
 
 
 def test_a_run_begins_with_the_pose_network_of_another(tmp_path):
@@ -46,11 +46,11 @@ def test_a_run_begins_with_the_pose_network_of_another(tmp_path):
   fresh = experiment.initial_state()
   state = with_initial_pose(experiment, fresh)
   for kind in ("params", "batch_stats"):
-    ours, theirs = getattr(state.pose, kind), getattr(trained, kind)["pose"]
-    assert jax.tree.structure(ours) == jax.tree.structure(getattr(fresh.pose, kind))
+    ours, theirs = getattr(state.terms["photometric"], kind), getattr(trained, kind)["pose"]
+    assert jax.tree.structure(ours) == jax.tree.structure(getattr(fresh.terms["photometric"], kind))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
   jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
-  assert jax.tree.leaves(state.pose.params)[0].sharding.is_fully_replicated
+  assert jax.tree.leaves(state.terms["photometric"].params)[0].sharding.is_fully_replicated
   # None named: as it was.
   assert with_initial_pose(adaptation(""), fresh) is fresh
 
@@ -85,8 +85,8 @@ def test_what_does_not_fit_is_told(tmp_path):
     ("adaptation", VIDEO, {}, r"adaptation.*depth stage"),
     ("video", tiny_joint.TARGET, {}, "initial_pose.*video"),
     ("stereo", VIDEO, {}, "stereo.*pose"),
-    ("bgr", VIDEO, {}, r"model\.pose_normalization"),
-    ("video", VIDEO, {"model.pose_decoder_width": 8}, r"video.*model\.pose_encoder"),
+    ("bgr", VIDEO, {}, r"photometric\.normalization"),
+    ("video", VIDEO, {"terms.photometric.pose.decoder_width": 8}, r"video.*photometric\.pose"),
     ("absent", VIDEO, {}, r"absent"),
   ):
     with pytest.raises(UserError, match=told):

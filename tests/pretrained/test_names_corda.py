@@ -9,7 +9,7 @@ import pytest
 
 from configs import gta2cs, synthia2cs
 from corda_jax.errors import UserError
-from corda_jax.models.build import build_model
+from corda_jax.models.build import build_network
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match
 from corda_jax.pretrained.names.corda import (
   state_dict_from_variables,
@@ -28,20 +28,24 @@ NETWORKS = {
   "gta": {},
   "synthia": {"model.initial_semantics_from": "decoder"},
   "without depth": {"model.depth": False, "model.correlation": False},
-  "deeplab": {"model.name": "deeplab"},
+  "deeplab": tiny.PLAIN,
 }
 
 
 def variable_shapes(config):
   image = jnp.zeros((1, 32, 32, 3))
-  model = build_model(config.model, 19)
+  model = build_network(config.model, 19)
   return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=True))
+
+
+def network_of(config):
+  return "corda" if config.model.decoder.width else "deeplab"
 
 
 def options(config):
   return {
-    "network": config.model.name,
-    "classifier_dilations": tuple(config.model.classifier_dilations),
+    "network": network_of(config),
+    "classifier_dilations": tuple(config.model.decoder.dilations),
   }
 
 
@@ -61,7 +65,7 @@ def case(network):
   shapes = variable_shapes(config)
   random = np.random.RandomState(5)
   variables = jax.tree.map(lambda x: random.standard_normal(x.shape).astype(x.dtype), shapes)
-  state = state_dict_from_variables(variables, steps=7, network=config.model.name)
+  state = state_dict_from_variables(variables, steps=7, network=network_of(config))
   return variables, shapes, options(config), state
 
 
@@ -119,7 +123,7 @@ def test_a_round_trip_is_exact(tmp_path, network):
     jax.tree.map(np.testing.assert_array_equal, got, variables)
     assert report.missing == []
     (reason,) = set(report.left.values())
-    assert re.search(r"classifier_dilations.*\(1, 2\)", reason)
+    assert re.search(r"decoder\.dilations.*\(1, 2\)", reason)
     assert sorted(report.loaded) == sorted(tensor_names(shapes, network=kwargs["network"]))
   again = state_dict_from_variables(got, steps=7, network=kwargs["network"])
   assert again.keys() == state.keys()
@@ -157,7 +161,7 @@ def test_released_files_fit_whole(tmp_path, variant):
   got, report = match(found.student, shapes, **options(config))
   assert report.missing == []
   (reason,) = set(report.left.values())
-  assert re.search(r"classifier_dilations.*\(6, 12\)", reason)
+  assert re.search(r"decoder\.dilations.*\(6, 12\)", reason)
   assert len(report.left) == {"gta": 16, "synthia": 12}[variant]
   assert len(report.loaded) + len(report.left) == len(released)
   for name in report.loaded:
@@ -211,7 +215,7 @@ def test_another_classifier_is_left_with_a_reason(deeplab, corda):
   assert "final_S" not in got["params"]
   reason = report.left["layer5.conv2d_list.0.weight"]
   assert re.search(r"\(21, 16, 3, 3\).*\(19, 16, 3, 3\)", reason)
-  assert "classifier_dilations" in report.left["layer5.conv2d_list.2.weight"]
+  assert "model.decoder.dilations" in report.left["layer5.conv2d_list.2.weight"]
   assert report.missing == [
     f"layer5.conv2d_list.{i}.{x}" for x in ("bias", "weight") for i in (0, 1)
   ]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from corda_jax.errors import UserError
-from corda_jax.models.build import build_depth_networks
 from corda_jax.pretrained.names.corda import (
   state_dict_from_variables,
   state_dict_tensor,
@@ -19,13 +18,19 @@ from corda_jax.pretrained.names.corda import (
 from corda_jax.pretrained.names.monodepth import read_depth_weights
 from corda_jax.pretrained.torch_write import write_torch_file
 from tests.golden import released_shapes
-from tests.models.test_monodepth import RESNETS, small_config, small_fields, torchvision_fields
+from tests.models.test_monodepth import (
+  RESNETS,
+  built,
+  small_config,
+  small_fields,
+  torchvision_fields,
+)
 
 FILES = {"depth": ("encoder.pth", "depth.pth"), "pose": ("pose_encoder.pth", "pose.pth")}
 
 
 def shapes_of(network, config):
-  depth, pose = build_depth_networks(config)
+  depth, pose = built(config)
   x = jnp.zeros((1, 64, 64, 3))
   if network == "depth":
     return jax.eval_shape(lambda: depth.init(jax.random.key(0), x, train=False))
@@ -172,7 +177,7 @@ def test_imagenet_into_pose_sees_both_frames_as_it_saw_one(tmp_path, random):
     got["params"]["encoder"] | {"stem_conv": variables["params"]["encoder"]["stem_conv"]},
     variables["params"]["encoder"],
   )
-  depth, pose = build_depth_networks(config)
+  depth, pose = built(config)
   x = jnp.asarray(random.standard_normal((1, 32, 32, 3)), jnp.float32)
 
   def encode(network, variables, x):

@@ -4,10 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
-from corda_jax.jobs.evaluate import evaluate
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import train
 from corda_jax.pretrained.names.corda import state_dict_from_variables
 from corda_jax.pretrained.torch_checkpoints import (
   export_torch,
@@ -18,16 +16,17 @@ from corda_jax.pretrained.torch_checkpoints import (
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.evaluate import evaluate
 from corda_jax.training.run_files import check_config, record_config
 from corda_jax.training.sharding import make_mesh
-from tests import tiny
+from tests import runs, tiny
 
 MESH = make_mesh(jax.devices()[:2])
 
 
 def experiment(path="", **fields):
   config = tiny.get_config(initial_weights=str(path), **fields)
-  return Experiment.from_config(config, MESH)
+  return AdaptationTask.from_config(config, MESH)
 
 
 def state_dict(seed):
@@ -68,7 +67,7 @@ def test_in_and_out_again(released, tmp_path, capsys):
   import_torch(run, tmp_path / "run")
   printed = capsys.readouterr().out
   assert re.search(rf"{re.escape(str(path))}.*250000", printed)
-  assert re.search(r"classifier_dilations.*\(1, 2\)", printed)
+  assert re.search(r"decoder\.dilations.*\(1, 2\)", printed)
   assert len(printed.splitlines()) < 8
   exported = export_torch(experiment(), tmp_path / "run")
   assert exported == tmp_path / "run" / "corda.pth"
@@ -82,8 +81,8 @@ def test_in_and_out_again(released, tmp_path, capsys):
   # The imported networks are those that are evaluated.
   for network in ("student", "teacher"):
     chosen = experiment(**{"evaluation.network": network})
-    state, result = evaluate(chosen, tmp_path / "run", lambda: iter(()))
-    assert int(state.step) == result["step"] == 0
+    state, found = evaluate(chosen, tmp_path / "run", lambda: iter(()))
+    assert int(state.step) == found.result["step"] == 0
 
 
 def test_a_file_without_teacher_gives_a_copy(released, tmp_path, capsys):
@@ -113,13 +112,7 @@ def test_training_starts_from_the_file_and_the_teacher_from_the_student(released
   jax.tree.map(np.testing.assert_array_equal, state.teacher_batch_stats, state.batch_stats)
 
   def train_there(run):
-    return train(
-      run,
-      tmp_path,
-      train_batches=tiny.train_batches,
-      evaluation_batches=lambda: iter(()),
-      write_scalars=lambda step, values: None,
-    )
+    return runs.run(run, tmp_path, evaluated=lambda: iter(()))
 
   capsys.readouterr()
   trained, _ = train_there(run)

@@ -13,9 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from corda_jax.adaptation.draws import draw
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import step_inputs
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.training.processes import join_processes
 from corda_jax.training.sharding import (
   batch_sharded,
@@ -42,11 +40,11 @@ def run(devices: str) -> dict:
       "compute.one_student_pass": "p" in devices,
     }
   )
-  experiment = Experiment.from_config(config, mesh)
-  state, step = experiment.initial_state(), experiment.compile_step()
+  task = AdaptationTask.from_config(config, mesh)
+  state, step = task.initial_state(), task.compile_step()
   everywhere, split = replicated(mesh), batch_sharded(mesh)
   draw_mask = jax.jit(
-    lambda key, label: draw(key, label, 19, config.method)["mix_mask"],
+    lambda key, label: task.step.mixing.sample(key, label, 19)["mix_mask"],
     in_shardings=(everywhere, split),
     out_shardings=split,
   )
@@ -55,7 +53,7 @@ def run(devices: str) -> dict:
   key = replicated_key(mesh, 0)
   losses, masks = [], []
   for number in range(STEPS):
-    host = {name: x[mine] for name, x in step_inputs(tiny.get_batch(number, BATCH)).items()}
+    host = {name: x[mine] for name, x in task.batch_inputs(tiny.get_batch(number, BATCH)).items()}
     batch = put_batch(mesh, host)
     mask = draw_mask(jax.random.fold_in(key, number), batch["source_label"])
     masks.append(multihost_utils.process_allgather(mask, tiled=True))

@@ -13,7 +13,7 @@ import pytest
 
 from corda_jax.errors import UserError
 from corda_jax.files import whole_or_not
-from corda_jax.training.checkpoint import Checkpoints
+from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.history import History, read_history, scores_of
 from corda_jax.training.run_files import (
   check_config,
@@ -21,6 +21,9 @@ from corda_jax.training.run_files import (
   record_config,
   whole_checkpoints,
 )
+from corda_jax.training.sharding import shardings_of
+from tests import tiny
+from tests.stub_network import stub_task
 
 
 def state(step):
@@ -274,3 +277,64 @@ def test_checkpoints_on_a_disk_that_is_not_mounted(tmp_path):
   for ask in (whole_checkpoints, check_writable):
     with pytest.raises(UserError, match=rf"{tmp_path}/run/checkpoints.*{tmp_path}/gone.*mount"):
       ask(tmp_path / "run")
+
+
+def steps_in(folder):
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def test_newest_and_best_checkpoints_stay(tmp_path):
+  history, checkpoints = History(tmp_path), Checkpoints(tmp_path, keep_best=1)
+  for step, miou in ((1, 10.0), (2, 30.0), (3, 20.0), (4, None), (5, 15.0), (6, None)):
+    checkpoints.save(step, state(step))
+    if miou is not None:
+      checkpoints.add_score(step, miou)
+      history.add_evaluation(step, miou, {}, {})
+  checkpoints.close()
+  assert steps_in(tmp_path / "checkpoints") == [2, 5, 6]
+  checkpoints = Checkpoints(tmp_path)
+  assert (checkpoints.latest_step(), best_checkpoint(tmp_path)) == (6, 2)
+  with pytest.raises(UserError, match=r"another network: 1 arrays"):
+    checkpoints.restore(6, state(6) | {"weights": jnp.zeros((3, 3))})
+  checkpoints.close()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path, score):
+  checkpoints = Checkpoints(tmp_path, keep_best=1, keep_newest=1)
+  for step, each in ((1, -0.5), (2, -0.3), (3, score), (4, score)):
+    checkpoints.save(step, state(step))
+    checkpoints.add_score(step, each)
+  checkpoints.close()
+  assert steps_in(tmp_path / "checkpoints") == [2, 4]
+
+
+def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
+  split = tiny.get_config(**{"compute.shard_state": True})
+  written, read, again = (
+    stub_task(*arguments) for arguments in ((split, 4), (tiny.get_config(), 1), (split, 4))
+  )
+  state = written.initial_state()
+  assert not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.optimizer_state))
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, state)
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path)
+  for reader in (read, again):
+    shapes = reader.state_shapes()
+    found = checkpoints.restore(1, shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    assert jax.tree.map(lambda x: x.sharding, found) == shardings_of(shapes)
+  checkpoints.close()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path)
+
+  def full(*_, **__):
+    raise OSError(28, "No space left on device", str(tmp_path))
+
+  monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+  with pytest.raises(UserError, match=r"checkpoints.*No space left on device"):
+    checkpoints.save(1, state(1))
+  checkpoints.close()

@@ -6,12 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.collectives import count_collectives
+from benchmarks.scaling.collectives import count_collectives
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
-from corda_jax.jobs.depth_experiment import DepthExperiment
-from corda_jax.jobs.experiment import Experiment
-from corda_jax.jobs.train import step_inputs
-from corda_jax.jobs.train_depth import depth_step_inputs
 from corda_jax.training.sharding import (
   batch_sharded,
   check_training_batch,
@@ -22,27 +20,27 @@ from corda_jax.training.sharding import (
 )
 from tests import tiny, tiny_depth
 from tests.jaxprs import equations_of, precision_of, products_of
-from tests.stub_network import stub_experiment
+from tests.stub_network import stub_task
 
 VIEWS = ("right", "next")
 
 
 def adaptation(**overrides):
-  experiment = Experiment.from_config(tiny.get_config(**overrides), make_mesh(jax.devices()[:1]))
-  return experiment, step_inputs(tiny.get_batch())
+  task = AdaptationTask.from_config(tiny.get_config(**overrides), make_mesh(jax.devices()[:1]))
+  return task, task.batch_inputs(tiny.get_batch())
 
 
 def depth(**overrides):
   config = tiny_depth.get_config(VIEWS, **overrides)
-  experiment = DepthExperiment.from_config(config, make_mesh(jax.devices()[:1]))
-  return experiment, depth_step_inputs(tiny_depth.get_batch(2), VIEWS)
+  task = DepthTask.from_config(config, make_mesh(jax.devices()[:1]))
+  return task, task.batch_inputs(tiny_depth.get_batch(2))
 
 
 def traced_step(build, **overrides):
-  experiment, batch = build(**overrides)
-  state = experiment.state_shapes()
+  task, batch = build(**overrides)
+  state = task.state_shapes()
   with jax.numpy_dtype_promotion("standard"):  # optax's Adam wants it
-    return jax.make_jaxpr(experiment.make_step())(state, batch, jax.random.key(0)).jaxpr
+    return jax.make_jaxpr(task.make_step())(state, batch, jax.random.key(0)).jaxpr
 
 
 def rematerializations(jaxpr):
@@ -62,10 +60,10 @@ def test_steps_have_the_precision_asked_for(build):
 
 @pytest.mark.parametrize("build", [adaptation, depth])
 def test_half_the_bits_leave_parameters_statistics_and_losses_wide(build):
-  experiment, batch = build(**{"model.dtype": "bfloat16"})
-  given = experiment.state_shapes()
+  task, batch = build(**{"model.dtype": "bfloat16"})
+  given = task.state_shapes()
   with jax.numpy_dtype_promotion("standard"):
-    state, metrics = jax.eval_shape(experiment.make_step(), given, batch, jax.random.key(0))
+    state, metrics = jax.eval_shape(task.make_step(), given, batch, jax.random.key(0))
   types = {x.dtype for x in jax.tree.leaves((state, metrics)) if x.dtype != np.int32}
   assert types == {np.dtype("float32")}
   products = products_of(traced_step(build, **{"model.dtype": "bfloat16"}))
@@ -85,11 +83,11 @@ def test_blocks_computed_again_give_the_same_gradients(float64):
   types = {"model.dtype": "float64", "model.param_dtype": "float64"}
   results, held = [], []
   for again in (False, True):
-    experiment, batch = adaptation(**types, **{"compute.rematerialize": again})
-    variables = jax.device_get(experiment.initial_state())
-    x = experiment.normalization.normalize(batch["source_image"], np.float64)
+    task, batch = adaptation(**types, **{"compute.rematerialize": again})
+    variables = jax.device_get(task.initial_state())
+    x = task.normalization.normalize(batch["source_image"], np.float64)
 
-    def loss(params, stats, model=experiment.model, x=x):
+    def loss(params, stats, model=task.model, x=x):
       outputs, updated = model.apply(
         {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
       )
@@ -127,11 +125,11 @@ def test_groups_of_a_batch_are_normalised_without_messages():
   for devices, group in ((1, 1), (4, 1), (4, 0)):
     mesh = make_mesh(jax.devices()[:devices])
     config = tiny.get_config(**{"model.batch_norm_group": group})
-    experiment = Experiment.from_config(config, mesh)
-    state = experiment.initial_state()
+    task = AdaptationTask.from_config(config, mesh)
+    state = task.initial_state()
     x = put_batch(mesh, {"x": np.random.RandomState(0).standard_normal((4, 17, 25, 3))})["x"]
 
-    def forward(state, x, model=experiment.model):
+    def forward(state, x, model=task.model):
       variables = {"params": state.params, "batch_stats": state.batch_stats}
       return model.apply(variables, x.astype(np.float32), train=True, mutable=["batch_stats"])
 
@@ -152,10 +150,10 @@ def test_gradients_are_summed_over_devices_once_where_the_state_is_split():
   sent = {}
   for split in (False, True):
     fields = {"model.batch_norm_group": 1, "compute.shard_state": split}
-    experiment = stub_experiment(tiny.get_config(**fields), devices=4)
-    batch = put_batch(experiment.mesh, step_inputs(tiny.get_batch()))
-    key = replicated_key(experiment.mesh, 0)
-    program = experiment.compile_step().lower(experiment.state_shapes(), batch, key).compile()
+    task = stub_task(tiny.get_config(**fields), devices=4)
+    batch = put_batch(task.mesh, task.batch_inputs(tiny.get_batch()))
+    key = replicated_key(task.mesh, 0)
+    program = task.compile_step().lower(task.state_shapes(), batch, key).compile()
     counted = count_collectives(program.as_text())
     sent[split] = sum(each.count for (_, kind), each in counted.items() if kind == "all-reduce")
   assert sent[True] == sent[False] > 0
@@ -164,12 +162,16 @@ def test_gradients_are_summed_over_devices_once_where_the_state_is_split():
 def test_one_pass_of_the_student_exchanges_gradients_once():
   mesh, sent = make_mesh(jax.devices()[:4]), {}
   for one_pass in (False, True):
-    fields = {"model.name": "deeplab", "model.batch_norm_group": 1}
+    fields = tiny.PLAIN | {"model.batch_norm_group": 1}
     config = tiny.get_config(**fields, **{"compute.one_student_pass": one_pass})
-    experiment = Experiment.from_config(config, mesh)
-    state = experiment.state_shapes()
-    arguments = (state, put_batch(mesh, step_inputs(tiny.get_batch())), replicated_key(mesh, 0))
-    program = experiment.compile_step().lower(*arguments).compile().as_text()
+    task = AdaptationTask.from_config(config, mesh)
+    state = task.state_shapes()
+    arguments = (
+      state,
+      put_batch(mesh, task.batch_inputs(tiny.get_batch())),
+      replicated_key(mesh, 0),
+    )
+    program = task.compile_step().lower(*arguments).compile().as_text()
     counted = count_collectives(program)
     assert {kind for _, kind in counted} == {"all-reduce"}  # no device sees another's images
     sent[one_pass] = sum(each.payload for each in counted.values())

@@ -1,12 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from corda_jax.errors import UserError
-from corda_jax.training.optimizer import build_optimizer, parameter_group
+from corda_jax.training.optimizer import SGD, AdamW
 from corda_jax.training.state import update_teacher
-from tests import tiny
 
 NAMES = {
   "encoder/stem_conv/kernel": (1.0, 1),
@@ -32,18 +29,18 @@ def tree(values):
 
 
 def test_groups_are_the_releases():
-  config = tiny.get_config().optimizer
+  sgd = SGD()
   for name, expected in NAMES.items():
-    assert parameter_group(name, config, freeze_encoder_affine=True) == expected
+    assert sgd.group(name, freeze_encoder_affine=True) == expected
   affine = "encoder/stage1_block0/norm2/scale"
-  assert parameter_group(affine, config, freeze_encoder_affine=False) == (1.0, 3)
+  assert sgd.group(affine, freeze_encoder_affine=False) == (1.0, 3)
   affine = "encoder/stage1_block0/projection_norm/scale"
-  assert parameter_group(affine, config, freeze_encoder_affine=False) == (1.0, 4)
+  assert sgd.group(affine, freeze_encoder_affine=False) == (1.0, 4)
 
 
 def test_updates_agree_with_repeated_pytorch_sgd(float64, random):
-  config = tiny.get_config().optimizer
-  optimizer = build_optimizer(config, num_steps=10, freeze_encoder_affine=True)
+  config = SGD(learning_rate=0.01)
+  optimizer = config.build(10, freeze_encoder_affine=True)
   start = {name: random.standard_normal((2, 3)) for name in NAMES}
   params = tree({n: jnp.asarray(v) for n, v in start.items()})
   state = optimizer.init(params)
@@ -66,11 +63,8 @@ def test_updates_agree_with_repeated_pytorch_sgd(float64, random):
 
 
 def test_adamw_agrees_with_its_definition(float64, random):
-  config = tiny.get_config(
-    **{f"optimizer.encoder_updates_per_step.{k}": 1 for k in ("stem", "residual", "projection")},
-    **{"optimizer.name": "adamw", "optimizer.momentum": 0.8},
-  ).optimizer
-  optimizer = build_optimizer(config, num_steps=10, freeze_encoder_affine=True)
+  config = AdamW(learning_rate=0.01, momentum=0.8)
+  optimizer = config.build(10, freeze_encoder_affine=True)
   start = {name: random.standard_normal((2, 3)) for name in NAMES}
   params = tree({n: jnp.asarray(v) for n, v in start.items()})
   state = optimizer.init(params)
@@ -91,19 +85,6 @@ def test_adamw_agrees_with_its_definition(float64, random):
     params = jax.tree.map(jnp.add, params, updates)
   for name, got in zip(sorted(NAMES), jax.tree.leaves(params), strict=True):
     np.testing.assert_allclose(got, expected[name], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("fields", "told"),
-  [
-    ({"name": "lion"}, r"optimizer\.name.*lion.*sgd.*adamw"),
-    ({"name": "adamw"}, r"optimizer\.encoder_updates_per_step.*1.*AdamW"),
-  ],
-)
-def test_optimisers_that_cannot_be_built(fields, told):
-  config = tiny.get_config(**{f"optimizer.{k}": v for k, v in fields.items()}).optimizer
-  with pytest.raises(UserError, match=told):
-    build_optimizer(config, num_steps=10, freeze_encoder_affine=True)
 
 
 def test_teacher_follows_quickly_at_first(float64):

@@ -1,0 +1,1 @@
+"""What each part of the method is worth on the street world."""

@@ -1,0 +1,63 @@
+"""Variants that know what no training may know: how much can a part of the method be worth?
+
+If wrong pseudo-labels weighed nothing at all, what would be gained? If all were right? If depth
+were seen, not predicted? All are mixing (DACS), so that nothing reads the target's depth, in whose
+place the true labels of the target reach the step.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.ablation.variants import DEPTH_SEEN, NO_BLUE, RIGHT_ALONE, TRUE_LABELS
+from benchmarks.ablation.world import Frames
+from corda_jax.adaptation.teacher import Teacher
+from corda_jax.adaptation.terms.mixed import MixedSelfTraining
+
+_FARTHEST, _NEAREST = 2.0, 400.0  # inverse depths that are black and white: 655 m and 1.6 m
+
+
+def frames_of_variant(variant: str, frames: Frames, *, target: bool) -> Frames:
+  """What a variant is shown and told of frames; of variants that are no oracles all as it is.
+
+  Args:
+    variant: of the ablation.
+    frames: of one domain.
+    target: whether they are those that the target is trained on.
+  """
+  if variant in (NO_BLUE, DEPTH_SEEN):
+    image = frames.image.copy()
+    image[..., 2] = _nearness(frames.inverse_depth) if variant == DEPTH_SEEN else 0
+    frames = frames._replace(image=image)
+  if variant in (RIGHT_ALONE, TRUE_LABELS) and target:
+    frames = frames._replace(inverse_depth=frames.label.astype(np.float32))
+  return frames
+
+
+def _nearness(inverse_depth: np.ndarray) -> np.ndarray:
+  """uint8 of the logarithm; 0 where there is no depth."""
+  share = np.log(np.maximum(inverse_depth, 1) / _FARTHEST) / np.log(_NEAREST / _FARTHEST)
+  return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class RightAlone(MixedSelfTraining):
+  """Pseudo-labels that are wrong weigh nothing; so do pixels that have no true label (the hood)."""
+
+  def weigh(self, student, context):
+    """The confident fraction where the pseudo-label is right."""
+    mixed, truth = context.mixed, context.inputs["target_inverse_depth"]
+    right = mixed["pseudo_label"] == truth.astype(jnp.int32)
+    fraction = mixed["confident_fraction"]
+    return jnp.where(mixed["mask"], 1, jnp.where(right, fraction, 0)).astype(fraction.dtype), None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrueLabels(Teacher):
+  """The teacher is always right; how far it is trusted stays what its own confidence gives."""
+
+  def label(self, outputs, step, inputs):
+    """As in the base class, with the target's true labels."""
+    truth = inputs["target_inverse_depth"].astype(jnp.int32)
+    return super().label(outputs, step, inputs)._replace(label=truth)

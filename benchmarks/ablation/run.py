@@ -1,0 +1,238 @@
+"""Does depth help? From source-only training to CorDA, part by part, on the street world.
+
+    python -m benchmarks.ablation.run
+    python -m benchmarks.ablation.run --size large --minutes 8
+
+The same steps and batches for all variants of a source, several seeds. It goes on where it was
+stopped: runs that are done are not repeated, and one that was under way goes on from its newest
+checkpoint. Frames are rendered into memory, so that neither TensorFlow nor files are needed.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.ablation.oracles import frames_of_variant
+from benchmarks.ablation.report import Run, draw, table
+from benchmarks.ablation.variants import ORACLES, SIZES, SOURCES, VARIANTS, variant_config
+from benchmarks.ablation.world import Frames, render, train_batches, whole_frames
+from benchmarks.memory import MemoryFeed, NoWriter
+from benchmarks.options import add_set_option, run_command
+from benchmarks.speed.runners import FAILURES, device_name, first_line
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.errors import Preempted, UserError
+from corda_jax.training.run_files import check_config, check_results, record_config
+from corda_jax.training.sharding import check_divisible, check_training_batch
+from corda_jax.training.train_loop import train
+
+_CHOSEN = {"seed", "evaluate_every", "draw_every", "checkpoint_every", "evaluation.pictures"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Makes the runs that are missing and prints the tables of all that are done."""
+  options = _parse(arguments)
+  workdir = options.workdir or Path("runs") / f"ablation_{options.size}"
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"the folder {workdir} cannot be made ({error.strerror}): name another --workdir"
+    ) from error
+  jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+  runs = [
+    Run(variant, source, seed, workdir / _name(f"{source} {variant} {seed}"))
+    for seed in range(options.seeds)  # seed by seed: a table that is cut short is still fair
+    for source in dict.fromkeys(options.sources)  # once, if it was named twice
+    for variant in dict.fromkeys(options.variants)
+  ]
+  configs = {run: _config_of(run, options) for run in runs}
+  started = time.monotonic()
+  failed = _of_other_configurations(configs)
+  try:
+    with _time_limit(options.minutes):
+      for run, config in configs.items():
+        # The signal may have come when a run was as good as done, and saved: it is spent then.
+        if options.minutes is not None and time.monotonic() - started >= 60 * options.minutes:
+          raise _Stopped
+        if run in failed or run.result() is not None:
+          continue
+        try:
+          make_run(run, config, workdir / "frames")
+        except FAILURES as error:  # the others are made all the same
+          failed[run] = error
+  except (Preempted, _Stopped) as stop:
+    print(f"\n{str(stop) or 'Stopped'}. The same command goes on from here.")
+  wanted, runs = len(runs), [run for run in runs if run not in failed]
+  done = [run for run in runs if run.result() is not None]
+  print(f"\n{len(done)} of {wanted} runs are done.\n")
+  for source in dict.fromkeys(options.sources):
+    print(f"{table(runs, source)}\n")
+  seconds = time.monotonic() - started
+  print(f"{seconds:.0f} s on {device_name()}, {os.cpu_count()} cores, JAX {jax.__version__}")
+  if options.plot and done:
+    draw(runs, options.plot)
+  if failed:
+    run, error = next(iter(failed.items()))
+    told = f"{len(failed)} runs could not be made; {run.folder.name}: {first_line(error)}"
+    raise UserError(told)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+  """The command's options.
+
+  Raises:
+    UserError: one cannot be.
+  """
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--size", choices=list(SIZES), default="small")
+  parser.add_argument(
+    "--config", default="demo", help="of configs/, of the street world; demo:batch=8: a variant"
+  )
+  parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
+  parser.add_argument(
+    "--variants",
+    nargs="+",
+    choices=[*VARIANTS, *ORACLES],
+    default=list(VARIANTS),
+    help="default: no oracles",
+  )
+  parser.add_argument("--seeds", type=int, default=3, help="runs of each variant")
+  parser.add_argument(
+    "--minutes",
+    type=float,
+    help="after so many the run under way is saved, and it ends; not while one is compiled",
+  )
+  parser.add_argument("--workdir", type=Path, help="of all runs; default: runs/ablation_SIZE")
+  parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
+  add_set_option(parser, "all runs")
+  options = parser.parse_args(arguments)
+  if options.seeds < 1:
+    raise UserError(f"--seeds is {options.seeds}, wanted 1 or more")
+  if taken := sorted(_CHOSEN & dict(options.set).keys()):
+    raise UserError(f"--set names {taken[0]}, which the ablation chooses itself: leave it out")
+  return options
+
+
+def _config_of(run: Run, options: argparse.Namespace) -> Any:
+  """A run's configuration, with what the ablation chooses, `_CHOSEN`."""
+  settings = dict(options.set)
+  config = variant_config(run.variant, run.source, options.size, settings, base=options.config)
+  config.seed = run.seed
+  config.evaluate_every, config.draw_every = config.num_steps, 0
+  config.evaluation.pictures = 0
+  # A long run is saved meanwhile, lest a kill costs more than some minutes.
+  config.checkpoint_every = min(config.num_steps, 2_500)
+  return config
+
+
+def _of_other_configurations(configs: Mapping[Run, Any]) -> dict[Run, Exception]:
+  """Run → what differs, of those whose folder has results of another configuration.
+
+  All are looked at before any is made: one that a stop leaves unvisited is in the table, too.
+  """
+  found: dict[Run, Exception] = {}
+  for run, config in configs.items():
+    try:
+      if run.result() is not None:
+        check_results(run.folder, config.to_dict())
+    except UserError as error:
+      found[run] = error
+  return found
+
+
+def make_run(run: Run, config: Any, frames: Path) -> None:
+  """Trains in memory; evaluated and saved at the end, and saved meanwhile.
+
+  Args:
+    run: which.
+    config: of it.
+    frames: folder of rendered frames.
+
+  Raises:
+    UserError: the folder holds a run of another configuration.
+    Preempted: SIGTERM came; the state is saved.
+  """
+  folder = run.folder
+  check_config(folder, config.to_dict())
+  task = AdaptationTask.from_config(config)
+  check_training_batch(task.mesh, config.data.batch_size, config.model.batch_norm_group)
+  check_divisible(task.mesh, config.data.evaluation_batch_size, "data.evaluation_batch_size")
+  folder.mkdir(parents=True, exist_ok=True)
+  record_config(folder, config.to_dict())
+  source, target, validation = (
+    frames_of_variant(run.variant, each, target=place == 1)
+    for place, each in enumerate(frames_of(config, frames))
+  )
+  print(f"\n{folder.name}", flush=True)
+  feed = MemoryFeed(
+    lambda step: train_batches(source, target, config, start_step=step),
+    lambda: whole_frames(validation, config.data.evaluation_batch_size),
+  )
+  train(task, folder, feed, NoWriter())
+
+
+def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
+  """The source's, the target's and the validation frames, from `folder` if they are there."""
+
+  def frames(domain: str, split: str) -> Frames:
+    data, world = config.data[domain], config.data.street_world
+    real = data.dataset == "cityscapes"  # the oracle's source, too
+    counts = {"train": world.target_frames if real else world.source_frames}
+    counts["val"] = world.validation_frames
+    return render(
+      data.dataset,
+      split,
+      counts[split],
+      seed=world.seed,
+      gap=world.gap,
+      height=data.height,
+      width=data.width,
+      folder=folder,
+      right=split == "train" and "right" in data.views,
+    )
+
+  return (
+    frames("source", "train"),
+    frames("target", "train"),
+    frames("target", "val"),
+  )
+
+
+class _Stopped(BaseException):
+  """SIGTERM came while no run was under way."""
+
+
+@contextlib.contextmanager
+def _time_limit(minutes: float | None) -> Iterator[None]:
+  """Sends this process SIGTERM after so many minutes: `train` saves, all else is left as it is."""
+
+  def stop(*_: object) -> None:
+    raise _Stopped
+
+  timer = threading.Timer(60 * (minutes or 0), os.kill, (os.getpid(), signal.SIGTERM))
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    if minutes is not None:
+      timer.start()
+    yield
+  finally:
+    timer.cancel()
+    signal.signal(signal.SIGTERM, before)
+
+
+def _name(text: str) -> str:
+  """A folder's name of a run's."""
+  words = "".join(letter if letter.isalnum() else " " for letter in text)
+  return "_".join(words.split())
+
+
+if __name__ == "__main__":
+  run_command(main)

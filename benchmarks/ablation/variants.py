@@ -1,0 +1,128 @@
+"""What `benchmarks.ablation.run` climbs: variants of the method, sources, sizes."""
+
+from typing import Any
+
+from benchmarks.options import apply_settings, load_config
+
+SOURCE_ONLY = "source only"
+DACS = "mixing (DACS)"
+ORACLE = "trained on target labels"  # the target takes the place of the source
+
+WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
+_WITHOUT_ADAPTATION = {"terms.mixed": None}  # None takes a part out
+_PHOTOMETRIC = {
+  "data.source.views": ("right",),
+  "data.target.views": ("right",),
+  "terms.depth_files.domains": (),
+  "terms.photometric.domains": ("source", "target"),
+  "model.initial_inverse_depth": 65.0,  # 10 m: from 0, photometric training has next to no gradient
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+  SOURCE_ONLY: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
+  DACS: WITHOUT_DEPTH,
+  "+ depth heads": {"model.correlation": False, "terms.mixed.depth_weight.enabled": False},
+  "+ correlation": {"terms.mixed.depth_weight.enabled": False},
+  "+ refinement, as published": {"terms.mixed.depth_weight.share_across_batch": False},
+  "+ refinement, as released": {},
+  "photometric, not files": _PHOTOMETRIC,
+  ORACLE: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
+}
+
+# Variants that know what no training may know (`benchmarks.ablation.oracles`).
+RIGHT_ALONE = "oracle: wrong pseudo-labels weigh nothing"
+TRUE_LABELS = "oracle: true labels, mixed"
+NO_BLUE = "oracle: without blue"
+DEPTH_SEEN = "oracle: exact depth in place of blue"
+_NO_BLUE = {"mixing.augmentation.jitter_probability": 0.0}  # it would mix the colours
+ORACLES: dict[str, dict[str, Any]] = {
+  RIGHT_ALONE: WITHOUT_DEPTH | {"terms.mixed.part": "benchmarks.ablation.oracles:RightAlone"},
+  TRUE_LABELS: WITHOUT_DEPTH | {"teacher.part": "benchmarks.ablation.oracles:TrueLabels"},
+  NO_BLUE: WITHOUT_DEPTH | _NO_BLUE,
+  DEPTH_SEEN: WITHOUT_DEPTH | _NO_BLUE,
+}
+
+# Rung → the one that it changes one thing of. (The photometric one changes more: where the heads
+# begin, the weight of their loss, and what the discrepancy is a share of.)
+BUILDS_ON = {
+  DACS: SOURCE_ONLY,
+  "+ depth heads": DACS,
+  "+ correlation": "+ depth heads",
+  "+ refinement, as published": "+ correlation",
+  "+ refinement, as released": "+ correlation",
+  "photometric, not files": "+ refinement, as released",
+  RIGHT_ALONE: DACS,
+  TRUE_LABELS: DACS,
+  DEPTH_SEEN: NO_BLUE,
+}
+
+# Layout of the source → what its recipe has other than GTA5's (configs/synthia2cs.py).
+SOURCES: dict[str, dict[str, Any]] = {
+  "gta5": {},
+  "synthia": {
+    "data.source.dataset": "synthia",
+    "data.source.depth": "simulator",
+    "model.initial_semantics_from": "decoder",
+    "evaluation.classes": "synthia_16",
+  },
+}
+
+# A network that wants a GPU: ResNet-50 from random weights, on crops of 512x256. Steps and frames
+# are as many as let a run, with what it compiles, fit a call of ten minutes.
+_LARGE = {
+  "num_steps": 6_000,
+  "log_every": 100,
+  "keep_newest": 1,  # of a state of half a gigabyte
+  "keep_best": 0,
+  "data.batch_size": 4,
+  "data.crop_height": 256,
+  "data.crop_width": 512,
+  "data.source.height": 288,
+  "data.source.width": 576,
+  "data.target.height": 288,
+  "data.target.width": 576,
+  "data.street_world.source_frames": 1_000,
+  "data.street_world.target_frames": 1_000,
+  "data.street_world.validation_frames": 100,
+  "model.dtype": "bfloat16",
+  "model.encoder.stage_sizes": (3, 4, 6, 3),
+  "model.encoder.strides": (1, 2, 1, 1),  # output stride 8, as released
+  "model.encoder.dilations": (1, 1, 2, 4),
+  "model.encoder.width": 64,
+  "model.encoder.expansion": 4,
+  "model.encoder.stem_kernel": 7,
+  "model.encoder.stem_pool": True,
+  "model.decoder.width": 64,
+  "model.decoder.dilations": (6, 12),
+  "optimizer.learning_rate": 0.0005,  # not tuned: a deeper network bears less than the demo's 0.003
+  "teacher.decay": 0.995,  # older than the demo's, of 0.99, as the run is longer
+}
+
+# Name → what it changes in configs/demo.py.
+SIZES: dict[str, dict[str, Any]] = {"small": {}, "large": _LARGE}
+
+
+def variant_config(
+  variant: str, source: str, size: str, settings: dict[str, Any], base: str = "demo"
+) -> Any:
+  """The configuration of a run, but for its seed.
+
+  Args:
+    variant: of `VARIANTS`, or of `ORACLES`.
+    source: of `SOURCES`.
+    size: of `SIZES`.
+    settings: field → value, for all runs.
+    base: configuration that all this is changed in, of configs/.
+
+  Raises:
+    UserError: the settings do not fit.
+  """
+  config = load_config(base)
+  changes = SIZES[size] | SOURCES[source] | (VARIANTS | ORACLES)[variant] | settings
+  for name in [name for name, value in changes.items() if value is None]:
+    section, _, part = name.rpartition(".")
+    del config[section][part], changes[name]
+  apply_settings(config, changes)
+  if variant == ORACLE:
+    config.data.source = config.data.target.copy_and_resolve_references()
+  return config

@@ -1,0 +1,1 @@
+"""The released code, restated or run, to measure against."""

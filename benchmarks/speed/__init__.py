@@ -1,0 +1,1 @@
+"""How fast steps, data and evaluation are, and where the time goes."""

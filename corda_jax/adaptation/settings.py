@@ -1,0 +1,55 @@
+"""Settings of the adaptation that belong to no part of its step."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from corda_jax.configuration import check_at_least, check_one_of, free
+from corda_jax.training.settings import Compute, EvaluationSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationCompute(Compute):
+  """How the numbers are computed.
+
+  Attributes:
+    one_student_pass: whether the student sees source and mixed images as one batch, each normalised
+      by itself, and not one after the other. The numbers are the same; devices exchange gradients
+      once, not twice.
+  """
+
+  one_student_pass: bool = free(False)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationEvaluation(EvaluationSettings):
+  """How the network is scored on the target's validation set, and depth heads, if it has depth.
+
+  Attributes:
+    classes: whose mean is reported as mIoU: "all", one of `class_sets` or, with the 19 classes of
+      Cityscapes, "synthia_16" or "synthia_13".
+    class_sets: more sets of classes whose means are reported: {"moving": ("car", "person")}.
+    network: "student" or "teacher".
+    label_size: "file": labels at the size of their files, as results are reported (Cityscapes:
+      2048x1024); "input": brought to the size of the network's input, as released for validation in
+      training.
+    flip: whether predictions are averaged with that of the mirrored frame.
+    devices_per_frame: devices that share a frame, each a strip of its rows; for frames that are too
+      large for one, or where there are more devices than frames.
+    scales: factors of the input's size whose predictions are averaged.
+  """
+
+  classes: str = "all"
+  class_sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  network: str = "student"
+  label_size: str = "file"
+  flip: bool = False
+  devices_per_frame: int = 1
+  scales: tuple[float, ...] = (1.0,)
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_one_of(self, network=("student", "teacher"), label_size=("file", "input"))
+    check_at_least(self, devices_per_frame=1)
+    if not self.scales or not all(isinstance(x, int | float) and x > 0 for x in self.scales):
+      raise ValueError(f"scales is {self.scales}, expected factors above 0, such as (1.0,)")

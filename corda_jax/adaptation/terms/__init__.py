@@ -1,0 +1,1 @@
+"""What the student learns from: one file an idea."""

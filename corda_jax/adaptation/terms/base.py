@@ -1,0 +1,160 @@
+"""What a term is: an idea of what the student learns from.
+
+A term is a frozen dataclass whose fields are its settings. It reads the student's passes and gives
+losses; the step adds them up and differentiates the sum once. docs/adding_a_method.md shows how one
+is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import jax
+import optax
+
+from corda_jax.training.state import TermState
+
+if TYPE_CHECKING:
+  from corda_jax.adaptation.step import AdaptationStep
+
+Maps = Mapping[str, jax.Array]
+
+# Outputs of the network, by the suffix of their losses; the depth heads trained on the target and
+# on the source.
+SEMANTIC_HEADS = {"": "S", "_initial": "initial_S"}
+DEPTH_HEADS = {"": ("D", "D_src"), "_initial": ("initial_D", "initial_D_src")}
+
+
+class Pass(NamedTuple):
+  """One forward pass of the student in training.
+
+  Attributes:
+    image: [B, H, W, 3], network input.
+    outputs: predictions by name, [B, H, W, C] at the size of the labels.
+    levels: the encoder's features, [B, h, w, C] each.
+  """
+
+  image: jax.Array
+  outputs: Maps
+  levels: tuple[jax.Array, ...]
+
+
+class Loss(NamedTuple):
+  """One loss.
+
+  Attributes:
+    value: scalar; shown as a curve.
+    weight: in the sum that is minimised.
+  """
+
+  value: jax.Array
+  weight: float = 1.0
+
+
+class Found(NamedTuple):
+  """What a term gives.
+
+  Attributes:
+    losses: by name; names differ between terms.
+    metrics: scalars, shown as curves.
+    maps: [B, H, W], for pictures.
+    batch_stats: new statistics of the term's own network, if it has one.
+  """
+
+  losses: dict[str, Loss]
+  metrics: dict[str, jax.Array] = {}
+  maps: dict[str, Any] = {}
+  batch_stats: Any = None
+
+
+class Context(NamedTuple):
+  """What a term reads beside the student's passes.
+
+  Attributes:
+    step: network, normalisation, classes, views and the other terms.
+    inputs: the batch; images as network input, inverse depths wide.
+    draws: of the term's own `sample`.
+    mixed: of `AdaptationStep.mix`; empty without a mixed pass.
+    teacher: the teacher's predictions on the target, at the size of the labels; likewise.
+    state: of the term's own network; None where it has none.
+  """
+
+  step: AdaptationStep
+  inputs: Maps
+  draws: Any
+  mixed: Maps
+  teacher: Maps
+  state: TermState | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """Base of the terms. All but `losses` have defaults.
+
+  `passes` names the passes that the term asks for. "source" is always made, "mixed" brings the
+  teacher with it, and others are of images that the term gives.
+  """
+
+  passes: ClassVar[tuple[str, ...]] = ()
+
+  def batch_names(self, step: AdaptationStep) -> tuple[str, ...]:
+    """Arrays of the host batch that it reads, beside images, labels and inverse depth."""
+    return ()
+
+  def depth_from(self, domain: str) -> str | None:
+    """What a domain's depth heads learn from by this term: "files", "views" or None."""
+    return None
+
+  def init(self, key: jax.Array, step: AdaptationStep) -> TermState | None:
+    """State of a network of its own.
+
+    Args:
+      key: PRNG key of the whole state: fold in a number of one's own.
+      step: network, classes and so on.
+    """
+    return None
+
+  def optimizer(self) -> optax.GradientTransformation | None:
+    """Of its own network's parameters; None: they are frozen."""
+    return None
+
+  def sample(self, key: jax.Array, batch: Maps) -> Any:
+    """Samples what is random in it.
+
+    Args:
+      key: PRNG key of the step: fold in a number of one's own.
+      batch: of the step.
+    """
+    return None
+
+  def images(self, context: Context) -> dict[str, jax.Array]:
+    """Network inputs [B, H, W, 3] of those of its passes that are neither source nor mixed."""
+    return {}
+
+  def losses(self, passes: Mapping[str, Pass], context: Context) -> Found:
+    """Its losses.
+
+    Args:
+      passes: the student's, by name.
+      context: all else.
+    """
+    raise NotImplementedError
+
+
+def depth_heads(outputs: Maps, domain: str) -> dict[str, jax.Array]:
+  """The heads that learn a domain's depth: suffix of their losses → prediction [B, H, W].
+
+  Args:
+    outputs: predictions [B, H, W, 1].
+    domain: "source" or "target".
+  """
+  place = ("target", "source").index(domain)
+  names = {suffix: heads[place] for suffix, heads in DEPTH_HEADS.items()}
+  return {suffix: outputs[name][..., 0] for suffix, name in names.items() if name in outputs}
+
+
+def semantic_heads(outputs: Maps) -> dict[str, jax.Array]:
+  """Suffix of the losses → logits [B, H, W, num_classes]."""
+  return {suffix: outputs[name] for suffix, name in SEMANTIC_HEADS.items() if name in outputs}

@@ -1,0 +1,160 @@
+"""What the command can do, for every task."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.depth.label import label_depth
+from corda_jax.depth.task import DepthTask
+from corda_jax.errors import UserError
+from corda_jax.inference.export import export
+from corda_jax.inference.predict import predict
+from corda_jax.pretrained.torch_checkpoints import export_torch, import_torch
+from corda_jax.training import evaluate as evaluation
+from corda_jax.training import train_loop
+from corda_jax.training.metric_logging import curves_writer, not_fatal
+from corda_jax.training.processes import first_process_first
+from corda_jax.training.report import write_report
+from corda_jax.training.restore import find_checkpoint
+from corda_jax.training.run_files import read_config, read_json, record_config
+from corda_jax.training.task import Task
+
+TASKS: Mapping[str, type[Task]] = {"adaptation": AdaptationTask, "depth": DepthTask}
+
+
+def make_task(config: Any, workdir: Path, mode: str) -> Task:
+  """The task of a configuration.
+
+  Args:
+    config: the whole configuration.
+    workdir: folder of the run.
+    mode: the job.
+
+  Raises:
+    UserError: there is no such task, the job is none of its, or a value cannot work.
+  """
+  name = config.get("task", "adaptation")
+  if name not in TASKS or mode not in TASKS[name].modes:
+    modes = "; ".join(f"{', '.join(task.modes)} ({each!r})" for each, task in TASKS.items())
+    raise UserError(
+      f"--mode={mode} does not go with a configuration of task {name!r}, expected {modes}"
+    )
+  if mode == "label_depth":
+    return _labelling_task(config, workdir)
+  return TASKS[name].from_config(config)
+
+
+def _labelling_task(config: Any, workdir: Path) -> DepthTask:
+  """A task that reads every frame of a data set, with the views that its network learned from.
+
+  Raises:
+    UserError: the folder holds no run of the depth stage, or metric files are asked of a network
+      that was trained on video alone, which has no scale.
+  """
+  find_checkpoint(workdir, config.evaluation.checkpoint)
+  before = read_config(workdir)
+  if before.get("task") != "depth":
+    raise UserError(f"{workdir} holds no run of the depth stage: name the --workdir of one")
+  views, trained = before["data"]["target"]["views"], before["depth"]["metres_per_unit"]
+  if config.depth.metres_per_unit != trained:
+    print(
+      f"Labels with depth.metres_per_unit {config.depth.metres_per_unit}; trained with {trained}."
+    )
+  elif config.label_depth.encoding == "metric" and "right" not in views:
+    scale = (read_json(Path(workdir) / "results.json") or {}).get("scale")
+    found = f" (by its results: {scale * trained:.4g})" if scale else ""
+    raise UserError(
+      "label_depth.encoding is 'metric', but the network was trained on video alone, whose scale "
+      f"nobody knows: set depth.metres_per_unit{found}, or choose the encoding 'sigmoid'"
+    )
+  if config.data.target.dataset == "folder":
+    # Records with neighbours lack the ends of clips, and the adaptation reads every frame.
+    config = config.copy_and_resolve_references()
+    config.data.target.views = ()
+  return DepthTask.from_config(config, views=views)
+
+
+def share() -> tuple[int, int]:
+  """This process's index, and how many there are."""
+  return jax.process_index(), jax.process_count()
+
+
+def prepare(task: Task, workdir: Path, feed: Any) -> None:
+  """--mode=prepare: files → records."""
+  needs = task.needs("prepare")
+  for need, builder in zip(needs, feed.provide(needs), strict=True):
+    print(f"{need.domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
+
+
+def train(task: Task, workdir: Path, feed: Any, create_writer: Callable[..., Any]) -> None:
+  """--mode=train: to the last step, from the newest checkpoint if there is one.
+
+  Args:
+    task: what is trained.
+    workdir: folder of the run.
+    feed: of batches.
+    create_writer: of `curves_writer`.
+  """
+  with first_process_first("provide the data"):
+    feed.provide(task.needs("train"))
+  record_config(workdir, task.config.to_dict())
+  print(_parameter_overview(task.state_shapes().params))
+  with curves_writer(workdir, create_writer) as writer:
+    train_loop.train(task, workdir, feed, writer)
+  if jax.process_index() == 0:
+    print(f"Results: {workdir / 'results.json'}")
+    print(f"Pictures: {workdir / 'pictures'}")
+    with not_fatal("the report"):
+      report(task, workdir)
+    print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
+
+
+def evaluate(task: Task, workdir: Path, feed: Any) -> None:
+  """--mode=evaluate: scores a checkpoint, and shows frames of it."""
+  need, shown = task.needs("evaluate")[-1], task.pictured("evaluate")
+  with first_process_first("provide the data"):
+    feed.provide([need])
+  state, result = evaluation.evaluate(task, workdir, lambda: feed.frames(need))
+  spread = task.config.evaluation.pictures
+  with not_fatal("pictures"):
+    path = evaluation.draw_evaluation(
+      task, workdir, state, result, lambda: feed.frames(shown, spread), split=shown.split
+    )
+    if path is not None:
+      print(f"Pictures: {path}")
+
+
+def label(task: DepthTask, workdir: Path, feed: Any) -> None:
+  """--mode=label_depth: writes the depth files of a data set."""
+  with first_process_first("provide the data"):
+    feed.provide(task.needs("label_depth"))
+  label_depth(task, workdir, feed)
+
+
+def report(task: Task, workdir: Path) -> None:
+  """--mode=report: one page of a run, finished or not."""
+  print(f"Report: {write_report(workdir, task.config.to_dict())}")
+
+
+WITH_DATA = {"prepare": prepare, "evaluate": evaluate, "label_depth": label}
+WITHOUT_DATA = {
+  "predict": predict,
+  "export": export,
+  "import_torch": import_torch,
+  "export_torch": export_torch,
+}
+
+
+def _parameter_overview(params: Any) -> str:
+  """Sizes of the parts of a network: the encoder's blocks, and all other modules."""
+  parts: dict[str, int] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    names = [key.key for key in path]
+    part = "/".join(names[: 2 if names[0] == "encoder" else 1])
+    parts[part] = parts.get(part, 0) + leaf.size
+  parts["parameters in all"] = sum(parts.values())
+  return "\n".join(f"{part:<24} {size:>12,}" for part, size in parts.items())

@@ -1,0 +1,1 @@
+"""Decoders: from features of several levels to predictions."""
