@@ -11,6 +11,11 @@ class UserError(ValueError):
   """
 
 
+def first_line(error: BaseException | None) -> str:
+  """What an error says, in one line."""
+  return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 _LONGEST = 1_000  # characters of an error that are shown
 
 

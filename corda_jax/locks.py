@@ -12,8 +12,8 @@ from pathlib import Path
 
 from absl import logging
 
+from corda_jax.atomic_io import check_links
 from corda_jax.errors import UserError
-from corda_jax.files import check_links
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from corda_jax import command_line
 from corda_jax.command_line import Command
 from corda_jax.console import tolerate_failing_streams
-from corda_jax.errors import EXIT_CODE, Preempted, UserError, shown
+from corda_jax.errors import EXIT_CODE, Preempted, UserError, first_line, shown
 from corda_jax.locks import only_writer
 
 STOPPED = 130  # exit code after Ctrl-C, by the shells' convention
@@ -96,7 +96,7 @@ def main(command: Command) -> None:
   except (MemoryError, RuntimeError) as error:
     if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
       raise
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = first_line(error)
     sys.exit(
       f"error: not enough memory ({reason}): lower data.batch_size, the crop or "
       "data.evaluation_batch_size, or set compute.rematerialize=True; to prepare, lower "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from corda_jax.files import whole_or_not
+from corda_jax.atomic_io import atomic_write
 from corda_jax.labels import CITYSCAPES, IGNORE, ClassList
 
 
@@ -156,7 +156,7 @@ def write_sheet(
       fontsize=8,
       frameon=False,
     )
-  with whole_or_not(path) as partial:
+  with atomic_write(path) as partial:
     figure.savefig(partial, format="png")
 
 

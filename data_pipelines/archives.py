@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from corda_jax.atomic_io import check_links, leads_back
 from corda_jax.errors import UserError
-from corda_jax.files import check_links, leads_back
 
 _ENDING = ".zip"
 _INSIDE = "!/"  # between archive and member

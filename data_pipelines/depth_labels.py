@@ -8,13 +8,14 @@ import contextlib
 import json
 import os
 import shlex
-import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from corda_jax.atomic_io import atomic_write
 from corda_jax.errors import UserError
 from data_pipelines.archives import DataFiles
 from data_pipelines.datasets.builders import BUILDERS
@@ -79,10 +80,12 @@ class DepthFiles:
     if not self._begun:
       if not self._check():
         text = json.dumps(self._meta, indent=2) + "\n"
-        _replace(os.path.join(self.folder, MANIFEST), lambda file: file.write(text.encode()))
+        with _written(os.path.join(self.folder, MANIFEST)) as partial:
+          partial.write_text(text, encoding="utf-8")
       self._begun = True
     image = Image.fromarray(values)
-    _replace(self.path(split, name), lambda file: image.save(file, format="PNG"))
+    with _written(self.path(split, name)) as partial:
+      image.save(partial, format="PNG")
 
   def hint(self, domain: str = "target") -> str:
     """Options with which the adaptation reads the files.
@@ -145,19 +148,13 @@ class DepthFiles:
     return None
 
 
-def _replace(path: str, write: Callable[[BinaryIO], Any]) -> None:
-  """Lets `write` fill a file of another name, and gives it its name when it is whole."""
-  folder, name = os.path.split(path)
-  partial = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")  # hidden from the builders
+@contextlib.contextmanager
+def _written(path: str) -> Iterator[Path]:
+  """`atomic_write`, whose errors are one line."""
   try:
-    os.makedirs(folder, exist_ok=True)
-    with open(partial, "wb") as file:
-      write(file)
-    os.replace(partial, path)
+    with atomic_write(Path(path), unique=True) as partial:
+      yield partial
   except OSError as error:
     raise UserError(
       f"{path!r} cannot be written ({error.strerror or error}): fix that, or choose another folder"
     ) from error
-  finally:
-    with contextlib.suppress(OSError):  # exists where writing stopped
-      os.remove(partial)

@@ -17,8 +17,8 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import tensorflow_datasets as tfds
 from absl import logging
 
+from corda_jax.atomic_io import check_links
 from corda_jax.errors import UserError
-from corda_jax.files import check_links
 from corda_jax.labels import CITYSCAPES, ClassList
 from corda_jax.locks import only_writer
 from data_pipelines.datasets.base import FramesBuilder

@@ -16,8 +16,8 @@ from benchmarks.ablation.variants import (
   SOURCES,
   VARIANTS,
 )
+from corda_jax.atomic_io import atomic_write
 from corda_jax.errors import UserError
-from corda_jax.files import whole_or_not
 from corda_jax.training.run_files import read_json
 
 
@@ -168,7 +168,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
   axes[0, 0].legend(loc="upper left", frameon=False, fontsize=9)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_or_not(path) as partial:
+    with atomic_write(path) as partial:
       figure.savefig(partial, format="png")
   except OSError as error:
     raise UserError(

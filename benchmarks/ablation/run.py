@@ -26,9 +26,9 @@ from benchmarks.ablation.variants import ORACLES, SIZES, SOURCES, VARIANTS, vari
 from benchmarks.ablation.world import Frames, render, train_batches, whole_frames
 from benchmarks.memory import MemoryFeed, NoWriter
 from benchmarks.options import add_set_option, run_command
-from benchmarks.speed.runners import FAILURES, device_name, first_line
+from benchmarks.speed.runners import FAILURES, device_name
 from corda_jax.adaptation.task import AdaptationTask
-from corda_jax.errors import Preempted, UserError
+from corda_jax.errors import Preempted, UserError, first_line
 from corda_jax.training.run_files import check_config, check_results, record_config
 from corda_jax.training.sharding import check_divisible, check_training_batch
 from corda_jax.training.train_loop import train

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from corda_jax.atomic_io import atomic_write
 from corda_jax.console import progress_bar
-from corda_jax.files import whole_or_not
 from data_pipelines import inverse_depth
 from data_pipelines.parallel import ordered_map
 from data_pipelines.street_world import domains, encodings, formats
@@ -81,7 +81,7 @@ def render(
       told = f"{layout} {split}, {what}"
       made = list(progress_bar(iterable=made, total=count, desc=told, unit="frame"))
       arrays = {field: np.stack([each[field] for each in made]) for field in made[0]}
-      with whole_or_not(path) as partial, open(partial, "wb") as file:
+      with atomic_write(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
     with np.load(path) as arrays:
       return dict(arrays)

@@ -16,7 +16,7 @@ import numpy as np
 
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.depth.motion import image_names
-from corda_jax.errors import UserError
+from corda_jax.errors import UserError, first_line
 from corda_jax.training.sharding import check_training_batch, put_batch, replicated_key
 
 # Of a runner alone: the others' numbers are worth having all the same.
@@ -235,11 +235,6 @@ def time_in_turn(
         seconds[runner.name].append(taken)
     after_round(seconds)
   return seconds, failed
-
-
-def first_line(error: Exception) -> str:
-  """What a table tells of an error."""
-  return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def device_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -34,13 +34,12 @@ from benchmarks.speed.runners import (
   JaxStep,
   Peer,
   device_name,
-  first_line,
   measured_peak,
   random_batch,
   time_in_turn,
 )
 from corda_jax.adaptation.task import AdaptationTask
-from corda_jax.errors import UserError
+from corda_jax.errors import UserError, first_line
 from corda_jax.models.operations import at_matmul_precision
 
 # Scopes of `corda_jax.adaptation.step`; "student": where one pass takes source and mixed images.

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from corda_jax.errors import UserError
+from corda_jax.errors import UserError, first_line
 
 FORMAT = 1
 INFORMATION, CHECKSUMS = "bundle.json", "checksums.json"
@@ -166,7 +166,7 @@ def _read_variables(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarr
   except UserError:
     raise
   except Exception as error:  # whatever a damaged archive, or one of objects, makes NumPy raise
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = first_line(error)
     raise UserError(f"{path} cannot be read ({reason})") from error
 
 
@@ -187,7 +187,7 @@ def _read_program(path: Path) -> jax_export.Exported:
     program = jax_export.deserialize(bytearray(path.read_bytes()))
     text = program.mlir_module()
   except Exception as error:  # whatever its readers raise
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = first_line(error)
     raise UserError(
       f"{path} cannot be read by JAX {jax.__version__} ({reason}): docs/exporting.md tells which "
       "versions read it"

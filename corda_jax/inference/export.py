@@ -12,8 +12,8 @@ from jax import export as jax_export
 
 from corda_jax.adaptation.evaluate import network_variables
 from corda_jax.adaptation.task import AdaptationTask
-from corda_jax.errors import UserError
-from corda_jax.files import check_links
+from corda_jax.atomic_io import check_links
+from corda_jax.errors import UserError, first_line
 from corda_jax.inference import bundle
 from corda_jax.inference.views import class_map, depth_maps
 from corda_jax.labels import CITYSCAPES_IDS
@@ -92,7 +92,7 @@ def export(task: AdaptationTask, workdir: Path) -> Path:
     _replace(folder, partial)
   except (OSError, ValueError, RuntimeError) as error:  # Orbax has the latter two for a full disk
     shutil.rmtree(partial, ignore_errors=True)
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = first_line(error)
     raise UserError(f"{folder} cannot be written ({reason}): make room") from error
   size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
   told = f"the {task.config.evaluation.network} of step {int(state.step)}"

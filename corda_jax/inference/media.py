@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from corda_jax.atomic_io import atomic_write, leads_back, replace_durably
 from corda_jax.errors import UserError
-from corda_jax.files import leads_back, name_whole, whole_or_not
 from corda_jax.images import (
   CONVERT_HEIC,
   HEIC_SUFFIXES,
@@ -208,7 +208,7 @@ def write_png(path: Path, values: np.ndarray, palette: np.ndarray | None = None)
   image = Image.fromarray(values)
   if palette is not None:
     image.putpalette(palette.tobytes())
-  with whole_or_not(path) as partial:
+  with atomic_write(path) as partial:
     image.save(partial, format="PNG")
 
 
@@ -292,7 +292,7 @@ class VideoWriter:
       self._container.mux(packet)
     self._container.close()
     self._container = None
-    name_whole(self._partial, self._path)
+    replace_durably(self._partial, self._path)
 
   def abandon(self) -> None:
     """Leaves nothing of a file that was not closed."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from corda_jax.files import whole_or_not
+from corda_jax.atomic_io import atomic_write
 from corda_jax.pretrained.torch_values import STORAGE_TYPES
 
 
@@ -41,7 +41,7 @@ def write_torch_file(path: str | os.PathLike[str], tree: Any) -> None:
     count += 1
     return call
 
-  with whole_or_not(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+  with atomic_write(path) as partial, zipfile.ZipFile(partial, "w") as archive:
     add("data.pkl", _dump(tree, encode_array))
     add("byteorder", b"little")
     add("version", b"3\n")

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from corda_jax.errors import first_line
+
 
 class Profile:
   """Writes traces to `workdir/tensorboard`, where TensorBoard's profile plug-in reads them.
@@ -69,7 +71,7 @@ class Profile:
     except (OSError, RuntimeError) as error:  # JAX's own is one of the latter
       if isinstance(error, shutil.Error):  # of many files: (from, to, why) of each
         error = error.args[0][0][-1]
-      reason = next(iter(str(error).splitlines()), type(error).__name__)
+      reason = first_line(error)
       self._tell(f"the profile cannot be written ({reason}); the run goes on")
 
   def close(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corda_jax.errors import UserError
+from corda_jax.retries import Retries
 from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.run_files import whole_checkpoints
 
@@ -44,7 +45,7 @@ def undamaged_checkpoint(
   """
   step = find_checkpoint(workdir, which)
   checkpoints = Checkpoints(
-    workdir, read_only=True, retries=faults.retries, retry_seconds=faults.retry_seconds
+    workdir, read_only=True, retries=Retries(faults.retries, faults.retry_seconds)
   )
   try:
     earlier = [each for each in whole_checkpoints(workdir) if each < step]

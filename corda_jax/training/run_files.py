@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
+from corda_jax.atomic_io import atomic_write, check_links
 from corda_jax.configuration import flatten, free_fields
 from corda_jax.errors import UserError
-from corda_jax.files import check_links, whole_or_not
 from corda_jax.training.settings import Running
 
 _PACKAGES = ("corda_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -216,7 +216,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
   """Writes `text` to `path` whole or not at all."""
-  with whole_or_not(path) as partial, open(partial, "w", encoding="utf-8") as file:
+  with atomic_write(path) as partial, open(partial, "w", encoding="utf-8") as file:
     file.write(text)
 
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from corda_jax.errors import Preempted, UserError
+from corda_jax.errors import Preempted, UserError, first_line
+from corda_jax.retries import Retries
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.evaluate import draw_evaluation
 from corda_jax.training.history import History
@@ -75,12 +76,12 @@ class _Run:
     self._writer, self._preemption = writer, preemption
     self._history = History(workdir)
     self._rates = task.learning_rates()
+    self._retries = Retries(config.faults.retries, config.faults.retry_seconds)
     self._checkpoints = Checkpoints(
       workdir,
       keep_best=config.keep_best,
       keep_newest=config.keep_newest,
-      retries=config.faults.retries,
-      retry_seconds=config.faults.retry_seconds,
+      retries=self._retries,
     )
     self._state, self._first = self._initial_or_restored()
     self._history.rewind(self._first)
@@ -157,12 +158,12 @@ class _Run:
       stop = self._preemption.reached(step)
       evaluate = self._due(step, "evaluate")
       save = stop or evaluate or self._due(step, "checkpoint")
-      if save:  # all that is told of a step is told before it is saved
+      if save:  # all that is reported of a step is reported before it is saved
         self._report(step)
         owed = None
         self._save(step, must=stop or step == task.config.num_steps)
       else:
-        self._mend_checkpoint(step)
+        self._check_checkpoint(step)
       if stop:
         raise Preempted(step, self._preemption.signal_name)
       if evaluate:
@@ -193,8 +194,7 @@ class _Run:
     try:
       yield
     except OSError as error:
-      reason = next(iter(str(error).splitlines()), type(error).__name__)
-      self._progress.message(f"{what} cannot be written ({reason}); the run goes on")
+      self._progress.message(f"{what} cannot be written ({first_line(error)}); the run goes on")
 
   def _draw_training(self, step, batch, key):
     """A sheet of what the step makes of its batch."""
@@ -226,49 +226,47 @@ class _Run:
 
   def _save(self, step, *, must=False):
     """Saves the state; tries again, and stops or goes on without, as `faults` says."""
-    before = None
-    try:
-      self._checkpoints.wait()
-    except UserError as error:
-      before = error
-      self._progress.message(f"step {step}: {error}")
-    try:
-      if before is not None and self._stops_at_once():
-        raise before
-      self._checkpoints.save(step, self._state)
-      if must or before is not None:  # not trusted to come, as the others are
-        self._checkpoints.wait()
-    except UserError as error:
-      self._save_again(step, error, must=must)
+    self._check_checkpoint(step, wait=True)
 
-  def _save_again(self, step, error, *, must=False):
-    """After a checkpoint failed: tries as often as `faults` says, each time until it is known."""
-    faults = self._config.faults
-    for _ in range(0 if self._stops_at_once() else faults.retries):
-      again = f"trying again in {faults.retry_seconds:g} seconds"
-      self._progress.message(f"step {step}: {error}; {again}")
-      time.sleep(faults.retry_seconds)
-      try:
+    def save():
+      self._checkpoints.save(step, self._state)
+      if must:  # not trusted to come, as the others are
+        self._checkpoints.wait()
+
+    self._persist(step, save, must=must)
+
+  def _check_checkpoint(self, step, *, wait=False):
+    """Where the one that was being written has failed, saves again at once."""
+    try:
+      (self._checkpoints.wait if wait else self._checkpoints.check)()
+    except UserError as error:
+      if self._stops_at_once():
+        raise
+      self._progress.message(f"step {step}: {error}")
+
+      def save():
         self._checkpoints.save(step, self._state)
         self._checkpoints.wait()
-        return
-      except UserError as next_error:
-        error = next_error
-    if must or faults.failed_save == "stop" or jax.process_count() > 1:
-      raise error
-    self._progress.message(f"step {step}: {error}; training goes on without this checkpoint")
+
+      self._persist(step, save)
+
+  def _persist(self, step, save, *, must=False):
+    """Saves, after a failure again, as often as `faults` says."""
+    faults = self._config.faults
+    try:
+      if self._stops_at_once():
+        save()
+      else:
+        self._retries.call(save, UserError, f"step {step}", say=self._progress.message)
+    except UserError as error:
+      if must or faults.failed_save == "stop" or jax.process_count() > 1:
+        raise
+      self._progress.message(f"step {step}: {error}; training goes on without this checkpoint")
 
   def _stops_at_once(self):
     """Whether nothing is tried again: several processes would each do so at another time."""
     faults = self._config.faults
     return jax.process_count() > 1 or (faults.failed_save == "stop" and not faults.retries)
-
-  def _mend_checkpoint(self, step):
-    """Where the one that was being written has failed, saves anew at once."""
-    try:
-      self._checkpoints.check()
-    except UserError as error:
-      self._save_again(step, error)
 
   def _evaluate(self, step):
     """Scores the state, which is saved, and tells how it did."""

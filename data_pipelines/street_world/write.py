@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 
+from corda_jax.atomic_io import atomic_write
 from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
 from corda_jax.locks import only_writer
@@ -210,10 +211,8 @@ def _same_parameters(folder, plan, remedy):
 
 
 def _put(path, data):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(data)
-  os.replace(temporary, path)
+  with atomic_write(path, durable=False) as partial:
+    partial.write_bytes(data)
 
 
 def write_frame(partial: pathlib.Path, plan: formats.Plan, frame: tuple[str, int]) -> None:

@@ -74,7 +74,7 @@ def test_a_file_appears_whole_and_the_manifest_before_it(tmp_path, monkeypatch):
   files = DepthFiles(gta5(tmp_path), folder=str(tmp_path / "out"), meta=META)
 
   def stop(image, file, **options):
-    file.write(b"half of it")
+    file.write_bytes(b"half of it")
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:

@@ -11,8 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from corda_jax.atomic_io import atomic_write
 from corda_jax.errors import UserError
-from corda_jax.files import whole_or_not
+from corda_jax.retries import Retries
 from corda_jax.training.checkpoint import Checkpoints, best_checkpoint
 from corda_jax.training.history import History, read_history, scores_of
 from corda_jax.training.run_files import (
@@ -141,7 +142,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(workdir, monkeypatch, capsys, 
       (workdir / "checkpoints/2/checksums.json").unlink()
     with monkeypatch.context() as patch:
       patch.setattr(*place, fails(getattr(*place), times))
-      checkpoints = Checkpoints(workdir, retries=2, retry_seconds=0.0)
+      checkpoints = Checkpoints(workdir, retries=Retries(2))
       if message is None:
         assert checkpoints.newest_undamaged() == 2
       else:
@@ -246,7 +247,7 @@ def test_checkpoints_without_a_configuration_are_refused(workdir):
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
   def write():
-    with whole_or_not(tmp_path / "file") as partial:
+    with atomic_write(tmp_path / "file") as partial:
       partial.write_text("half")
       raise OSError("full")
 

@@ -345,7 +345,7 @@ def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path, how):
   assert not root.exists()
   write.write_gta5(root, frames=frames, **SIZE, processes=2)
   assert len(list(root.rglob("*.png"))) == 3 * frames
-  assert not list(root.rglob("*.tmp"))
+  assert not list(root.rglob("*.partial"))
   np.testing.assert_array_equal(read(root / "images/00001.png"), expected("gta5", 0).image)
 
 

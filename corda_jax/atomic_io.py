@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,22 +10,31 @@ from corda_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_or_not(path: Path) -> Iterator[Path]:
-  """A path to write to; `path` has it when the context ends well, else nothing is left of it."""
-  partial = path.with_name(path.name + ".partial")
+def atomic_write(path: Path, *, unique: bool = False, durable: bool = True) -> Iterator[Path]:
+  """A path to write to; `path` has it when the context ends well, else nothing is left of it.
+
+  Args:
+    path: of the file; its folder is made.
+    unique: whether several processes may write it at once.
+    durable: whether it is on the disk before it has its name: else a machine that dies may keep the
+      name and lose the contents.
+  """
+  middle = f".{uuid.uuid4().hex}" if unique else ""
+  partial = path.with_name(f"{path.name}{middle}.partial")
+  partial.parent.mkdir(parents=True, exist_ok=True)
   try:
     yield partial
-    name_whole(partial, path)
+    replace_durably(partial, path) if durable else partial.replace(path)
   except BaseException:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
     raise
 
 
-def name_whole(partial: Path, path: Path) -> None:
-  """Gives a file that is written its name, in place of what has it."""
+def replace_durably(partial: Path, path: Path) -> None:
+  """Gives a file that is written its name, in place of what has it, once it is on the disk."""
   with open(partial, "rb") as file:
-    os.fsync(file.fileno())  # else a machine that dies may keep the name and lose the contents
+    os.fsync(file.fileno())
   partial.replace(path)
 
 
