@@ -90,7 +90,14 @@ def prepare(task: Task, workdir: Path, feed: Any) -> None:
     print(f"{need.domain}: {os.fspath(builder.data_path)}", *builder.report.lines(), sep="\n  ")
 
 
-def train(task: Task, workdir: Path, feed: Any, create_writer: Callable[..., Any]) -> None:
+def train(
+  task: Task,
+  workdir: Path,
+  feed: Any,
+  create_writer: Callable[..., Any],
+  *,
+  profiler: Callable[..., Any],
+) -> None:
   """--mode=train: to the last step, from the newest checkpoint if there is one.
 
   Args:
@@ -98,13 +105,23 @@ def train(task: Task, workdir: Path, feed: Any, create_writer: Callable[..., Any
     workdir: folder of the run.
     feed: of batches.
     create_writer: of `curves_writer`.
+    profiler: `clu.periodic_actions.Profile`.
   """
   with first_process_first("provide the data"):
     feed.provide(task.needs("train"))
   record_config(workdir, task.config.to_dict())
   print(_parameter_overview(task.state_shapes().params))
+  profile, hooks = task.config.profile, []
+  if profile.at_step:
+    once = {"every_secs": None, "profile_duration_ms": None}
+    folder = str(workdir / "tensorboard")
+    hooks = [
+      profiler(
+        logdir=folder, first_profile=profile.at_step, num_profile_steps=profile.steps, **once
+      )
+    ]
   with curves_writer(workdir, create_writer) as writer:
-    train_loop.train(task, workdir, feed, writer)
+    train_loop.train(task, workdir, feed, writer, hooks=hooks)
   if jax.process_index() == 0:
     print(f"Results: {workdir / 'results.json'}")
     print(f"Pictures: {workdir / 'pictures'}")

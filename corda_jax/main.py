@@ -10,7 +10,6 @@ import contextlib
 import logging as python_logging
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,11 +49,12 @@ def run(config: Any, workdir: Path, mode: str) -> None:
       jobs.WITHOUT_DATA[mode](task, workdir)
       return
     from data_pipelines.feed import Feed  # isort: skip (it makes TensorFlow quiet)
-    from clu import metric_writers
+    from clu import metric_writers, periodic_actions
 
     feed = Feed(task.config, task.domains, *jobs.share())
     if mode == "train":
-      jobs.train(task, workdir, feed, metric_writers.create_default_writer)
+      writer = metric_writers.create_default_writer
+      jobs.train(task, workdir, feed, writer, profiler=periodic_actions.Profile)
     else:
       jobs.WITH_DATA[mode](task, workdir, feed)
 
@@ -83,7 +83,6 @@ def main(command: Command) -> None:
 
   SIGTERM ends a training with 143, when its state is saved; Ctrl-C ends any job with 130.
   """
-  signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # heard while steps are made: see `Profile`
   try:
     if command.multihost:
       from corda_jax.training.processes import join_processes

@@ -28,7 +28,7 @@ from tests.command import arguments, refused, run, run_process, start
 def finished(tmp_path_factory):
   """A folder where a whole run has ended, and what it printed."""
   folder = tmp_path_factory.mktemp("demo")
-  return folder, run_process(arguments(folder))
+  return folder, run_process(arguments(folder, profile__at_step=1, profile__steps=1))
 
 
 def test_a_run_from_nothing_to_pictures(finished):
@@ -39,6 +39,7 @@ def test_a_run_from_nothing_to_pictures(finished):
   assert len(scores["iou"]) == 19
   assert (workdir / "pictures" / "student_step_000002.png").read_bytes().startswith(b"\x89PNG")
   assert list((workdir / "tensorboard").glob("events.*"))
+  assert list((workdir / "tensorboard").rglob("*.xplane.pb"))
   assert (workdir / "checkpoints" / "2").is_dir()
   assert json.loads((workdir / "config.json").read_text())["model"]["encoder"]["width"] == 4
   assert "mIoU" in output.stdout
@@ -130,7 +131,6 @@ def test_sigterm_saves(finished):
     assert time.monotonic() < until
     assert process.poll() is None, process.stdout.read()
     time.sleep(0.02)
-  process.send_signal(signal.SIGUSR1)  # a profile, wherever the run is
   process.send_signal(signal.SIGTERM)
   printed = process.communicate(timeout=120)[0]
   assert process.returncode == 143, printed
@@ -152,11 +152,9 @@ def test_exit_codes(monkeypatch, error, code):
     raise error
 
   monkeypatch.setattr(main, "run", fails)
-  ignored = signal.getsignal(signal.SIGUSR1)
   command = main.Command(config=None, workdir=Path(), mode="train", multihost=False)
   with pytest.raises(SystemExit) as stopped:
     main.main(command)
-  signal.signal(signal.SIGUSR1, ignored)
   assert stopped.value.code == code or stopped.value.code.startswith(code)
   assert "\n" not in str(stopped.value.code)
 

@@ -31,10 +31,10 @@ class Faults:
 
 @dataclasses.dataclass(frozen=True)
 class ProfileSettings:
-  """Profiles for TensorBoard; also whenever the process gets SIGUSR1.
+  """A profile of some steps for TensorBoard.
 
   Attributes:
-    at_step: first step of a profile; 0: none.
+    at_step: its first step; 0: none.
     steps: in a profile.
   """
 

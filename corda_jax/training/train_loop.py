@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,6 @@ from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.evaluate import draw_evaluation
 from corda_jax.training.history import History
 from corda_jax.training.preemption import Preemption
-from corda_jax.training.profile import Profile
 from corda_jax.training.progress import Progress
 from corda_jax.training.run_files import whole_checkpoints, write_json
 from corda_jax.training.sharding import put_batch, replicated_key
@@ -44,7 +43,14 @@ class Writer(Protocol):
     """Adds pictures, uint8 RGB [N, H, W, 3]."""
 
 
-def train(task: Task, workdir: Path, feed: Feed, writer: Writer) -> tuple[Any, Evaluation]:
+def train(
+  task: Task,
+  workdir: Path,
+  feed: Feed,
+  writer: Writer,
+  *,
+  hooks: Sequence[Callable[[int], Any]] = (),
+) -> tuple[Any, Evaluation]:
   """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
   A state is saved before it is evaluated, so whatever happens meanwhile loses nothing; a run that
@@ -55,6 +61,7 @@ def train(task: Task, workdir: Path, feed: Feed, writer: Writer) -> tuple[Any, E
     workdir: existing folder for checkpoints, `history.jsonl`, pictures and `results.json`.
     feed: of batches.
     writer: of curves and pictures.
+    hooks: called after each step with its number, such as those of `clu.periodic_actions`.
 
   Returns:
     The last state, and how it scored; `results.json` holds the result.
@@ -64,7 +71,7 @@ def train(task: Task, workdir: Path, feed: Feed, writer: Writer) -> tuple[Any, E
     UserError: too many steps in a row were not finite, or a checkpoint cannot be written.
   """
   with Preemption() as preemption:
-    return _Run(task, Path(workdir), writer, preemption).finish(feed)
+    return _Run(task, Path(workdir), writer, preemption).finish(feed, hooks)
 
 
 class _Run:
@@ -86,7 +93,6 @@ class _Run:
     self._state, self._first = self._initial_or_restored()
     self._history.rewind(self._first)
     self._evaluation: Evaluation | None = None
-    self._profile = Profile(workdir, config.profile, tell=lambda text: self._progress.message(text))
     self._frames: dict[
       int, dict[str, list[str]]
     ] = {}  # of the batches whose metrics were not read yet
@@ -116,12 +122,12 @@ class _Run:
       self._checkpoints.wait()
     return whole_checkpoints(self._workdir)
 
-  def finish(self, feed):
+  def finish(self, feed, hooks):
     """Trains to the end, evaluates, and writes the results."""
-    self._feed = feed
+    self._feed, self._hooks = feed, hooks
     last = self._config.num_steps
     with contextlib.ExitStack() as closing:  # each is closed, whatever becomes of the others
-      for each in (self._checkpoints, self._progress, self._profile):
+      for each in (self._checkpoints, self._progress):
         closing.callback(each.close)
       due = 0 < self._first < last and self._due(self._first, "evaluate")
       if due and not self._history.evaluated(self._first):  # something came between
@@ -149,9 +155,11 @@ class _Run:
       self._frames[step] = _frames(host_batch)
       if self._due(step, "draw"):  # of the state that the step sees
         self._draw_training(step, batch, key)
-      with self._profile.step(step):
-        self._state, metrics = train_step(self._state, batch, key)
-        self._progress.update(step, metrics, waited=waited)
+      self._state, metrics = train_step(self._state, batch, key)
+      self._progress.update(step, metrics, waited=waited)
+      for hook in self._hooks:
+        with self._not_fatal("a profile"):
+          hook(step)
       if owed is not None:
         self._report(owed)
       owed = step if self._due(step, "log") else None
@@ -193,7 +201,7 @@ class _Run:
     """What tells of a run must not end it: a full disk is told, and training goes on."""
     try:
       yield
-    except OSError as error:
+    except (OSError, jax.errors.JaxRuntimeError) as error:
       self._progress.message(f"{what} cannot be written ({first_line(error)}); the run goes on")
 
   def _draw_training(self, step, batch, key):

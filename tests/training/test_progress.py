@@ -1,12 +1,7 @@
-"""The live line of a run, and profiles of some of its steps."""
-
-import os
-import signal
+"""The live line of a run."""
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from corda_jax.training.profile import Profile
 from corda_jax.training.progress import Progress
 
 
@@ -41,25 +36,3 @@ def test_progress_averages_what_lies_between_reports(monkeypatch):
   steps([9])
   assert "images_per_second" not in progress.report(7)
   progress.close()
-
-
-def test_a_profile_that_cannot_be_written_is_told_and_the_next_one_is_made(tmp_path):
-  told: list[str] = []
-  config = ConfigDict({"at_step": 2, "steps": 1})
-  profile = Profile(tmp_path, config, tell=told.append)
-  (tmp_path / "tensorboard").mkdir()
-  (tmp_path / "tensorboard" / "plugins").write_text("no folder")
-  try:
-    for step in (1, 2, 3):
-      with profile.step(step):
-        jnp.ones(3).block_until_ready()
-    assert len(told) == 1
-    assert "profile" in told[0]
-    (tmp_path / "tensorboard" / "plugins").unlink()
-    os.kill(os.getpid(), signal.SIGUSR1)
-    with profile.step(4):
-      jnp.ones(3).block_until_ready()
-  finally:
-    profile.close()
-  assert str(tmp_path / "tensorboard") in told[1]
-  assert list((tmp_path / "tensorboard" / "plugins").rglob("*.xplane.pb"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from corda_jax.errors import UserError
+from corda_jax.training import train_loop
 from corda_jax.training.checkpoint import best_checkpoint
 from corda_jax.training.evaluate import evaluate
 from corda_jax.training.history import History
@@ -176,3 +177,17 @@ def test_curves_and_pictures_that_cannot_be_written_do_not_end_a_run(name, tmp_p
   for what in ("TensorBoard's curves", "pictures"):
     assert re.search(rf"{what}.*No space left on device", told)
   assert [entry["step"] for entry in History(tmp_path).entries] == [2, 2, 4, 4]
+
+
+def test_hooks_see_every_step_and_one_that_fails_does_not_end_a_run(tmp_path, capsys):
+  seen = []
+
+  def hook(step):
+    seen.append(step)
+    if step == 2:
+      raise OSError(28, "No space left on device")
+
+  task = runs.make("adaptation")
+  train_loop.train(task, tmp_path, runs.Feed(tiny), Curves(), hooks=[hook])
+  assert seen == [1, 2, 3, 4]
+  assert re.search("profile.*No space left", capsys.readouterr().out)
