@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from corda_jax.depth.inverse_depth import NO_DEPTH
 from corda_jax.labels import IGNORE
+from corda_jax.typing import Array, Float, Integer
 
 
-def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _pixel_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
   """Cross-entropy of every pixel, zero where it is ignored, and the mask of valid pixels."""
   if logits.shape[:-1] != labels.shape:
     raise ValueError(
@@ -27,7 +28,9 @@ def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Arra
   return jnp.where(valid, entropy, 0.0), valid
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(
+  logits: Float[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
+) -> Float[Array, ""]:
   """Mean cross-entropy over the pixels whose label is not 255; zero if there are none.
 
   Args:
@@ -39,8 +42,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def weighted_cross_entropy(
-  logits: jax.Array, labels: jax.Array, weights: jax.Array, *, mean_over: str = "all"
-) -> jax.Array:
+  logits: Float[Array, "*pixels classes"],
+  labels: Integer[Array, "*pixels"],
+  weights: Float[Array, "*pixels"],
+  *,
+  mean_over: str = "all",
+) -> Float[Array, ""]:
   """Mean of cross-entropy times weight.
 
   Args:
@@ -56,7 +63,7 @@ def weighted_cross_entropy(
   return (entropy * weights).sum() / jnp.asarray(count, logits.dtype)
 
 
-def berhu(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def berhu(prediction: Float[Array, "*pixels"], target: Float[Array, "*pixels"]) -> Float[Array, ""]:
   """Reverse Huber loss of inverse depth, mean over the pixels where the target is not 1.
 
   With `e = prediction - target` and `c = 0.2 max|e|` over the valid pixels of the whole batch, a

@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corda_jax.typing import Array, Integer
 
-def confusion_matrix(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+
+def confusion_matrix(
+  labels: Integer[Array, "b *pixels"], predictions: Integer[Array, "b *pixels"], num_classes: int
+) -> Integer[Array, "b classes classes"]:
   """Counts of pixels by true and by predicted class.
 
   Args:

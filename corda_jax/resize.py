@@ -5,16 +5,14 @@ input and of the output coincide (PyTorch's `align_corners=True`). `jax.image.re
 pixel edges instead, hence `resize_aligned`.
 """
 
-from typing import TypeVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = TypeVar("Array", np.ndarray, jax.Array)
+from corda_jax.typing import Array, Float
 
 
-def aligned_weights(input_size: int, output_size: int) -> np.ndarray | jax.Array:
+def aligned_weights(input_size: int, output_size: int) -> Array:
   """Interpolation matrix of one axis.
 
   Args:
@@ -52,7 +50,9 @@ def _weights_of_unknown_size(input_size, output_size):
   return at_low + jnp.where(places == low[:, None] + 1, fraction[:, None], 0)
 
 
-def resize_aligned(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def resize_aligned(
+  x: Float[Array, "b h w c"], shape: tuple[int, int]
+) -> Float[Array, "b height width c"]:
   """Resizes images bilinearly with aligned corners, as two matrix products.
 
   Args:
@@ -72,7 +72,7 @@ def resize_aligned(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
   return interpolate(x, rows, columns)
 
 
-def interpolate(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def interpolate(x: Array, rows: Array, columns: Array) -> Array:
   """Weighted sums of pixels, along the rows and then along the columns.
 
   Args:
@@ -88,7 +88,7 @@ def interpolate(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
   return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def resize_centered(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def resize_centered(x: Array, shape: tuple[int, int]) -> Array:
   """Resizes images bilinearly by pixel centres, edges repeated, as OpenCV's `INTER_LINEAR`.
 
   No antialiasing, also where the image shrinks: that is how the field's code, which resizes by

@@ -21,6 +21,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
   filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
 )
 
+import jaxtyping
+
+# Shapes in signatures are checked wherever tests call these.
+_CHECKED = (
+  *("losses", "metrics", "resize", "adaptation.class_mix", "adaptation.pseudo_labels"),
+  *("adaptation.depth_heads", "adaptation.strong_augmentation"),
+  *("depth.camera", "depth.photometric"),
+)
+jaxtyping.install_import_hook([f"corda_jax.{module}" for module in _CHECKED], "beartype.beartype")
+
 import jax
 import numpy as np
 import pytest
@@ -41,6 +51,14 @@ def float64():
   """Runs a test with 64-bit types enabled."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture
+def unchecked_shapes():
+  """For tests of the functions' own errors, which come after those of their signatures."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_berhu_threshold_is_a_constant_to_the_gradient(float64):
     (losses.berhu, [(2, 3, 4, 1), (2, 3, 4)], r"\(2, 3, 4, 1\).*\(2, 3, 4\)"),
   ],
 )
-def test_shapes_that_would_broadcast_are_refused(function, shapes, told):
+def test_shapes_that_would_broadcast_are_refused(unchecked_shapes, function, shapes, told):
   with pytest.raises(ValueError, match=told):
     function(*(jnp.zeros(shape) for shape in shapes))
 

@@ -35,7 +35,7 @@ def _float64(x, shape):
     return np.asarray(resize_aligned(jnp.asarray(x, jnp.float64), shape))
 
 
-def test_wants_four_axes():
+def test_wants_four_axes(unchecked_shapes):
   with pytest.raises(ValueError, match=r"B, h, w, C.*\(3, 4, 5\)"):
     resize_aligned(jnp.zeros((3, 4, 5)), (6, 8))
 

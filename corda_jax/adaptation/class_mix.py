@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.labels import IGNORE
+from corda_jax.typing import Array, Bool, Integer
 
 
 def present_classes(
-  labels: jax.Array, num_classes: int, *, ignored_is_a_class: bool = True
-) -> jax.Array:
+  labels: Integer[Array, "b h w"], num_classes: int, *, ignored_is_a_class: bool = True
+) -> Bool[Array, "b choices"]:
   """Which classes each label map holds.
 
   Args:
@@ -27,7 +28,7 @@ def present_classes(
   return present if ignored_is_a_class else present.at[:, -1].set(False)
 
 
-def draw_classes(key: jax.Array, present: jax.Array) -> jax.Array:
+def draw_classes(key: Array, present: Bool[Array, "b choices"]) -> Bool[Array, "b choices"]:
   """Draws ceil(n / 2) of the n classes present in each image, without replacement.
 
   Args:
@@ -43,7 +44,9 @@ def draw_classes(key: jax.Array, present: jax.Array) -> jax.Array:
   return rank < count
 
 
-def mix_mask(labels: jax.Array, chosen: jax.Array) -> jax.Array:
+def mix_mask(
+  labels: Integer[Array, "b h w"], chosen: Bool[Array, "b choices"]
+) -> Bool[Array, "b h w"]:
   """Bool [B, H, W], True where the mixed image shows the source.
 
   Args:
@@ -54,7 +57,7 @@ def mix_mask(labels: jax.Array, chosen: jax.Array) -> jax.Array:
   return jax.vmap(lambda c, i: c[i])(chosen, index)
 
 
-def mix(mask: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
+def mix(mask: Array, source: Array, target: Array) -> Array:
   """Source where `mask` [B, H, W] is True, target elsewhere; arrays [B, H, W] or [B, H, W, C]."""
   if source.shape != target.shape:
     raise ValueError(f"source {source.shape} and target {target.shape} differ in shape")

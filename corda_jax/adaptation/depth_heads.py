@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.depth.inverse_depth import NO_DEPTH, to_metres
+from corda_jax.typing import Array, Float
 
 _NEAREST = 0.1  # metres; heads may predict less, where no photometric loss can follow them
 
 
-def positive(head: jax.Array) -> jax.Array:
+def positive(head: Float[Array, "*pixels"]) -> Float[Array, "*pixels"]:
   """A head's prediction as inverse depth above 1; see the module."""
   return NO_DEPTH + jax.nn.softplus(head - NO_DEPTH)
 
 
-def head_to_metres(head: jax.Array) -> jax.Array:
+def head_to_metres(head: Float[Array, "*pixels"]) -> Float[Array, "*pixels"]:
   """Distance along the optical axis that a head predicts, 0.1 to 655.35 metres."""
   return jnp.maximum(to_metres(positive(head)), _NEAREST)

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.depth.inverse_depth import NO_DEPTH
+from corda_jax.typing import Array, Bool, Float, Integer
 
 
-def pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+def pseudo_labels(
+  logits: Float[Array, "b h w classes"],
+) -> tuple[Integer[Array, "b h w"], Float[Array, "b h w"]]:
   """Most probable class of every pixel, and its probability.
 
   Args:
@@ -19,7 +22,9 @@ def pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   return logits.argmax(-1).astype(jnp.int32), confidence
 
 
-def confident_fraction(confidence: jax.Array, *, threshold: float, over: str) -> jax.Array:
+def confident_fraction(
+  confidence: Float[Array, "b h w"], *, threshold: float, over: str
+) -> Float[Array, "b _ _"]:
   """Share of pixels whose confidence reaches a threshold. Source: DACS, and its release.
 
   Args:
@@ -41,8 +46,12 @@ def confident_fraction(confidence: jax.Array, *, threshold: float, over: str) ->
 
 
 def depth_discrepancy_weight(
-  source_head: jax.Array, target_head: jax.Array, inverse_depth: jax.Array, *, floor: float
-) -> jax.Array:
+  source_head: Float[Array, "b h w"],
+  target_head: Float[Array, "b h w"],
+  inverse_depth: Float[Array, "b h w"],
+  *,
+  floor: float,
+) -> Float[Array, "b h w"]:
   """Trust in a pixel by how well the source's and the target's depth heads agree on it.
 
   `w = clip(relu(1 - |D_src - D| / Y) + floor + [Y == 1], 0, 1)`: low where adaptation is difficult,
@@ -68,7 +77,9 @@ def depth_discrepancy_weight(
   return jax.lax.stop_gradient(jnp.clip(agreement + floor + unknown, 0, 1))
 
 
-def difficulty(source_head: jax.Array, target_head: jax.Array) -> jax.Array:
+def difficulty(
+  source_head: Float[Array, "b h w"], target_head: Float[Array, "b h w"]
+) -> Float[Array, "b h w"]:
   """How far the two depth heads differ, where no depth is measured: of the depth itself.
 
   Args:
@@ -82,13 +93,13 @@ def difficulty(source_head: jax.Array, target_head: jax.Array) -> jax.Array:
 
 
 def pixel_weights(
-  mask: jax.Array,
-  confident_fraction: jax.Array,
-  depth_weight: jax.Array | None,
+  mask: Bool[Array, "b h w"],
+  confident_fraction: Float[Array, "b #h #w"],
+  depth_weight: Float[Array, "b h w"] | None,
   *,
   divide_depth_weight_by_mean: bool,
   share_depth_weight_across_batch: bool,
-) -> jax.Array:
+) -> Float[Array, "b h w"]:
   """Weight of every pixel of the mixed image in its cross-entropy.
 
   Source pixels weigh 1 and target pixels `confident_fraction`; both times the depth weight.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from corda_jax.configuration import check_one_of, check_within
 from corda_jax.models.normalization import Normalization
+from corda_jax.typing import Array, Float
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
@@ -46,7 +47,7 @@ class StrongAugmentation:
     if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1]):
       raise ValueError(f"blur_sigma is {sigma}, expected (least, largest) above 0")
 
-  def sample(self, keys: Sequence[jax.Array], batch: int) -> dict[str, Any]:
+  def sample(self, keys: Sequence[Array], batch: int) -> dict[str, Any]:
     """Samples decisions and factors.
 
     Args:
@@ -65,9 +66,7 @@ class StrongAugmentation:
       "blur_sigma": draw_blur(keys[3], batch, sigma_range=self.blur_sigma),
     }
 
-  def augment(
-    self, x: jax.Array, draws: Mapping[str, Any], normalization: Normalization
-  ) -> jax.Array:
+  def augment(self, x: Array, draws: Mapping[str, Any], normalization: Normalization) -> Array:
     """Applies the sampled jitter and blur.
 
     Args:
@@ -94,7 +93,7 @@ def _apply_where(use, function, x):
   return jnp.where(use[:, None, None, None], function(x), x)
 
 
-def draw_jitter(key: jax.Array, batch: int, *, strength: float) -> dict[str, jax.Array]:
+def draw_jitter(key: Array, batch: int, *, strength: float) -> dict[str, Array]:
   """Draws the factors and the order of `color_jitter`, independently for each image.
 
   Args:
@@ -118,8 +117,8 @@ def draw_jitter(key: jax.Array, batch: int, *, strength: float) -> dict[str, jax
 
 
 def color_jitter(
-  images: jax.Array, draws: Mapping[str, jax.Array], *, brightness_mode: str = "add"
-) -> jax.Array:
+  images: Float[Array, "b h w 3"], draws: Mapping[str, Array], *, brightness_mode: str = "add"
+) -> Float[Array, "b h w 3"]:
   """Changes brightness, contrast, saturation and hue, in an order of its own for each image.
 
   Contrast multiplies. Brightness and contrast clip to 0..1. Saturation scales S and hue turns H by
@@ -155,7 +154,7 @@ def color_jitter(
   return images
 
 
-def _to_hsv(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _to_hsv(images: Array) -> tuple[Array, Array, Array]:
   """Hue in turns, saturation and value of [..., 3] in 0..1."""
   r, g, b = images[..., 0], images[..., 1], images[..., 2]
   value, low = images.max(-1), images.min(-1)
@@ -168,7 +167,7 @@ def _to_hsv(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   return (hue / 6) % 1, saturation, value
 
 
-def _from_hsv(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
+def _from_hsv(hue: Array, saturation: Array, value: Array) -> Array:
   """Inverse of `_to_hsv` for any real hue: channel n is v - v s clip(min(k, 4 - k), 0, 1)."""
   position = hue * 6
 
@@ -185,12 +184,14 @@ def blur_kernel_size(size: int) -> int:
   return int(tenth - 0.5 + tenth % 2)
 
 
-def draw_blur(key: jax.Array, batch: int, *, sigma_range: tuple[float, float]) -> jax.Array:
+def draw_blur(key: Array, batch: int, *, sigma_range: tuple[float, float]) -> Float[Array, "batch"]:
   """Draws float32[batch] standard deviations in pixels, uniform in `sigma_range`."""
   return jax.random.uniform(key, (batch,), minval=sigma_range[0], maxval=sigma_range[1])
 
 
-def gaussian_blur(images: jax.Array, sigma: jax.Array) -> jax.Array:
+def gaussian_blur(
+  images: Float[Array, "b h w c"], sigma: Float[Array, "b"]
+) -> Float[Array, "b h w c"]:
   """Blurs with a truncated Gaussian and a reflected border, as two banded matrix products.
 
   Args:
@@ -207,7 +208,7 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array) -> jax.Array:
   return jnp.einsum("bWw,bhwc->bhWc", columns, images, precision=highest)
 
 
-def _blur_matrix(size: int, sigma: jax.Array) -> jax.Array:
+def _blur_matrix(size: int, sigma: Array) -> Array:
   """[B, size, size]: row i holds the weights of the pixels that the blurred pixel i gathers.
 
   A pixel is reached directly and by its mirror images at -j and 2 (size - 1) - j; the border

@@ -8,10 +8,14 @@ camera whose depth is known to those of the view that is sampled. Lengths have a
 import jax
 import jax.numpy as jnp
 
+from corda_jax.typing import Array, Float
+
 _SMALL = 1e-7  # as released: keeps a rotation by nothing, and a point at depth 0, finite
 
 
-def disparity_to_depth(disparity: jax.Array, *, min_depth: float, max_depth: float) -> jax.Array:
+def disparity_to_depth(
+  disparity: Float[Array, "*pixels"], *, min_depth: float, max_depth: float
+) -> Float[Array, "*pixels"]:
   """Depth of a depth network's output: 1 / (1/max + (1/min - 1/max) disparity).
 
   Source: Monodepth2 (Godard et al., ICCV 2019), section 4.
@@ -24,7 +28,7 @@ def disparity_to_depth(disparity: jax.Array, *, min_depth: float, max_depth: flo
   return 1 / (1 / max_depth + (1 / min_depth - 1 / max_depth) * disparity)
 
 
-def rotation_matrix(axis_angle: jax.Array) -> jax.Array:
+def rotation_matrix(axis_angle: Float[Array, "b 3"]) -> Float[Array, "b 3 3"]:
   """Rotations about an axis by its length (Rodrigues).
 
   Args:
@@ -46,7 +50,9 @@ def rotation_matrix(axis_angle: jax.Array) -> jax.Array:
   return cosine * jnp.eye(3, dtype=axis.dtype) + sine * cross + (1 - cosine) * outer
 
 
-def pose_matrix(axis_angle: jax.Array, translation: jax.Array, *, invert: bool) -> jax.Array:
+def pose_matrix(
+  axis_angle: Float[Array, "b 3"], translation: Float[Array, "b 3"], *, invert: bool
+) -> Float[Array, "b 4 4"]:
   """Transform of a predicted motion: p → R p + t, or back.
 
   Args:
@@ -66,7 +72,7 @@ def pose_matrix(axis_angle: jax.Array, translation: jax.Array, *, invert: bool) 
   return _transform(rotation, translation)
 
 
-def stereo_matrix(baseline: jax.Array) -> jax.Array:
+def stereo_matrix(baseline: Float[Array, "b"]) -> Float[Array, "b 4 4"]:
   """Transform to the right camera of a rectified pair.
 
   Args:
@@ -81,13 +87,15 @@ def stereo_matrix(baseline: jax.Array) -> jax.Array:
   return _transform(identity, jnp.stack([-baseline, zero, zero], -1))
 
 
-def _transform(rotation: jax.Array, translation: jax.Array) -> jax.Array:
+def _transform(rotation: Array, translation: Array) -> Array:
   upper = jnp.concatenate([rotation, translation[:, :, None]], 2)
   last = jnp.broadcast_to(jnp.array([0, 0, 0, 1], upper.dtype), (len(upper), 1, 4))
   return jnp.concatenate([upper, last], 1)
 
 
-def reproject(depth: jax.Array, intrinsics: jax.Array, transform: jax.Array) -> jax.Array:
+def reproject(
+  depth: Float[Array, "b h w"], intrinsics: Float[Array, "b 4"], transform: Float[Array, "b 4 4"]
+) -> Array:
   """Where another view sees the points of a depth map.
 
   Args:
@@ -111,7 +119,7 @@ def reproject(depth: jax.Array, intrinsics: jax.Array, transform: jax.Array) -> 
   return jnp.stack([(fx * x + cx * z) / z_safe, (fy * y + cy * z) / z_safe], -1)
 
 
-def sample_bilinear(images: jax.Array, pixels: jax.Array) -> jax.Array:
+def sample_bilinear(images: Array, pixels: Array) -> Array:
   """Colours between pixels; beyond the border, those of the border.
 
   Equals PyTorch's `grid_sample` with aligned corners and border padding. On a CPU its gradient
@@ -154,8 +162,11 @@ def sample_bilinear(images: jax.Array, pixels: jax.Array) -> jax.Array:
 
 
 def synthesize_view(
-  source: jax.Array, depth: jax.Array, intrinsics: jax.Array, transform: jax.Array
-) -> jax.Array:
+  source: Float[Array, "b h w c"],
+  depth: Float[Array, "b h w"],
+  intrinsics: Float[Array, "b 4"],
+  transform: Float[Array, "b 4 4"],
+) -> Float[Array, "b h w c"]:
   """The image that a camera should see, from another view and the camera's depth.
 
   Args:

@@ -3,7 +3,7 @@
 Source: Monodepth2 (Godard et al., ICCV 2019, arXiv 1806.01260). Images are 0..1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from corda_jax.depth.camera import disparity_to_depth, synthesize_view
 from corda_jax.resize import resize_centered
+from corda_jax.typing import Array, Float
 
 _SSIM_SHARE = 0.85
 _C1, _C2 = 0.01**2, 0.03**2
 _SMALL = 1e-7  # as released
 
 
-def ssim_loss(x: jax.Array, y: jax.Array) -> jax.Array:
+def ssim_loss(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
   """Structural dissimilarity of 3x3 windows: clip((1 - SSIM) / 2, 0, 1), borders reflected.
 
   Args:
@@ -43,7 +44,7 @@ def ssim_loss(x: jax.Array, y: jax.Array) -> jax.Array:
   return jnp.clip((1 - numerator / denominator) / 2, 0, 1).reshape(shape)
 
 
-def _three(x: jax.Array, *, axis: int, step: int) -> jax.Array:
+def _three(x: Array, *, axis: int, step: int) -> Array:
   """Sums of each value and its neighbours, `step` before and behind it; borders reflected."""
   size = x.shape[axis]
 
@@ -55,7 +56,9 @@ def _three(x: jax.Array, *, axis: int, step: int) -> jax.Array:
   return sum(part(padded, i * step, size) for i in range(3))
 
 
-def reprojection_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def reprojection_error(
+  prediction: Float[Array, "b h w c"], target: Float[Array, "b h w c"]
+) -> Float[Array, "b h w"]:
   """0.85 SSIM loss + 0.15 absolute difference, means over the channels.
 
   Args:
@@ -70,8 +73,10 @@ def reprojection_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def smoothness(
-  disparity: jax.Array, image: jax.Array, weight: jax.Array | None = None
-) -> jax.Array:
+  disparity: Float[Array, "b h w"],
+  image: Float[Array, "b h w c"],
+  weight: Float[Array, "b h w"] | None = None,
+) -> Float[Array, ""]:
   """Mean gradient of a disparity, damped where the image has edges.
 
   Args:
@@ -96,7 +101,9 @@ def smoothness(
   return total
 
 
-def normalized(disparity: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+def normalized(
+  disparity: Float[Array, "b h w"], weight: Float[Array, "b h w"] | None = None
+) -> Float[Array, "b h w"]:
   """Disparities [B, H, W] over their mean in each image: smoothness must not reward shrinking.
 
   Args:
@@ -131,8 +138,8 @@ class Views(NamedTuple):
 
 
 def identity_error(
-  views: Views, which: str, key: jax.Array | None, *, over_views: str = "minimum"
-) -> jax.Array | None:
+  views: Views, which: str, key: Array | None, *, over_views: str = "minimum"
+) -> Array | None:
   """Error of each view as it is, not warped; least where nothing moves between the views.
 
   Args:
@@ -157,7 +164,7 @@ def identity_error(
   return _joined(error, over_views)
 
 
-def _joined(errors: jax.Array, over_views: str) -> jax.Array:
+def _joined(errors: Array, over_views: str) -> Array:
   """Errors [N, B, H, W] of views as one."""
   if over_views not in ("minimum", "mean"):
     raise ValueError(f"over_views is {over_views!r}, wanted 'minimum' or 'mean'")
@@ -165,8 +172,8 @@ def _joined(errors: jax.Array, over_views: str) -> jax.Array:
 
 
 def reprojection_minimum(
-  depth: jax.Array, views: Views, *, over_views: str = "minimum"
-) -> tuple[jax.Array, jax.Array]:
+  depth: Array, views: Views, *, over_views: str = "minimum"
+) -> tuple[Array, Array]:
   """Error of the view that explains each pixel best, given its depth.
 
   The minimum passes over views in which the pixel is hidden or outside.
@@ -186,7 +193,7 @@ def reprojection_minimum(
   return _joined(errors, over_views), warped
 
 
-def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> jax.Array:
+def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> Array:
   """Weights [B, H, W] of pixels: 0 in the share `ignored_bottom` of rows from below, else 1.
 
   Args:
@@ -198,7 +205,7 @@ def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> j
   return jnp.broadcast_to((jnp.arange(shape[1]) < last).astype(dtype)[:, None], shape)
 
 
-def whole_windows(weight: jax.Array) -> jax.Array:
+def whole_windows(weight: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
   """Of pixels that count, those whose windows of SSIM hold no pixel that does not.
 
   Args:
@@ -212,13 +219,13 @@ def whole_windows(weight: jax.Array) -> jax.Array:
 
 
 def photometric_loss(
-  disparities: Sequence[jax.Array],
+  disparities: Sequence[Array],
   views: Views,
-  config: Mapping[str, Any],
+  config: Any,
   *,
-  pyramid: Sequence[jax.Array] | None = None,
-  key: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, Any]]:
+  pyramid: Sequence[Array] | None = None,
+  key: Array | None = None,
+) -> tuple[Array, dict[str, Any]]:
   """The loss of a depth network: its disparities of several scales, all judged at full size.
 
   Args:
@@ -266,7 +273,7 @@ def photometric_loss(
   }
 
 
-def image_pyramid(image: jax.Array, scales: int) -> list[jax.Array]:
+def image_pyramid(image: Array, scales: int) -> list[Array]:
   """An image [B, H, W, C] and its halves, each pixel the mean of 2x2; H, W multiples of 2^(S-1)."""
   images = [image]
   for _ in range(scales - 1):

@@ -14,6 +14,7 @@ from corda_jax.errors import UserError
 from corda_jax.locks import only_writer
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match, unused_branches
 from corda_jax.pretrained.names.corda import state_dict_from_variables
+from corda_jax.pretrained.safetensors_format import read_weights_file, write_safetensors
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints
@@ -61,7 +62,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   path = config.initial_weights
   if not path:
     raise UserError("initial_weights is '', wanted a file: set --config.initial_weights=FILE.pth")
-  tree = read_torch_file(path)
+  tree = read_weights_file(path)
   shapes = task.state_shapes()
   wanted = {"params": shapes.params, "batch_stats": shapes.batch_stats}
   options = {"network": _network(config), "classifier_dilations": _dilations(config)}
@@ -173,6 +174,8 @@ def _check_empty(workdir: Path) -> None:
 def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   """Writes `workdir/corda.pth`, whose "model" and "ema_model" the released modules load strictly.
 
+  And `corda.safetensors`, of the network that `evaluation.network` names.
+
   Args:
     task: network, mesh and configuration; `evaluation` says which checkpoint.
     workdir: folder of the run.
@@ -204,6 +207,8 @@ def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   )
   iteration = kept.get("iteration", 0) + step
   write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": iteration})
+  evaluated = teacher if config.evaluation.network == "teacher" else student
+  write_safetensors(path.with_suffix(".safetensors"), evaluated)
   print(f"{path}: {len(student)} tensors each of student and teacher after {iteration} steps")
   if _dilations(config) != _RELEASED_DILATIONS:
     print(

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from corda_jax.errors import UserError
+from corda_jax.errors import UserError, first_line
 from corda_jax.pretrained.torch_values import ALLOWED, Storage, decode, expect
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -29,7 +29,6 @@ _PROTOCOL_VERSION = 1001
 _FOREIGN = (
   (rb"\s*<", "a web page: the download expects a confirmation or failed, open its address first"),
   (rb"version https://git-lfs", "a Git LFS pointer: fetch the file itself with git lfs pull"),
-  (rb".{6}\0\0\{", "a safetensors file: load it in PyTorch and torch.save its tensors"),
   (rb".{257}ustar", "a tar archive, as PyTorch wrote before 0.2: torch.save it again in PyTorch"),
   (rb"\s*[\[{]", "a JSON file: name the weights"),
   (rb"\x89PNG|\xff\xd8\xff|GIF8|BM", "an image: name the weights"),
@@ -87,7 +86,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         "PyTorch"
       ) from error
     except _DAMAGE as error:
-      reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+      reason = first_line(error)[:200]
       raise UserError(
         f"{path} is damaged or not a PyTorch file ({reason}): download or copy it again"
       ) from error

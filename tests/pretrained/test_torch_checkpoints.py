@@ -7,6 +7,7 @@ import pytest
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
 from corda_jax.pretrained.names.corda import state_dict_from_variables
+from corda_jax.pretrained.safetensors_format import read_safetensors
 from corda_jax.pretrained.torch_checkpoints import (
   export_torch,
   import_torch,
@@ -76,6 +77,9 @@ def test_in_and_out_again(released, tmp_path, capsys):
   assert tree["iteration"] == 250_000
   assert_same(tree["model"], student)
   assert_same(tree["ema_model"], teacher)
+  tensors = read_safetensors(exported.with_suffix(".safetensors"))
+  assert tensors.keys() == tree["model"].keys()
+  assert_same(tensors, student)
   with pytest.raises(UserError, match=r"checkpoints.*--workdir"):
     import_torch(run, tmp_path / "run")
   # The imported networks are those that are evaluated.

@@ -22,7 +22,7 @@ from corda_jax.pretrained.matching import (
   match,
 )
 from corda_jax.pretrained.names.corda import tensor_names
-from corda_jax.pretrained.torch_format import read_torch_file
+from corda_jax.pretrained.safetensors_format import read_weights_file
 
 # Of a folder that Monodepth2 wrote.
 _FILES = {"depth": ("encoder.pth", "depth.pth"), "pose": ("pose_encoder.pth", "pose.pth")}
@@ -56,7 +56,7 @@ def read_depth_weights(
     )
   tensors: Tensors = {}
   for file in files:
-    tree = read_torch_file(file)
+    tree = read_weights_file(file)
     try:
       tensors |= find_state_dicts(tree).student
     except UserError as error:
