@@ -1,5 +1,6 @@
 """What the command can do, for every task."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -138,8 +139,9 @@ def evaluate(task: Task, workdir: Path, feed: Any) -> None:
   state, result = evaluation.evaluate(task, workdir, lambda: feed.frames(need))
   spread = task.config.evaluation.pictures
   with not_fatal("pictures"):
+    frames = functools.partial(feed.frames, shown, spread)
     path = evaluation.draw_evaluation(
-      task, workdir, state, result, lambda: feed.frames(shown, spread), split=shown.split
+      task, workdir, state, result, batches=frames, split=shown.split
     )
     if path is not None:
       print(f"Pictures: {path}")

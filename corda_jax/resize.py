@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corda_jax.typing import Array, Float
+from corda_jax.typing import Array, Dim, Float
 
 
-def aligned_weights(input_size: int, output_size: int) -> Array:
+def aligned_weights(input_size: Dim, output_size: Dim) -> Array:
   """Interpolation matrix of one axis.
 
   Args:
@@ -51,7 +51,7 @@ def _weights_of_unknown_size(input_size, output_size):
 
 
 def resize_aligned(
-  x: Float[Array, "b h w c"], shape: tuple[int, int]
+  x: Float[Array, "b h w c"], shape: tuple[Dim, Dim]
 ) -> Float[Array, "b height width c"]:
   """Resizes images bilinearly with aligned corners, as two matrix products.
 
@@ -88,7 +88,7 @@ def interpolate(x: Array, rows: Array, columns: Array) -> Array:
   return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def resize_centered(x: Array, shape: tuple[int, int]) -> Array:
+def resize_centered(x: Array, shape: tuple[Dim, Dim]) -> Array:
   """Resizes images bilinearly by pixel centres, edges repeated, as OpenCV's `INTER_LINEAR`.
 
   No antialiasing, also where the image shrinks: that is how the field's code, which resizes by
@@ -105,7 +105,7 @@ def resize_centered(x: Array, shape: tuple[int, int]) -> Array:
   return jax.image.resize(x, size, "linear", antialias=False)
 
 
-def resize_nearest(labels: Array, shape: tuple[int, int]) -> Array:
+def resize_nearest(labels: Array, shape: tuple[Dim, Dim]) -> Array:
   """Resizes maps of labels, each pixel from the nearest centre; equals Pillow's `NEAREST`.
 
   Args:

@@ -78,6 +78,7 @@ def depth_comparison(
   image: np.ndarray,
   truth: np.ndarray,
   depths: Mapping[str, np.ndarray],
+  *,
   title: str,
   path: Path,
 ) -> None:

@@ -315,7 +315,7 @@ def test_depth(monkeypatch, tmp_path, capsys):
   def pictures(self, state, batches, count):
     return {"image": 0, "truth": 0, "disparity": jnp.ones((1, 2, 2))}
 
-  def compare(image, truth, depths, title, path):
+  def compare(image, truth, depths, *, title, path):
     read.update(depths)
 
   for name, function in (("run_once", run_once), ("run", run), ("run_seed", run_seed)):

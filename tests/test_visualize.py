@@ -121,7 +121,8 @@ def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path, sheets)
   image = np.full((1, 12, 20, 3), 7, np.uint8)
   equal = np.where(np.isnan(truth), 9, truth)
   depths = {"equal": equal, "far": np.full(truth.shape, 80.0), "fifth": 1.2 * equal}
-  visualize.depth_comparison(image, truth, depths, "a title", tmp_path / "sheet.png")
+  sheet = tmp_path / "sheet.png"
+  visualize.depth_comparison(image, truth, depths, title="a title", path=sheet)
   assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
   _, shown, equal, no_error, far, error, _, fifth = (row for _, row in sheets[0])
   np.testing.assert_array_equal(

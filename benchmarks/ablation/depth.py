@@ -138,7 +138,7 @@ def _sheet(networks: dict[str, dict[str, Any]], workdir: Path) -> Path:
     depths[views] = depth * (result["scale"] if result["median_scaling"] else 1)
   path = workdir / "networks.png"
   title = "Depth learned from stereo, from video (times one factor) and from both"
-  depth_comparison(pictures["image"], pictures["truth"], depths, title, path)
+  depth_comparison(pictures["image"], pictures["truth"], depths, title=title, path=path)
   return path
 
 

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from corda_jax.adaptation import class_mix
 from corda_jax.adaptation.strong_augmentation import StrongAugmentation
+from corda_jax.adaptation.teacher import PseudoLabels
+from corda_jax.models.normalization import Normalization
 
 Maps = Mapping[str, jax.Array]
 
@@ -42,3 +45,34 @@ class Mixing:
     mask = class_mix.mix_mask(source_label, class_mix.draw_classes(class_key, present))
     batch = source_label.shape[0]
     return {"mix_mask": mask} | self.augmentation.sample(augmentation_keys, batch)
+
+  def mix(
+    self, taught: PseudoLabels, inputs: Maps, draws: Mapping[str, Any], normalization: Normalization
+  ) -> dict[str, jax.Array]:
+    """Pastes source classes onto the target, and gives the target the teacher's labels.
+
+    Args:
+      taught: the target's labels.
+      inputs: of `AdaptationStep.prepare`.
+      draws: of `sample`.
+      normalization: between network inputs and colours.
+
+    Returns:
+      "mask" bool[B, H, W] (True: source), "image" [B, H, W, 3] as network input, augmented, "label"
+      int32[B, H, W], "inverse_depth" [B, H, W], "pseudo_label" int32[B, H, W] of the target and its
+      "confidence" [B, H, W], "confident_fraction" [B, 1, 1] or, over pixels, [B, H, W].
+    """
+    mask = draws["mix_mask"]
+    with jax.named_scope("mixed"):
+      image = class_mix.mix(mask, inputs["source_image"], inputs["target_image"])
+      label = class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), taught.label)
+      depths = (inputs[f"{domain}_inverse_depth"] for domain in ("source", "target"))
+      return {
+        "mask": mask,
+        "image": self.augmentation.augment(image, draws, normalization),
+        "label": label,
+        "inverse_depth": class_mix.mix(mask, *depths),
+        "pseudo_label": taught.label,
+        "confidence": taught.confidence,
+        "confident_fraction": taught.fraction,
+      }

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Sharding
 
-from corda_jax.adaptation import class_mix, pseudo_labels
 from corda_jax.adaptation.mixing import Mixing
+from corda_jax.adaptation.passes import forward, student_passes
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.base import Context, Found, Loss, Pass, Term
 from corda_jax.models.layers import accumulation_dtype
@@ -37,19 +36,12 @@ class Taught(NamedTuple):
   Attributes:
     outputs: its predictions on the target by name, at the output stride.
     batch_stats: its statistics after that pass.
-    mixed: of `AdaptationStep.mix`.
+    mixed: of `Mixing.mix`.
   """
 
   outputs: Maps
   batch_stats: Any
   mixed: Maps
-
-
-class Passed(NamedTuple):
-  """The student's passes by name, in order, and its statistics after them."""
-
-  passes: dict[str, Pass]
-  batch_stats: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed as itself, so that it can be jitted
@@ -145,9 +137,9 @@ class AdaptationStep:
       draws: of `prepare`.
 
     Returns:
-      The next state, scalar metrics, and maps: those of the terms and of `mix`, "outputs", the
-      student's predictions on the mixed image (without adaptation: on the source's) at the size of
-      the labels, and "teacher_outputs", the teacher's on the target at the output stride.
+      The next state, scalar metrics, and maps: those of the terms and of `Mixing.mix`, "outputs",
+      the student's predictions on the mixed image (without adaptation: on the source's) at the size
+      of the labels, and "teacher_outputs", the teacher's on the target at the output stride.
     """
     taught = self.teach(state, inputs, draws)
     trained = {name: term for name, term in state.terms.items() if term.optimizer_state is not None}
@@ -156,7 +148,7 @@ class AdaptationStep:
       terms = {name: trained[name].replace(params=own) for name, own in term_params.items()}
       student = state.replace(params=params, terms=state.terms | terms)
       contexts = self.contexts(student, inputs, draws, taught)
-      passed = self.student_passes(student, contexts)
+      passed = student_passes(self.model, student, contexts)
       found = self.find_losses(passed.passes, contexts)
       return sum(_weighted(found.losses).values()), (found, passed)
 
@@ -192,44 +184,14 @@ class AdaptationStep:
       return Taught({}, state.teacher_batch_stats, {})
     # The scopes name the parts in profiles and counts of operations.
     with jax.named_scope("teacher"):
-      outputs, _, stats = _forward(
+      outputs, _, stats = forward(
         self.model,
         {"params": state.teacher_params, "batch_stats": state.teacher_batch_stats},
         inputs["target_image"],
         by_batch=self.teacher.normalization == "batch",
       )
-    return Taught(outputs, stats, self.mix(outputs, state.step, inputs, draws))
-
-  def mix(self, outputs: Maps, step: jax.Array, inputs: Batch, draws: Draws) -> Maps:
-    """Pastes source classes onto the target, and gives the target the teacher's labels.
-
-    Args:
-      outputs: the teacher's predictions on the target, at the output stride.
-      step: int32 scalar, number of the step.
-      inputs: of `prepare`.
-      draws: of `prepare`.
-
-    Returns:
-      "mask" bool[B, H, W] (True: source), "image" [B, H, W, 3] as network input, augmented, "label"
-      int32[B, H, W], "inverse_depth" [B, H, W], "pseudo_label" int32[B, H, W] of the target and its
-      "confidence" [B, H, W], "confident_fraction" [B, 1, 1] or, over pixels, [B, H, W].
-    """
-    with jax.named_scope("teacher"):
-      taught = self.teacher.label(outputs, step, inputs)
-    mask = draws["mix_mask"]
-    with jax.named_scope("mixed"):
-      image = class_mix.mix(mask, inputs["source_image"], inputs["target_image"])
-      label = class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), taught.label)
-      depths = (inputs[f"{domain}_inverse_depth"] for domain in ("source", "target"))
-      return {
-        "mask": mask,
-        "image": self.mixing.augmentation.augment(image, draws, self.normalization),
-        "label": label,
-        "inverse_depth": class_mix.mix(mask, *depths),
-        "pseudo_label": taught.label,
-        "confidence": taught.confidence,
-        "confident_fraction": taught.fraction,
-      }
+      labels = self.teacher.label(outputs, state.step, inputs)
+    return Taught(outputs, stats, self.mixing.mix(labels, inputs, draws, self.normalization))
 
   def contexts(
     self, state: TrainState, inputs: Batch, draws: Draws, taught: Taught
@@ -244,36 +206,6 @@ class AdaptationStep:
       )
       for name in self.terms
     }
-
-  def student_passes(self, state: TrainState, contexts: Mapping[str, Context]) -> Passed:
-    """The student sees the source, the mixed image if there is one, and those of the terms.
-
-    Each once, in this order; statistics go from one pass to the next.
-    """
-    context = next(iter(contexts.values()))
-    images = {"source": context.inputs["source_image"]}
-    if context.mixed:
-      images["mixed"] = context.mixed["image"]
-    for name, term in self.terms.items():
-      images |= term.images(contexts[name])
-    size = context.inputs["source_label"].shape[1:]
-    passes, stats = {}, state.batch_stats
-    if context.mixed and self.one_student_pass:
-      with jax.named_scope("student"):
-        # In turn, so that every device's share of the batch holds images of both.
-        both = jnp.stack([images["source"], images["mixed"]], axis=1)
-        both = both.reshape(-1, *both.shape[2:])
-        variables = {"params": state.params, "batch_stats": stats}
-        *found, stats = _forward(self.model.for_domains(2), variables, both)
-      for first, name in enumerate(("source", "mixed")):
-        part = jax.tree.map(lambda x, first=first: x[first::2], found)
-        passes[name] = _pass_of(images.pop(name), *part, size)
-    for name, image in images.items():
-      with jax.named_scope(name):
-        variables = {"params": state.params, "batch_stats": stats}
-        *found, stats = _forward(self.model, variables, image)
-        passes[name] = _pass_of(image, *found, size)
-    return Passed(passes, stats)
 
   def find_losses(self, passes: Mapping[str, Pass], contexts: Mapping[str, Context]) -> Found:
     """What all terms find, together; statistics of their networks by the term's name.
@@ -309,43 +241,8 @@ class AdaptationStep:
     """
     inputs, draws = self.prepare(state, batch, key)
     contexts = self.contexts(state, inputs, draws, self.teach(state, inputs, draws))
-    passed = self.student_passes(state.replace(params=params), contexts)
+    passed = student_passes(self.model, state.replace(params=params), contexts)
     return _weighted(self.find_losses(passed.passes, contexts).losses)
-
-  def maps(self, state: TrainState, batch: Batch, key: jax.Array) -> Maps:
-    """What a step sees.
-
-    Returns:
-      "prediction" uint8[B, H, W] of the student on the mixed image (without adaptation: on the
-      source's) and, with depth heads, "inverse_depth", "source_inverse_depth" (by the target's and
-      by the source's head) and "difficulty" [B, H, W], see `difficulty`; with adaptation "image"
-      [B, H, W, 3], RGB 0..1, mixed and augmented, "label" uint8[B, H, W], mixed of the source's
-      labels and the pseudo-labels, "mask" bool[B, H, W] (True: source), "pseudo_label"
-      uint8[B, H, W], all of them, with the teacher's "confidence" [B, H, W], 0..1, "pixel_weight"
-      [B, H, W] and, with depth heads, the teacher's on the target, "teacher_inverse_depth" and
-      "teacher_source_inverse_depth" [B, H, W].
-    """
-    inputs, draws = self.prepare(state, batch, key)
-    # What only the update needs is never computed: nothing asks for it.
-    found = self.adapt(state, inputs, draws)[2]
-    outputs = found["outputs"]
-    shown = {"prediction": outputs["S"].argmax(-1).astype(jnp.uint8)}
-    if "D" in outputs:
-      target, source = outputs["D"][..., 0], outputs["D_src"][..., 0]
-      shown |= {"inverse_depth": target, "source_inverse_depth": source}
-      shown["difficulty"] = pseudo_labels.difficulty(source, target)
-    if "image" in found:
-      image = self.normalization.to_unit_range(found["image"])
-      shown["image"] = image[..., ::-1] if self.normalization.bgr else image
-      shown |= {name: found[name].astype(jnp.uint8) for name in ("label", "pseudo_label")}
-      shown |= {name: found[name] for name in ("mask", "confidence")}
-      shown["pixel_weight"] = jnp.broadcast_to(found["pixel_weight"], found["label"].shape)
-      teacher = found["teacher_outputs"]
-      for head, name in (("D", "inverse_depth"), ("D_src", "source_inverse_depth")):
-        if head in teacher:
-          depth = resize_aligned(teacher[head], found["label"].shape[1:])
-          shown[f"teacher_{name}"] = depth[..., 0]
-    return shown
 
   def _update(self, state: TrainState, gradients: Any, term_gradients: Any) -> TrainState:
     """The state after a step: new parameters and, from them, the teacher's."""
@@ -369,21 +266,5 @@ class AdaptationStep:
 
 
 def _weighted(losses: Mapping[str, Loss]) -> Metrics:
-  """Losses as they are added, in an order that no list of terms changes."""
+  """In an order that no list of terms changes."""
   return {name: losses[name].weight * losses[name].value for name in sorted(losses)}
-
-
-def _forward(
-  model: nn.Module, variables: Any, x: jax.Array, *, by_batch: bool = True
-) -> tuple[Maps, tuple[jax.Array, ...], Any]:
-  """Outputs of the network, at least float32, the encoder's levels, and updated statistics."""
-  kept = ["batch_stats", "intermediates"]
-  outputs, updated = model.apply(variables, x, train=by_batch, mutable=kept)
-  wide = {name: y.astype(accumulation_dtype(y.dtype)) for name, y in outputs.items()}
-  levels = updated.get("intermediates", {}).get("levels", ((),))[0]
-  return wide, tuple(levels), updated.get("batch_stats", {})
-
-
-def _pass_of(image: jax.Array, outputs: Maps, levels: Any, size: tuple[int, int]) -> Pass:
-  sized = {name: resize_aligned(y, size) for name, y in outputs.items()}
-  return Pass(image, sized, levels)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from corda_jax import checks
 from corda_jax.adaptation.evaluate import Evaluator
+from corda_jax.adaptation.pictures import step_maps
 from corda_jax.adaptation.scores import format_scores
 from corda_jax.adaptation.step import AdaptationStep, Maps, Metrics
 from corda_jax.configuration import build
@@ -183,7 +184,7 @@ class AdaptationTask(Task):
 
   def make_maps(self) -> Callable[..., Maps]:
     """The pure maps(state, batch, key) of what a step sees, not compiled."""
-    return self.at_precision(self.step.maps)
+    return self.at_precision(functools.partial(step_maps, self.step))
 
   def make_losses(self) -> Callable[..., Metrics]:
     """The pure losses(params, state, batch, key) of what a step minimises, not compiled."""

@@ -99,7 +99,10 @@ class DepthEvaluator:
     def of_frame(*frame):
       # Frames by themselves: the last batch is filled up with some that do not count.
       disparities, colors, poses, baseline, intrinsics = jax.tree.map(lambda x: x[None], frame)
-      scene = explaining_views(colors, poses, views, baseline, intrinsics, config.metres_per_unit)
+      camera = {"baseline": baseline, "intrinsics": intrinsics}
+      scene = explaining_views(
+        colors, poses, views, metres_per_unit=config.metres_per_unit, **camera
+      )
       loss, maps = photometric_loss(disparities, scene, config)
       errors = jax.vmap(reprojection_error, (0, None))(maps["warped"], colors["image"])
       return {

@@ -59,6 +59,7 @@ def explaining_views(
   images: Mapping[str, jax.Array],
   poses: Mapping[str, tuple[jax.Array, jax.Array]],
   views: tuple[str, ...],
+  *,
   baseline: jax.Array,
   intrinsics: jax.Array,
   metres_per_unit: float,

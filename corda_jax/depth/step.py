@@ -223,9 +223,13 @@ class DepthStep:
 
       disparities, depth_stats = apply("depth", inputs["image"])
       poses, pose_stats = predict_poses(lambda *x: apply("pose", *x), inputs, self.views)
-      baseline = batch["baseline"].astype(wide)
       scene = explaining_views(
-        colors, poses, self.views, baseline, batch["intrinsics"], self.config.metres_per_unit
+        colors,
+        poses,
+        self.views,
+        baseline=batch["baseline"].astype(wide),
+        intrinsics=batch["intrinsics"],
+        metres_per_unit=self.config.metres_per_unit,
       )
       loss, maps = photometric_loss(disparities, scene, self.config, key=draws["noise"])
       stats = {"depth": depth_stats, "pose": pose_stats}

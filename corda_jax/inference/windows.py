@@ -52,14 +52,15 @@ def spans(length: int, tile: int, margin: int, stride: int) -> list[Span]:
   found, start, kept = [], 0, 0
   while start + tile < length:
     end = start + tile - margin
-    found.append(_span(start, start + tile, kept, end, stride))
+    found.append(_span(start, start + tile, (kept, end), stride))
     start, kept = end - margin, end
   start = -(-(length - tile) // stride) * stride
-  found.append(_span(start, length, kept, None, stride))
+  found.append(_span(start, length, (kept, None), stride))
   return found
 
 
-def _span(start, stop, kept, end, stride):
+def _span(start, stop, part, stride):
+  kept, end = part
   places = slice((kept - start) // stride, None if end is None else (end - start) // stride)
   return Span(slice(start, stop), places)
 

@@ -70,10 +70,10 @@ def convolve(
   """
   if stride == 1:
     return _dense_convolution(x, kernel, padding, dilation)
-  return _library_convolution(x, kernel, stride, padding, dilation)
+  return _library_convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)
 
 
-def _library_convolution(x, kernel, stride, padding, dilation):
+def _library_convolution(x, kernel, *, stride=1, padding, dilation):
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -87,17 +87,17 @@ def _library_convolution(x, kernel, stride, padding, dilation):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dense_convolution(x, kernel, padding, dilation):
   """A convolution of stride 1; the gradient of a wide kernel is fast on a CPU, too."""
-  return _library_convolution(x, kernel, 1, padding, dilation)
+  return _library_convolution(x, kernel, padding=padding, dilation=dilation)
 
 
 def _dense_convolution_forward(x, kernel, padding, dilation):
-  return _library_convolution(x, kernel, 1, padding, dilation), (x, kernel)
+  return _library_convolution(x, kernel, padding=padding, dilation=dilation), (x, kernel)
 
 
 def _dense_convolution_backward(padding, dilation, residuals, cotangent):
   x, kernel = residuals
   (of_x,) = jax.linear_transpose(
-    lambda x: _library_convolution(x, kernel, 1, padding, dilation), x
+    lambda x: _library_convolution(x, kernel, padding=padding, dilation=dilation), x
   )(cotangent)
   given = {"shape": kernel.shape, "padding": padding, "dilation": dilation}
   by_convolution = functools.partial(kernel_gradient_by_convolution, **given)
@@ -125,7 +125,7 @@ def kernel_gradient_by_convolution(
     dilation: distance of the kernel's taps in pixels.
   """
   return jax.linear_transpose(
-    lambda kernel: _library_convolution(x, kernel, 1, padding, dilation),
+    lambda kernel: _library_convolution(x, kernel, padding=padding, dilation=dilation),
     jax.ShapeDtypeStruct(shape, x.dtype),
   )(cotangent)[0]
 

@@ -66,7 +66,7 @@ def evaluate(task: Task, workdir: Path, batches: Batches) -> tuple[Any, Evaluati
 
 
 def draw_evaluation(
-  task: Task, workdir: Path, state: Any, evaluation: Evaluation, batches: Batches, *, split: str
+  task: Task, workdir: Path, state: Any, evaluation: Evaluation, *, batches: Batches, split: str
 ) -> Path | None:
   """Writes the contact sheet of an evaluation to `workdir/pictures`.
 

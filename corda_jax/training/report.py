@@ -63,7 +63,7 @@ def write_report(workdir: Path, config: Mapping[str, Any]) -> Path:
   )
   curves = _curves(history)
   parts = [
-    _cards(workdir, history, run, last, best),
+    _cards(workdir, history, run, (last, best)),
     _section("Scores", _scores(last, best, run)),
     _section("Curves", _figures(curves)),
     _section("Pictures", _pictures(workdir)),
@@ -90,7 +90,8 @@ def _section(title: str, body: str) -> str:
   return f"<section><h2>{title}</h2>\n{body}</section>" if body else ""
 
 
-def _cards(workdir, history, run, last, best) -> str:
+def _cards(workdir, history, run, evaluations) -> str:
+  last, best = evaluations
   step, total = history[-1]["step"], run.get("num_steps")
   cards = [("steps", f"{step:,} of {total:,}" if isinstance(total, int) else f"{step:,}")]
   for name, entry in (("last", last), ("best", best)):

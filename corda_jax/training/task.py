@@ -1,9 +1,9 @@
 """What a task is to the loop that trains it, to evaluation and to the command."""
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -56,6 +56,26 @@ class Evaluation(NamedTuple):
   curves: dict[str, float]
   line: str
   table: str
+
+
+class Feed(Protocol):
+  """Where batches come from: `data_pipelines.feed.Feed`."""
+
+  def train(self, start: int) -> Iterator[HostBatch]:
+    """Batches for the step after `start` and all after it."""
+
+  def frames(self, need: Need, spread: int = 0) -> Iterable[HostBatch]:
+    """Whole frames, once through; `spread`: so many, at equal distances; 0: as configured."""
+
+
+class Writer(Protocol):
+  """Where curves go beside the history; its `OSError` is reported and ends nothing."""
+
+  def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds a point to each curve."""
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Adds pictures, uint8 RGB [N, H, W, 3]."""
 
 
 class Task(abc.ABC):

@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,27 +20,7 @@ from corda_jax.training.progress import Progress
 from corda_jax.training.run_files import whole_checkpoints, write_json
 from corda_jax.training.sharding import put_batch, replicated_key
 from corda_jax.training.skipped import SkippedSteps, remove_report
-from corda_jax.training.task import Evaluation, HostBatch, Need, Task
-
-
-class Feed(Protocol):
-  """Where batches come from: `data_pipelines.feed.Feed`."""
-
-  def train(self, start: int) -> Iterator[HostBatch]:
-    """Batches for the step after `start` and all after it."""
-
-  def frames(self, need: Need, spread: int = 0) -> Iterable[HostBatch]:
-    """Whole frames, once through; `spread`: so many, at equal distances; 0: as configured."""
-
-
-class Writer(Protocol):
-  """Where curves go beside the history; its `OSError` is reported and ends nothing."""
-
-  def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds a point to each curve."""
-
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """Adds pictures, uint8 RGB [N, H, W, 3]."""
+from corda_jax.training.task import Evaluation, Feed, HostBatch, Task, Writer
 
 
 def train(
@@ -223,7 +203,7 @@ class _Run:
         self._workdir,
         self._state,
         evaluation,
-        lambda: self._feed.frames(need, spread=count),
+        batches=lambda: self._feed.frames(need, spread=count),
         split=need.split,
       )
       self._show(step, self._task.evaluated_network, path)

@@ -13,7 +13,9 @@ from PIL import Image
 from corda_jax.adaptation.evaluate import Evaluator
 from corda_jax.errors import UserError
 from corda_jax.inference import media as files
-from corda_jax.inference.predict import Predictor, predict
+from corda_jax.inference.predict import predict
+from corda_jax.inference.predictor import Predictor
+from corda_jax.inference.video import Video, VideoWriter
 from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_TO_TRAIN
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
@@ -221,7 +223,7 @@ def test_an_image_is_read_upright(tmp_path):
 
 def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
   path = tmp_path / "drive.mp4"
-  writer = files.VideoWriter(path, 5)
+  writer = VideoWriter(path, 5)
   for _ in range(4):
     writer.write(np.kron(random.randint(0, 256, (3, 5, 3)), np.ones((10, 10, 1))).astype(np.uint8))
   writer.close()
@@ -242,9 +244,9 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
   assert [each["name"] for each in results(written)["images"]] == [
     f"drive/{number:06d}" for number in range(4)
   ]
-  video = files.Video(written / "drive_overlay.mp4")
+  video = Video(written / "drive_overlay.mp4")
   assert (video.rate, video.frames) == (5, 4)
-  frames = list(files.Video(path).read())
+  frames = list(Video(path).read())
   labels = [np.asarray(Image.open(written / "drive" / f"{n:06d}_label.png")) for n in range(4)]
   for shown, frame, label in zip(video.read(), frames, labels, strict=True):
     wanted = files.overlay(frame, CITYSCAPES_TO_TRAIN[label], CITYSCAPES.palette(), 0.5)
@@ -253,7 +255,7 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
 
 
 def test_of_a_video_that_is_not_ended_nothing_is_left(tmp_path):
-  writer = files.VideoWriter(tmp_path / "a.mp4", 5)
+  writer = VideoWriter(tmp_path / "a.mp4", 5)
   for _ in range(100):  # more than the encoder looks ahead
     writer.write(np.zeros((20, 30, 3), np.uint8))
   assert [path.name for path in tmp_path.iterdir()] == ["a.mp4.partial"]
@@ -315,7 +317,7 @@ def test_the_best_and_the_newest_undamaged_checkpoint(workdir, folder, state, ca
 
 
 def made_video(path, random, frames=5):
-  writer = files.VideoWriter(path, 5)
+  writer = VideoWriter(path, 5)
   for _ in range(frames):
     writer.write(random.randint(0, 256, (30, 50, 3)).astype(np.uint8))
   writer.close()
@@ -326,7 +328,7 @@ def test_a_video_that_ends_damaged_keeps_what_came_before(
   workdir, tmp_path, random, monkeypatch, then
 ):
   made_video(tmp_path / "drive.mp4", random)
-  real = files.Video.read
+  real = Video.read
 
   def breaks(video):
     for number, frame in enumerate(real(video)):
@@ -334,7 +336,7 @@ def test_a_video_that_ends_damaged_keeps_what_came_before(
         raise files.BadImageError("the rest is lost")
       yield frame
 
-  monkeypatch.setattr(files.Video, "read", breaks)
+  monkeypatch.setattr(Video, "read", breaks)
   options = {"bad_files": then, "batch_size": 2, "write": ("overlay", "label")}
   folder = workdir / "predictions" / "drive"
   if then == "stop":
@@ -344,21 +346,21 @@ def test_a_video_that_ends_damaged_keeps_what_came_before(
     run(workdir, tmp_path / "drive.mp4", **options)
     assert len(results(folder)["images"]) == 3
     assert results(folder)["failed"] == ["the rest is lost"]
-    monkeypatch.setattr(files.Video, "read", real)
-    assert len(list(files.Video(folder / "drive_overlay.mp4").read())) == 3
+    monkeypatch.setattr(Video, "read", real)
+    assert len(list(Video(folder / "drive_overlay.mp4").read())) == 3
   assert len(list(folder.rglob("*_label.png"))) == 3
   assert not list(folder.rglob("*.partial"))
 
 
 def test_a_video_is_read_upright(tmp_path, random):
   made_video(tmp_path / "lying.mp4", random, frames=1)
-  (lying,) = files.Video(tmp_path / "lying.mp4").read()
+  (lying,) = Video(tmp_path / "lying.mp4").read()
   contents = bytearray((tmp_path / "lying.mp4").read_bytes())
   place = contents.index(b"tkhd") + 4 + 40  # the track's matrix: turned by a quarter
   quarter = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
   contents[place : place + 36] = struct.pack(">9i", *quarter)
   (tmp_path / "turned.mp4").write_bytes(contents)
-  (turned,) = files.Video(tmp_path / "turned.mp4").read()
+  (turned,) = Video(tmp_path / "turned.mp4").read()
   assert turned.shape == (50, 30, 3)
   np.testing.assert_array_equal(turned, np.rot90(lying, -1))  # clockwise
 

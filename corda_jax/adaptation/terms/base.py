@@ -76,7 +76,7 @@ class Context(NamedTuple):
     step: network, normalisation, classes, views and the other terms.
     inputs: the batch; images as network input, inverse depths wide.
     draws: of the term's own `sample`.
-    mixed: of `AdaptationStep.mix`; empty without a mixed pass.
+    mixed: of `Mixing.mix`; empty without a mixed pass.
     teacher: the teacher's predictions on the target, at the size of the labels; likewise.
     state: of the term's own network; None where it has none.
   """

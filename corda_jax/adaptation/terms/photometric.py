@@ -188,10 +188,8 @@ class Photometric(Term):
       view: (angle, self.metres_per_unit * translation)
       for view, (angle, translation) in poses.items()
     }
-    baseline, intrinsics = (
-      batch[f"{domain}_{k}"].astype(dtype) for k in ("baseline", "intrinsics")
-    )
-    found = explaining_views(images, poses, views, baseline, intrinsics, metres_per_unit=1.0)
+    camera = {k: batch[f"{domain}_{k}"].astype(dtype) for k in ("baseline", "intrinsics")}
+    found = explaining_views(images, poses, views, metres_per_unit=1.0, **camera)
     return found, stats if updated is None else updated
 
 

@@ -244,12 +244,13 @@ class ResNet(nn.Module):
     stages = zip(self.stage_sizes, self.strides, self.dilations, strict=True)
     for stage, (blocks, stride, dilation) in enumerate(stages):
       for index in range(blocks):
-        x = self._block(stage, index, x.shape[-1], stride if index == 0 else 1, dilation)(x, train)
+        step = {"stride": stride if index == 0 else 1, "dilation": dilation}
+        x = self._block(stage, index, x.shape[-1], **step)(x, train)
       levels.append(x)
     return levels
 
   def _block(
-    self, stage: int, index: int, channels: int, stride: int, dilation: int
+    self, stage: int, index: int, channels: int, *, stride: int, dilation: int
   ) -> Bottleneck | BasicBlock:
     width = self.width * 2**stage
     features = width * self.expansion

@@ -1,0 +1,74 @@
+"""Forward passes of student and teacher in training."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from corda_jax.adaptation.terms.base import Context, Pass
+from corda_jax.models.layers import accumulation_dtype
+from corda_jax.resize import resize_aligned
+from corda_jax.training.state import TrainState
+
+
+class Passed(NamedTuple):
+  """The student's passes by name, in order, and its statistics after them."""
+
+  passes: dict[str, Pass]
+  batch_stats: Any
+
+
+def student_passes(model: nn.Module, state: TrainState, contexts: Mapping[str, Context]) -> Passed:
+  """The student sees the source, the mixed image if there is one, and those of the terms.
+
+  Each once, in this order; statistics go from one pass to the next.
+
+  Args:
+    model: the network.
+    state: whose student it is.
+    contexts: of the terms, by name.
+  """
+  context = next(iter(contexts.values()))
+  images = {"source": context.inputs["source_image"]}
+  if context.mixed:
+    images["mixed"] = context.mixed["image"]
+  for name, term in context.step.terms.items():
+    images |= term.images(contexts[name])
+  size = context.inputs["source_label"].shape[1:]
+  passes, stats = {}, state.batch_stats
+  if context.mixed and context.step.one_student_pass:
+    with jax.named_scope("student"):
+      # In turn, so that every device's share of the batch holds images of both.
+      both = jnp.stack([images["source"], images["mixed"]], axis=1)
+      both = both.reshape(-1, *both.shape[2:])
+      variables = {"params": state.params, "batch_stats": stats}
+      *found, stats = forward(model.for_domains(2), variables, both)
+    for first, name in enumerate(("source", "mixed")):
+      part = jax.tree.map(lambda x, first=first: x[first::2], found)
+      passes[name] = _pass_of(images.pop(name), *part, size)
+  for name, image in images.items():
+    with jax.named_scope(name):
+      variables = {"params": state.params, "batch_stats": stats}
+      *found, stats = forward(model, variables, image)
+      passes[name] = _pass_of(image, *found, size)
+  return Passed(passes, stats)
+
+
+def forward(
+  model: nn.Module, variables: Any, x: jax.Array, *, by_batch: bool = True
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, ...], Any]:
+  """Outputs of the network, at least float32, the encoder's levels, and updated statistics."""
+  kept = ["batch_stats", "intermediates"]
+  outputs, updated = model.apply(variables, x, train=by_batch, mutable=kept)
+  wide = {name: y.astype(accumulation_dtype(y.dtype)) for name, y in outputs.items()}
+  levels = updated.get("intermediates", {}).get("levels", ((),))[0]
+  return wide, tuple(levels), updated.get("batch_stats", {})
+
+
+def _pass_of(
+  image: jax.Array, outputs: Mapping[str, jax.Array], levels: Any, size: tuple[int, int]
+) -> Pass:
+  sized = {name: resize_aligned(y, size) for name, y in outputs.items()}
+  return Pass(image, sized, levels)

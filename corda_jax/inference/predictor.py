@@ -1,0 +1,116 @@
+"""Maps of images by a network: views of them, tiles, and what comes out of both."""
+
+import hashlib
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corda_jax.adaptation.evaluate import network_variables
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.errors import UserError
+from corda_jax.inference.views import class_map, depth_maps, make_views
+from corda_jax.inference.windows import predict_tiled
+from corda_jax.models.layers import accumulation_dtype
+from corda_jax.models.operations import at_matmul_precision
+from corda_jax.training.sharding import BATCH_AXIS, batch_sharded, put_batch, replicated
+from corda_jax.training.state import TrainState
+
+
+class Predictor:
+  """Maps of images by the network of a state; compiles once for each size of images.
+
+  Args:
+    task: network, mesh and configuration; `evaluation` tells which network, whether it sees
+      mirrored images, and at which scales, `prediction` how large images are tiled.
+    state: of a checkpoint.
+  """
+
+  def __init__(self, task: AdaptationTask, state: TrainState):
+    """Prepares the compiled functions."""
+    self._mesh, self._config = task.mesh, task.config
+    self._stride = task.stride
+    self.variables = network_variables(state, self._config.evaluation.network)
+    model, normalization = task.model, task.normalization
+    wide = accumulation_dtype(jnp.dtype(self._config.model.param_dtype))
+
+    def compiled(function, **options):
+      function = at_matmul_precision(function, self._config.compute.matmul_precision)
+      return jax.jit(function, **options)
+
+    def predict(variables, x):
+      outputs = model.apply(variables, x, train=False)
+      names = {"S", "D", "D_src"} & outputs.keys()
+      return {name: outputs[name].astype(wide) for name in names}
+
+    def finish(views, outputs, size):
+      finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((views, outputs))]).all()
+      return {"label": class_map(views, size), "finite": finite} | depth_maps(outputs, size)
+
+    split = batch_sharded(self._mesh)
+    self._normalize = compiled(lambda images: normalization.normalize(images, wide))
+    self._predict = compiled(predict, in_shardings=(None, split), out_shardings=split)
+    self._finish = compiled(finish, static_argnames="size", out_shardings=replicated(self._mesh))
+
+  @property
+  def batch_size(self) -> int:
+    """Images that are predicted together: `prediction.batch_size`, rounded up to the devices."""
+    devices = self._mesh.shape[BATCH_AXIS]
+    return -(-self._config.prediction.batch_size // devices) * devices
+
+  def __call__(self, images: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Predicts images of one size.
+
+    Args:
+      images: uint8 RGB [B, h, w, 3] at the size that the network is to see; at most `batch_size`.
+      size: (H, W) of the maps, in pixels.
+
+    Returns:
+      "label" uint8 [B, H, W], training ids; with depth heads "inverse_depth" [B, H, W] and
+      "difficulty" [B, H, W], 0..1.
+
+    Raises:
+      UserError: the network predicts numbers that are not finite.
+    """
+    count, evaluation = len(images), self._config.evaluation
+    filled = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, 0)])
+    x = self._normalize(put_batch(self._mesh, {"image": filled})["image"])
+    tiles = self._config.prediction
+    tile = (tiles.tile_height or math.inf, tiles.tile_width or math.inf)
+
+    def predict(x):
+      return predict_tiled(
+        lambda tile: self._predict(self.variables, tile),
+        x,
+        tile=tile,
+        margin=tiles.tile_margin,
+        stride=self._stride,
+      )
+
+    outputs = {}
+
+    def logits(view):
+      found = predict(view)
+      if view is x:  # depth is that of the image as it is
+        outputs.update({name: value for name, value in found.items() if name != "S"})
+      return found["S"]
+
+    views = make_views(logits, x, scales=tuple(evaluation.scales), flip=evaluation.flip)
+    if not outputs:
+      outputs = {name: value for name, value in predict(x).items() if name != "S"}
+    maps = jax.device_get(self._finish(views, outputs, size=size))
+    if not maps.pop("finite"):
+      raise UserError(
+        "the network predicts numbers that are not finite: its training went astray; name another "
+        "checkpoint by evaluation.checkpoint, or train anew"
+      )
+    return {name: value[:count] for name, value in maps.items()}
+
+  def fingerprint(self) -> str:
+    """SHA-256 of the network's parameters and statistics, by which predictions know it again."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+    return digest.hexdigest()
