@@ -5,10 +5,10 @@
 #
 # Each stage is meant to fit into ten minutes and leaves OUT/STAGE.txt and, but for the last,
 # OUT/STAGE.json; what is measured is on disk at once. Without stages all are run, one after the
-# other; one that fails leaves the others, and the exit code tells. PYTHON: one that has JAX and
+# other; one that fails leaves the others, and the exit code says so. PYTHON: one that has JAX and
 # PyTorch for the GPU. CONFIG, HEIGHT, BATCHES, DEVICE, ROUNDS: to try the script elsewhere.
 set -euo pipefail
-[[ $# -ge 2 ]] || { echo "error: wanted: gpu.sh FOLDER_OF_THE_RELEASE OUT [STAGE …]" >&2; exit 1; }
+[[ $# -ge 2 ]] || { echo "error: expected: gpu.sh FOLDER_OF_THE_RELEASE OUT [STAGE …]" >&2; exit 1; }
 released=$(realpath -m "$1") out=$(realpath -m "$2") # before the folder is another
 shift 2
 cd "$(dirname "$0")/.."
@@ -26,7 +26,7 @@ step() { # STAGE, options of benchmarks.speed.step
     --set data.crop_height="$height" data.crop_width="$height" "${@:2}"
 }
 
-peer() { # NAME, batch, options of the released step
+reference() { # NAME, batch, options of the released step
   echo "$1=$python benchmarks/reference/released_step.py '$released' --device $device --height $height" \
     "--width $height --batch $2 ${*:3}"
 }
@@ -35,13 +35,13 @@ run_stage() {
   case $1 in
     small) # all in turn
       beside_pytorch step small data.batch_size="$small" --sweep model.dtype float32 bfloat16 \
-        --peer "$(peer float32 "$small")" --peer "$(peer TF32 "$small" --tf32)" \
-        --peer "$(peer autocast "$small" --autocast)" \
-        --peer "$(peer 'autocast, channels last' "$small" --autocast --channels_last)" ;;
+        --reference "$(reference float32 "$small")" --reference "$(reference TF32 "$small" --tf32)" \
+        --reference "$(reference autocast "$small" --autocast)" \
+        --reference "$(reference 'autocast, channels last' "$small" --autocast --channels_last)" ;;
     small_float32)
       beside_pytorch step small_float32 data.batch_size="$small" compute.matmul_precision=highest \
-        --peer "$(peer float32 "$small")" --peer "$(peer TF32 "$small" --tf32)" \
-        --peer "$(peer autocast "$small" --autocast)" ;;
+        --reference "$(reference float32 "$small")" --reference "$(reference TF32 "$small" --tf32)" \
+        --reference "$(reference autocast "$small" --autocast)" ;;
     forms) # one pass, computed again
       step forms data.batch_size="$small" model.dtype=bfloat16 \
         --sweep compute.one_student_pass False True --sweep compute.rematerialize False True ;;
@@ -62,10 +62,10 @@ run_stage() {
       step between --sweep data.batch_size 4 8 --sweep model.dtype float32 bfloat16 ;;
     between_float32)
       step between_float32 compute.matmul_precision=highest --sweep data.batch_size 4 8 ;;
-    large_released) # the peers alone, one after the other: two programs may be too large for a GPU
+    large_released) # the references alone, one after the other: two programs may be too large for a GPU
       "$python" -m benchmarks.speed.references --rounds "${ROUNDS:-5}" --json "$out/large_released.json" \
-        "$(peer float32 "$large")" "$(peer TF32 "$large" --tf32)" \
-        "$(peer autocast "$large" --autocast)" ;;
+        "$(reference float32 "$large")" "$(reference TF32 "$large" --tf32)" \
+        "$(reference autocast "$large" --autocast)" ;;
     kernels) "$python" -m benchmarks.speed.kernel_gradients && "$python" -m benchmarks.speed.classifier ;;
     *) echo "error: no stage $1" >&2; return 1 ;;
   esac

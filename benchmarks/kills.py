@@ -5,8 +5,8 @@
 
 {} stands for the folder of a run. The first run is never killed. The second gets SIGKILL, every
 other time while a checkpoint is being written, and is started again; where it ends before it was
-killed so often, it is begun anew. Every array of every checkpoint that is kept, all that the
-history tells but times, results and pictures must be the same to the last bit.
+killed so often, it is started over. Every array of every kept checkpoint, the
+history but for times, the results and the pictures must be the same to the last bit.
 """
 
 import argparse

@@ -23,7 +23,7 @@ def load_config(name: str) -> Any:
   except ModuleNotFoundError as error:
     if error.name != f"configs.{module}":
       raise UserError(f"configs/{module}.py needs {error.name}, which is not installed") from error
-    raise UserError(f"--config is {name!r}, wanted the name of a file in configs") from error
+    raise UserError(f"--config is {name!r}, expected the name of a file in configs") from error
   try:
     return get_config(argument) if argument else get_config()
   except (TypeError, ValueError) as error:

@@ -5,7 +5,7 @@
     python -m corda_jax.main --config=configs/depth_cityscapes.py --workdir=runs/depth_cityscapes \
       --mode=label_depth --config.label_depth.folder=data/CityScapes_depth
 
-Wants, beside leftImg8bit, rightImg8bit and camera (stereo) or leftImg8bit_sequence and camera
+Needs, beside leftImg8bit, rightImg8bit and camera (stereo) or leftImg8bit_sequence and camera
 (video; 324 GB), and disparity, the data set's own, which validation is measured by. Behind a colon
 stands what depth is learned from: `configs/depth_cityscapes.py:both`. Not run here on the real
 data.

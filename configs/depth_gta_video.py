@@ -4,8 +4,8 @@
       --config.initial_weights.depth=weights/resnet101.pth \
       --config.initial_weights.pose=weights/resnet18.pth
 
-GTA5's 24,966 frames are seconds apart, too far for a photometric loss. What is wanted are frames of
-drives, several a second, such as those of VIPER, or of any video:
+GTA5's 24,966 frames are seconds apart, too far for a photometric loss. What is expected are frames
+of drives, several a second, such as those of VIPER, or of any video:
 
     mkdir -p data/gta_video/train/drive1
     ffmpeg -i drive1.mp4 -vf fps=10 data/gta_video/train/drive1/%06d.png
@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
   target.views = ("previous", "next")  # the frames before and after, by their numbers
   folder = target.folder
   folder.train.images = "train/{name}.png"
-  # Nothing is known of these frames but themselves: some of them tell the photometric loss.
+  # Nothing is known of these frames but themselves: some of them measure the photometric loss.
   config.evaluation.split = "train"
   config.label_depth.splits = ("train",)
   config.evaluation.max_frames = 100

@@ -169,4 +169,6 @@ def _refuse_nothing(config: Any) -> None:
   """None is taken by some fields, tuples among them, and means nothing in any."""
   for name, value in flatten(config.to_dict()).items():
     if value is None or (isinstance(value, tuple | list) and None in value):
-      raise UserError(f"config.{name} is {value}, wanted a value: leave it out to keep the default")
+      raise UserError(
+        f"config.{name} is {value}, expected a value: leave it out to keep the default"
+      )

@@ -6,7 +6,7 @@ import signal
 class UserError(ValueError):
   """A mistake in what the user gave, not in the program.
 
-  The message is one line for the user: what was given, what was wanted, how to mend it. The
+  The message is one line for the user: what was given, what was expected, how to fix it. The
   program prints it alone, without a traceback.
   """
 
@@ -26,7 +26,7 @@ def shown(error: BaseException) -> str:
   return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
-# What a shell tells of a program that SIGTERM ended, and what schedulers know as such.
+# A shell's exit code for a program that SIGTERM ended; schedulers know it as such.
 EXIT_CODE = 128 + signal.SIGTERM
 
 

@@ -1,8 +1,8 @@
 """Classes of the scenes: names, colours, and the known data sets' own label ids.
 
-A class list says what a network tells apart: training id i is its i-th class. The default is the 19
-classes of the Cityscapes benchmark, in its order. `IGNORE` marks pixels that no loss and no score
-may see.
+A class list says what a network distinguishes: training id i is its i-th class. The default is the
+19 classes of the Cityscapes benchmark, in its order. `IGNORE` marks pixels that no loss and no
+score may see.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ _SYNTHIA_13 = tuple(name for name in _SYNTHIA_16 if name not in ("wall", "fence"
 
 @dataclasses.dataclass(frozen=True)
 class ClassList:
-  """What a network tells apart; the training id of a class is its place in the list.
+  """What a network distinguishes; the training id of a class is its place in the list.
 
   Attributes:
     names: of the classes.
@@ -96,13 +96,13 @@ class ClassList:
       return CITYSCAPES
     for name in names:
       if not isinstance(name, str) or not name.strip():
-        raise UserError(f"data.classes.names holds {name!r}, wanted names such as 'road'")
+        raise UserError(f"data.classes.names holds {name!r}, expected names such as 'road'")
       if names.count(name) > 1:
         raise UserError(f"data.classes.names holds {name!r} more than once: name each class once")
     if len(names) > MAX_CLASSES:
       raise UserError(
-        f"data.classes.names holds {len(names)} classes, wanted at most {MAX_CLASSES}: labels are "
-        f"8-bit, and {IGNORE} marks ignored pixels"
+        f"data.classes.names holds {len(names)} classes, expected at most {MAX_CLASSES}: labels "
+        f"are 8-bit, and {IGNORE} marks ignored pixels"
       )
     if not colors:
       return cls(names, distinct_colors(names))
@@ -144,9 +144,9 @@ class ClassList:
         raise UserError(f"evaluation.class_sets.{name}: there is such a set already; rename it")
       unknown = [member for member in members if member not in self.names]
       if unknown or not members:
-        told = f"holds {unknown[0]!r}, which is no class" if unknown else "holds no class"
+        fault = f"holds {unknown[0]!r}, which is no class" if unknown else "holds no class"
         raise UserError(
-          f"evaluation.class_sets.{name} {told}, wanted some of: {', '.join(self.names)}"
+          f"evaluation.class_sets.{name} {fault}, expected some of: {', '.join(self.names)}"
         )
       sets[name] = tuple(dict.fromkeys(members))
     return {name: tuple(map(self.names.index, members)) for name, members in sets.items()}
@@ -155,7 +155,9 @@ class ClassList:
 def _color(value: Any) -> tuple[int, int, int]:
   channels = tuple(value) if isinstance(value, Sequence) else (value,)
   if len(channels) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in channels):
-    raise UserError(f"data.classes.colors holds {value!r}, wanted (red, green, blue), 0..255 each")
+    raise UserError(
+      f"data.classes.colors holds {value!r}, expected (red, green, blue), 0..255 each"
+    )
   return channels
 
 
@@ -203,7 +205,7 @@ def label_table(ids: Mapping[str, int], classes: ClassList, dataset: str) -> np.
   unknown = [name for name in classes.names if name not in ids]
   if unknown:
     raise UserError(
-      f"data.classes.names holds {unknown[0]!r}, which {dataset} does not label, wanted some of: "
+      f"data.classes.names holds {unknown[0]!r}, which {dataset} does not label, expected some of: "
       f"{', '.join(ids)}"
     )
   table = np.full(256, IGNORE, np.uint8)

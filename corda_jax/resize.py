@@ -57,7 +57,7 @@ def resize_aligned(
 
   Args:
     x: [B, h, w, C], any real dtype.
-    shape: (H, W), the size wanted, in pixels.
+    shape: (H, W), the size expected, in pixels.
 
   Returns:
     [B, H, W, C] of the dtype of `x`.
@@ -66,7 +66,7 @@ def resize_aligned(
     ValueError: `x` has not four axes.
   """
   if x.ndim != 4:
-    raise ValueError(f"resize_aligned wants [B, h, w, C], got shape {x.shape}")
+    raise ValueError(f"resize_aligned needs [B, h, w, C], got shape {x.shape}")
   rows = jnp.asarray(aligned_weights(x.shape[1], shape[0]), x.dtype)
   columns = jnp.asarray(aligned_weights(x.shape[2], shape[1]), x.dtype)
   return interpolate(x, rows, columns)
@@ -96,7 +96,7 @@ def resize_centered(x: Array, shape: tuple[Dim, Dim]) -> Array:
 
   Args:
     x: [B, h, w, C], floating point.
-    shape: (H, W), the size wanted, in pixels.
+    shape: (H, W), the size expected, in pixels.
 
   Returns:
     [B, H, W, C] of the dtype of `x`.
@@ -110,20 +110,20 @@ def resize_nearest(labels: Array, shape: tuple[Dim, Dim]) -> Array:
 
   Args:
     labels: [B, h, w], any dtype; NumPy or JAX.
-    shape: (H, W), the size wanted, in pixels.
+    shape: (H, W), the size expected, in pixels.
 
   Returns:
     [B, H, W] of the same kind and dtype.
   """
   rows, columns = (
-    _nearest(given, wanted) for given, wanted in zip(labels.shape[1:], shape, strict=True)
+    _nearest(given, expected) for given, expected in zip(labels.shape[1:], shape, strict=True)
   )
   return labels[:, rows][:, :, columns]
 
 
-def _nearest(given: int, wanted: int) -> np.ndarray:
+def _nearest(given: int, expected: int) -> np.ndarray:
   # Added up step by step, not multiplied: where a centre falls between two pixels, the rounding
   # errors of Pillow's sum decide.
-  step = given / wanted
-  centers = np.add.accumulate(np.concatenate([[step * 0.5], np.full(wanted - 1, step)]))
+  step = given / expected
+  centers = np.add.accumulate(np.concatenate([[step * 0.5], np.full(expected - 1, step)]))
   return centers.astype(int)

@@ -10,7 +10,7 @@ VIEWS = ("right", "previous", "next")
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-  """What the network tells apart. Labels of other classes are ignored.
+  """What the network distinguishes. Labels of other classes are ignored.
 
   Attributes:
     names: ("road", "car", …), with the known data sets any of the 19 classes of Cityscapes, in any
@@ -174,7 +174,7 @@ class Data:
 
   Attributes:
     records_dir: prepared records, one folder a data set, size and depth kind.
-    classes: what the network tells apart.
+    classes: what the network distinguishes.
     source: labelled.
     target: unlabelled; the depth stage's only one.
     crop_height: pixels, cut at a random place from every frame.

@@ -23,7 +23,7 @@ default_role = "code"  # docstrings mark code by single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-napoleon_use_ivar = True  # else fields that a docstring tells of are told twice
+napoleon_use_ivar = True  # else fields that a docstring describes are reported twice
 # An extra, and what runs in another Python.
 autodoc_mock_imports = ["apache_beam", "torch"]
 # Several classes have fields of one name, which a type of that name might mean.
@@ -32,7 +32,7 @@ myst_heading_anchors = 3
 
 
 def _show_commands(app, what, name, obj, options, lines):
-  """Docstrings of modules show commands as indented blocks; as such Sphinx wants them marked."""
+  """Docstrings of modules show commands as indented blocks; as such Sphinx needs them marked."""
   marked = []
   for line in lines:
     begins = line.startswith("    ") and len(marked) > 1 and not marked[-1]

@@ -17,45 +17,45 @@ import pytest
 
 from benchmarks import options
 from benchmarks.speed import logging_cost, precision, step
-from benchmarks.speed.runners import Peer, time_in_turn
+from benchmarks.speed.runners import Reference, time_in_turn
 from corda_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 STAND_IN = """
 import json, os, sys
-with open(os.environ["TOLD"], "a") as file:
-  told = [os.environ.get("XLA_FLAGS", ""), os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]]
-  file.write(json.dumps([sys.argv[1:], *told]) + chr(10))
+with open(os.environ["CALLS"], "a") as file:
+  values = [os.environ.get("XLA_FLAGS", ""), os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]]
+  file.write(json.dumps([sys.argv[1:], *values]) + chr(10))
 sys.exit(int("--json" in sys.argv and "forms.json" in sys.argv[sys.argv.index("--json") + 1]))
 """
 
 
 def test_all_stages_for_a_gpu_are_commands_that_run(tmp_path):
-  stand_in, told = tmp_path / "python", tmp_path / "told"
+  stand_in, calls_file = tmp_path / "python", tmp_path / "calls_file"
   stand_in.write_text(f"#!{sys.executable}\n{STAND_IN}")
   stand_in.chmod(0o755)
-  environment = os.environ | {"PYTHON": str(stand_in), "TOLD": str(told)}
+  environment = os.environ | {"PYTHON": str(stand_in), "CALLS": str(calls_file)}
   environment |= {"BATCHES": "4 32", "XLA_FLAGS": ""}
   given = {"env": environment, "capture_output": True, "text": True, "cwd": tmp_path}
   result = subprocess.run([SCRIPT, "the release", "out"], check=False, **given)
   assert result.returncode == 1
   assert result.stderr.rpartition(":")[2].split() == ["forms"]  # and others went on
-  calls = [json.loads(line) for line in told.read_text().splitlines()]
+  calls = [json.loads(line) for line in calls_file.read_text().splitlines()]
   parser = argparse.ArgumentParser()
   options.add_sweep_options(parser)
-  parser.add_argument("--peer", action="append", default=[])
+  parser.add_argument("--reference", action="append", default=[])
   parser.add_argument("--rounds", type=int)
   parser.add_argument("--json", type=Path)
-  peers, rows = [], []
+  references, rows = [], []
   for arguments, flags, preallocate in calls:
     assert arguments[0] == "-m"
     assert (ROOT / (arguments[1].replace(".", "/") + ".py")).exists()
     if arguments[1] == "benchmarks.speed.step":
       given = parser.parse_args(arguments[2:])
       name = given.json.stem
-      peers += [(4, text) for text in given.peer]
-      assert preallocate == str(not given.peer).lower()
+      references += [(4, text) for text in given.reference]
+      assert preallocate == str(not given.reference).lower()
       for _, config in options.swept_configs(given):  # fields and values that there are
         assert config.data.crop_height == config.data.crop_width == 512
         precision = f"{config.model.dtype} {config.compute.matmul_precision}"
@@ -64,16 +64,16 @@ def test_all_stages_for_a_gpu_are_commands_that_run(tmp_path):
           rows.append((config.data.batch_size, precision))
       assert ("nhwc" in flags) == (name == "layout")
     elif arguments[1] == "benchmarks.speed.references":
-      peers += [(32, text) for text in arguments[2:] if "=" in text]
+      references += [(32, text) for text in arguments[2:] if "=" in text]
   # Each row of the open table in docs/benchmarks.md once; the two batches are others here.
   kinds = {"float32": "float32 highest", "TF32": "float32 default", "bfloat16": "bfloat16 default"}
   text = (ROOT / "docs" / "benchmarks.md").read_text()
   found = re.findall(r"^\| (\d+) \| (float32|TF32|bfloat16) \|", text, re.MULTILINE)
   batches = {"2": 4, "4": 4, "8": 8, "16": 32}
   assert sorted(rows) == sorted((batches[batch], kinds[kind]) for batch, kind in found)
-  assert (len(calls), len(rows), len(peers)) == (13, 12, 4 + 3 + 3)
-  for batch, text in peers:
-    words = shlex.split(Peer.parts_of_option(text)[1])
+  assert (len(calls), len(rows), len(references)) == (13, 12, 4 + 3 + 3)
+  for batch, text in references:
+    words = shlex.split(Reference.parts_of_option(text)[1])
     assert words[1:3] == ["benchmarks/reference/released_step.py", str(tmp_path / "the release")]
     assert words[words.index("--batch") + 1] == str(batch)
 
@@ -101,11 +101,11 @@ def test_options():
 
 
 def test_peers_are_timed_in_turn_and_one_that_fails_leaves_the_others():
-  def peer(name, answer, ready="print('hello', flush=True)"):
+  def reference(name, answer, ready="print('hello', flush=True)"):
     code = f"import sys; {ready}\nfor n in sys.stdin: {answer}"
-    return Peer(*Peer.parts_of_option(f'{name}={sys.executable} -c "{code}"'))
+    return Reference(*Reference.parts_of_option(f'{name}={sys.executable} -c "{code}"'))
 
-  order, triple = [], peer("triple", "print(3 * int(n), flush=True)")
+  order, triple = [], reference("triple", "print(3 * int(n), flush=True)")
 
   def ours(steps):
     order.append(steps)
@@ -117,7 +117,11 @@ def test_peers_are_timed_in_turn_and_one_that_fails_leaves_the_others():
     return 1.0
 
   runners = [SimpleNamespace(name=run.__name__, run=run) for run in (ours, large)]
-  with triple, peer("ends", "raise SystemExit(4)") as ends, peer("odd", "print('no')") as odd:
+  with (
+    triple,
+    reference("ends", "raise SystemExit(4)") as ends,
+    reference("odd", "print('no')") as odd,
+  ):
     runners += [triple, ends, odd]
     seconds, failed = time_in_turn(runners, rounds=2, steps=2)
     assert seconds == {"ours": [2 / 2, 3 / 2], "triple": [3.0, 3.0]}  # the first does not count
@@ -126,10 +130,10 @@ def test_peers_are_timed_in_turn_and_one_that_fails_leaves_the_others():
     with pytest.raises(UserError, match="triple"):  # two of one name
       time_in_turn([triple, triple], rounds=1, steps=1)
   with pytest.raises(UserError, match=r"broken.*3"):
-    peer("broken", "pass", ready="raise SystemExit(3)")
+    reference("broken", "pass", ready="raise SystemExit(3)")
   for text in ("python", "=python", "name="):
     with pytest.raises(UserError, match=text):
-      Peer.parts_of_option(text)
+      Reference.parts_of_option(text)
 
 
 def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
@@ -141,9 +145,9 @@ def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
 
   monkeypatch.setattr(jax, "device_count", lambda: 2)
   results = [made_up("small", 2.0, {}), made_up("large", 4.0, {"source": 3.0, "mixed": 1.0})]
-  peers, peaks = {"peer": [9.0, 6.0, 5.0]}, {"float32, default": 12e12}
-  lines = step.report(results, peaks, peers, {"huge": "why"}).splitlines()
-  # 6 s of the peer are 3 times our 2 s, and 1.5 times our 4 s.
+  references, peaks = {"reference": [9.0, 6.0, 5.0]}, {"float32, default": 12e12}
+  lines = step.report(results, peaks, references, {"huge": "why"}).splitlines()
+  # 6 s of the reference are 3 times our 2 s, and 1.5 times our 4 s.
   assert any(re.search(r"6000.0.*small: 3.00, large: 1.50", line) for line in lines)
   row = [cell.strip() for cell in next(x for x in lines if x.startswith("| small")).split("|")]
   # 6 of the 24 TFLOP/s of two devices.

@@ -130,22 +130,22 @@ def test_a_variant_changes_little():
     assert len(differing) <= (6 if variant == PHOTOMETRIC else 2), (variant, differing)
 
 
-def test_bounds_are_told_what_training_must_not_know(tmp_path):
+def test_oracles_know_what_training_must_not(tmp_path):
   truth = frames("cityscapes", "train", 4, tmp_path)
   for variant, target in itertools.product(ALL, (False, True)):
-    wanted = truth._replace(image=truth.image.copy())
+    expected = truth._replace(image=truth.image.copy())
     if target and variant in (variants.RIGHT_ALONE, variants.TRUE_LABELS):
-      wanted = wanted._replace(inverse_depth=np.float32(truth.label))
+      expected = expected._replace(inverse_depth=np.float32(truth.label))
     shown = frames_of_variant(variant, truth, target=target)
     if variant == variants.NO_BLUE:
-      wanted.image[..., 2] = 0
+      expected.image[..., 2] = 0
     elif variant == variants.DEPTH_SEEN:
-      blue = wanted.image[..., 2] = shown.image[..., 2]
+      blue = expected.image[..., 2] = shown.image[..., 2]
       by_depth = blue.flat[truth.inverse_depth.argsort(axis=None)].astype(int)
       assert (np.diff(by_depth) >= 0).all()
       assert len(np.unique(blue)) > 20
       assert not blue[truth.inverse_depth == 1].any()
-    for one, other in zip(shown, wanted, strict=True):
+    for one, other in zip(shown, expected, strict=True):
       np.testing.assert_array_equal(one, other)
 
 

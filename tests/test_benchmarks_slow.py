@@ -104,11 +104,11 @@ def test_step(stub, monkeypatch, tmp_path):
   fails = f'fails={sys.executable} -c "raise SystemExit(3)"'  # before it is ready
   path = tmp_path / "numbers.json"
   arguments = ["--sweep", "model.dtype", "float32", "bfloat16", "--rounds", "1", "--steps", "1"]
-  step.main([*arguments, "--peer", ends, "--peer", fails, "--json", str(path)])
-  told = json.loads(path.read_text())
-  assert set(told["failed"]) == {"ends", "fails"}
-  assert len(told["peaks"]) == len(told["steps"]) == 2
-  for variant in told["steps"]:
+  step.main([*arguments, "--reference", ends, "--reference", fails, "--json", str(path)])
+  result = json.loads(path.read_text())
+  assert set(result["failed"]) == {"ends", "fails"}
+  assert len(result["peaks"]) == len(result["steps"]) == 2
+  for variant in result["steps"]:
     assert variant["busy"]["optimizer"] > 0
     assert variant["peak_memory"] > 0
     # Products and convolutions agree; how the rest is counted is a matter of taste.
@@ -146,9 +146,9 @@ def test_what_was_timed_is_kept_where_a_closer_look_fails(monkeypatch, tmp_path)
   step.main(["--rounds", "2", "--json", str(path)])
   assert found[0]["compile_seconds"] == {"made": 3.0}
   assert found[2]["seconds"] == {"made": [2.0]}  # after the first round that counts
-  told = json.loads(path.read_text())
-  assert told["seconds"] == {"made": [2.0, 2.0]}
-  assert list(told["failed"].values()) == ["RESOURCE_EXHAUSTED: memory"]
+  result = json.loads(path.read_text())
+  assert result["seconds"] == {"made": [2.0, 2.0]}
+  assert list(result["failed"].values()) == ["RESOURCE_EXHAUSTED: memory"]
 
 
 def test_a_device_that_counts_nothing_is_no_obstacle(stub, monkeypatch):
@@ -181,21 +181,21 @@ def test_random_batches_are_what_the_step_reads():
     task = tiny_joint.build(case)
     made = task.batch_inputs(random_batch(task.config.data, 19, 0))
     real = task.batch_inputs(tiny_joint.get_batch())
-    told = [{k: (v.shape, v.dtype) for k, v in batch.items()} for batch in (made, real)]
-    assert told[0] == told[1]
+    shapes = [{k: (v.shape, v.dtype) for k, v in batch.items()} for batch in (made, real)]
+    assert shapes[0] == shapes[1]
   assert made["source_label"].max() < 19
 
 
-def test_peers_by_themselves_one_after_the_other(tmp_path):
-  def told(name, answer):
+def test_references_by_themselves_one_after_the_other(tmp_path):
+  def program(name, answer):
     code = f"print(1, flush=True)\nfor n in __import__('sys').stdin: print({answer}, flush=True)"
     return f'{name}={sys.executable} -c "{code}"'
 
   path = tmp_path / "numbers.json"
   lost = f'lost={sys.executable} -c "raise SystemExit(3)"'
-  peers = [told("slow", "2 * int(n)"), lost, told("fast", "int(n) / 8")]
+  programs = [program("slow", "2 * int(n)"), lost, program("fast", "int(n) / 8")]
   with pytest.raises(UserError, match=r"lost.*3"):
-    references.main(["--rounds", "2", "--steps", "4", "--json", str(path), *peers])
+    references.main(["--rounds", "2", "--steps", "4", "--json", str(path), *programs])
   found = json.loads(path.read_text())
   assert found["seconds"] == {"slow": [2.0, 2.0], "fast": [0.125, 0.125]}
   assert list(found["failed"]) == ["lost"]
@@ -247,13 +247,13 @@ def test_evaluation(stub, tmp_path, monkeypatch, capsys):
   with pytest.raises(UserError, match=r"frames.*0"):
     evaluation.main(["--frames=0"])
 
-  def told(device_milliseconds):
+  def report_of(device_milliseconds):
     device = [evaluation.Part("network", 1, device_milliseconds)]
     host, whole = [evaluation.Part("batches", 1, 20.0)], evaluation.Part("all", 1, 1.0)
     return evaluation.report(host, 2, 100.0, device, whole)
 
-  assert re.search(r"device oracles .* 50.0 %", told(20.0))
-  assert re.search(r"host oracles .* 100.0 %", told(5.0))
+  assert re.search(r"device oracles .* 50.0 %", report_of(20.0))
+  assert re.search(r"host oracles .* 100.0 %", report_of(5.0))
 
 
 def test_input_pipeline(tmp_path, monkeypatch, capsys):
@@ -277,8 +277,8 @@ def test_input_pipeline(tmp_path, monkeypatch, capsys):
     input_pipeline.main(["--frames=0"])
   fast = input_pipeline.Result(1.0, 1.0, {"a": 80.0}, {"b": 3.0, "c": 2.0})
   slow = input_pipeline.Result(1.0, 1.0, {"a": 120.0}, {"b": 13.0, "c": 2.0})
-  told = input_pipeline.projection({"gta5": fast, "mono": slow}, "gta5", "mono")
-  found = re.findall(r"\d+(?:\.\d)?", told.partition(":")[2])
+  line = input_pipeline.projection({"gta5": fast, "mono": slow}, "gta5", "mono")
+  found = re.findall(r"\d+(?:\.\d)?", line.partition(":")[2])
   assert " ".join(found) == "100 10.0 16 400 2 2 100 25"
 
 
@@ -422,18 +422,18 @@ def check_loss_scales(folder, monkeypatch, capsys):
     return found, found
 
   for found, state in zip(kept, (experiment.initial_state(), trained), strict=True):
-    wanted = []
+    expected = []
     for _, batch, key in inspection.later_batches(experiment, folder, int(trained.step), 2):
       start = state.replace(step=trained.step)
       made, values = gradients(state.params["encoder"], start, batch, key)
       flat = {name: np.float64(ravel_pytree(each)[0]) for name, each in made.items()}
       norms = {name: np.linalg.norm(each) for name, each in flat.items()}
       pairs = (("ce_mix", "other"), (all_depth, segmentation))
-      wanted.append(
+      expected.append(
         [(values[a], norms[a], flat[a] @ flat[b] / (norms[a] * norms[b])) for a, b in pairs]
       )
     found = np.array([found["ce_mix"], found[all_depth]])
-    np.testing.assert_allclose(found, np.mean(wanted, axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-3, atol=1e-4)
     assert np.abs(found)[:, 2].min() > 0.001  # else its sign would not be seen
 
 
@@ -456,7 +456,7 @@ def test_runs_of_the_ladder_are_made_once(tmp_path, monkeypatch, capsys):
   oracle = "gta5_trained_on_target_labels"
   assert made == ["gta5_mixing_DACS_0", f"{oracle}_0", "gta5_mixing_DACS_1", f"{oracle}_1"]
   capsys.readouterr()
-  # Results of another configuration are told and not shown; what can be made is made.
+  # Results of another configuration are reported and not shown; what can be made is made.
   other = ["--seeds", "2", "--set", "evaluation.flip=True"]
   with pytest.raises(UserError, match=r"DACS_0.*evaluation.flip.*False.*True"):
     climb(tmp_path, variants.SOURCE_ONLY, *other, variant=variants.DACS)
@@ -465,7 +465,7 @@ def test_runs_of_the_ladder_are_made_once(tmp_path, monkeypatch, capsys):
   with pytest.raises(UserError, match=r"DACS_0.*evaluation.flip"):
     climb(tmp_path, *other, "--minutes", "0", variant=variants.DACS)
   assert done() == ("0", "2")
-  # Bounds are not looked into: they train by another step than their configuration says.
+  # Oracles are skipped: they train by another step than their configuration says.
   climb(tmp_path, "--seeds", "1", variant=variants.RIGHT_ALONE)
   for command in (pseudo_labels, loss_scales):
     with pytest.raises(UserError, match=made[-1]):
@@ -501,7 +501,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_if_it_were_not(stub, tmp_path
   assert 0 < starts[1] < 4
 
 
-def test_bounds_train_on_what_they_are_told(stub, tmp_path):
+def test_oracles_train_on_what_they_know(stub, tmp_path):
   threshold = {"teacher.confidence_threshold": 0.06}  # a fresh network is sure of little
   config = small(variants.TRUE_LABELS, **BATCHES | threshold)
   given = frames("gta5", "train", 3, tmp_path), frames("cityscapes", "train", 4, tmp_path)
@@ -519,8 +519,8 @@ def test_bounds_train_on_what_they_are_told(stub, tmp_path):
   for variant, experiment in experiments.items():
     compiled = jax.jit(experiment.make_step())
     for name, truth in {"none": none, "some": some, "all": pseudo_label}.items():
-      told = batch | {"target_inverse_depth": np.float32(truth)}
-      losses[variant, name] = float(compiled(state, told, key)[1]["ce_mix"])
+      changed = batch | {"target_inverse_depth": np.float32(truth)}
+      losses[variant, name] = float(compiled(state, changed, key)[1]["ce_mix"])
   # A pixel without a true label counts in neither; where a pseudo-label is right, it is the truth.
   right, true = ([losses[variant, name] for name in ("none", "some", "all")] for variant in oracles)
   np.testing.assert_allclose(right, true, rtol=1e-6)
@@ -557,7 +557,7 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "jit", lambda function: function)
   (seen,) = pseudo_labels.look(tmp_path, 1)
   assert seen.wrong()[seen.counts].tolist() == [False, True]
-  wanted = (
+  expected = (
     [0.25, 0.5],
     [-0.2, -0.3],
     [0.25, 1.5],
@@ -568,7 +568,7 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     [0.25, 0.25],
     [1 - 0.75 * 0.75, 1],
   )
-  for name, values in zip(pseudo_labels.MEASURES, wanted, strict=True):
+  for name, values in zip(pseudo_labels.MEASURES, expected, strict=True):
     np.testing.assert_allclose(seen.doubts[name][seen.counts], values, rtol=1e-6)
   label, wrong = np.array([2, 0, 2, 2]), np.array([True, False, False, False])
   errors = np.array([0.1, 0.4, 0.3, 0.9]), np.array([0.2, 0.0, 0.0, 0.0])

@@ -22,8 +22,8 @@ def check(config):
   made.state_shapes()
 
 
-def refused(config, *told):
-  with pytest.raises(UserError, match=".*".join(told)) as caught:
+def refused(config, *message):
+  with pytest.raises(UserError, match=".*".join(message)) as caught:
     check(config)
   assert "\n" not in str(caught.value)
 
@@ -104,13 +104,13 @@ CASES += [(tiny, *case) for case in RUNNING + ADAPTATION]
 
 @pytest.mark.parametrize(("module", "field", "value", "expected"), CASES)
 def test_values_that_cannot_work_are_refused(module, field, value, expected):
-  told = [re.escape(field.rpartition(".")[0]), re.escape(field.rpartition(".")[2])]
+  message = [re.escape(field.rpartition(".")[0]), re.escape(field.rpartition(".")[2])]
   config = module.get_config(**{field: value})
-  refused(config, *told, re.escape(str(value)), re.escape(expected))
+  refused(config, *message, re.escape(str(value)), re.escape(expected))
 
 
 @pytest.mark.parametrize(
-  ("module", "overrides", "told"),
+  ("module", "overrides", "message"),
   [
     (tiny, {"data.crop_height": 600}, "25x600.*1024x512"),
     (tiny, {"evaluation.class_sets": {"moving": ("tram",)}}, r"class_sets\.moving.*'tram'"),
@@ -124,8 +124,8 @@ def test_values_that_cannot_work_are_refused(module, field, value, expected):
     (tiny_depth, {"data.crop_width": 24}, "24x32.*16"),
   ],
 )
-def test_parts_that_do_not_go_together_are_refused(module, overrides, told):
-  refused(module.get_config(**overrides), told)
+def test_parts_that_do_not_go_together_are_refused(module, overrides, message):
+  refused(module.get_config(**overrides), message)
 
 
 def test_the_hood_of_crops_anywhere_in_the_frame_is_refused():

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 from tests.command import ROOT, TINY
 
-# git wants to know who commits.
+# git is to know who commits.
 IDENTITY = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"]
 NOTEBOOK = ROOT / "launch" / "colab.ipynb"
 

@@ -241,7 +241,7 @@ def test_a_preset_turns_the_recipe_into_the_published_one(recipe):
 
 
 @pytest.mark.parametrize("recipe", OWN)
-def test_recipes_tell_command_score_and_source(recipe):
+def test_recipes_say_command_score_and_source(recipe):
   text = " ".join(importlib.import_module(f"configs.{recipe}").__doc__.split())
   assert f"--config=configs/{recipe}.py" in text
   assert "arXiv" in text or "AdaptSegNet" in text
@@ -294,7 +294,7 @@ def test_a_preset_names_what_depth_is_learned_from(name):
 
 
 @pytest.mark.parametrize("name", [*OWN_DEPTH][1:] + ["depth_street_world"])
-def test_recipes_of_depth_tell_their_command(name):
+def test_recipes_of_depth_say_their_command(name):
   assert f"--config=configs/{name}.py" in importlib.import_module(f"configs.{name}").__doc__
 
 

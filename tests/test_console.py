@@ -14,8 +14,8 @@ from corda_jax.console import progress_bar
 from corda_jax.training.progress import Progress
 
 
-@pytest.mark.parametrize(("terminal", "wanted"), [(True, 100), (False, 2)])
-def test_files_get_few_lines(monkeypatch, terminal, wanted):
+@pytest.mark.parametrize(("terminal", "expected"), [(True, 100), (False, 2)])
+def test_files_get_few_lines(monkeypatch, terminal, expected):
   """A hundred updates in as many seconds are shown each, or in a file each half minute."""
   now = [1000.0]
   monkeypatch.setattr("tqdm.std.time", lambda: now[0])
@@ -28,7 +28,7 @@ def test_files_get_few_lines(monkeypatch, terminal, wanted):
       bar.update()
     assert bar.maxinterval >= bar.mininterval  # else a thread of tqdm's writes more often
     lines = stream.getvalue().count("frames:") - 1  # and one before the first
-  assert lines == pytest.approx(wanted, abs=1)
+  assert lines == pytest.approx(expected, abs=1)
 
 
 def test_reports_of_a_run_add_no_lines_to_files(monkeypatch):

@@ -55,7 +55,7 @@ def test_a_list_is_the_19_classes_unless_others_are_named():
 
 
 @pytest.mark.parametrize(
-  ("names", "colors", "told"),
+  ("names", "colors", "message"),
   [
     (("car", "bus", "car"), (), r"data\.classes\.names.*'car'.*once"),
     (("car", ""), (), r"data\.classes\.names.*''"),
@@ -68,8 +68,8 @@ def test_a_list_is_the_19_classes_unless_others_are_named():
     (("car",), (7,), r"data\.classes\.colors.*\b7\b.*red, green, blue"),
   ],
 )
-def test_class_lists_that_cannot_be(names, colors, told):
-  with pytest.raises(UserError, match=told) as error:
+def test_class_lists_that_cannot_be(names, colors, message):
+  with pytest.raises(UserError, match=message) as error:
     from_config(names, colors)
   assert "\n" not in str(error.value)
 
@@ -101,10 +101,10 @@ def test_sets_of_classes_by_name():
   assert classes.class_sets({"moving": ("person", "car")})["moving"] == (2, 0)
   reordered = from_config(labels.NAMES[::-1])
   assert list(reordered.class_sets({})) == ["all"]
-  for sets, told in (
+  for sets, message in (
     ({"moving": ("car", "tram")}, r"evaluation\.class_sets\.moving.*tram.*car, road, person"),
     ({"moving": ()}, r"evaluation\.class_sets\.moving.*car, road, person"),
     ({"all": ("car",)}, r"evaluation\.class_sets\.all\b"),
   ):
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
       classes.class_sets(sets)

@@ -175,10 +175,10 @@ def test_the_pods_of_a_jobset_train_as_one(tmp_path):
         text=True,
       )
     )
-  told = [pod.communicate(timeout=300)[0] for pod in pods]
-  assert [pod.returncode for pod in pods] == [0, 0], told
-  assert "pixel accuracy" in told[0]
-  assert "pixel accuracy" not in told[1]  # one process tells for both
+  output = [pod.communicate(timeout=300)[0] for pod in pods]
+  assert [pod.returncode for pod in pods] == [0, 0], output
+  assert "pixel accuracy" in output[0]
+  assert "pixel accuracy" not in output[1]  # one process gives for both
   assert json.loads((tmp_path / "run" / "results.json").read_text())["frames"] == 3
 
 
@@ -295,7 +295,7 @@ END
   )
 
 
-def test_what_is_not_committed_is_told_to_stay_behind(tmp_path):
+def test_what_is_not_committed_is_reported_to_stay_behind(tmp_path):
   script = tmp_path / "launch" / "tpu_pod.sh"
   executable(script, (ROOT / "launch" / "tpu_pod.sh").read_text())
   identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -324,8 +324,8 @@ def test_a_wrong_call_prints_how_to_call(arguments):
 def free_job_number():
   """A number of a Slurm job whose coordinator's port, which it says, is free: 61440 + 0..4095."""
   for number in range(os.getpid() % 4096, 4096 + os.getpid() % 4096):
-    with socket.socket() as wanted, contextlib.suppress(OSError):
-      wanted.bind(("127.0.0.1", 61440 + number % 4096))
+    with socket.socket() as expected, contextlib.suppress(OSError):
+      expected.bind(("127.0.0.1", 61440 + number % 4096))
       return number
   raise AssertionError("no port is free")
 
@@ -348,7 +348,7 @@ def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
   )
   assert result.returncode == 0, result.stderr[-3000:]
   second = (tmp_path / "second.txt").read_text()
-  assert "pixel accuracy" not in second  # one process tells for both
+  assert "pixel accuracy" not in second  # one process gives for both
   assert "Results: " not in second
   assert "pixel accuracy" in result.stdout
   assert "6 cores a task" in result.stdout

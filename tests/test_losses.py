@@ -49,7 +49,7 @@ def test_berhu_threshold_is_a_constant_to_the_gradient(float64):
 
 
 @pytest.mark.parametrize(
-  ("function", "shapes", "told"),
+  ("function", "shapes", "message"),
   [
     (losses.cross_entropy, [(2, 3, 4, 19), (2, 3, 5)], r"\(2, 3, 4, 19\).*\(2, 3, 5\)"),
     (
@@ -60,8 +60,8 @@ def test_berhu_threshold_is_a_constant_to_the_gradient(float64):
     (losses.berhu, [(2, 3, 4, 1), (2, 3, 4)], r"\(2, 3, 4, 1\).*\(2, 3, 4\)"),
   ],
 )
-def test_shapes_that_would_broadcast_are_refused(unchecked_shapes, function, shapes, told):
-  with pytest.raises(ValueError, match=told):
+def test_shapes_that_would_broadcast_are_refused(unchecked_shapes, function, shapes, message):
+  with pytest.raises(ValueError, match=message):
     function(*(jnp.zeros(shape) for shape in shapes))
 
 

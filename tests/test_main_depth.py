@@ -165,8 +165,8 @@ def test_every_frame_of_a_video_is_labelled(tmp_path, random):
     "data__target__folder__validation__images": "train/{name}.png",
     "evaluation__split": "validation",
   }
-  told = ("data.target.depth", "metres_npy", "folder.validation.depth")
-  refused(depth_arguments(tmp_path / "measured", **measured), *told)
+  message = ("data.target.depth", "metres_npy", "folder.validation.depth")
+  refused(depth_arguments(tmp_path / "measured", **measured), *message)
   label = video | {"label_depth__folder": tmp_path / "files"}
   metric = label | {"label_depth__encoding": "metric"}
   refused(depth_arguments(tmp_path, "label_depth", **metric), "label_depth.encoding", "metric")

@@ -52,10 +52,10 @@ def each(strategy, read, errors, examples):
     try:
       read(value)
     except errors as error:
-      told = shown(error)
-      assert told.strip()
-      assert "\n" not in told
-      assert len(told) < 2_000
+      message = shown(error)
+      assert message.strip()
+      assert "\n" not in message
+      assert len(message) < 2_000
       counts[1] += 1
 
   counts = [0, 0]  # all, and those that were refused

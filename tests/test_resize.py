@@ -35,7 +35,7 @@ def _float64(x, shape):
     return np.asarray(resize_aligned(jnp.asarray(x, jnp.float64), shape))
 
 
-def test_wants_four_axes(unchecked_shapes):
+def test_needs_four_axes(unchecked_shapes):
   with pytest.raises(ValueError, match=r"B, h, w, C.*\(3, 4, 5\)"):
     resize_aligned(jnp.zeros((3, 4, 5)), (6, 8))
 
@@ -44,9 +44,9 @@ def test_nearest_equals_pillow(random):
   sizes = (1, 2, 3, 9, 16, 18, 27, 31, 37, 64, 74)
   for given in sizes:
     label = random.randint(0, 256, (1, given, given + 5)).astype(np.uint8)
-    for wanted in sizes:
-      got = resize_nearest(label, (wanted, 2 * wanted))
-      pillow = Image.fromarray(label[0]).resize((2 * wanted, wanted), Image.Resampling.NEAREST)
+    for expected in sizes:
+      got = resize_nearest(label, (expected, 2 * expected))
+      pillow = Image.fromarray(label[0]).resize((2 * expected, expected), Image.Resampling.NEAREST)
       np.testing.assert_array_equal(got[0], pillow)
 
 

@@ -80,7 +80,7 @@ def test_a_run_keeps_its_classes(finished):
 
 
 def test_the_configurations_of_the_page_can_be_built():
-  """Each is a file that the page tells to save."""
+  """Each is a file that the page gives to save."""
   page = (Path(__file__).parents[1] / "docs" / "your_data.md").read_text()
   blocks = re.findall(r'```python\n(""".*?)```', page, re.DOTALL)
   assert len(blocks) == 3

@@ -106,7 +106,7 @@ def check(python: str, resolution: str, extra: list[str]) -> str:
   """
   started = time.monotonic()
   interpreter = str(make_environment(python, resolution, extra))
-  told = run([interpreter, "-m", "tests.import_all"]).splitlines()[-1]
+  versions = run([interpreter, "-m", "tests.import_all"]).splitlines()[-1]
   with tempfile.TemporaryDirectory() as temporary:
     folder = Path(temporary)
     for mode in ("train", "evaluate", "predict"):
@@ -116,7 +116,7 @@ def check(python: str, resolution: str, extra: list[str]) -> str:
     predicted = list((folder / "run" / "predictions").rglob("*_label.png"))
     if not (folder / "run" / "evaluation.json").exists() or len(predicted) != 3:
       raise VersionError(f"no evaluation, or {len(predicted)} predictions, expected 3")
-  return f"{resolution}: {told}; {time.monotonic() - started:.0f} s"
+  return f"{resolution}: {versions}; {time.monotonic() - started:.0f} s"
 
 
 def main() -> None:

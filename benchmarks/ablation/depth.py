@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--steps", type=int, default=None, help="of adaptation; default: the demo's")
   options = parser.parse_args(arguments)
   if options.seeds < 0:
-    raise UserError(f"--seeds is {options.seeds}, wanted 0 or more")
+    raise UserError(f"--seeds is {options.seeds}, expected 0 or more")
   # Runs of one method share their compiled step.
   jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
   started = time.monotonic()

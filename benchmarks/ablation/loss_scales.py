@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--batches", type=int, default=20)
   options = parser.parse_args(arguments)
   if options.batches < 1:
-    raise UserError(f"--batches is {options.batches}, wanted 1 or more")
+    raise UserError(f"--batches is {options.batches}, expected 1 or more")
   for folder in options.runs:
     print(f"{table(folder.name, *scales(folder, options.batches))}\n", flush=True)
 

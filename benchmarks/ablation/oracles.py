@@ -19,7 +19,7 @@ _FARTHEST, _NEAREST = 2.0, 400.0  # inverse depths that are black and white: 655
 
 
 def frames_of_variant(variant: str, frames: Frames, *, target: bool) -> Frames:
-  """What a variant is shown and told of frames; of variants that are no oracles all as it is.
+  """The frames that a variant sees; those of variants that are no oracles are unchanged.
 
   Args:
     variant: of the ablation.

@@ -1,4 +1,4 @@
-"""Which pseudo-labels are wrong, and what tells so: the teacher's confidence, or the depth heads?
+"""Which pseudo-labels are wrong, and what shows it: the teacher's confidence, or the depth heads?
 
     python -m benchmarks.ablation.pseudo_labels runs/ablation_small/gta5_refinement_as_released_0 …
 
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
   )
   options = parser.parse_args(arguments)
   if options.batches < 1:
-    raise UserError(f"--batches is {options.batches}, wanted 1 or more")
+    raise UserError(f"--batches is {options.batches}, expected 1 or more")
   print(f"| run | wrong pseudo-labels | AUROC: {' | '.join(MEASURES)} |")
   print("|---" * (2 + len(MEASURES)) + "|")
   rows, pictured, of_runs = [], [], []
@@ -233,7 +233,7 @@ def draw(looks: Sequence[Look], name: str, path: Path) -> None:
     ("wrong, in doubt", most),
     ("does not count: pasted from the source, or without label or depth", [_GREY / 255] * 3),
   )
-  title = f"{name}: which pseudo-labels are wrong, and what tells so"
+  title = f"{name}: which pseudo-labels are wrong, and what shows it"
   visualize.write_sheet(rows, title, path, legend)
 
 

@@ -86,8 +86,8 @@ def table(runs: Sequence[Run], source: str) -> str:
   shared = [seed for seed in seeds if all(seed in results for results in by_variant.values())]
   if not shared:
     return "\n".join([*lines, "", "No seed is done on all of them: no table by class."])
-  told = ", ".join(map(str, shared))
-  lines += ["", f"| IoU, mean of seeds {told} | {' | '.join(by_variant)} |"]
+  seeds = ", ".join(map(str, shared))
+  lines += ["", f"| IoU, mean of seeds {seeds} | {' | '.join(by_variant)} |"]
   lines.append("|---" * (len(by_variant) + 1) + "|")
   first = next(iter(by_variant.values()))[shared[0]]
   for name in first["iou"]:
@@ -96,15 +96,15 @@ def table(runs: Sequence[Run], source: str) -> str:
       values = [results[seed]["iou"][name] for seed in shared]
       known = [value for value in values if value is not None]
       cells.append(f"{statistics.mean(known):.1f}" if known else "-")
-    told = name if name in counted else f"({name})"
-    lines.append(f"| {told} | {' | '.join(cells)} |")
+    label = name if name in counted else f"({name})"
+    lines.append(f"| {label} | {' | '.join(cells)} |")
   if len(counted) < len(first["iou"]):
     lines += ["", "Classes in brackets are not in the mean."]
   return "\n".join(lines)
 
 
 def _by_variant(runs: Sequence[Run], source: str) -> dict[str, dict[int, dict[str, Any]]]:
-  """Rung → seed → result, in order, of a source's runs that are done."""
+  """Variant → seed → result, in order, of a source's runs that are done."""
   found: dict[str, dict[int, dict[str, Any]]] = {}
   for variant in (*VARIANTS, *ORACLES):
     for run in sorted(runs, key=lambda run: run.seed):
@@ -154,7 +154,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
       variant: [each["miou"] for each in results.values()] for variant, results in variants.items()
     }
     _draw_variants(upper, scores, "mIoU of the target, %")
-    # The ends of the ablation are so far from the rest that nothing else could be told apart.
+    # The ends of the ablation are so far from the rest that nothing else could be distinguished.
     between = {
       variant: of for variant, of in variants.items() if variant not in (SOURCE_ONLY, DACS, ORACLE)
     }

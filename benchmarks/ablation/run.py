@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
           failed[run] = error
   except (Preempted, _Stopped) as stop:
     print(f"\n{str(stop) or 'Stopped'}. The same command goes on from here.")
-  wanted, runs = len(runs), [run for run in runs if run not in failed]
+  expected, runs = len(runs), [run for run in runs if run not in failed]
   done = [run for run in runs if run.result() is not None]
-  print(f"\n{len(done)} of {wanted} runs are done.\n")
+  print(f"\n{len(done)} of {expected} runs are done.\n")
   for source in dict.fromkeys(options.sources):
     print(f"{table(runs, source)}\n")
   seconds = time.monotonic() - started
@@ -81,8 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     draw(runs, options.plot)
   if failed:
     run, error = next(iter(failed.items()))
-    told = f"{len(failed)} runs could not be made; {run.folder.name}: {first_line(error)}"
-    raise UserError(told)
+    message = f"{len(failed)} runs could not be made; {run.folder.name}: {first_line(error)}"
+    raise UserError(message)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -115,7 +115,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
   add_set_option(parser, "all runs")
   options = parser.parse_args(arguments)
   if options.seeds < 1:
-    raise UserError(f"--seeds is {options.seeds}, wanted 1 or more")
+    raise UserError(f"--seeds is {options.seeds}, expected 1 or more")
   if taken := sorted(_CHOSEN & dict(options.set).keys()):
     raise UserError(f"--set names {taken[0]}, which the ablation chooses itself: leave it out")
   return options

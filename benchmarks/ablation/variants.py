@@ -42,7 +42,7 @@ ORACLES: dict[str, dict[str, Any]] = {
   DEPTH_SEEN: WITHOUT_DEPTH | _NO_BLUE,
 }
 
-# Rung → the one that it changes one thing of. (The photometric one changes more: where the heads
+# Variant → the one that it changes one thing of. (The photometric one changes more: where the heads
 # begin, the weight of their loss, and what the discrepancy is a share of.)
 BUILDS_ON = {
   DACS: SOURCE_ONLY,
@@ -67,7 +67,7 @@ SOURCES: dict[str, dict[str, Any]] = {
   },
 }
 
-# A network that wants a GPU: ResNet-50 from random weights, on crops of 512x256. Steps and frames
+# A network that needs a GPU: ResNet-50 from random weights, on crops of 512x256. Steps and frames
 # are as many as let a run, with what it compiles, fit a call of ten minutes.
 _LARGE = {
   "num_steps": 6_000,

@@ -63,7 +63,7 @@ def render(
     height: rows of the images.
     width: columns of the images.
     folder: where frames are kept.
-    right: whether the right camera's images are wanted, too.
+    right: whether the right camera's images are needed, too.
     processes: that render; 0 for one a core.
   """
   domain = domains.real_city(gap) if layout == "cityscapes" else domains.SYNTHETIC
@@ -78,8 +78,8 @@ def render(
       made = ordered_map(
         functools.partial(render_one, plan, split), range(count), processes=processes
       )
-      told = f"{layout} {split}, {what}"
-      made = list(progress_bar(iterable=made, total=count, desc=told, unit="frame"))
+      title = f"{layout} {split}, {what}"
+      made = list(progress_bar(iterable=made, total=count, desc=title, unit="frame"))
       arrays = {field: np.stack([each[field] for each in made]) for field in made[0]}
       with atomic_write(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
@@ -120,7 +120,7 @@ def train_batches(
   With right views where the frames have them.
 
   Sample g of a domain with n frames is frame permutation(g mod n) of epoch g div n, cut at a place
-  that g tells: a batch depends on the seed and on its number alone.
+  that g gives: a batch depends on the seed and on its number alone.
 
   Args:
     source: frames.

@@ -2,11 +2,12 @@ r"""For `benchmarks.speed.step`: the training step of the released PyTorch code,
 
     git clone https://github.com/qinenergy/corda released
     python -m benchmarks.speed.step \
-      --peer "released=python benchmarks/reference/released_step.py released"
+      --reference "released=python benchmarks/reference/released_step.py released"
 
 Network and losses are the release's own, imported from the folder; what its training script does
-with them is stated anew, without its loaders, prints and copies of two. Two things favour the peer:
-colour jitter and blur are left out, for which it needs an old kornia; and cuDNN may try its
+with them is stated again, without its loaders, prints and copies of two. Two things favour the
+reference: colour jitter and blur are left out, for which it needs an old kornia; and cuDNN may try
+  its
 algorithms and take the fastest, which the release forbids (`--deterministic`: as it does). Needs
 PyTorch and NumPy alone; the Python that runs it may be another than that of the benchmark.
 """

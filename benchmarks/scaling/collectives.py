@@ -38,7 +38,7 @@ def count_collectives(
 
   Args:
     program: text of the optimised HLO of a program for several devices.
-    parts: names of scopes (`jax.named_scope`) that are told apart; the outermost of them counts.
+    parts: names of scopes (`jax.named_scope`) that are distinguished; the outermost of them counts.
 
   Returns:
     (part, kind) → messages; the part is one of `parts` or "other". What stands in a loop's body

@@ -35,7 +35,7 @@ def split_time(
 
   Returns:
     Each of `parts`, "other" and "not named" → seconds, of all runs together; empty where a profile
-    tells none. Operations that run side by side count in full, each.
+    gives none. Operations that run side by side count in full, each.
   """
   part = parts_of_instructions(compiled.as_text(), frozenset(parts))
   with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ def _kernels(plane: Any) -> Iterator[Any]:
   """What a device was busy with, whether or not it bears a name of the program.
 
   A GPU has a line for each stream, a TPU one of "XLA Ops"; others, as "XLA Modules" and "Steps",
-  tell the same time again.
+  take the same time again.
   """
   streams = [line for line in plane.lines if line.name.startswith("Stream")]
   operations = [line for line in plane.lines if line.name == "XLA Ops"]

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   for name in ("frames", "network_frames", "rendered"):
     if getattr(options, name) < 1:
-      raise UserError(f"--{name} is {getattr(options, name)}, wanted 1 or more")
+      raise UserError(f"--{name} is {getattr(options, name)}, expected 1 or more")
   config = load_config(options.config)
   config.data.reader_threads = options.threads
   config.data.evaluation_batch_size = jax.device_count()

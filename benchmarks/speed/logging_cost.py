@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
   config = chosen_config(options)
   config.log_every = min(config.log_every, _PERIOD)
   if options.rounds < 2:
-    raise UserError(f"--rounds is {options.rounds}, wanted 2 or more: they tell the error")
+    raise UserError(f"--rounds is {options.rounds}, expected 2 or more: they give the error")
   least = 2 * _PERIOD + 2
   if options.steps < least:
     raise UserError(
-      f"--steps is {options.steps}, wanted {least} or more: reports bound what counts"
+      f"--steps is {options.steps}, expected {least} or more: reports bound what counts"
     )
   config.num_steps = options.steps
   config.evaluation.pictures = 0

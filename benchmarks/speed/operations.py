@@ -38,7 +38,7 @@ def count_operations(
   Args:
     function: to count.
     *arguments: of it; arrays, or their shapes as `jax.ShapeDtypeStruct`.
-    parts: names of scopes (`jax.named_scope`) that are told apart; the outermost of them counts.
+    parts: names of scopes (`jax.named_scope`) that are distinguished; the outermost of them counts.
 
   Returns:
     (part, kind) → operations; the part is one of `parts` or "other", the kind
@@ -62,7 +62,7 @@ def _count(jaxpr: Jaxpr, parts: frozenset[str], inherited: str) -> Counter[tuple
   total = Counter()
   for equation in jaxpr.eqns:
     part = inherited
-    if part == OTHER:  # an inner function's scopes begin anew
+    if part == OTHER:  # an inner function's scopes start over
       part = part_of(str(equation.source_info.name_stack), parts)
     inner = [_count(each, parts, part) for each in _inner(equation.params)]
     if platforms := equation.params.get("branches_platforms"):  # one of them is compiled

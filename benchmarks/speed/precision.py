@@ -47,9 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
   add_config_options(parser, default="demo", changed="all runs")
   options = parser.parse_args(arguments)
   if options.seeds < 2:
-    raise UserError(f"--seeds is {options.seeds}, wanted 2 or more: what seeds do is the measure")
+    raise UserError(f"--seeds is {options.seeds}, expected 2 or more: what seeds do is the measure")
   if options.steps is not None and options.steps < _WINDOWS[-1][1]:
-    raise UserError(f"--steps is {options.steps}, wanted {_WINDOWS[-1][1]} or more")
+    raise UserError(f"--steps is {options.steps}, expected {_WINDOWS[-1][1]} or more")
   jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
   started = time.monotonic()
   results = {kind: [] for kind in KINDS}

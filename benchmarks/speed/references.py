@@ -1,4 +1,4 @@
-"""Times peers of `benchmarks.speed.step` alone, where two programs are too large for one device.
+"""Times references of `benchmarks.speed.step` alone, where two programs are too large for one device.
 
 python -m benchmarks.speed.references "released=python benchmarks/reference/released_step.py …" …
 """
@@ -9,25 +9,25 @@ import statistics
 from pathlib import Path
 
 from benchmarks.options import run_command
-from benchmarks.speed.runners import Peer, time_in_turn
+from benchmarks.speed.runners import Reference, time_in_turn
 from corda_jax.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
   """Times one after the other, and prints a line of each."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("peers", nargs="+", metavar="NAME=COMMAND")
+  parser.add_argument("references", nargs="+", metavar="NAME=COMMAND")
   parser.add_argument("--rounds", type=int, default=5, help="timings")
   parser.add_argument("--steps", type=int, default=2, help="of a timing")
   parser.add_argument("--json", type=Path, default=None, help="file for all numbers")
   options = parser.parse_args(arguments)
-  peers = [Peer.parts_of_option(text) for text in options.peers]
+  references = [Reference.parts_of_option(text) for text in options.references]
   seconds: dict[str, list[float]] = {}
   failed: dict[str, str] = {}
-  for name, command in peers:
+  for name, command in references:
     try:
-      with Peer(name, command) as peer:
-        taken, stopped = time_in_turn([peer], rounds=options.rounds, steps=options.steps)
+      with Reference(name, command) as reference:
+        taken, stopped = time_in_turn([reference], rounds=options.rounds, steps=options.steps)
     except UserError as error:
       taken, stopped = {}, {name: str(error)}
     seconds |= taken

@@ -1,4 +1,4 @@
-"""What a benchmark times in turn: our training step, and peers that are commands."""
+"""What a benchmark times in turn: our training step, and references that are commands."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ class JaxStep:
     task: what is trained.
     compiled: the step.
     compile_seconds: what tracing and compiling it took, no cache used.
-    xla_operations: floating-point operations by XLA's count, before it optimises; None: it tells
+    xla_operations: floating-point operations by XLA's count, before it optimises; None: it gives
       none, as on GPUs.
   """
 
@@ -130,7 +130,7 @@ def random_batch(data: Any, num_classes: int, seed: int) -> dict[str, np.ndarray
   return batch
 
 
-class Peer:
+class Reference:
   """Another program that does the same work, started once and timed in turn with ours.
 
   It prints a line, anything, when it is ready. Then it reads lines, each a number of steps, makes
@@ -149,7 +149,7 @@ class Peer:
         shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
       )
     except (OSError, ValueError) as error:  # ValueError: a quote that does not end
-      raise UserError(f"--peer {name} cannot be started: {error}") from error
+      raise UserError(f"--reference {name} cannot be started: {error}") from error
     self._answer()
 
   @staticmethod
@@ -161,38 +161,38 @@ class Peer:
     """
     name, _, command = text.partition("=")
     if not (name and command.strip()):
-      raise UserError(f"--peer is {text!r}, wanted NAME=COMMAND")
+      raise UserError(f"--reference is {text!r}, expected NAME=COMMAND")
     return name, command
 
-  def __enter__(self) -> "Peer":
+  def __enter__(self) -> "Reference":
     """Itself; it ends with the context."""
     return self
 
   def __exit__(self, *_: object) -> None:
-    """Ends the peer, which reads that nothing more will come."""
+    """Ends the reference, which reads that nothing more will come."""
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
     self._process.wait()
 
   def run(self, steps: int) -> float:
-    """Seconds that so many steps take, as the peer tells them.
+    """Seconds that so many steps take, as the reference gives them.
 
     Raises:
       UserError: it ended, or answers with something else.
     """
-    with contextlib.suppress(BrokenPipeError):  # the answer that does not come tells it
+    with contextlib.suppress(BrokenPipeError):  # the missing answer says so
       self._process.stdin.write(f"{steps}\n")
       self._process.stdin.flush()
     answer = self._answer()
     try:
       return float(answer)
     except ValueError as error:
-      raise UserError(f"--peer {self.name} answers {answer!r}, wanted seconds") from error
+      raise UserError(f"--reference {self.name} answers {answer!r}, expected seconds") from error
 
   def _answer(self) -> str:
     line = self._process.stdout.readline()
     if not line:
-      raise UserError(f"--peer {self.name} ended with code {self._process.wait()}")
+      raise UserError(f"--reference {self.name} ended with code {self._process.wait()}")
     return line
 
 
@@ -211,7 +211,7 @@ def time_in_turn(
     runners: of different names.
     rounds: that count.
     steps: of a timing.
-    after_round: is told what was found so far.
+    after_round: gets what was found so far.
 
   Returns:
     Name → seconds a step, of the runners that ran to the end; name → why, of those that failed,
@@ -238,7 +238,7 @@ def time_in_turn(
 
 
 def device_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-  """What the devices are: "H200 (gpu)"; of a CPU its model, where the system tells it."""
+  """What the devices are: "H200 (gpu)"; of a CPU its model, where the system gives it."""
   device = jax.devices()[0]
   name = device.device_kind
   if device.platform == "cpu" and cpuinfo.exists():

@@ -2,17 +2,17 @@
 
     python -m benchmarks.speed.step --set data.crop_height=128 data.crop_width=128
     python -m benchmarks.speed.step --sweep data.batch_size 1 2 --sweep model.dtype float32 bfloat16
-    python -m benchmarks.speed.step --peer "released=python benchmarks/reference/released_step.py …"
+    python -m benchmarks.speed.step --reference "released=python benchmarks/reference/released_step.py …"
 
 Times the step of a configuration on random batches in memory, every combination of the values
-swept, and peers that are other programs (`benchmarks.speed.runners.Peer` tells how they are spoken
-to), all in turn; what fails, for want of memory perhaps, is told in a row of its own.
-Floating-point operations are counted from the trace and, to check, by XLA; those that are computed
-again count again. The peak is that of a large matrix product in the type and at the precision that
-the network computes in, measured in the same run. Where there are several devices, what they send
-each other is counted, too; `benchmarks.scaling.communication` counts it and runs nothing. The
-parts' times are those in which the device was busy, by a profile: less than a step takes where it
-waits for the host, more where operations run side by side.
+swept, and references that are other programs (`benchmarks.speed.runners.Reference` says how they
+are spoken to), all in turn; what fails, for want of memory perhaps, is reported in a row of its
+own. Floating-point operations are counted from the trace and, to check, by XLA; those that are
+computed again count again. The peak is that of a large matrix product in the type and at the
+precision that the network computes in, measured in the same run. Where there are several devices,
+what they send each other is counted, too; `benchmarks.scaling.communication` counts it and runs
+nothing. The parts' times are those in which the device was busy, by a profile: less than a step
+takes where it waits for the host, more where operations run side by side.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.speed.operations import OTHER, count_operations
 from benchmarks.speed.runners import (
   FAILURES,
   JaxStep,
-  Peer,
+  Reference,
   device_name,
   measured_peak,
   random_batch,
@@ -44,7 +44,7 @@ from corda_jax.models.operations import at_matmul_precision
 
 # Scopes of `corda_jax.adaptation.step`; "student": where one pass takes source and mixed images.
 PARTS = ("source", "teacher", "mixed", "student", "optimizer")
-_PEAK_SIZES = {"cpu": 3072}  # rows of the matrices whose product tells the peak
+_PEAK_SIZES = {"cpu": 3072}  # rows of the matrices whose product gives the peak
 _PEAK_SIZE = 8192  # the same on other platforms
 _PROFILED_STEPS = 3
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   add_sweep_options(parser)
   parser.add_argument(
-    "--peer", action="append", default=[], metavar="NAME=COMMAND", help="timed in turn"
+    "--reference", action="append", default=[], metavar="NAME=COMMAND", help="timed in turn"
   )
   parser.add_argument("--rounds", type=int, default=5, help="timings of each")
   parser.add_argument("--steps", type=int, default=2, help="of a timing")
@@ -63,33 +63,35 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   for name in ("rounds", "steps"):
     if getattr(options, name) < 1:
-      raise UserError(f"--{name} is {getattr(options, name)}, wanted 1 or more")
+      raise UserError(f"--{name} is {getattr(options, name)}, expected 1 or more")
   if options.count:
     print(operations_table(options))
     return
   results: list[dict[str, Any]] = []
   peaks: dict[str, float] = {}
-  told: dict[str, Any] = {"device": device_name(), "steps": results, "peaks": peaks}
+  result: dict[str, Any] = {"device": device_name(), "steps": results, "peaks": peaks}
 
   def save(**found: Any) -> None:
     """Whatever happens to the rest, what was found is on disk."""
-    told.update(found)
+    result.update(found)
     if options.json:
-      options.json.write_text(json.dumps(told, indent=1))
+      options.json.write_text(json.dumps(result, indent=1))
 
   with contextlib.ExitStack() as stack:
-    peers, failed = start_peers(options.peer, stack)
+    references, failed = start_references(options.reference, stack)
     save(failed=failed)
     steps, without = build_variants(options, lambda each: save(compile_seconds=each))
     failed |= without
     seconds, stopped = time_in_turn(
-      [*steps, *peers],
+      [*steps, *references],
       rounds=options.rounds,
       steps=options.steps,
       after_round=lambda each: save(seconds=each),
     )
   failed |= stopped
-  of_peers = {peer.name: seconds[peer.name] for peer in peers if peer.name in seconds}
+  of_references = {
+    reference.name: seconds[reference.name] for reference in references if reference.name in seconds
+  }
   for name, each in seconds.items():
     print(f"{name}: {1e3 * statistics.median(each):.1f} ms", flush=True)
   size = _PEAK_SIZES.get(jax.devices()[0].platform, _PEAK_SIZE)
@@ -103,10 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
         dtype, precision = kind.split(", ")
         peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
       results.append(result)
-    except FAILURES as error:  # its time is told all the same
+    except FAILURES as error:  # its time is reported all the same
       failed[f"{step.name}, measured closer"] = first_line(error)
     save()
-  print(report(results, peaks, of_peers, failed))
+  print(report(results, peaks, of_references, failed))
 
 
 def operations_table(options: argparse.Namespace) -> str:
@@ -137,16 +139,18 @@ def _by_part(operations: Mapping[tuple[str, str], int]) -> dict[str, int]:
   return found
 
 
-def start_peers(texts: list[str], stack: contextlib.ExitStack) -> tuple[list[Peer], dict[str, str]]:
-  """Starts the peers of `texts`, which end with `stack`; those that do not start → why."""
-  peers, failed = [], {}
+def start_references(
+  texts: list[str], stack: contextlib.ExitStack
+) -> tuple[list[Reference], dict[str, str]]:
+  """Starts the references of `texts`, which end with `stack`; those that do not start → why."""
+  references, failed = [], {}
   for text in texts:
-    name, command = Peer.parts_of_option(text)
+    name, command = Reference.parts_of_option(text)
     try:
-      peers.append(stack.enter_context(Peer(name, command)))
+      references.append(stack.enter_context(Reference(name, command)))
     except UserError as error:
       failed[name] = first_line(error)
-  return peers, failed
+  return references, failed
 
 
 def build_variants(
@@ -156,7 +160,7 @@ def build_variants(
 
   Args:
     options: of the command.
-    save: is told, after each, what compiling took: name → seconds.
+    save: gets, after each, what compiling took: name → seconds.
   """
   steps, failed = [], {}
   for name, config in swept_configs(options):
@@ -176,7 +180,7 @@ def build_variants(
 
 
 def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
-  """Everything that the tables tell of one variant; None for what this device does not tell."""
+  """Everything that the tables say of one variant; None for what this device does not say."""
   config = step.task.config
   by_part = _by_part(count_operations(*step.traced(), parts=PARTS))
   memory = step.compiled.memory_analysis()
@@ -204,7 +208,7 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
 def report(
   results: list[dict[str, Any]],
   peaks: dict[str, float],
-  peers: dict[str, list[float]],
+  references: dict[str, list[float]],
   failed: dict[str, str],
 ) -> str:
   """The tables, as Markdown.
@@ -212,8 +216,8 @@ def report(
   Args:
     results: of `measure`.
     peaks: "type, precision" → operations a second, of one device.
-    peers: name → seconds a step, of every round.
-    failed: variants and peers that could not run → why.
+    references: name → seconds a step, of every round.
+    failed: variants and references that could not run → why.
   """
   lines = [
     "",
@@ -229,13 +233,13 @@ def report(
     rate = operations / r["seconds"]
     share = rate / peaks[r["peak"]] / jax.device_count()
     lines.append(
-      f"| {r['name']} | {operations / 1e9:,.0f} | {_told(r['xla_operations'], 1e9, ',.0f')} | "
-      f"{_told(r['bytes'], 1e9, '.1f')} | {_told(r['peak_memory'], 1e9, '.2f')} | "
+      f"| {r['name']} | {operations / 1e9:,.0f} | {_cell(r['xla_operations'], 1e9, ',.0f')} | "
+      f"{_cell(r['bytes'], 1e9, '.1f')} | {_cell(r['peak_memory'], 1e9, '.2f')} | "
       f"{r['compile_seconds']:.0f} | {1e3 * r['seconds']:.1f} ({1e3 * r['fastest']:.1f}) | "
       f"{r['images'] / r['seconds']:.1f} | {rate / 1e12:.2f} | {share:.0%} |"
     )
   lines += [f"| {name} | {why} |" + " |" * 8 for name, why in failed.items()]
-  for name, seconds in peers.items():
+  for name, seconds in references.items():
     ours = [f"{r['name']}: {statistics.median(seconds) / r['seconds']:.2f}" for r in results]
     lines += [
       "",
@@ -248,7 +252,7 @@ def report(
   return "\n".join(lines)
 
 
-def _told(value: float | None, unit: float, form: str) -> str:
+def _cell(value: float | None, unit: float, form: str) -> str:
   return "–" if value is None else format(value / unit, form)
 
 
@@ -264,9 +268,9 @@ def _parts_table(results: list[dict[str, Any]]) -> list[str]:
     cells = []
     for part in parts:
       count = r["operations"].get(part, 0)
-      time = _told(r["busy"].get(part), 1e-3, ".1f")
+      time = _cell(r["busy"].get(part), 1e-3, ".1f")
       cells.append(f"{time} ({count / 1e9:,.0f})")
-    cells.append(_told(sum(r["busy"].values()) if r["busy"] else None, 1e-3, ".1f"))
+    cells.append(_cell(sum(r["busy"].values()) if r["busy"] else None, 1e-3, ".1f"))
     lines.append(f"| {r['name']} | {' | '.join(cells)} |")
   return lines
 

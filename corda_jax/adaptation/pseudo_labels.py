@@ -69,7 +69,7 @@ def depth_discrepancy_weight(
   """
   if not source_head.shape == target_head.shape == inverse_depth.shape:
     raise ValueError(
-      "three maps of one shape wanted, got "
+      "three maps of one shape expected, got "
       f"{source_head.shape}, {target_head.shape}, {inverse_depth.shape}"
     )
   agreement = jax.nn.relu(1 - jnp.abs(source_head - target_head) / inverse_depth)

@@ -45,7 +45,7 @@ class AdaptationTask(Task):
   Attributes:
     config: the whole configuration.
     mesh: devices, along the batch axis.
-    classes: what the network tells apart.
+    classes: what the network distinguishes.
     step: the pure step and its parts.
     rates: of the optimiser.
   """

@@ -123,7 +123,7 @@ class Views(NamedTuple):
   """An image, the views that explain it, and how they were taken.
 
   Attributes:
-    target: [B, H, W, C], the image whose depth is wanted, 0..1.
+    target: [B, H, W, C], the image whose depth is needed, 0..1.
     sources: [N, B, H, W, C], other views.
     transforms: [N, B, 4, 4], from the target's camera to each view's.
     intrinsics: [B, 4], of all.
@@ -152,7 +152,7 @@ def identity_error(
     [B, H, W], joined over these views; None without any.
   """
   if which not in ("all", "temporal", "none"):
-    raise ValueError(f"automask is {which!r}, wanted 'all', 'temporal' or 'none'")
+    raise ValueError(f"automask is {which!r}, expected 'all', 'temporal' or 'none'")
   number = len(views.sources)
   chosen = {"all": [True] * number, "temporal": views.temporal, "none": [False] * number}[which]
   if not any(chosen):
@@ -167,7 +167,7 @@ def identity_error(
 def _joined(errors: Array, over_views: str) -> Array:
   """Errors [N, B, H, W] of views as one."""
   if over_views not in ("minimum", "mean"):
-    raise ValueError(f"over_views is {over_views!r}, wanted 'minimum' or 'mean'")
+    raise ValueError(f"over_views is {over_views!r}, expected 'minimum' or 'mean'")
   return errors.min(0) if over_views == "minimum" else errors.mean(0)
 
 

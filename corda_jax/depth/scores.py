@@ -99,9 +99,9 @@ def format_depth_scores(result: Mapping[str, Any]) -> str:
   }
   for words, errors in rows.items():
     lines.append(f"{words:<22}" + "".join(f"{errors[name]:>10.3f}" for name in DEPTH_ERRORS))
-  told = "each frame brought to the truth's median; " if result["median_scaling"] else ""
+  scaling = "each frame brought to the truth's median; " if result["median_scaling"] else ""
   lines.append(
-    f"{result['frames']} frames; {told}truth / prediction {result['scale']:.3f} in the median, "
+    f"{result['frames']} frames; {scaling}truth / prediction {result['scale']:.3f} in the median, "
     f"± {100 * result['scale_spread']:.1f} % between frames"
   )
   return "\n".join(lines)

@@ -38,7 +38,7 @@ _CALL = re.compile(r"custom_call\s*@([\w.$-]+|\"[^\"]*\")|call_target_name\s*=\s
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-  """A network that is read, and what is told of it.
+  """A network that is read, and what is reported of it.
 
   Attributes:
     information: what `bundle.json` holds: "classes" (names, colours, label ids of Cityscapes),
@@ -72,9 +72,9 @@ class Bundle:
     """
     images, smallest = np.asarray(images), self.information["smallest_size"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-      raise ValueError(f"got images {images.dtype} {images.shape}, wanted uint8 [B, H, W, 3]")
+      raise ValueError(f"got images {images.dtype} {images.shape}, expected uint8 [B, H, W, 3]")
     if not len(images) or min(images.shape[1:3]) < smallest:
-      raise ValueError(f"got images {images.shape}, wanted {smallest} pixels a side or more")
+      raise ValueError(f"got images {images.shape}, expected {smallest} pixels a side or more")
     return jax.device_get(self._call(images))
 
 
@@ -97,20 +97,20 @@ def read_bundle(folder: Path) -> Bundle:
     raise UserError(f"{folder} is no bundle: name a folder of --mode=export")
   if information.get("format") != FORMAT:
     raise UserError(
-      f"{folder} is of format {information.get('format')!r}, wanted {FORMAT}: read it with the "
+      f"{folder} is of format {information.get('format')!r}, expected {FORMAT}: read it with the "
       "version of corda_jax that wrote it"
     )
   if (damage := _damage(folder, checksums)) is not None:
-    raise UserError(f"the bundle {folder} is damaged: {damage}; export it again or copy it anew")
+    raise UserError(f"the bundle {folder} is damaged: {damage}; export it again or copy it again")
   if (lacking := _lacking(information)) is not None:
     raise UserError(f"the bundle {folder} is damaged: {INFORMATION} {lacking}")
   program = _read_program(folder / PROGRAM)
   try:
     (arguments, _) = jax.tree_util.tree_unflatten(program.in_tree, program.in_avals)
-    wanted = {name: (x.shape, x.dtype) for name, x in arguments[0].items()}
+    expected = {name: (x.shape, x.dtype) for name, x in arguments[0].items()}
   except (AttributeError, IndexError, TypeError, ValueError) as error:
     raise UserError(f"{folder / PROGRAM} is refused: it is no program of a bundle") from error
-  return Bundle(information, _read_variables(folder / VARIABLES, wanted), program)
+  return Bundle(information, _read_variables(folder / VARIABLES, expected), program)
 
 
 def _lacking(information: Mapping[str, Any]) -> str | None:
@@ -118,7 +118,7 @@ def _lacking(information: Mapping[str, Any]) -> str | None:
   for name in ("smallest_size", "trained_height"):
     value = information.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      return f"has {value!r} as {name}, wanted a whole number of pixels"
+      return f"has {value!r} as {name}, expected a whole number of pixels"
   classes = information.get("classes")
   if not isinstance(classes, dict) or not isinstance(classes.get("names"), list):
     return "has no list of classes"
@@ -131,10 +131,10 @@ def _damage(folder: Path, checksums: Mapping[str, Any]) -> str | None:
   for name in (INFORMATION, PROGRAM, VARIABLES):
     if name not in checksums:
       return f"{CHECKSUMS} lacks {name}"
-  for name, wanted in sorted(checksums.items()):
+  for name, expected in sorted(checksums.items()):
     if name not in found:
       return f"{name} is missing"
-    if found[name] != wanted:
+    if found[name] != expected:
       return f"{name} is changed"
   return None
 
@@ -150,16 +150,16 @@ def checksums_of(folder: Path) -> dict[str, str]:
   return found
 
 
-def _read_variables(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The arrays of the names, shapes and types that a program wants; others are not read."""
+def _read_variables(path: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The arrays of the names, shapes and types that a program needs; others are not read."""
   try:
     with zipfile.ZipFile(path) as archive:
       found = {name.removesuffix(".npy"): _shape(archive, name) for name in archive.namelist()}
-    if found != wanted:  # before they are read: what is there may be of any size
-      name = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))[0]
+    if found != expected:  # before they are read: what is there may be of any size
+      name = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))[0]
       raise UserError(
-        f"{path} holds other arrays than {PROGRAM} wants, as {name}, which is "
-        f"{found.get(name, 'not there')}, wanted {wanted.get(name, 'none')}"
+        f"{path} holds other arrays than {PROGRAM} needs, as {name}, which is "
+        f"{found.get(name, 'not there')}, expected {expected.get(name, 'none')}"
       )
     with np.load(path, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
@@ -189,7 +189,7 @@ def _read_program(path: Path) -> jax_export.Exported:
   except Exception as error:  # whatever its readers raise
     reason = first_line(error)
     raise UserError(
-      f"{path} cannot be read by JAX {jax.__version__} ({reason}): docs/exporting.md tells which "
+      f"{path} cannot be read by JAX {jax.__version__} ({reason}): docs/exporting.md says which "
       "versions read it"
     ) from error
   called = {(a or b).strip('"') for a, b in _CALL.findall(text)}

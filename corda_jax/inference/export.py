@@ -45,15 +45,15 @@ from jax import export, jit
 if len(sys.argv) != 2 or not sys.argv[1].endswith(".npy"):
   sys.exit(__doc__)
 folder = Path(__file__).parent
-told = json.loads((folder / "bundle.json").read_text())
+information = json.loads((folder / "bundle.json").read_text())
 variables = dict(np.load(folder / "variables.npz"))
 network = jit(export.deserialize(bytearray((folder / "model.stablehlo").read_bytes())).call)
 
 image = np.load(sys.argv[1])
 maps = {name: np.asarray(x[0]) for name, x in network(variables, image[None]).items()}
-for number, name in enumerate(told["classes"]["names"]):
+for number, name in enumerate(information["classes"]["names"]):
   print(f"{name:<16}{(maps['label'] == number).mean():7.1%}")
-colors = np.asarray(told["classes"]["colors"], np.uint8)[maps["label"]]
+colors = np.asarray(information["classes"]["colors"], np.uint8)[maps["label"]]
 np.savez("prediction.npz", colors=colors, **maps)
 print("prediction.npz:", ", ".join(["colors", *maps]))
 '''
@@ -95,8 +95,8 @@ def export(task: AdaptationTask, workdir: Path) -> Path:
     reason = first_line(error)
     raise UserError(f"{folder} cannot be written ({reason}): make room") from error
   size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-  told = f"the {task.config.evaluation.network} of step {int(state.step)}"
-  print(f"Bundle: {folder} ({told}, {size / 1e6:.1f} MB)")
+  what = f"the {task.config.evaluation.network} of step {int(state.step)}"
+  print(f"Bundle: {folder} ({what}, {size / 1e6:.1f} MB)")
   return folder
 
 
@@ -139,7 +139,7 @@ def _of_numpy(x: np.ndarray) -> np.ndarray:
 def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> jax_export.Exported:
   """The network as StableHLO: (variables by name, uint8 RGB [B, H, W, 3]) → maps by name.
 
-  Batch and size are known when it is called; `bundle.Bundle.predict` tells of the maps.
+  Batch and size are known when it is called; `bundle.Bundle.predict` describes the maps.
   """
   model, normalization = task.model, task.normalization
   wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))

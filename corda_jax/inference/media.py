@@ -162,13 +162,13 @@ def check_output(folder: Path, path: Path) -> None:
     ]
     if not taken:
       return
-    told = f"holds {taken[0].name}, which no prediction of this program wrote"
+    reason = f"holds {taken[0].name}, which no prediction of this program wrote"
   elif before == os.fspath(path.resolve()):
     return
   else:
-    told = f"holds the predictions of {before}"
+    reason = f"holds the predictions of {before}"
   raise UserError(
-    f"{folder} {told}: set prediction.output to another folder, or move that one away"
+    f"{folder} {reason}: set prediction.output to another folder, or move that one away"
   )
 
 
@@ -226,13 +226,13 @@ def overlay(
   return np.rint(image + opacity * (colors - image)).astype(np.uint8)
 
 
-def label_ids(names: Sequence[str], known: dict[str, int], wanted: str) -> np.ndarray:
+def label_ids(names: Sequence[str], known: dict[str, int], expected: str) -> np.ndarray:
   """Table from training ids to the values of a label file.
 
   Args:
     names: of the classes, in the order of their training ids.
     known: class name → label id of Cityscapes.
-    wanted: "train" or "cityscapes".
+    expected: "train" or "cityscapes".
 
   Returns:
     uint8[len(names)].
@@ -240,7 +240,7 @@ def label_ids(names: Sequence[str], known: dict[str, int], wanted: str) -> np.nd
   Raises:
     UserError: a class has no such id.
   """
-  if wanted == "train":
+  if expected == "train":
     return np.arange(len(names), dtype=np.uint8)
   unknown = [name for name in names if name not in known]
   if unknown:

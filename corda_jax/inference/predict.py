@@ -50,7 +50,7 @@ def predict(task: AdaptationTask, workdir: Path) -> Path:
   config = task.config.prediction
   if not config.input:
     raise UserError(
-      "prediction.input is '', wanted an image, a folder of images or a video: set "
+      "prediction.input is '', expected an image, a folder of images or a video: set "
       "--config.prediction.input=PATH"
     )
   path = Path(config.input)

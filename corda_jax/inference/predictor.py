@@ -22,7 +22,7 @@ class Predictor:
   """Maps of images by the network of a state; compiles once for each size of images.
 
   Args:
-    task: network, mesh and configuration; `evaluation` tells which network, whether it sees
+    task: network, mesh and configuration; `evaluation` says which network, whether it sees
       mirrored images, and at which scales, `prediction` how large images are tiled.
     state: of a checkpoint.
   """
@@ -102,8 +102,8 @@ class Predictor:
     maps = jax.device_get(self._finish(views, outputs, size=size))
     if not maps.pop("finite"):
       raise UserError(
-        "the network predicts numbers that are not finite: its training went astray; name another "
-        "checkpoint by evaluation.checkpoint, or train anew"
+        "the network predicts numbers that are not finite: its training diverged; name another "
+        "checkpoint by evaluation.checkpoint, or train again"
       )
     return {name: value[:count] for name, value in maps.items()}
 

@@ -23,12 +23,12 @@ class Video:
   """
 
   def __init__(self, path: Path):
-    """Opens the file and reads what it tells of itself."""
+    """Opens the file and reads its header."""
     self._path, self._av = path, _import_av()
     with self._open() as container:
       stream = container.streams.video[0]
       self.rate = stream.average_rate or stream.guessed_rate or 25
-      self.frames = stream.frames  # 0 where the file does not tell
+      self.frames = stream.frames  # 0 where the file does not say
 
   def _open(self) -> Any:
     try:
@@ -41,7 +41,7 @@ class Video:
       raise UserError(f"{self._path} cannot be read as a video ({error})") from error
 
   def read(self) -> Iterator[np.ndarray]:
-    """Yields the frames in order, uint8 RGB [H, W, 3], upright as the file tells.
+    """Yields the frames in order, uint8 RGB [H, W, 3], upright as the file says.
 
     Raises:
       BadImageError: a frame cannot be decoded; those before it were yielded.
@@ -49,7 +49,7 @@ class Video:
     with self._open() as container:
       try:
         for frame in container.decode(video=0):
-          # Phones lay frames on their side and tell by how much to turn them.
+          # Phones lay frames on their side and say by how much to turn them.
           yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
       except self._av.FFmpegError as error:
         raise BadImageError(f"{self._path} cannot be read to its end ({error})") from error
@@ -64,7 +64,7 @@ class VideoWriter:
   """
 
   def __init__(self, path: Path, rate: Any):
-    """Waits for the first frame, which tells the size."""
+    """Waits for the first frame, which gives the size."""
     self._path, self._rate, self._container = path, rate, None
     self._partial = path.with_name(path.name + ".partial")
 

@@ -66,13 +66,13 @@ class DepthDecoder(nn.Module):
     levels = len(features)
     if levels < self.num_scales:
       raise UserError(
-        f"the depth decoder predicts at {self.num_scales} scales and wants an encoder of at least "
+        f"the depth decoder predicts at {self.num_scales} scales and needs an encoder of at least "
         f"{self.num_scales} levels (the stem and each stage), got {levels}"
       )
     if levels > len(self.widths):
       raise UserError(
-        f"the depth decoder's widths are {tuple(self.widths)}, wanted one for each of the {levels} "
-        "levels of the encoder (the stem and each stage)"
+        f"the depth decoder's widths are {tuple(self.widths)}, expected one for each of the "
+        f"encoder's {levels} levels (the stem and each stage)"
       )
 
     def convolution(width, name, dtype, bias=0.0):
@@ -169,18 +169,18 @@ class DepthNetwork(nn.Module):
     halving = tuple(2 ** (level + 1) for level in range(len(strides)))
     if strides != halving:
       raise UserError(
-        f"the encoder's levels have the strides {strides}, and the depth decoder wants {halving}: "
+        f"the encoder's levels have the strides {strides}, and the depth decoder needs {halving}: "
         "set stem_stride, stem_pool and strides of model.encoder"
       )
     if self.encoder.stem_pool and self.encoder.stem_pool_ceil:
       raise UserError(
-        "model.encoder.stem_pool_ceil is True, and the depth decoder wants levels of exactly half "
+        "model.encoder.stem_pool_ceil is True, and the depth decoder needs levels of exactly half "
         "the size: set it to False"
       )
     if height % strides[-1] or width % strides[-1]:
       raise UserError(
-        f"images of {height}x{width} pixels do not fit the depth network, wanted height and width "
-        f"to be multiples of {strides[-1]}"
+        f"images of {height}x{width} pixels do not fit the depth network, expected multiples of "
+        f"{strides[-1]}"
       )
 
 

@@ -153,7 +153,7 @@ def rectified_sum(x: jax.Array, y: jax.Array) -> jax.Array:
   """max(x + y, 0), where a residual block ends; two arrays of one shape. Its gradient at 0 is 0.
 
   It is equal to the last bit, for finite numbers. But compilers, that for CPUs at least, take a
-  maximum with a constant for so cheap that they compute it anew wherever it is read, and with it
+  maximum with a constant for so cheap that they compute it again wherever it is read, and with it
   the sum, the block before, and so on to the start of the stage. A sum that stands last they keep.
   """
   return jnp.maximum(x, -y) + y

@@ -1,4 +1,4 @@
-"""What the networks of a depth run start from, and how they are told apart."""
+"""What the networks of a depth run start from, and how they are distinguished."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def read_initial_depth_weights(task: DepthTask) -> tuple[dict, str]:
   for network in shapes.params:
     path = task.config.initial_weights[network]
     if path:
-      wanted = {"params": shapes.params[network], "batch_stats": shapes.batch_stats[network]}
-      found[network], summary = read_depth_weights(path, wanted, network)
+      expected = {"params": shapes.params[network], "batch_stats": shapes.batch_stats[network]}
+      found[network], summary = read_depth_weights(path, expected, network)
       lines.append(summary)
   return found, "\n".join(lines)
 

@@ -21,7 +21,7 @@ class StateDicts(NamedTuple):
   Attributes:
     student: name → tensor.
     teacher: the same of the exponential moving average, or None.
-    iteration: the step that the file tells, or None.
+    iteration: the step that the file gives, or None.
     counts: of student and teacher, name → how many batches a normalisation has seen.
   """
 
@@ -43,7 +43,7 @@ def find_state_dicts(tree: Any) -> StateDicts:
   """
   if not isinstance(tree, dict):
     kind = "single tensor" if isinstance(tree, np.ndarray) else type(tree).__name__
-    raise UserError(f"the file holds a {kind}, wanted a dict of tensors")
+    raise UserError(f"the file holds a {kind}, expected a dict of tensors")
   for holder in (tree.get("model"), tree.get("state_dict"), tree):
     student, counts = _tensors(holder)
     if student:
@@ -51,14 +51,14 @@ def find_state_dicts(tree: Any) -> StateDicts:
   else:
     names = [key for key in tree if isinstance(key, str)]
     raise UserError(
-      f"the file holds no tensors but {listed(map(repr, names)) or 'nothing'}, wanted "
+      f"the file holds no tensors but {listed(map(repr, names)) or 'nothing'}, expected "
       "'model', 'state_dict' or the tensors themselves"
     )
   iteration = tree.get("iteration")
-  told = isinstance(iteration, int) and 0 <= iteration < 2**63
+  known = isinstance(iteration, int) and 0 <= iteration < 2**63
   teacher, teacher_counts = _tensors(tree.get("ema_model"))
   counts = (counts, teacher_counts)
-  return StateDicts(student, teacher or None, iteration if told else None, counts)
+  return StateDicts(student, teacher or None, iteration if known else None, counts)
 
 
 def _tensors(holder: Any) -> tuple[Tensors, Tensors]:
@@ -90,7 +90,7 @@ class Report(NamedTuple):
 
 def match(
   tensors: Mapping[str, np.ndarray],
-  wanted: Mapping[str, Any],
+  expected: Mapping[str, Any],
   *,
   network: str,
   classifier_dilations: tuple[int, ...] = (),
@@ -103,19 +103,19 @@ def match(
 
   Args:
     tensors: name → tensor in PyTorch's layout.
-    wanted: {"params": …, "batch_stats": …} of arrays or shapes.
+    expected: {"params": …, "batch_stats": …} of arrays or shapes.
     network: "corda", "deeplab", "depth" or "pose".
     classifier_dilations: of the network, where it has some; for the report.
 
   Returns:
-    Variables, nested as `wanted`, in its dtypes, without those that are missing; and the report.
+    Variables, nested as `expected`, in its dtypes, without those that are missing; and the report.
 
   Raises:
     UserError: no convolution of the encoder fits, and says what the file holds instead; or a
       tensor that fits holds NaN or infinity.
   """
   shapes = {
-    name: _torch_shape(wanted, name, network) for name in tensor_names(wanted, network=network)
+    name: _torch_shape(expected, name, network) for name in tensor_names(expected, network=network)
   }
   variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
   report = Report([], {}, [])
@@ -129,7 +129,7 @@ def match(
     report.loaded.append(name)
     collection, path = variable_path(name, network=network)
     *parents, leaf = path.split("/")
-    node, like = variables[collection], wanted[collection]
+    node, like = variables[collection], expected[collection]
     for parent in parents:
       node, like = node.setdefault(parent, {}), like[parent]
     array = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
@@ -142,7 +142,7 @@ def match(
     )
     held = [f"{name} ({report.left[name]})" for name in encoder_first] + report.loaded
     raise UserError(
-      f"no convolution of the encoder is in it: it holds {listed(held)}, wanted names such as "
+      f"no convolution of the encoder is in it: it holds {listed(held)}, expected names such as "
       f"{prefix}conv1.weight and {prefix}layer1.0.conv1.weight with the shapes of model.encoder"
     )
   return variables, report
@@ -152,10 +152,10 @@ def _is_encoder_kernel(name: str) -> bool:
   return bool(re.fullmatch(r"(encoder\.)?(conv1\.weight|layer\d\..+\.conv\d\.weight)", name))
 
 
-def _torch_shape(wanted: Mapping[str, Any], name: str, network: str) -> tuple[int, ...]:
+def _torch_shape(expected: Mapping[str, Any], name: str, network: str) -> tuple[int, ...]:
   """The shape that the tensor `name` has in a state dict of the network."""
   collection, path = variable_path(name, network=network)
-  node = wanted[collection]
+  node = expected[collection]
   for part in path.split("/"):
     node = node[part]
   shape = tuple(node.shape)
@@ -179,9 +179,9 @@ def _why_left(
       return "classifier of a plain DeepLab, which this network is not"
     return "not in this network"
   if tensor.shape != shapes[name]:
-    return f"shape {tensor.shape}, wanted {shapes[name]}"
+    return f"shape {tensor.shape}, expected {shapes[name]}"
   if not np.issubdtype(tensor.dtype, np.inexact) and tensor.dtype.name != "bfloat16":
-    return f"{tensor.dtype} numbers, wanted floating point"
+    return f"{tensor.dtype} numbers, expected floating point"
   return None
 
 

@@ -61,14 +61,14 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   config = task.config
   path = config.initial_weights
   if not path:
-    raise UserError("initial_weights is '', wanted a file: set --config.initial_weights=FILE.pth")
+    raise UserError("initial_weights is '', expected a file: set --config.initial_weights=FILE.pth")
   tree = read_weights_file(path)
   shapes = task.state_shapes()
-  wanted = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+  expected = {"params": shapes.params, "batch_stats": shapes.batch_stats}
   options = {"network": _network(config), "classifier_dilations": _dilations(config)}
   try:
     found = find_state_dicts(tree)
-    student, report = match(found.student, wanted, **options)
+    student, report = match(found.student, expected, **options)
     lines = [f"Weights of {path}", format_report(report, "student")]
     if found.iteration is not None:
       lines[0] += f", written at step {found.iteration}"
@@ -79,7 +79,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
     }
     teacher = None
     if found.teacher is not None:
-      teacher, report = match(found.teacher, wanted, **options)
+      teacher, report = match(found.teacher, expected, **options)
       unused = {name: found.teacher[name] for name in unused_branches(report)}
       kept["ema_model"] = found.counts[1] | unused
       lines.append(format_report(report, "teacher").splitlines()[0])
@@ -132,7 +132,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
 def import_torch(task: AdaptationTask, workdir: Path) -> None:
   """Writes `config.initial_weights` as the checkpoint of step 0 in `workdir`, to evaluate or train.
 
-  Step 0 whatever step the file tells: momentum is not taken over, and a finished file would leave
+  Step 0 whatever step the file gives: momentum is not taken over, and a finished file would leave
   nothing to train. A file without teacher gives a copy of the student. What the network has no
   place for is kept in `workdir/imported.pth`, for an export.
 

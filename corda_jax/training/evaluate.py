@@ -79,7 +79,7 @@ def draw_evaluation(
     split: that is shown.
 
   Returns:
-    Its path; None where none is wanted, or another process writes it.
+    Its path; None where none is needed, or another process writes it.
   """
   if task.config.evaluation.pictures < 1:
     return None

@@ -1,7 +1,7 @@
-"""What a run has told so far: `history.jsonl` in its folder, a line for each thing told.
+"""What a run has reported so far: `history.jsonl` in its folder, a line for each thing reported.
 
 {"step": 50, "curves": {"train/total": 1.25, …}}, or that and "score" and "result" of an evaluation.
-Resumed, a run forgets what lies after the checkpoint that it goes on from: it tells it again.
+Resumed, a run forgets what lies after the checkpoint that it goes on from: it reports it again.
 """
 
 import json
@@ -21,7 +21,7 @@ _NAME = "history.jsonl"
 class History:
   """The history of the run in a folder; the first process writes it, all may read.
 
-  Where it cannot be written, `OSError` tells so. Nothing is lost: the next entry that can be
+  Where it cannot be written, `OSError` says so. Nothing is lost: the next entry that can be
   written brings those before it.
 
   Args:
@@ -35,7 +35,7 @@ class History:
     self._behind = False  # whether the file lacks entries: the disk was full
 
   def rewind(self, step: int) -> None:
-    """Forgets what was told after `step`."""
+    """Forgets what was reported after `step`."""
     self.entries = [entry for entry in self.entries if entry["step"] <= step]
     if jax.process_index() == 0 and self._path.exists():
       write_text(self._path, "".join(map(_line, self.entries)))

@@ -18,7 +18,7 @@ class Journal:
   """
 
   def __init__(self, path: Path, made_by: Mapping[str, Any]):
-    """Reads what is there; begins anew where it was made by something else."""
+    """Reads what is there; starts over where it was made by something else."""
     self._path = path
     self._entries: dict[str, dict[str, Any]] = {}
     header = json.loads(json.dumps(made_by))

@@ -23,7 +23,7 @@ class Preemption:
 
   def __init__(self) -> None:
     """Asks nothing yet."""
-    # `jax.distributed.initialize` takes the signal itself, and tells it to all processes.
+    # `jax.distributed.initialize` takes the signal itself, and gives it to all processes.
     self._shared = jax.distributed.is_initialized() and jax.config.jax_enable_preemption_service
     self._asked = threading.Event()
     self._before: dict[signal.Signals, Any] = {}

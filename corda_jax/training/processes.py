@@ -41,7 +41,7 @@ def join_processes() -> int:
         "set all three, or none where Slurm, a TPU pod or Open MPI starts the processes"
       )
     if wrong := [name for name in (_COUNT, _INDEX) if not given[name].isdecimal()]:
-      raise UserError(f"{wrong[0]} is {given[wrong[0]]!r}, wanted a whole number")
+      raise UserError(f"{wrong[0]} is {given[wrong[0]]!r}, expected a whole number")
     arguments = {
       "coordinator_address": given[_ADDRESS],
       "num_processes": int(given[_COUNT]),
@@ -76,7 +76,7 @@ def first_process_first(name: str) -> Iterator[None]:
   try:
     yield
   except BaseException:
-    _tell(meeting, "failed")
+    _announce(meeting, "failed")
     raise
   _meet(meeting)
 
@@ -87,7 +87,7 @@ def wait_for_all(name: str) -> None:
 
 
 def _meet(meeting: str) -> None:
-  _tell(meeting, "done")
+  _announce(meeting, "done")
   for index in range(jax.process_count()):
     _wait_for(index, meeting)
 
@@ -102,7 +102,7 @@ def _client():
   return distributed.global_state.client
 
 
-def _tell(meeting: str, outcome: str) -> None:
+def _announce(meeting: str, outcome: str) -> None:
   if jax.process_count() > 1:
     _client().key_value_set(f"{meeting}/{jax.process_index()}", outcome)
 
@@ -117,4 +117,4 @@ def _wait_for(index: int, meeting: str) -> None:
       if "DEADLINE_EXCEEDED" not in str(error):
         raise
   if outcome != "done":
-    raise UserError(f"process {index} failed: what it printed tells why")
+    raise UserError(f"process {index} failed: what it printed says why")

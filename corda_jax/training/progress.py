@@ -71,13 +71,13 @@ class Progress:
       others, and of steps that the clock saw "images_per_second" and "data_wait", the seconds a
       step that the host waited for its batch.
     """
-    told = [pending for pending in self._pending if pending.step <= until]
-    self._pending = self._pending[len(told) :]
-    if not told:
+    due = [pending for pending in self._pending if pending.step <= until]
+    self._pending = self._pending[len(due) :]
+    if not due:
       return {}
-    read = jax.device_get([pending.metrics for pending in told])  # waits for these steps
+    read = jax.device_get([pending.metrics for pending in due])  # waits for these steps
     values = [{name: float(value) for name, value in metrics.items()} for metrics in read]
-    for pending, metrics in zip(told, values, strict=True):
+    for pending, metrics in zip(due, values, strict=True):
       self._on_read(pending.step, metrics)
     applied = [metrics for metrics in values if not metrics.get(_SKIPPED)]
     means = {
@@ -85,7 +85,7 @@ class Progress:
       for name in values[0]
     }
     means[_SKIPPED] = float(len(values) - len(applied))
-    waits = [pending.waited for pending in told if pending.waited is not None]
+    waits = [pending.waited for pending in due if pending.waited is not None]
     if waits:
       now = time.monotonic()
       means["images_per_second"] = self._images_per_step * len(waits) / (now - self._since)

@@ -47,7 +47,7 @@ def write_report(workdir: Path, config: Mapping[str, Any]) -> Path:
     Path of the page.
 
   Raises:
-    UserError: no run has told anything there.
+    UserError: no run has reported anything there.
   """
   workdir = Path(workdir)
   history = read_history(workdir)
@@ -134,12 +134,12 @@ def _scores(last, best, run) -> str:
   head = ["class", *(f"IoU %, {name}: step {entry['step']:,}" for name, entry in columns)]
   protocol = last["result"]
   size = "x".join(map(str, reversed(protocol.get("input_size", []))))
-  told = (
+  summary = (
     f"{protocol.get('frames', '?')} frames of the target's validation set, "
     f"{protocol.get('network', '?')}, input {size}, labels of the "
     f"{protocol.get('label_size', '?')}'s size."
   )
-  return f"<p>{html.escape(told)}</p>" + _table(head, [*rows, mean], raw=True)
+  return f"<p>{html.escape(summary)}</p>" + _table(head, [*rows, mean], raw=True)
 
 
 def _colors(run, names) -> dict[str, tuple[int, int, int]]:
@@ -171,8 +171,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, raw: bool = Fa
 
 def _figures(curves: Curves) -> str:
   drawn = []
-  for title, wanted, logarithmic in _FIGURES:
-    chosen = {name: curve for name, curve in curves.items() if name.startswith(wanted)}
+  for title, expected, logarithmic in _FIGURES:
+    chosen = {name: curve for name, curve in curves.items() if name.startswith(expected)}
     if any(any(values) for _, values in chosen.values()):  # not where all is zero
       picture = _draw(title, chosen, logarithmic)
       drawn.append(f"<img alt='{title}' src='data:image/svg+xml;base64,{picture}'>")

@@ -14,7 +14,7 @@ from corda_jax.training.run_files import whole_checkpoints
 def restore_state(task: Any, workdir: Path) -> Any:
   """The state of the checkpoint that `evaluation.checkpoint` names, if it is as it was written.
 
-  In place of a damaged one that is the latest, the one before it is taken, and that is told.
+  In place of a damaged one that is the latest, the one before it is taken, and that is reported.
 
   Args:
     task: of the run.
@@ -37,7 +37,7 @@ def undamaged_checkpoint(
   Args:
     workdir: folder of the run; nothing in it is changed.
     which: "latest" or "best"; in place of a damaged latest one the one before it is taken, and that
-      is told.
+      is reported.
     faults: how often and after how many seconds reading is tried again.
 
   Raises:
@@ -50,13 +50,13 @@ def undamaged_checkpoint(
   try:
     earlier = [each for each in whole_checkpoints(workdir) if each < step]
     while damage := checkpoints.damage(step):
-      told = f"the {which} checkpoint of {workdir}, of step {step}, is damaged ({damage})"
+      damaged = f"the {which} checkpoint of {workdir}, of step {step}, is damaged ({damage})"
       if which != "latest":
-        raise UserError(f"{told}: restore it from a copy, or set evaluation.checkpoint='latest'")
+        raise UserError(f"{damaged}: restore it from a copy, or set evaluation.checkpoint='latest'")
       if not earlier:
-        raise UserError(f"{told}, and there is none before it: restore it from a copy")
+        raise UserError(f"{damaged}, and there is none before it: restore it from a copy")
       step = earlier.pop()
-      print(f"{told[0].upper()}{told[1:]}: that of step {step} is taken.")
+      print(f"{damaged[0].upper()}{damaged[1:]}: that of step {step} is taken.")
     yield checkpoints, step
   finally:
     checkpoints.close()

@@ -127,13 +127,13 @@ def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
   write_json(Path(workdir) / "config.json", config)
   path = Path(workdir) / "code.json"
   try:
-    told = [entry for entry in json.loads(path.read_text())["code"] if isinstance(entry, dict)]
+    codes = [entry for entry in json.loads(path.read_text())["code"] if isinstance(entry, dict)]
   except (OSError, ValueError, KeyError, TypeError):
-    told = []
+    codes = []
   code = code_version()
-  if not told or {**told[-1], "from_step": None} != {**code, "from_step": None}:
+  if not codes or {**codes[-1], "from_step": None} != {**code, "from_step": None}:
     step = max(whole_checkpoints(workdir), default=0)
-    write_json(path, {"code": [*told, code | {"from_step": step}]})
+    write_json(path, {"code": [*codes, code | {"from_step": step}]})
 
 
 def code_version() -> dict[str, Any]:

@@ -56,7 +56,7 @@ def frame_mesh(mesh: Mesh, devices_per_frame: int) -> Mesh:
   local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
   if devices_per_frame < 1 or local % devices_per_frame:
     raise UserError(
-      f"evaluation.devices_per_frame is {devices_per_frame}, wanted a divisor of the {local} "
+      f"evaluation.devices_per_frame is {devices_per_frame}, expected a divisor of the {local} "
       "devices of a process"
     )
   devices = mesh.devices.reshape(-1, devices_per_frame)
@@ -110,7 +110,7 @@ def check_divisible(mesh: Mesh, batch_size: int, field: str) -> None:
   if batch_size < 1 or batch_size % parts:
     groups = "devices" if parts == mesh.size else "groups of devices that share a frame"
     raise UserError(
-      f"{field} is {batch_size}, wanted a multiple of the {parts} {groups}; "
+      f"{field} is {batch_size}, expected a multiple of the {parts} {groups}; "
       f"set --config.{field}={max(1, -(-batch_size // parts)) * parts}"
     )
 

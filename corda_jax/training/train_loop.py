@@ -86,7 +86,7 @@ class _Run:
         config.faults.skipped_steps,
         frames_of=self._frames.__getitem__,
         checkpoints=self._whole_checkpoints,
-        tell=lambda text: self._progress.message(text),
+        say=lambda text: self._progress.message(text),
       ).read,
     )
 
@@ -98,7 +98,9 @@ class _Run:
     return self._checkpoints.restore(newest, self._task.state_shapes()), newest
 
   def _whole_checkpoints(self):
-    with contextlib.suppress(UserError):  # that one cannot be written is told where it is asked for
+    with contextlib.suppress(
+      UserError
+    ):  # that one cannot be written is reported where it is asked for
       self._checkpoints.wait()
     return whole_checkpoints(self._workdir)
 
@@ -164,7 +166,7 @@ class _Run:
     return step % period == 0 or (step == self._config.num_steps and what != "draw")
 
   def _report(self, until):
-    """Tells the metrics of the steps up to `until` that were not told yet."""
+    """Reports the metrics of the steps up to `until` that were not reported yet."""
     means = self._progress.report(until)
     for step in [step for step in self._frames if step <= until]:
       del self._frames[step]
@@ -178,7 +180,7 @@ class _Run:
 
   @contextlib.contextmanager
   def _not_fatal(self, what):
-    """What tells of a run must not end it: a full disk is told, and training goes on."""
+    """Reporting must not end a run: a full disk is mentioned, and training goes on."""
     try:
       yield
     except (OSError, jax.errors.JaxRuntimeError) as error:
@@ -257,7 +259,7 @@ class _Run:
     return jax.process_count() > 1 or (faults.failed_save == "stop" and not faults.retries)
 
   def _evaluate(self, step):
-    """Scores the state, which is saved, and tells how it did."""
+    """Scores the state, which is saved, and says how it did."""
     self._progress.stop_clock()
 
     need = self._task.needs("train")[-1]

@@ -307,7 +307,7 @@ def real_city(gap: float) -> Domain:
     UserError: it is not in that range.
   """
   if not 0 <= gap <= MAX_GAP:
-    raise UserError(f"data.street_world.gap (--gap) is {gap}, wanted 0 to {MAX_GAP:g}")
+    raise UserError(f"data.street_world.gap (--gap) is {gap}, expected 0 to {MAX_GAP:g}")
   if gap == 1:
     return REAL  # to the bit
   look = [field.name for field in dataclasses.fields(Domain) if field.name not in _LAYOUT]

@@ -203,11 +203,11 @@ def _same_parameters(folder, plan, remedy):
       f"{folder} exists and is no street world (it has no readable {PARAMETERS}): for files of "
       "your own set data.street_world.enabled=False, or choose another folder"
     ) from None
-  wanted = plan.parameters()
-  for key in wanted:
-    if found.get(key) != wanted[key]:
-      told = "" if key == "domain" else f" ({found.get(key)}, not {wanted[key]})"
-      raise UserError(f"{folder} was written with another {key}{told}. {remedy}")
+  expected = plan.parameters()
+  for key in expected:
+    if found.get(key) != expected[key]:
+      values = "" if key == "domain" else f" ({found.get(key)}, not {expected[key]})"
+      raise UserError(f"{folder} was written with another {key}{values}. {remedy}")
 
 
 def _put(path, data):

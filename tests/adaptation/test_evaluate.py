@@ -18,7 +18,7 @@ from tests.jaxprs import precision_of, products_of
 
 LABEL_SHAPE = (37, 53)  # of the files; not a multiple of the input's 17x25
 PROTOCOLS = {
-  "reported": {},
+  "protocol": {},
   "released in training": {"evaluation.label_size": "input"},
   "flip": {"evaluation.flip": True},
   "teacher, flip and scales": {
@@ -52,7 +52,7 @@ def experiment(protocol, devices, devices_per_frame=1):
 @pytest.fixture(scope="module")
 def state():
   """Student and teacher differ, and both predict several classes."""
-  state = jax.device_get(experiment("reported", 1).initial_state())
+  state = jax.device_get(experiment("protocol", 1).initial_state())
   return state.replace(teacher_params=jax.tree.map(lambda x: -x, state.teacher_params))
 
 
@@ -100,7 +100,7 @@ def test_agrees_with_the_benchmark_on_the_same_predictions(state, protocol, offi
 def test_devices_that_share_a_frame_share_the_work(state):
   operations = []
   for devices in (1, 4):
-    evaluator = Evaluator(experiment("reported", devices, devices))
+    evaluator = Evaluator(experiment("protocol", devices, devices))
     batch = {name: x[:1] for name, x in next(batches()).items()}
     # On each device, as XLA counts them.
     operations.append(evaluator.traced_for(state, batch).lower().compile().cost_analysis()["flops"])
@@ -110,7 +110,7 @@ def test_devices_that_share_a_frame_share_the_work(state):
 
 def test_devices_of_a_frame_divide_those_of_a_process():
   with pytest.raises(UserError, match=r"devices_per_frame.*3.*4"):
-    Evaluator(experiment("reported", 4, 3))
+    Evaluator(experiment("protocol", 4, 3))
 
 
 def test_matrix_products_have_the_precision_asked_for(state):
@@ -132,9 +132,9 @@ def test_a_teacher_that_is_split_over_devices_is_evaluated_as_a_whole_one(state)
   np.testing.assert_array_equal(*found)
 
 
-def test_results_tell_the_protocol(state):
+def test_results_say_the_protocol(state):
   result = Evaluator(experiment("teacher, flip and scales", 2)).score(state, batches())
-  told = {
+  protocol = {
     "network": "teacher",
     "input_size": [512, 1024],
     "label_size": "input",
@@ -143,7 +143,7 @@ def test_results_tell_the_protocol(state):
     "frames": 6,
     "classes": "all",
   }
-  assert {name: result[name] for name in told} == told
+  assert {name: result[name] for name in protocol} == protocol
   assert result["miou_by_classes"]["all"] == result["miou"]
 
 

@@ -29,7 +29,7 @@ def assert_close(got, expected, tolerance):
     np.testing.assert_allclose(other, value, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
-def test_each_step_draws_anew_and_a_resumed_one_the_same():
+def test_each_step_draws_again_and_a_resumed_one_the_same():
   config = tiny.get_config(**{"optimizer.learning_rate": 0.0})
   task = stub_task(config)
   step, key = task.compile_step(), jax.random.key(config.seed)

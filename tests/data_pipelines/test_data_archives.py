@@ -45,23 +45,23 @@ CITYSCAPES = (
 def test_archives_give_the_records_of_unpacked_files(tmp_path, dataset, depth, groups, processes):
   unpacked = write_any(dataset, tmp_path / "unpacked")
   packed = archive(write_any(dataset, tmp_path / "packed"), *groups)
-  wanted = record_files(run(dataset_config(dataset, unpacked, depth), tmp_path / "a"))
+  expected = record_files(run(dataset_config(dataset, unpacked, depth), tmp_path / "a"))
   builder = run(dataset_config(dataset, packed, depth), tmp_path / "b", processes=processes)
-  assert record_files(builder) == wanted
+  assert record_files(builder) == expected
   # The same files, unpacked or not: records need not be made again.
   run(dataset_config(dataset, unpacked, depth), tmp_path / "b")
 
 
 def test_a_set_in_several_archives(tmp_path):
   root = write_gta5(tmp_path / "files", 5)
-  wanted = record_files(run(dataset_config("gta5", root, "none"), tmp_path / "a"))
+  expected = record_files(run(dataset_config("gta5", root, "none"), tmp_path / "a"))
   for part, names in (("01", ("00000", "00001")), ("02", ("00002", "00003"))):
     with zipfile.ZipFile(root / f"{part}_images.zip", "w") as file:
       for name in names:
         file.write(root / f"images/{name}.png", f"images/{name}.png")
         (root / f"images/{name}.png").unlink()
   builder = run(dataset_config("gta5", root, "none"), tmp_path / "b")  # the fifth is unpacked
-  assert record_files(builder) == wanted
+  assert record_files(builder) == expected
 
 
 def test_unpacked_files_go_first(tmp_path):
@@ -73,19 +73,19 @@ def test_unpacked_files_go_first(tmp_path):
 
 
 def test_synthia_may_be_nested(tmp_path):
-  wanted = run(
+  expected = run(
     dataset_config("synthia", write_synthia(tmp_path / "flat"), "simulator"), tmp_path / "a"
   )
   write_synthia(tmp_path / "nested/RAND_CITYSCAPES")
   builder = run(dataset_config("synthia", tmp_path / "nested", "simulator"), tmp_path / "b")
-  assert record_files(builder) == record_files(wanted)
+  assert record_files(builder) == record_files(expected)
 
 
 def test_views_from_archives(tmp_path):
   root = write_cityscapes_more(write_cityscapes(tmp_path / "files"))
   views = {"views": ("right", "previous", "next")}
   config = dataset_config("cityscapes", root, "official", **views)
-  wanted = record_files(run(config, tmp_path / "a"))
+  expected = record_files(run(config, tmp_path / "a"))
   archive(
     root,
     *CITYSCAPES,
@@ -93,7 +93,7 @@ def test_views_from_archives(tmp_path):
     "camera_trainvaltest.zip: camera",
     "leftImg8bit_sequence_trainvaltest.zip: leftImg8bit_sequence",
   )
-  assert record_files(run(config, tmp_path / "b")) == wanted
+  assert record_files(run(config, tmp_path / "b")) == expected
 
 
 @pytest.mark.parametrize("kind", ["truncated", "not a zip", "encrypted", "deflate64"])
@@ -148,7 +148,7 @@ def test_archives_that_are_not_zip_are_named(tmp_path):
     run(dataset_config("synthia", tmp_path, "simulator"), tmp_path / "records")
 
 
-def test_an_archive_that_changed_is_opened_anew(tmp_path):
+def test_an_archive_that_changed_is_opened_again(tmp_path):
   root = archive(write_gta5(tmp_path / "files", 1), *GTA5)
   location = DataFiles(root).find("images/", ".png")["00000"]
   before = file_size(location)

@@ -142,8 +142,8 @@ def test_a_bad_file(tmp_path, case, kind, damage, reason):
   assert path.exists()
   damage(path)
 
-  told = rf"{case.dataset}.*train.*{path}.*{reason}.*data\.bad_frames.*skip"
-  with pytest.raises(UserError, match=told) as error:
+  message = rf"{case.dataset}.*train.*{path}.*{reason}.*data\.bad_frames.*skip"
+  with pytest.raises(UserError, match=message) as error:
     run(case.config(tmp_path), tmp_path / "records")
   assert "\n" not in str(error.value)
   with pytest.raises(UserError, match=rf"{case.dataset}.*24x16_{case.depth}.*{tmp_path}/records"):
@@ -190,7 +190,7 @@ def test_an_empty_folder(tmp_path, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_frame_without_any_depth_is_kept_and_told(tmp_path, case):
+def test_a_frame_without_any_depth_is_kept_and_reported(tmp_path, case):
   case = CASES[case]
   path = case.write(tmp_path) / case.depth_file
   nothing = {"simulator": 65535}.get(case.depth, 0)
@@ -261,7 +261,7 @@ def test_label_shares(tmp_path):
   }  # fmt: skip
 
 
-def test_a_corrupt_png_is_told_even_where_its_size_is_right(tmp_path):
+def test_a_corrupt_png_is_reported_even_where_its_size_is_right(tmp_path):
   root = CASES["gta5"].write(tmp_path)
   path = root / "images/00001.png"
   contents = bytearray(path.read_bytes())

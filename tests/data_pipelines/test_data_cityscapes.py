@@ -44,12 +44,12 @@ def test_views_and_camera(tmp_path, root, offset):
   for builder, split in ((train, "train"), (validation, "validation")):
     for record in examples(builder, split):
       number = int(record["name"].decode().split("_")[1])
-      wanted = {
+      expected = {
         "right_image": pixels(300 + number).rgb,
         "previous_image": pixels(500 + 10 * number - offset).rgb,
         "next_image": pixels(500 + 10 * number + offset).rgb,
       }
-      for key, rgb in wanted.items():
+      for key, rgb in expected.items():
         np.testing.assert_array_equal(record[key], resized(rgb))
       (fx, fy), (cx, cy) = CAMERA["focal"], CAMERA["center"]
       x, y = 24 / 31, 16 / 18
@@ -171,8 +171,8 @@ def test_official_disparity(tmp_path, root):
   disparity = (values.astype(np.float64) - 1) / 256
   with np.errstate(divide="ignore"):
     metres = CAMERA["baseline"] * CAMERA["focal"][0] / disparity
-  wanted = np.where((values > 1) & (metres < 655.35), 655.36 / (metres + 0.01), 1.0)
-  np.testing.assert_allclose(record["inverse_depth"], wanted, rtol=1e-6)
+  expected = np.where((values > 1) & (metres < 655.35), 655.36 / (metres + 0.01), 1.0)
+  np.testing.assert_allclose(record["inverse_depth"], expected, rtol=1e-6)
   assert (record["inverse_depth"][0, :2] == 1).all()
   for record in examples(run(config, tmp_path / "records", split="validation"), "validation"):
     assert (record["inverse_depth"] > 1).any()

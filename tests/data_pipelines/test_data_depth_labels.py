@@ -62,8 +62,8 @@ def test_the_file_holds_the_values(tmp_path):
   np.testing.assert_array_equal(read, every)
   assert sorted(p.name for p in path.parent.iterdir()) == ["00001.png", "network_depth.json"]
   for bad in (every.astype(np.int32), every[0], every[:0]):
-    told = re.escape(f"{bad.dtype}{bad.shape}")
-    with pytest.raises(ValueError, match=rf"{told}.*uint16.*H, W"):
+    message = re.escape(f"{bad.dtype}{bad.shape}")
+    with pytest.raises(ValueError, match=rf"{message}.*uint16.*H, W"):
       files.write("train", "00003", bad)
   with pytest.raises(ValueError, match=r"split.*validation.*train"):
     files.missing("validation", "00001")
@@ -259,9 +259,9 @@ def test_street_world_in_the_layout_of_cityscapes(tmp_path):
     again = run(from_options(config, files.hint()), tmp_path / "records", split=split)
     assert again.report.depth_share == {split: 1.0}
     for record in examples(again, split):
-      wanted = 65535 / 256 * sigmoid[record["name"].decode()] + 1
+      expected = 65535 / 256 * sigmoid[record["name"].decode()] + 1
       # From 16x32 to the labels' 32x64 and back, each value is found again; half a step of 1/256.
-      np.testing.assert_allclose(record["inverse_depth"], wanted, rtol=0, atol=0.51 / 256)
+      np.testing.assert_allclose(record["inverse_depth"], expected, rtol=0, atol=0.51 / 256)
 
 
 def test_config_dict_of_the_default_configuration():

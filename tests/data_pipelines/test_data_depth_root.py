@@ -46,11 +46,11 @@ def apart(config, folder):
 def test_depth_files_apart_give_the_same_frames(tmp_path, dataset):
   config = write(dataset, tmp_path / "files")
   whole = run(config, tmp_path / "records")
-  wanted = examples(whole)
-  assert any((record["inverse_depth"] > 1).any() for record in wanted)
+  expected = examples(whole)
+  assert any((record["inverse_depth"] > 1).any() for record in expected)
   moved = run(apart(config, tmp_path / "depth"), tmp_path / "records")
   assert moved.data_path != whole.data_path
-  for one, two in zip(examples(moved), wanted, strict=True):
+  for one, two in zip(examples(moved), expected, strict=True):
     assert set(one) == set(two)
     for key in one:
       np.testing.assert_array_equal(one[key], two[key])
@@ -89,8 +89,8 @@ def test_records_are_used_without_the_roots_but_not_with_other_depth_files(tmp_p
   config = apart(write("gta5", tmp_path / "files"), tmp_path / "depth")
   builder = run(config, tmp_path / "records")
   tiny_trees.save(tmp_path / "depth/disparity/00000.png", tiny_trees.pixels(9).disparity[:4])
-  told = rf"{tmp_path}/records.*{tmp_path}/files\b.*{tmp_path}/depth\b"
-  with pytest.raises(UserError, match=told):
+  message = rf"{tmp_path}/records.*{tmp_path}/files\b.*{tmp_path}/depth\b"
+  with pytest.raises(UserError, match=message):
     run(config, tmp_path / "records")
   shutil.rmtree(tmp_path / "depth")
   assert run(config, tmp_path / "records").data_path == builder.data_path

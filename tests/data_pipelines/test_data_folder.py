@@ -1,4 +1,4 @@
-"""A data set of one's own: patterns, labels, depth, views, and what is told about mistakes."""
+"""A data set of one's own: patterns, labels, depth, views, and what is reported about mistakes."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def ids_of(seed):
   return np.random.RandomState(seed).choice(list(TRAIN_IDS), (HEIGHT, WIDTH)).astype(np.uint8)
 
 
-def wanted_label(seed):
+def expected_label(seed):
   return np.vectorize(TRAIN_IDS.get)(ids_of(seed))
 
 
@@ -83,13 +83,15 @@ def test_images_and_labels_by_name(root, tmp_path):
   for seed, (record, held_out) in enumerate(zip(train, validation, strict=True)):
     image = Image.fromarray(pixels(seed).rgb).resize((20, 9), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(record["image"], image)
-    label = Image.fromarray(wanted_label(seed).astype(np.uint8))
+    label = Image.fromarray(expected_label(seed).astype(np.uint8))
     label = label.resize((20, 9), Image.Resampling.NEAREST)
     np.testing.assert_array_equal(record["label"][..., 0], label)
     np.testing.assert_array_equal(record["inverse_depth"], 1)
     image = Image.fromarray(pixels(10 + seed).rgb).resize((20, 9), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(held_out["image"], image)
-    np.testing.assert_array_equal(held_out["label"][..., 0], wanted_label(seed))  # of its own size
+    np.testing.assert_array_equal(
+      held_out["label"][..., 0], expected_label(seed)
+    )  # of its own size
 
 
 def test_without_labels_all_is_ignored_and_without_a_mapping_ids_are_training_ids(root, tmp_path):
@@ -97,9 +99,9 @@ def test_without_labels_all_is_ignored_and_without_a_mapping_ids_are_training_id
   assert len(bare) == 3
   assert all((record["label"] == 255).all() for record in bare)
   for name in NAMES:
-    save(root / f"train/labels/{name}.png", wanted_label(3).astype(np.uint8))
+    save(root / f"train/labels/{name}.png", expected_label(3).astype(np.uint8))
   for record in examples(run(config(root, label_classes=()), tmp_path / "records")):
-    np.testing.assert_array_equal(record["label"][..., 0], wanted_label(3))
+    np.testing.assert_array_equal(record["label"][..., 0], expected_label(3))
 
 
 def test_image_filter(root, tmp_path):
@@ -178,7 +180,7 @@ def test_patterns_that_overlap_hidden_files_and_archives(tmp_path):
   dataset = config(tmp_path / "flat", train__images="{name}.png", train__labels="{name}_L.png")
   plain = examples(run(dataset, tmp_path / "plain"))
   assert [record["name"].decode() for record in plain] == ["1", "2"]
-  np.testing.assert_array_equal(plain[1]["label"][..., 0], wanted_label(1))
+  np.testing.assert_array_equal(plain[1]["label"][..., 0], expected_label(1))
 
   (tmp_path / "zipped").mkdir()
   with zipfile.ZipFile(tmp_path / "zipped/all.zip", "w") as archive:
@@ -205,7 +207,7 @@ def test_records_depend_on_what_the_configuration_says_of_the_files(root, tmp_pa
 
 
 @pytest.mark.parametrize(
-  ("depth", "changes", "told"),
+  ("depth", "changes", "message"),
   [
     ("none", {"train__images": ""}, r"folder\.train\.images.*''.*\{name\}"),
     ("none", {"train__images": "a/*.png"}, r"folder\.train\.images.*a/\*\.png.*\{name\}"),
@@ -251,21 +253,21 @@ def test_records_depend_on_what_the_configuration_says_of_the_files(root, tmp_pa
     ("none", {"image_filter": "cubic"}, r"folder\.image_filter.*cubic.*bilinear.*bicubic"),
   ],
 )
-def test_mistakes_are_told_before_anything_is_written(root, tmp_path, depth, changes, told):
-  with pytest.raises(UserError, match=told) as error:
+def test_mistakes_are_reported_before_anything_is_written(root, tmp_path, depth, changes, message):
+  with pytest.raises(UserError, match=message) as error:
     run(config(root, depth, **changes), tmp_path / "records")
   assert "\n" not in str(error.value)
   assert not (tmp_path / "records").exists()
 
 
 @pytest.mark.parametrize(
-  ("mapping", "stray", "told"),
+  ("mapping", "stray", "message"),
   [
     (IDS, 77, r"label id 77\b.*0, 4, 7, 9, 200, 255"),
     ((), 3, r"label id 3\b.*0.*2, 255"),
   ],
 )
-def test_labels_outside_the_list(root, tmp_path, mapping, stray, told):
+def test_labels_outside_the_list(root, tmp_path, mapping, stray, message):
   for name in NAMES:
     save(root / f"train/labels/{name}.png", np.full((HEIGHT, WIDTH), 0, np.uint8))
   path = root / f"train/labels/{NAMES[1]}.png"
@@ -273,7 +275,7 @@ def test_labels_outside_the_list(root, tmp_path, mapping, stray, told):
   ids[2, 3] = stray
   save(path, ids)
   dataset = config(root, label_classes=mapping)
-  with pytest.raises(UserError, match=told) as error:
+  with pytest.raises(UserError, match=message) as error:
     run(dataset, tmp_path / "records")
   assert str(path) in str(error.value)
   builder = run(dataset, tmp_path / "records", bad_frames="skip")

@@ -113,12 +113,12 @@ def test_evaluated_frames_equal_the_released_loader(path, kind, index, prepared)
   np.testing.assert_array_equal(batch["label"][0][1::2, 1::2][window], label)
 
 
-def assert_same_image(image, wanted):
+def assert_same_image(image, expected):
   """Equal but for the rounding of resizing filters, which Pillow's versions may do differently.
 
   With Pillow 13 no pixel differs.
   """
-  difference = np.abs(image.astype(int) - wanted)
+  difference = np.abs(image.astype(int) - expected)
   assert difference.max() <= 1
   assert (difference > 0).mean() < 1e-3
 
@@ -133,6 +133,6 @@ def test_original_synthia_labels_give_the_same(tmp_path):
   config = FrameConfig(height=720, width=1280, depth="none")
   recipe = BUILDERS["synthia"].recipe(config, "train")
   _, label, depth = preprocess.load_frame(frame, recipe)
-  _, wanted, _, (y, x) = reference(folder / "loaders.npz", "synthia", 0)
-  np.testing.assert_array_equal(label[y : y + 512, x : x + 512], wanted)
+  _, expected, _, (y, x) = reference(folder / "loaders.npz", "synthia", 0)
+  np.testing.assert_array_equal(label[y : y + 512, x : x + 512], expected)
   np.testing.assert_array_equal(depth, np.full((720, 1280), inverse_depth.NO_DEPTH))

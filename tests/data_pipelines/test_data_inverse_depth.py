@@ -36,8 +36,8 @@ def test_sigmoid_outputs_become_files():
 def test_centimetres_against_float64_and_invert():
   depth = inverse_depth.from_centimetres(ALL_VALUES)
   assert depth.dtype == np.float32
-  wanted = 655.36 / (ALL_VALUES.astype(np.float64) / 100 + 0.01)
-  np.testing.assert_allclose(depth, wanted, rtol=3e-7)
+  expected = 655.36 / (ALL_VALUES.astype(np.float64) / 100 + 0.01)
+  np.testing.assert_allclose(depth, expected, rtol=3e-7)
   # From 0 cm (65536) to 655.35 m (1): every centimetre keeps an inverse depth of its own.
   np.testing.assert_array_equal(np.rint(100 * inverse_depth.to_metres(depth)), ALL_VALUES)
   assert depth[0] == pytest.approx(65536)
@@ -46,13 +46,13 @@ def test_centimetres_against_float64_and_invert():
 
 def test_stereo_metres():
   metres = np.array([[0.0, 0.05, -3.0, 0.1, 1.0], [10.0, 655.35, 700.0, np.inf, 0.0999]])
-  wanted = np.array(
+  expected = np.array(
     [[1, 1, 1, 655.36 / 0.11, 655.36 / 1.01], [655.36 / 10.01, 1, 1, 1, 1]], np.float64
   )
   for dtype in (np.float32, np.float64):
     depth = inverse_depth.from_stereo_metres(metres.astype(dtype))
     assert depth.dtype == np.float32
-    np.testing.assert_allclose(depth, wanted, rtol=2e-7)
+    np.testing.assert_allclose(depth, expected, rtol=2e-7)
 
 
 def test_stereo_metres_computes_in_the_precision_of_the_file():

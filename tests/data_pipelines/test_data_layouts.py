@@ -106,7 +106,7 @@ def test_calibrations_of_kitti(tmp_path, image, right, rows, expected):
 
 
 @pytest.mark.parametrize(
-  ("text", "told"),
+  ("text", "message"),
   [
     ("P0: 1 2 3\n", "P0"),
     ("P1: " + "1 " * 12, "P0"),
@@ -114,10 +114,10 @@ def test_calibrations_of_kitti(tmp_path, image, right, rows, expected):
     ("P0: x " + "1 " * 11, "P0"),
   ],
 )
-def test_calibrations_that_are_none(tmp_path, text, told):
+def test_calibrations_that_are_none(tmp_path, text, message):
   path = tmp_path / "calib.txt"
   path.write_text(text)
-  with pytest.raises(readers.BadFrameError, match=told):
+  with pytest.raises(readers.BadFrameError, match=message):
     readers.decode(lambda path: readers.read_camera(path, image="image_0/a.png"), str(path))
 
 
@@ -164,8 +164,8 @@ def test_splits_may_be_lists_of_names(flat, tmp_path):
   assert names(run(dataset, tmp_path / "records")) == ["a b", "ü_1"]
   assert names(run(dataset, tmp_path / "records", split="validation"), "validation") == ["c"]
   (flat / "train.txt").write_text("a b\ne\n")
-  told = r"folder\.train\.list.*train\.txt.*'e'.*'a b'.*images/a b\.png"
-  with pytest.raises(UserError, match=told):
+  message = r"folder\.train\.list.*train\.txt.*'e'.*'a b'.*images/a b\.png"
+  with pytest.raises(UserError, match=message):
     run(dataset, tmp_path / "other")
   (flat / "train.txt").write_text("\n")
   with pytest.raises(UserError, match=r"folder\.train\.list.*train\.txt.*no frame"):
@@ -214,8 +214,8 @@ def test_labels_as_colours(flat, tmp_path):
   assert (label[9:] == 255).all()
   rgb[17, 3:5] = 1, 2, 3
   save(flat / "labels/c.png", rgb)
-  told = r"labels/c\.png.*\(1, 2, 3\).*2 pixels.*folder\.label_classes.*folder\.other_labels"
-  with pytest.raises(UserError, match=told):
+  message = r"labels/c\.png.*\(1, 2, 3\).*2 pixels.*folder\.label_classes.*folder\.other_labels"
+  with pytest.raises(UserError, match=message):
     run(dataset, tmp_path / "other")
   dataset.folder.other_labels = "ignore"
   label = examples(run(dataset, tmp_path / "other"))[2]["label"][..., 0]
@@ -235,7 +235,7 @@ def test_ids_of_cityscapes(flat, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("classes", "told"),
+  ("classes", "message"),
   [
     ((((1, 2), "road"),), r"\(1, 2\).*label id.*R, G, B"),
     ((((1, 2, 256), "road"),), r"256"),
@@ -244,15 +244,15 @@ def test_ids_of_cityscapes(flat, tmp_path):
     ((((1, 2, 3), "tree"),), r"\(1, 2, 3\).*'tree'.*road.*car"),
   ],
 )
-def test_colours_that_are_none(flat, tmp_path, classes, told):
-  with pytest.raises(UserError, match=rf"folder\.label_classes.*{told}"):
+def test_colours_that_are_none(flat, tmp_path, classes, message):
+  with pytest.raises(UserError, match=rf"folder\.label_classes.*{message}"):
     run(config(flat, label_classes=classes), tmp_path / "records")
 
 
 def test_a_forgotten_void_id_names_what_to_set(flat, tmp_path):
   save(flat / "labels/c.png", np.full((HEIGHT, WIDTH), 11, np.uint8))
-  told = r"label id 11\b.*folder\.label_classes.*folder\.other_labels"
-  with pytest.raises(UserError, match=told):
+  message = r"label id 11\b.*folder\.label_classes.*folder\.other_labels"
+  with pytest.raises(UserError, match=message):
     run(config(flat, train__labels="labels/{name}.png"), tmp_path / "records")
 
 
@@ -269,9 +269,9 @@ def test_portable_float_maps(tmp_path, order):
   write_pfm(tmp_path / "a.pfm", values, order)
   np.testing.assert_array_equal(readers.read_depth_pfm(str(tmp_path / "a.pfm")), values)
   contents = (tmp_path / "a.pfm").read_bytes()
-  for harmed, told in ((contents[:-1], "decoded"), (b"PF" + contents[2:], "PFM")):
+  for harmed, message in ((contents[:-1], "decoded"), (b"PF" + contents[2:], "PFM")):
     (tmp_path / "b.pfm").write_bytes(harmed)
-    with pytest.raises(readers.BadFrameError, match=told):
+    with pytest.raises(readers.BadFrameError, match=message):
       readers.decode(readers.read_depth_pfm, str(tmp_path / "b.pfm"))
 
 

@@ -247,11 +247,13 @@ def test_images_of_a_pattern_without_a_suffix(tmp_path):
   assert not notes(run(config, tmp_path / "records"))
 
 
-@pytest.mark.parametrize(("name", "told"), [("a.jpeg", ""), ("a.HEIC", ".*convert HEIC")])
-def test_a_folder_of_another_format_alone(tmp_path, name, told):
+@pytest.mark.parametrize(("name", "message"), [("a.jpeg", ""), ("a.HEIC", ".*convert HEIC")])
+def test_a_folder_of_another_format_alone(tmp_path, name, message):
   save(tmp_path / "files/images/a.png", pixels(0).rgb)
   (tmp_path / "files/images/a.png").rename(tmp_path / "files/images" / name)
-  with pytest.raises(UserError, match=rf"images/\{{name\}}\.png.*there is 'images/{name}'{told}"):
+  with pytest.raises(
+    UserError, match=rf"images/\{{name\}}\.png.*there is 'images/{name}'{message}"
+  ):
     run(folder_config(tmp_path / "files"), tmp_path / "records")
 
 

@@ -179,7 +179,7 @@ def test_sizes_and_depth_kinds_lie_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("dataset", "depth", "removed", "wanted"),
+  ("dataset", "depth", "removed", "expected"),
   [
     ("gta5", "disparity", "images", "images"),
     ("gta5", "disparity", "labels", "labels"),
@@ -203,10 +203,10 @@ def test_sizes_and_depth_kinds_lie_apart(tmp_path):
     ("cityscapes", "stereo", "depth", "depth/train"),
   ],
 )
-def test_wrong_layout_says_what_was_looked_for(tmp_path, dataset, depth, removed, wanted):
+def test_wrong_layout_says_what_was_looked_for(tmp_path, dataset, depth, removed, expected):
   root = write_any(dataset, tmp_path / "files")
   shutil.rmtree(root / removed)
-  with pytest.raises(UserError, match=f"{root}.*{wanted}") as error:
+  with pytest.raises(UserError, match=f"{root}.*{expected}") as error:
     run(dataset_config(dataset, root, depth), tmp_path / "records")
   assert "\n" not in str(error.value)
   assert not (tmp_path / "records").exists()
@@ -243,7 +243,7 @@ def test_wrong_values(tmp_path, changes, options, message):
 
 
 def damage(root: Path) -> dict[str, str]:
-  """Breaks five of the frames 0 … 7; file → what its reason tells."""
+  """Breaks five of the frames 0 … 7; file → what its reason says."""
   (root / "labels/00001.png").unlink()
   (root / "images/00002.png").unlink()
   (root / "images/00003.png").write_bytes(b"not an image")
@@ -261,7 +261,7 @@ def damage(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_skipping_names_every_bad_file(tmp_path, processes):
   root = write_gta5(tmp_path / "files", 8)
-  wanted = damage(root)
+  expected = damage(root)
   config = dataset_config("gta5", root, "disparity")
   builder = run(config, tmp_path / "records", bad_frames="skip", processes=processes)
   kept = [record["name"].decode() for record in examples(builder)]
@@ -269,10 +269,10 @@ def test_skipping_names_every_bad_file(tmp_path, processes):
   report = json.loads((builder.data_path / "metadata.json").read_text())
   assert report["found"] == {"train": 8}
   assert report["names"] == {"train": kept}
-  assert [bad["file"] for bad in report["bad"]] == list(wanted)
+  assert [bad["file"] for bad in report["bad"]] == list(expected)
   for bad in report["bad"]:
     assert bad["split"] == "train"
-    assert re.search(wanted[bad["file"]], bad["reason"])
+    assert re.search(expected[bad["file"]], bad["reason"])
   lines = builder.report.lines()
   assert re.match(r"train.*\b3\b.*\b8\b.*\b24966\b", lines[0])
   assert len(lines) == 6

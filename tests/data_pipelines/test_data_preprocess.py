@@ -25,13 +25,13 @@ def test_bilinear_against_scipy(size):
     np.clip((np.arange(out) + 0.5) * (n / out) - 0.5, 0, n - 1)
     for out, n in zip(size, array.shape, strict=True)
   )
-  wanted = scipy.ndimage.map_coordinates(
+  expected = scipy.ndimage.map_coordinates(
     array.astype(np.float64), np.meshgrid(rows, columns, indexing="ij"), order=1
   )
   resized = preprocess.resize_bilinear(array, array.shape, size)
   assert resized.dtype == np.float32
   assert resized.shape == size
-  np.testing.assert_allclose(resized, wanted, rtol=1e-6)
+  np.testing.assert_allclose(resized, expected, rtol=1e-6)
 
 
 def test_bilinear_to_the_same_size_changes_nothing():

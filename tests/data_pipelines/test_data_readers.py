@@ -144,7 +144,7 @@ def test_what_is_no_number_is_no_focal_length(tmp_path, value):
     readers.read_camera(str(path), image="a.png")
 
 
-def test_a_header_that_wants_all_memory_is_a_broken_file(tmp_path):
+def test_a_header_that_needs_all_memory_is_a_broken_file(tmp_path):
   path = tmp_path / "depth.npy"
   with open(path, "wb") as file:
     header = {"descr": "<f8", "fortran_order": False, "shape": (10**8, 10**7)}

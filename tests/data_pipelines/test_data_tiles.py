@@ -44,8 +44,8 @@ def test_exact(shape, dtype):
 def test_window(window, dtype, axes):
   array = values((150, 300, 3)[:axes], dtype)
   top, left, height, width = window
-  wanted = np.ascontiguousarray(array[top : top + height, left : left + width])
-  assert unpack(pack(array), window).tobytes() == wanted.tobytes()
+  expected = np.ascontiguousarray(array[top : top + height, left : left + width])
+  assert unpack(pack(array), window).tobytes() == expected.tobytes()
 
 
 def test_views_are_packed_as_what_they_show():
@@ -122,8 +122,8 @@ def test_what_is_smooth_gets_small():
   ],
 )
 def test_other_arrays_are_refused(array):
-  told = re.escape(f"{array.dtype}{array.shape}")
-  with pytest.raises(ValueError, match=rf"{told}.*uint8.*float32"):
+  message = re.escape(f"{array.dtype}{array.shape}")
+  with pytest.raises(ValueError, match=rf"{message}.*uint8.*float32"):
     pack(array)
 
 

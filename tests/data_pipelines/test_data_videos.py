@@ -73,10 +73,10 @@ def test_neighbours_are_images_of_the_same_clip(tmp_path):
   found = {record["name"].decode(): record for record in examples(builder)}
   assert list(found) == sorted(INNER)
   for name, neighbours in INNER.items():
-    for key, wanted in zip(
+    for key, expected in zip(
       ("image", "previous_image", "next_image"), (name, *neighbours), strict=True
     ):
-      np.testing.assert_array_equal(found[name][key], pixels(CLIPS[wanted]).rgb)
+      np.testing.assert_array_equal(found[name][key], pixels(CLIPS[expected]).rgb)
     np.testing.assert_array_equal(found[name]["intrinsics"], [30, 31, 15, 8.5])
   (line,) = builder.report.lines()
   assert re.match(r"train.*\b4\b.*\b4\b.*\b9\b", line)
@@ -116,8 +116,8 @@ def test_neighbours_are_of_the_same_split(tmp_path):
 
 def test_names_that_will_not_do(tmp_path):
   config = video_config(write(tmp_path / "mine", {"a1/x": 1, "a2/x": 2, "a3/x": 3}))
-  told = r"folder\.train\b.*folder\.train\.previous.*folder\.train\.next.*''.*a1/x"
-  with pytest.raises(UserError, match=told) as error:
+  message = r"folder\.train\b.*folder\.train\.previous.*folder\.train\.next.*''.*a1/x"
+  with pytest.raises(UserError, match=message) as error:
     run(config, tmp_path / "records")
   assert "\n" not in str(error.value)
   write(tmp_path / "mine", {"1": 1, "01": 2, "2": 3})
@@ -157,8 +157,8 @@ def test_batches_of_a_video_with_measured_depth_in_validation_alone(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["validation.labels", "train.depth"])
-def test_the_adaptation_wants_labels_and_depth(tmp_path, split):
-  """It is told before the records of the other domain are prepared."""
+def test_the_adaptation_needs_labels_and_depth(tmp_path, split):
+  """It is reported before the records of the other domain are prepared."""
   changes = {
     "validation.images": "val/{name}.png",
     "validation.labels": "gt/{name}.png",

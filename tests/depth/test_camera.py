@@ -36,9 +36,9 @@ def test_rotations_are_those_of_scipy(float64, random):
   expected = Rotation.from_rotvec(axis_angle).as_matrix()
   # The released 1e-7, added to the angle, makes the axis of a small rotation a little short.
   angle = np.linalg.norm(axis_angle, axis=1)
-  for got, wanted, a in zip(rotation, expected, angle, strict=True):
+  for got, desired, a in zip(rotation, expected, angle, strict=True):
     bound = 2e-7 * np.sin(min(a, np.pi / 2)) / a + 4e-7 * (1 - np.cos(a)) / a
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=bound)
+    np.testing.assert_allclose(got, desired, rtol=0, atol=bound)
   quarter = camera.rotation_matrix(jnp.array([[0, 0, np.pi / 2]]))[0]
   np.testing.assert_allclose(quarter @ jnp.array([1.0, 0, 0]), [0, 1, 0], atol=1e-7)
 

@@ -21,7 +21,7 @@ from tests.stub_network import stub_depth_task
 STEREO, VIDEO, ALL = ("right",), ("previous", "next"), ("right", "previous", "next")
 SIZE = (tiny_depth.HEIGHT, tiny_depth.WIDTH)
 RATE = 0.03
-# Plain descent: what a parameter moves by tells its gradient.
+# Plain descent: a parameter's move is its gradient.
 OPTIMIZER = optax.sgd(RATE)
 
 
@@ -244,7 +244,7 @@ def test_draws_are_as_often_and_as_strong_as_configured():
     )
 
 
-def test_each_step_draws_anew_and_four_devices_give_the_numbers_of_one(float64):
+def test_each_step_draws_again_and_four_devices_give_the_numbers_of_one(float64):
   types = {"model.dtype": "float64", "model.param_dtype": "float64"}
   views = ("right", "next")
   config = tiny_depth.get_config(views, **types)

@@ -166,7 +166,7 @@ def described_losses(task, state, batch):
 
 
 @pytest.mark.parametrize("views", [("right",), ALL])
-def test_without_truth_the_photometric_loss_is_told(views, tmp_path):
+def test_without_truth_the_photometric_loss_is_reported(views, tmp_path):
   task = build(views, **{"data.target.depth": "none"})
   state = task.initial_state()
 
@@ -235,7 +235,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     initial_depth_state(task)
 
 
-def test_digests_tell_weights_apart(stereo, state):
+def test_digests_say_weights_apart(stereo, state):
   digest = weights_digest(state)
   assert digest == weights_digest(jax.tree.map(jnp.copy, state))
   assert digest == weights_digest(state.replace(step=state.step + 1))

@@ -10,8 +10,8 @@ METRES = np.concatenate([np.geomspace(0.05, 655.35, 200), [0.0]])
 
 
 def test_network_and_files_have_one_scale(float64):
-  wanted = files.from_metres(METRES)  # float32, as files are read
-  np.testing.assert_allclose(inverse_depth.from_metres(METRES), wanted, rtol=1e-7)
+  expected = files.from_metres(METRES)  # float32, as files are read
+  np.testing.assert_allclose(inverse_depth.from_metres(METRES), expected, rtol=1e-7)
   scale = inverse_depth.from_metres(METRES)
   np.testing.assert_allclose(inverse_depth.to_metres(scale), files.to_metres(scale), rtol=1e-15)
   np.testing.assert_allclose(inverse_depth.to_metres(scale), METRES, rtol=1e-9, atol=1e-12)

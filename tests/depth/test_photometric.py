@@ -196,7 +196,7 @@ def test_what_moves_with_the_camera_does_not_count(float64, random):
   arrays = [np.asarray(x) for x in views[:4]]
   error = reference.data_error(np.asarray(maps["depth"]), *arrays, noise)
   np.testing.assert_allclose(value, error.mean(), rtol=1e-5)
-  # Without the mask, that half wants to be infinitely far.
+  # Without the mask, that half is to be infinitely far.
   config = dataclasses.replace(config, automask="none")
   value, _ = jax.jit(lambda d: photometric.photometric_loss([d], views, config))(disparity + 0.001)
   assert value > 1.2 * error.mean()

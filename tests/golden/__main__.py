@@ -32,13 +32,13 @@ def main() -> None:
   unknown = sorted(set(options.files) - set(found))
   if unknown or not found:
     parser.error(
-      f"{folder()} does not hold {', '.join(unknown) or 'any reference values'}, wanted "
+      f"{folder()} does not hold {', '.join(unknown) or 'any reference values'}, expected "
       f"{', '.join(found or [f'{kind}*.npz' for kind in _KINDS])}"
     )
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_enable_x64", True)
   jax.config.update("jax_numpy_dtype_promotion", "strict")
-  wanted = options.files
+  expected = options.files
   missed = 0
   runs = [(path, "float64", parts.losses_file) for path in files("losses")]
   runs += [(path, "float64", parts.augment_file) for path in files("augment")]
@@ -49,7 +49,7 @@ def main() -> None:
     (path, "float32", lambda p: ReleasedRun(p, "float32").outputs()) for path in files("corda")
   ]
   for path, dtype, measures in runs:
-    if wanted and path.name not in wanted:
+    if expected and path.name not in expected:
       continue
     print(f"\n{path.name}, {dtype}")
     print(f"  {'quantity':<30} {'compared':>9} {'largest error':>14} {'bound':>9}")

@@ -61,8 +61,8 @@ def augment_file(path: Path) -> Iterator[Measure]:
       got, bound = jax.jit(strong_augmentation.color_jitter)(image, draws), STORED
     else:
       sizes = [strong_augmentation.blur_kernel_size(n) for n in image.shape[1:3]]
-      wanted = list(z[f"{case}/kernel_size"])
-      error = 0.0 if sizes == wanted else np.inf
+      desired = list(z[f"{case}/kernel_size"])
+      error = 0.0 if sizes == desired else np.inf
       yield Measure(f"{case}/kernel_size", error, np.finfo(np.float64).tiny, 2)
       sigma = jnp.broadcast_to(jnp.asarray(z[f"{case}/sigma"]), (len(image),))
       got, bound = jax.jit(strong_augmentation.gaussian_blur)(image, sigma), KERNEL

@@ -100,7 +100,7 @@ def relative(got: Any, expected: np.ndarray) -> float:
   """Largest error relative to the largest value."""
   got = np.asarray(got, np.float64)
   if got.shape != expected.shape:
-    raise AssertionError(f"shape {got.shape}, wanted {expected.shape}")
+    raise AssertionError(f"shape {got.shape}, expected {expected.shape}")
   return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 

@@ -62,10 +62,10 @@ def test_the_bundle_predicts_what_the_network_does(written, state, random, size)
   images = random.randint(0, 256, (*size, 3)).astype(np.uint8)
   got = bundle.read_bundle(written).predict(images)
   batch = {"image": images, "label": images[..., 0], "valid": np.ones(len(images), bool)}
-  wanted = Evaluator(experiment()).pictures(state, [batch], len(images))
-  np.testing.assert_array_equal(got["label"], wanted["prediction"])
-  np.testing.assert_allclose(got["inverse_depth"], wanted["inverse_depth"], atol=1e-5)
-  np.testing.assert_allclose(got["difficulty"], wanted["difficulty"], atol=1e-5)
+  expected = Evaluator(experiment()).pictures(state, [batch], len(images))
+  np.testing.assert_array_equal(got["label"], expected["prediction"])
+  np.testing.assert_allclose(got["inverse_depth"], expected["inverse_depth"], atol=1e-5)
+  np.testing.assert_allclose(got["difficulty"], expected["difficulty"], atol=1e-5)
   assert got["logits"].shape[3] == 19
   assert len(np.unique(got["label"])) > 1
 
@@ -79,17 +79,17 @@ def test_parameters_of_half_the_bits(tmp_path, random):
   images = random.randint(0, 256, (1, 33, 40, 3)).astype(np.uint8)
   got = bundle.read_bundle(export(made, tmp_path)).predict(images)
   batch = {"image": images, "label": images[..., 0], "valid": np.ones(1, bool)}
-  wanted = Evaluator(made).pictures(state, [batch], 1)
-  assert (got["label"] == wanted["prediction"]).mean() > 0.99  # sums of 8 bits in another order
+  expected = Evaluator(made).pictures(state, [batch], 1)
+  assert (got["label"] == expected["prediction"]).mean() > 0.99  # sums of 8 bits in another order
 
 
 def test_what_lies_in_a_bundle(written, state):
-  told = json.loads((written / "bundle.json").read_text())
-  assert (told["step"], told["network"]) == (7, "student")
-  assert told["classes"]["names"] == list(NAMES)
-  assert told["classes"]["cityscapes_ids"][0] == 7
-  assert told["written_by"]["jax"] == jax.__version__
-  assert told["config"]["model"]["encoder"]["width"] == 4
+  information = json.loads((written / "bundle.json").read_text())
+  assert (information["step"], information["network"]) == (7, "student")
+  assert information["classes"]["names"] == list(NAMES)
+  assert information["classes"]["cityscapes_ids"][0] == 7
+  assert information["written_by"]["jax"] == jax.__version__
+  assert information["config"]["model"]["encoder"]["width"] == 4
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   with ocp.StandardCheckpointer() as reader:
     restored = reader.restore(written.absolute() / "orbax", variables)
@@ -180,7 +180,7 @@ def test_arrays_of_objects_are_not_read(copied):
   assert not (copied / "was_run").exists()
 
 
-def test_other_arrays_than_the_program_wants_are_refused(copied):
+def test_other_arrays_than_the_program_needs_are_refused(copied):
   with np.load(copied / "variables.npz") as arrays:
     fewer = {name: arrays[name] for name in arrays.files[1:]}
   np.savez(copied / "variables.npz", **fewer)
@@ -204,8 +204,8 @@ def test_a_program_that_calls_out_of_itself_is_refused(copied):
 
 
 def test_another_format_and_no_bundle(copied, tmp_path):
-  told = json.loads((copied / "bundle.json").read_text())
-  (copied / "bundle.json").write_text(json.dumps(told | {"format": 99}))
+  information = json.loads((copied / "bundle.json").read_text())
+  (copied / "bundle.json").write_text(json.dumps(information | {"format": 99}))
   with pytest.raises(UserError, match=r"format.*99.*1"):
     bundle.read_bundle(copied)
   with pytest.raises(UserError, match=str(tmp_path)):

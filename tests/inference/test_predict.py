@@ -77,10 +77,10 @@ def test_maps_are_those_that_evaluation_makes(random, state):
   made = experiment(**{"prediction.batch_size": 4})
   got = Predictor(made, state)(images, (17, 25))
   batch = {"image": images, "label": images[..., 0], "valid": np.ones(3, bool)}
-  wanted = Evaluator(experiment()).pictures(state, [batch], 3)
-  np.testing.assert_array_equal(got["label"], wanted["prediction"])
-  np.testing.assert_allclose(got["inverse_depth"], wanted["inverse_depth"], rtol=1e-6)
-  np.testing.assert_allclose(got["difficulty"], wanted["difficulty"], atol=1e-6)
+  expected = Evaluator(experiment()).pictures(state, [batch], 3)
+  np.testing.assert_array_equal(got["label"], expected["prediction"])
+  np.testing.assert_allclose(got["inverse_depth"], expected["inverse_depth"], rtol=1e-6)
+  np.testing.assert_allclose(got["difficulty"], expected["difficulty"], atol=1e-6)
   assert len(np.unique(got["label"])) > 1
 
 
@@ -89,8 +89,8 @@ def test_several_devices_share_images_and_fill_up_what_is_missing(random, state)
   several = Predictor(experiment(devices=2), jax.device_get(state))
   assert several.batch_size == 2
   got = [several(images[:2], (17, 25)), several(images[2:], (17, 25))]
-  wanted = Predictor(experiment(**{"prediction.batch_size": 3}), state)(images, (17, 25))
-  for name, maps in wanted.items():
+  expected = Predictor(experiment(**{"prediction.batch_size": 3}), state)(images, (17, 25))
+  for name, maps in expected.items():
     joined = np.concatenate([each[name] for each in got])
     np.testing.assert_allclose(joined, maps, rtol=1e-5, atol=1e-6)
 
@@ -98,12 +98,12 @@ def test_several_devices_share_images_and_fill_up_what_is_missing(random, state)
 def test_depth_is_that_of_the_image_as_it_is_however_it_is_seen(random, state):
   image = random.randint(0, 256, (1, 17, 25, 3)).astype(np.uint8)
   seen = {"evaluation.flip": True, "evaluation.scales": (0.5, 1.0)}
-  got, wanted = (
+  got, expected = (
     Predictor(experiment(**views), state)(image, (17, 25))["inverse_depth"] for views in (seen, {})
   )
-  np.testing.assert_allclose(got, wanted, rtol=1e-6)
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
   mirrored = Predictor(experiment(), state)(image[:, :, ::-1], (17, 25))["inverse_depth"]
-  assert np.abs(mirrored / wanted - 1).max() > 1e-3  # which it would differ from
+  assert np.abs(mirrored / expected - 1).max() > 1e-3  # which it would differ from
 
 
 @pytest.mark.parametrize("views", [{}, {"evaluation.flip": True, "evaluation.scales": (0.5, 1.0)}])
@@ -115,18 +115,18 @@ def test_a_large_image_in_tiles_is_the_whole_one(random, state, views):
     **{"prediction.tile_height": 96, "prediction.tile_width": 100, "prediction.tile_margin": 32}
     | views
   )
-  got, wanted = (Predictor(made, state)(images, (90, 200)) for made in (tiles, whole))
+  got, expected = (Predictor(made, state)(images, (90, 200)) for made in (tiles, whole))
   assert got["label"].shape == (1, 90, 200)
-  assert (got["label"] != wanted["label"]).mean() < 1e-3
-  np.testing.assert_allclose(got["inverse_depth"], wanted["inverse_depth"], rtol=1e-4)
+  assert (got["label"] != expected["label"]).mean() < 1e-3
+  np.testing.assert_allclose(got["inverse_depth"], expected["inverse_depth"], rtol=1e-4)
 
 
 def test_an_image(workdir, folder, state, capsys):
   written = run(workdir, folder / "a.png", label_ids="cityscapes")
   assert written == workdir / "predictions" / "a"
-  told = capsys.readouterr().out
+  output = capsys.readouterr().out
   for kind in ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty"):
-    assert str(written / f"a_{kind}.png") in told
+    assert str(written / f"a_{kind}.png") in output
   image = files.ImageFile("a", folder / "a.png").read().rgb
   seen = np.asarray(Image.fromarray(image).resize((25, 17), Image.Resampling.BILINEAR))
   maps = Predictor(experiment(), state)(seen[None], SIZE)
@@ -140,10 +140,10 @@ def test_an_image(workdir, folder, state, capsys):
   np.testing.assert_allclose(depth, maps["inverse_depth"][0], atol=1 / 512)
   difficulty = np.asarray(Image.open(written / "a_difficulty.png"))  # values, not colours
   np.testing.assert_allclose(difficulty / 255, maps["difficulty"][0], atol=1 / 509)
-  (told,) = results(written)["images"]
-  assert (told["size"], told["input_size"]) == ([34, 50], [17, 25])
+  (entry,) = results(written)["images"]
+  assert (entry["size"], entry["input_size"]) == ([34, 50], [17, 25])
   share = (maps["label"][0] == 7).mean()
-  assert told["shares"][CITYSCAPES.names[7]] == pytest.approx(share)
+  assert entry["shares"][CITYSCAPES.names[7]] == pytest.approx(share)
   assert results(written)["label_values"]["road"] == 7
   assert results(written)["step"] == 3
 
@@ -172,12 +172,12 @@ def test_a_folder_goes_on_where_it_was(workdir, folder, state, capsys, monkeypat
   run(workdir, folder)
   assert re.search(ALREADY, capsys.readouterr().out)
   assert (written / "c_label.png").exists()
-  run(workdir, folder, overlay_opacity=0.3)  # other settings: all anew
+  run(workdir, folder, overlay_opacity=0.3)  # other settings: all again
   assert not re.search(ALREADY, capsys.readouterr().out)
   names = {"data__classes.names": CITYSCAPES.names}
-  for colors, told in ((CITYSCAPES.colors, True), (CITYSCAPES.colors[::-1], False)):
+  for colors, kept in ((CITYSCAPES.colors, True), (CITYSCAPES.colors[::-1], False)):
     run(workdir, folder, overlay_opacity=0.3, **names, **{"data__classes.colors": colors})
-    assert bool(re.search("3 of 3", capsys.readouterr().out)) == told
+    assert bool(re.search("3 of 3", capsys.readouterr().out)) == kept
   checkpoints = Checkpoints(workdir)  # and another network
   changed = jax.tree.map(lambda x: 2 * x, state.params)
   checkpoints.save(4, state.replace(step=jnp.int32(4), params=changed))
@@ -249,8 +249,8 @@ def test_a_video(workdir, tmp_path, random, capsys, monkeypatch):
   frames = list(Video(path).read())
   labels = [np.asarray(Image.open(written / "drive" / f"{n:06d}_label.png")) for n in range(4)]
   for shown, frame, label in zip(video.read(), frames, labels, strict=True):
-    wanted = files.overlay(frame, CITYSCAPES_TO_TRAIN[label], CITYSCAPES.palette(), 0.5)
-    assert np.abs(shown.astype(float) - wanted).mean() < 12  # H.264 is lossy
+    expected = files.overlay(frame, CITYSCAPES_TO_TRAIN[label], CITYSCAPES.palette(), 0.5)
+    assert np.abs(shown.astype(float) - expected).mean() < 12  # H.264 is lossy
   assert not list(written.glob("*.partial"))
 
 
@@ -284,7 +284,7 @@ def test_what_is_no_input(workdir, folder, tmp_path):
       run(workdir, folder / "c.bmp", **{field: value})
 
 
-def test_a_network_without_depth_and_one_that_went_astray(workdir, folder, state, capsys):
+def test_a_network_without_depth_and_one_that_diverged(workdir, folder, state, capsys):
   poor = {"model__depth": False, "model__correlation": False}
   made = experiment(**{name.replace("__", "."): value for name, value in poor.items()})
   checkpoints = Checkpoints(folder.parent / "poor")
@@ -401,7 +401,7 @@ def test_an_output_folder_is_of_one_input(workdir, folder, tmp_path):
   assert [path.name for path in own.iterdir()] == ["my_label.png"]
 
 
-def test_videos_in_a_folder_are_left_out_and_told(workdir, folder, tmp_path, capsys):
+def test_videos_in_a_folder_are_left_out_and_reported(workdir, folder, tmp_path, capsys):
   (folder / "drive.mp4").write_bytes(b"a video")
   assert len(results(run(workdir, folder))["images"]) == 3
   assert re.search(r"\b1 \.mp4.*video", capsys.readouterr().out)

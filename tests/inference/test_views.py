@@ -105,6 +105,6 @@ def test_depth_maps_are_of_the_targets_head(random):
   target, source = (random.uniform(2, 60, (1, 5, 7, 1)).astype(np.float32) for _ in range(2))
   found = views.depth_maps({"S": target, "D": target, "D_src": source}, (5, 7))
   np.testing.assert_allclose(found["inverse_depth"], target[..., 0], rtol=1e-6)
-  wanted = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)[..., 0]
-  np.testing.assert_allclose(found["difficulty"], wanted, rtol=1e-5)
+  expected = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)[..., 0]
+  np.testing.assert_allclose(found["difficulty"], expected, rtol=1e-5)
   assert views.depth_maps({"S": target}, (5, 7)) == {}

@@ -148,8 +148,8 @@ def test_encoders_compute_what_pytorch_does(float64, random, fields):
   nested = {collection: {"encoder": tree} for collection, tree in variables.items()}
   expected = features_in_numpy(nested, np.asarray(x), fields)
   assert len(got) == len(expected) == 4
-  for level, wanted in zip(got, expected, strict=True):
-    np.testing.assert_allclose(level, wanted, rtol=0, atol=1e-13 * np.abs(wanted).max())
+  for level, desired in zip(got, expected, strict=True):
+    np.testing.assert_allclose(level, desired, rtol=0, atol=1e-13 * np.abs(desired).max())
   last = encoder.apply(variables, x, train=False)
   np.testing.assert_allclose(last, got[-1], rtol=0, atol=1e-13 * np.abs(got[-1]).max())
 
@@ -206,7 +206,7 @@ def features_in_numpy(variables, x, fields):
 
 
 @pytest.mark.parametrize(
-  ("fields", "told"),
+  ("fields", "message"),
   [
     ({"block": "plain"}, r"block.*plain.*bottleneck.*basic"),
     ({"stride_on": "conv3"}, r"stride_on.*conv3.*conv1.*conv2"),
@@ -214,8 +214,8 @@ def features_in_numpy(variables, x, fields):
     ({"strides": (1, 2)}, r"strides.*\(1, 2\)"),
   ],
 )
-def test_encoders_that_cannot_be_are_told(fields, told):
-  with pytest.raises(ValueError, match=told):
+def test_encoders_that_cannot_be_are_reported(fields, message):
+  with pytest.raises(ValueError, match=message):
     ResNet(**small_fields(**fields))
 
 
@@ -267,10 +267,10 @@ def test_decoders_start_as_convolutions_of_pytorch():
     np.testing.assert_allclose(layer["kernel"].std(), reach / 3**0.5, rtol=0.1)
 
 
-@pytest.mark.parametrize("wanted", [0.5, 0.1])
-def test_fresh_networks_begin_at_a_disparity(random, wanted):
+@pytest.mark.parametrize("expected", [0.5, 0.1])
+def test_fresh_networks_begin_at_a_disparity(random, expected):
   """What the features say aside."""
-  network, _ = built(small_config(initial_disparity=wanted))
+  network, _ = built(small_config(initial_disparity=expected))
   x = image(random)
   variables = jax.jit(lambda key: network.init(key, x, train=True))(jax.random.key(0))
   heads = {name: variables["params"]["decoder"][name] for name in ("head0", "head3")}
@@ -278,7 +278,7 @@ def test_fresh_networks_begin_at_a_disparity(random, wanted):
     variables["params"]["decoder"][name] = head | {"kernel": 0 * head["kernel"]}
   disparities = jax.jit(lambda v: network.apply(v, x, train=False))(variables)
   for disparity in (disparities[0], disparities[3]):
-    np.testing.assert_allclose(disparity, wanted, rtol=1e-6)
+    np.testing.assert_allclose(disparity, expected, rtol=1e-6)
 
 
 def test_every_parameter_of_depth_learns(random):
@@ -379,7 +379,7 @@ def test_disparity_and_motion_stay_wide_in_bfloat16(random):
 
 
 @pytest.mark.parametrize(
-  ("size", "fields", "told"),
+  ("size", "fields", "message"),
   [
     ((48, 40), {}, r"48x40.*\b16\b"),
     ((33, 32), {}, r"33x32.*\b16\b"),
@@ -392,13 +392,13 @@ def test_disparity_and_motion_stay_wide_in_bfloat16(random):
     ),
   ],
 )
-def test_sizes_that_do_not_fit_the_decoder_are_told(size, fields, told):
+def test_sizes_that_do_not_fit_the_decoder_are_reported(size, fields, message):
   depth, _ = built(small_config(encoder=small_fields(**fields)))
-  with pytest.raises(UserError, match=told):
+  with pytest.raises(UserError, match=message):
     jax.eval_shape(lambda: depth.init(jax.random.key(0), jnp.zeros((1, *size, 3)), train=False))
 
 
-def test_fewer_widths_than_levels_are_told():
+def test_fewer_widths_than_levels_are_reported():
   depth, _ = built(small_config(decoder_widths=(4, 6, 8)))
   with pytest.raises(UserError, match=r"widths.*\(4, 6, 8\).*\b4\b"):
     jax.eval_shape(lambda: depth.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False))

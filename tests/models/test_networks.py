@@ -119,7 +119,7 @@ def test_parts_can_be_left_out(fields, outputs):
   assert count < whole_count()
 
 
-def test_depth_heads_begin_where_they_are_told(random):
+def test_depth_heads_begin_where_the_configuration_says(random):
   x = jnp.asarray(random.standard_normal((1, 16, 16, 3)), jnp.float32)
   fields = {"model.initial_inverse_depth": 65.0, "model.decoder.dilations": (1, 2, 3)}
   model = build_network(tiny.get_config(**fields).model, 19)
@@ -177,7 +177,7 @@ def test_normalization_turns_rgb_into_bgr_minus_mean():
   ("field", "value", "known"),
   [("part", "unet", "module:Class"), ("kernel_init", "zeros", "he_normal")],
 )
-def test_unknown_names_are_told(field, value, known):
+def test_unknown_names_are_reported(field, value, known):
   config = tiny.get_config(**{f"model.{field}": value})
   with pytest.raises(UserError, match=rf"model\.{field}.*{value}.*{known}"):
     build_network(config.model, 19)

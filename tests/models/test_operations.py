@@ -25,8 +25,8 @@ def assert_same_gradients(function, reference, *arguments):
   expected, expected_gradients = jax.vjp(reference, *arguments)
   np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
   cotangent = np.random.default_rng(1).standard_normal(result.shape)
-  for given, wanted in zip(gradients(cotangent), expected_gradients(cotangent), strict=True):
-    np.testing.assert_allclose(given, wanted, rtol=1e-12, atol=1e-12)
+  for given, desired in zip(gradients(cotangent), expected_gradients(cotangent), strict=True):
+    np.testing.assert_allclose(given, desired, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("features", [3, 4, 9])
@@ -110,11 +110,11 @@ def test_a_rectified_sum_is_equal_to_the_last_bit(random, dtype):
     result, gradient = jax.vjp(function, x, y)
     expected, expected_gradient = jax.vjp(lambda x, y: nn.relu(x + y), x, y)
     np.testing.assert_array_equal(result, expected)
-    for given, wanted in zip(gradient(x), expected_gradient(x), strict=True):
-      np.testing.assert_array_equal(given, wanted)
+    for given, desired in zip(gradient(x), expected_gradient(x), strict=True):
+      np.testing.assert_array_equal(given, desired)
 
 
-def test_no_block_is_made_anew_for_the_next():
+def test_no_block_is_made_again_for_the_next():
   def stage(x, matrices):
     for matrix in matrices:
       x = operations.rectified_sum(x, jnp.tanh(x @ matrix))

@@ -75,13 +75,13 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     first_leaf()
 
 
-def test_what_does_not_fit_is_told(tmp_path):
+def test_what_does_not_fit_is_reported(tmp_path):
   depth_run(tmp_path / "video")
   depth_run(tmp_path / "stereo", ("right",))
   depth_run(tmp_path / "bgr", **{"model.normalization.bgr": True})
   depth_run(tmp_path / "adaptation")
   record_config(tmp_path / "adaptation", tiny_joint.get_config(*VIDEO).to_dict())
-  for folder, case, fields, told in (
+  for folder, case, fields, message in (
     ("adaptation", VIDEO, {}, r"adaptation.*depth stage"),
     ("video", tiny_joint.TARGET, {}, "initial_pose.*video"),
     ("stereo", VIDEO, {}, "stereo.*pose"),
@@ -89,5 +89,5 @@ def test_what_does_not_fit_is_told(tmp_path):
     ("video", VIDEO, {"terms.photometric.pose.decoder_width": 8}, r"video.*photometric\.pose"),
     ("absent", VIDEO, {}, r"absent"),
   ):
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
       read_initial_pose(adaptation(tmp_path / folder, case, **fields))

@@ -131,7 +131,7 @@ def test_a_round_trip_is_exact(tmp_path, network):
     np.testing.assert_array_equal(tensor, state[name])
 
 
-def test_what_a_strict_load_wants_beside_the_weights(corda):
+def test_what_a_strict_load_needs_beside_the_weights(corda):
   variables, _, _, state = corda
   norms = [name for name in state if name.endswith("running_mean")]
   assert len(norms) == sum(name.endswith("num_batches_tracked") for name in state)
@@ -192,7 +192,7 @@ def test_prefixes_and_places(deeplab):
 
 
 @pytest.mark.parametrize(
-  ("tree", "told"),
+  ("tree", "message"),
   [
     ([1, 2], r"list.*dict"),
     ({}, r"nothing.*model.*state_dict"),
@@ -200,8 +200,8 @@ def test_prefixes_and_places(deeplab):
     ({"bn1.num_batches_tracked": np.array(1)}, r"bn1\.num_batches_tracked.*model.*state_dict"),
   ],
 )
-def test_files_without_tensors(tree, told):
-  with pytest.raises(UserError, match=told):
+def test_files_without_tensors(tree, message):
+  with pytest.raises(UserError, match=message):
     find_state_dicts(tree)
 
 
@@ -246,7 +246,7 @@ def test_corda_into_deeplab_and_between_variants(deeplab, corda):
   ]
 
 
-def test_torchvision_is_told_by_its_classifier(deeplab):
+def test_torchvision_is_reported_by_its_classifier(deeplab):
   _, shapes, kwargs, state = deeplab
   encoder = {n: x for n, x in state.items() if not n.startswith("layer5")}
   classifier = {"fc.weight": np.zeros((1000, 16)), "fc.bias": np.zeros(1000)}
@@ -264,12 +264,12 @@ def test_files_that_fit_nothing_are_refused(deeplab):
   with pytest.raises(UserError, match=r"features\.0\.weight.*\b2\b.*conv1\.weight"):
     match(vgg, shapes, **kwargs)
   wide = {n: np.zeros((*x.shape, 2)) if n.endswith("weight") else x for n, x in state.items()}
-  told = r"layer1\.0\.conv1\.weight.*\(4, 4, 1, 1, 2\).*\(4, 4, 1, 1\)"
-  with pytest.raises(UserError, match=told):
+  message = r"layer1\.0\.conv1\.weight.*\(4, 4, 1, 1, 2\).*\(4, 4, 1, 1\)"
+  with pytest.raises(UserError, match=message):
     match(wide, shapes, **kwargs)  # statistics alone fit
-  with pytest.raises(UserError, match=r"conv1\.weight.*model\.encoder") as told:
+  with pytest.raises(UserError, match=r"conv1\.weight.*model\.encoder") as message:
     match({"\x1b[2J\n": np.zeros(1)}, shapes, **kwargs)
-  assert str(told.value).isprintable()
+  assert str(message.value).isprintable()
 
 
 def test_numbers_of_other_types(deeplab):

@@ -205,7 +205,7 @@ def _without(state, name):
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "message"),
   [
     (
       lambda state: _without(state, "layer2.0.conv1.weight"),
@@ -223,18 +223,18 @@ def _without(state, name):
     ),
   ],
 )
-def test_other_encoders_are_refused(tmp_path, change, told):
+def test_other_encoders_are_refused(tmp_path, change, message):
   shapes = shapes_of("depth", small_config())
   path = tmp_path / "a.pth"
   write_torch_file(path, change(imagenet(drawn(shapes))))
-  with pytest.raises(UserError, match=rf"a\.pth.*depth.*{told}"):
+  with pytest.raises(UserError, match=rf"a\.pth.*depth.*{message}"):
     read_depth_weights(path, shapes, "depth")
 
 
 def test_what_is_no_encoder_is_refused(tmp_path):
   shapes = shapes_of("depth", small_config())
   state = state_of("depth", drawn(shapes))
-  for name, tree, told in (
+  for name, tree, message in (
     ("depth.pth", split(state)[1], r"decoder\.10.*encoder\.conv1"),
     (
       "vgg.pth",
@@ -244,7 +244,7 @@ def test_what_is_no_encoder_is_refused(tmp_path):
     ("list.pth", [1, 2], "list.*dict"),
   ):
     write_torch_file(tmp_path / name, tree)
-    with pytest.raises(UserError, match=rf"{name}.*depth.*{told}"):
+    with pytest.raises(UserError, match=rf"{name}.*depth.*{message}"):
       read_depth_weights(tmp_path / name, shapes, "depth")
   with pytest.raises(UserError, match=r"missing\.pth"):
     read_depth_weights(tmp_path / "missing.pth", shapes, "depth")
@@ -254,7 +254,7 @@ def test_what_is_no_encoder_is_refused(tmp_path):
     read_depth_weights(tmp_path / "nan.pth", shapes, "depth")
 
 
-def test_a_folder_wants_both_files(tmp_path):
+def test_a_folder_needs_both_files(tmp_path):
   shapes = shapes_of("pose", small_config())
   encoder, _ = split(state_of("pose", drawn(shapes)))
   with pytest.raises(UserError, match=rf"{tmp_path}.*pose_encoder\.pth.*pose\.pth"):
@@ -263,7 +263,7 @@ def test_a_folder_wants_both_files(tmp_path):
   with pytest.raises(UserError, match=rf"{tmp_path}.*\bpose\.pth") as error:
     read_depth_weights(tmp_path, shapes, "pose")
   assert str(error.value).count("pose_encoder.pth") == 1  # as one of both files, and not as missing
-  # A damaged decoder is told by its own path.
+  # A damaged decoder is reported by its own path.
   write_torch_file(tmp_path / "pose.pth", {"epoch": 3})
   with pytest.raises(UserError, match=r"/pose\.pth.*epoch.*model"):
     read_depth_weights(tmp_path, shapes, "pose")

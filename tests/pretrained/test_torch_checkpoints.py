@@ -134,7 +134,7 @@ def test_a_run_may_go_on_where_the_file_has_another_path(tmp_path):
   check_config(tmp_path, experiment("there.pth").config.to_dict())
 
 
-def test_mistakes_are_told(released, tmp_path):
+def test_mistakes_are_reported(released, tmp_path):
   with pytest.raises(UserError, match=r"initial_weights.*''"):
     read_initial_weights(experiment())
   with pytest.raises(UserError, match=r"none\.pth"):

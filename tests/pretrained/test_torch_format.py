@@ -177,9 +177,9 @@ MALICIOUS = {
 @pytest.mark.parametrize("kind", MALICIOUS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_malicious_pickles_are_named_and_not_run(read, tmp_path, name, kind):
-  make, told = MALICIOUS[kind]
+  make, message = MALICIOUS[kind]
   witness = tmp_path / "witness"
-  with pytest.raises(UserError, match=rf"weights\.pth.*'{told}'"):
+  with pytest.raises(UserError, match=rf"weights\.pth.*'{message}'"):
     read(FORMATS[name](make(str(witness))))
   assert not witness.exists()
 
@@ -271,10 +271,10 @@ CRAFTED = {
 
 @pytest.mark.parametrize("kind", CRAFTED)
 def test_crafted_pickles_are_refused(read, kind):
-  with pytest.raises(UserError) as told:
+  with pytest.raises(UserError) as message:
     print(read(raw(CRAFTED[kind])))
-  assert "\n" not in str(told.value)
-  assert len(str(told.value)) < 600
+  assert "\n" not in str(message.value)
+  assert len(str(message.value)) < 600
 
 
 def test_a_memo_index_beyond_the_pickle_gets_no_memory(read):
@@ -337,16 +337,16 @@ def small(request):
     return FORMATS[request.param](tree | {"flag": contiguous(np.array([True]))})
 
 
-def test_a_file_cut_anywhere_is_told(read, small):
+def test_a_file_cut_anywhere_is_reported(read, small):
   read(small)
   for length in range(len(small)):
     with pytest.raises(UserError):
       read(small[:length])
 
 
-def test_damage_anywhere_is_told_or_harmless(read, small):
+def test_damage_anywhere_is_reported_or_harmless(read, small):
   random = np.random.RandomState(3)
-  told = 0
+  found = 0
   for _ in range(1500):
     data = bytearray(small)
     for position in random.randint(0, len(data), random.randint(1, 4)):
@@ -354,8 +354,8 @@ def test_damage_anywhere_is_told_or_harmless(read, small):
     try:
       read(bytes(data))
     except UserError:
-      told += 1
-  assert told > 500
+      found += 1
+  assert found > 500
 
 
 def tar():
@@ -366,7 +366,7 @@ def tar():
 
 
 @pytest.mark.parametrize(
-  ("data", "told"),
+  ("data", "message"),
   [
     (b"", "empty"),
     (b"\x89PNG\r\n\x1a\n" + bytes(50), "image"),
@@ -382,13 +382,13 @@ def tar():
     (b"some notes of mine", "damage"),
   ],
 )
-def test_wrong_files_are_told(read, data, told):
-  with pytest.raises(UserError, match=rf"weights\.pth.*{told}") as error:
+def test_wrong_files_are_reported(read, data, message):
+  with pytest.raises(UserError, match=rf"weights\.pth.*{message}") as error:
     read(data)
   assert "\n" not in str(error.value)
 
 
-def test_missing_files_and_folders_are_told(tmp_path):
+def test_missing_files_and_folders_are_reported(tmp_path):
   with pytest.raises(UserError, match=r"none\.pth.*No such file"):
     read_torch_file(tmp_path / "none.pth")
   with pytest.raises(UserError, match=rf"{tmp_path}.*Is a directory"):

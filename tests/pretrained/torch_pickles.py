@@ -33,7 +33,7 @@ class Call:
     self.reduced = function, arguments
 
   def __call__(self):
-    """Only there because the pickler wants what a pickle calls to be callable."""
+    """Only there because the pickler needs what a pickle calls to be callable."""
 
   def __reduce__(self):
     return self.reduced

@@ -81,12 +81,12 @@ def test_any_harmed_file_is_found_and_the_one_before_taken(workdir, capsys, harm
     contents[len(contents) // 2] ^= 4
     path.write_bytes({"bit": contents, "cut": contents[:-1], "empty": b""}[harm])
   assert_is(restored(workdir), 1)
-  told = capsys.readouterr().out
+  output = capsys.readouterr().out
   name = path.relative_to(workdir / "checkpoints/2").as_posix()
-  assert re.search(rf"step 2\b.*{re.escape(name)}.*{workdir}/damaged/2\b", told)
+  assert re.search(rf"step 2\b.*{re.escape(name)}.*{workdir}/damaged/2\b", output)
   assert (workdir / "damaged" / "2" / "checksums.json").exists()
   assert_is(restored(workdir), 1)
-  assert capsys.readouterr().out == ""  # told once
+  assert capsys.readouterr().out == ""  # reported once
   checkpoints = Checkpoints(workdir)
   checkpoints.save(2, state(2))  # made again under its own name
   checkpoints.close()
@@ -110,10 +110,12 @@ def test_a_harmed_seal_is_damage(workdir, text):
   assert_is(restored(workdir), 1)
 
 
-def test_where_all_are_damaged_nothing_is_begun_anew(workdir):
+def test_where_all_are_damaged_nothing_is_begun_again(workdir):
   for step in (1, 2):
     (workdir / f"checkpoints/{step}/default/manifest.ocdbt").write_bytes(b"nothing")
-  folder = workdir / "checkpoints"  # to be deleted; of one checkpoint among others it is not told
+  folder = (
+    workdir / "checkpoints"
+  )  # to be deleted; of one checkpoint among others it is not reported
   with pytest.raises(UserError, match=rf"{folder}/1\b.*{folder}(?!/)"):
     restored(workdir)
   assert (workdir / "damaged/2").is_dir()
@@ -214,7 +216,7 @@ def test_a_reader_leaves_what_is_being_written(workdir):
   run.close()
 
 
-def test_a_write_that_fails_is_noticed_without_waiting_and_told_once(workdir, monkeypatch):
+def test_a_write_that_fails_is_noticed_without_waiting_and_reported_once(workdir, monkeypatch):
   checkpoints = Checkpoints(workdir)
   real = ocp.StandardCheckpointHandler.async_save
 

@@ -39,7 +39,7 @@ def depth(**overrides):
 def traced_step(build, **overrides):
   task, batch = build(**overrides)
   state = task.state_shapes()
-  with jax.numpy_dtype_promotion("standard"):  # optax's Adam wants it
+  with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
     return jax.make_jaxpr(task.make_step())(state, batch, jax.random.key(0)).jaxpr
 
 
@@ -54,8 +54,8 @@ def test_steps_have_the_precision_asked_for(build):
     assert len(products) > 50
     found = [precision_of(each) for each in products]
     # Interpolation, which is to be exact, always has the highest.
-    wanted = {getattr(jax.lax.Precision, name.upper()), jax.lax.Precision.HIGHEST}
-    assert set().union(*found) == wanted, name
+    expected = {getattr(jax.lax.Precision, name.upper()), jax.lax.Precision.HIGHEST}
+    assert set().union(*found) == expected, name
 
 
 @pytest.mark.parametrize("build", [adaptation, depth])

@@ -72,10 +72,10 @@ def test_killed_at_any_moment_a_run_ends_the_same(tmp_path, capsys, number):
     "draw_every=4",
   ]
   assert kills.main(command) == 0
-  told = capsys.readouterr().out
-  assert re.search(rf"\b{number} kills\b", told)
-  assert re.search(r"\b0 differ\b", told)
-  assert not re.search(r"\b0 of them\b", told)
+  output = capsys.readouterr().out
+  assert re.search(rf"\b{number} kills\b", output)
+  assert re.search(r"\b0 differ\b", output)
+  assert not re.search(r"\b0 of them\b", output)
 
 
 def test_what_differs_is_found(whole, tmp_path):
@@ -96,13 +96,15 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_with_its_code(whole, tmp_pat
     process.send_signal(signal.SIGHUP)  # the terminal has closed
   else:  # a SIGTERM in the first one, after two steps
     process = start(workdir, "num_steps=8", "stopped_in_evaluation=1")
-  told = process.communicate(timeout=60)[0]
-  assert process.returncode == EXIT_CODE == 143, told
+  output = process.communicate(timeout=60)[0]
+  assert process.returncode == EXIT_CODE == 143, output
   steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-  assert re.search(rf"{'SIGHUP' if during == 'training' else 'SIGTERM'}.*\b{max(steps)}\b", told)
+  assert re.search(rf"{'SIGHUP' if during == 'training' else 'SIGTERM'}.*\b{max(steps)}\b", output)
   assert max(steps) == 2 if during == "evaluation" else 2 < max(steps) < 8
-  told = subprocess.run([*RUN, workdir, "num_steps=8"], check=True, capture_output=True, text=True)
-  assert re.search(rf"checkpoint.*\b{max(steps)}\b", told.stdout)
+  output = subprocess.run(
+    [*RUN, workdir, "num_steps=8"], check=True, capture_output=True, text=True
+  )
+  assert re.search(rf"checkpoint.*\b{max(steps)}\b", output.stdout)
   differing = kills.differences(whole, workdir)
   # The curves have one point more, where it was stopped.
   assert [name for name in differing if name != "history"] == []
@@ -127,24 +129,24 @@ def test_two_processes_stop_at_the_same_step_and_go_on(whole, tmp_path):
   processes = start_two(workdir, "num_steps=8", "seconds_a_step=0.3")
   wait_for(processes[0], workdir / "checkpoints" / "2")
   processes[1].send_signal(signal.SIGTERM)  # one alone is asked; the other hears of it
-  told = [process.communicate(timeout=120)[0] for process in processes]
-  assert [process.returncode for process in processes] == [EXIT_CODE] * 2, told
+  output = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [EXIT_CODE] * 2, output
   step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
   assert step < 8
-  for each in told:
+  for each in output:
     assert re.search(rf"SIGTERM.*\b{step}\b", each)
   # As a kill between the last file and its seal leaves it: the first process reads it by itself.
   (workdir / "checkpoints" / str(step) / "checksums.json").unlink()
   processes = start_two(workdir, "num_steps=8")
-  told = [process.communicate(timeout=120)[0] for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], told
-  assert re.search(rf"checkpoint.*\b{step}\b", told[0])
+  output = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], output
+  assert re.search(rf"checkpoint.*\b{step}\b", output[0])
   results = [json.loads((each / "results.json").read_text()) for each in (whole, workdir)]
   assert results[0]["miou"] == pytest.approx(results[1]["miou"], abs=1e-3)
 
 
 @pytest.mark.parametrize("then", ["stop", "continue"])
-def test_a_full_disk_is_tried_again_and_told(tmp_path, then):
+def test_a_full_disk_is_tried_again_and_reported(tmp_path, then):
   """A limit on the size of files stands in for it: the writer gets an error from the system."""
   workdir = tmp_path / "run"
   wide = "model.encoder.width=128"  # checkpoints that reach the limit, beside files that do not
@@ -156,17 +158,17 @@ def test_a_full_disk_is_tried_again_and_told(tmp_path, then):
   process = subprocess.Popen(
     ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
-  told = process.communicate(timeout=120)[0]
-  assert process.returncode == 1, told
-  assert re.search(r"step \d+: .*checkpoint.*\b\d+\b.*File too large", told)
-  assert re.search(r"\b0 seconds", told)
+  output = process.communicate(timeout=120)[0]
+  assert process.returncode == 1, output
+  assert re.search(r"step \d+: .*checkpoint.*\b\d+\b.*File too large", output)
+  assert re.search(r"\b0 seconds", output)
   last = max(entry["step"] for entry in read_history(workdir))
   if then == "stop":  # not at the end of the run, where the last one always stops it
     assert last < 6
   else:
     assert last == 12
-  assert re.search(r"^error: .*checkpoint", told, re.MULTILINE)
-  # Nor what would fill the disk more, but for what a thread wrote on after the last was told.
+  assert re.search(r"^error: .*checkpoint", output, re.MULTILINE)
+  # Nor what would fill the disk more, but for what a thread wrote on after the last was reported.
   assert len(list((workdir / "checkpoints").iterdir())) <= 1
-  told = subprocess.run([*RUN, workdir, *settings], check=True, capture_output=True, text=True)
+  output = subprocess.run([*RUN, workdir, *settings], check=True, capture_output=True, text=True)
   assert json.loads((workdir / "results.json").read_text())["step"] == 12

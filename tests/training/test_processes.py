@@ -168,7 +168,7 @@ class Device:
 
 
 def test_devices_of_a_process_lie_together_and_several_machines_make_one_mesh():
-  # Two machines of GPUs, as JAX tells them apart, in an order that alternates.
+  # Two machines of GPUs, as JAX distinguishes them, in an order that alternates.
   devices = [Device(number, number % 2, number % 2) for number in range(8)]
   mesh = make_mesh(devices)
   assert [device.process_index for device in mesh.devices] == [0] * 4 + [1] * 4
@@ -200,7 +200,7 @@ def test_devices_of_a_process_lie_together_and_several_machines_make_one_mesh():
     ({}, "Slurm"),
   ],
 )
-def test_what_the_environment_lacks_is_told(monkeypatch, environment, message):
+def test_what_the_environment_lacks_is_reported(monkeypatch, environment, message):
   for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
     monkeypatch.delenv(name, raising=False)
   for name, value in environment.items():

@@ -73,24 +73,24 @@ def workdir(tmp_path, random):
   return workdir
 
 
-def test_a_page_tells_of_the_run_and_loads_nothing(workdir):
+def test_a_page_says_of_the_run_and_loads_nothing(workdir):
   path = write_report(workdir, {})
   page = Page(path.read_text())
   assert page.sources
   assert all(source.startswith("data:image/") for source in page.sources)
   assert "url(" not in path.read_text()
-  told = " ".join(page.texts)
+  text = " ".join(page.texts)
   results = [entry["result"] for entry in read_history(workdir) if "result" in entry]
-  assert f"{results[2]['miou']:.1f} %" in told
-  assert f"{results[1]['miou']:.1f} %" in told  # the best
+  assert f"{results[2]['miou']:.1f} %" in text
+  assert f"{results[1]['miou']:.1f} %" in text  # the best
   for name in ("road", "traffic light"):
-    assert name in told
-    assert f"{results[2]['iou'][name]:.1f}" in told
+    assert name in text
+    assert f"{results[2]['iou'][name]:.1f}" in text
     assert f"<i style='width:{results[2]['iou'][name]:.1f}%;" in path.read_text()
-  assert re.search(r"300\D+400", told)
-  assert "run <b>&" in told
-  assert "data.batch_size" in told
-  assert "student step 000300" in told
+  assert re.search(r"300\D+400", text)
+  assert "run <b>&" in text
+  assert "data.batch_size" in text
+  assert "student step 000300" in text
   svg = sum(source.startswith("data:image/svg") for source in page.sources)
   assert svg == 6  # mIoU, loss, terms, rates, skipped, and one that no figure asks for
 
@@ -102,9 +102,9 @@ def test_a_run_of_the_depth_stage_and_one_that_was_not_evaluated(tmp_path):
   page = write_report(tmp_path, {"num_steps": 7}).read_text()
   assert re.search("(?i)no evaluation", page)
   History(tmp_path).add_evaluation(5, -0.2, {"step": 5, "abs_rel": 0.2, "rmse": 4.5}, {})
-  told = " ".join(Page(write_report(tmp_path, {"num_steps": 7}).read_text()).texts)
-  assert re.search(r"abs_rel\s+0\.2\b", told)
-  assert "0.200" in told
+  text = " ".join(Page(write_report(tmp_path, {"num_steps": 7}).read_text()).texts)
+  assert re.search(r"abs_rel\s+0\.2\b", text)
+  assert "0.200" in text
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_browser_opens_it_from_the_disk(workdir, tmp_path):
   # Counts pictures that were drawn, and what stands out of the window's width.
   script = (
     "<script>addEventListener('load', () => { const all = [...document.images];"
-    "document.body.dataset.told = [all.length, all.filter(i => i.naturalWidth > 0).length,"
+    "document.body.dataset.reported = [all.length, all.filter(i => i.naturalWidth > 0).length,"
     "document.documentElement.scrollWidth <= innerWidth].join(); });</script>"
   )
   probe.write_text(path.read_text().replace("</body>", script + "</body>"))
@@ -131,6 +131,6 @@ def test_a_browser_opens_it_from_the_disk(workdir, tmp_path):
     check=True,
     timeout=120,
   ).stdout
-  images, drawn, fits = re.search(r'data-told="(\d+),(\d+),(\w+)"', dom).groups()
+  images, drawn, fits = re.search(r'data-reported="(\d+),(\d+),(\w+)"', dom).groups()
   assert images == drawn == "9"
   assert fits == "true"

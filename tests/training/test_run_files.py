@@ -14,8 +14,8 @@ from tests import tiny
 
 def test_results_without_numbers_are_json(tmp_path):
   write_json(tmp_path / "a.json", {"x": float("nan"), "y": [1.5, float("-inf")], "z": {"t": "nan"}})
-  told = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
-  assert told == {"x": None, "y": [1.5, None], "z": {"t": "nan"}}
+  values = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+  assert values == {"x": None, "y": [1.5, None], "z": {"t": "nan"}}
 
 
 def test_results_of_another_configuration_are_refused(tmp_path):
@@ -59,8 +59,8 @@ def test_a_run_refuses_another_configuration(tmp_path):
   free |= {"data.source.depth_root": "there", "data.target.depth_root": "elsewhere"}
   check_config(tmp_path, tiny.get_config(**free).to_dict())
   changed = tiny.get_config(**{"optimizer.momentum": 0.5, "data.batch_size": 8}).to_dict()
-  told = r"data\.batch_size.*4.*8.*optimizer\.momentum.*0\.9.*0\.5"
-  with pytest.raises(UserError, match=told):
+  message = r"data\.batch_size.*4.*8.*optimizer\.momentum.*0\.9.*0\.5"
+  with pytest.raises(UserError, match=message):
     check_config(tmp_path, changed)
   check_config(tmp_path, changed, parts=("model.",))
   changed = tiny.get_config(**{"model.decoder.dilations": (2, 5)}).to_dict()

@@ -131,7 +131,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(tmp_path, cap
 
 def test_skipped_steps_count_in_a_row_alone(tmp_path):
   skipped = SkippedSteps(
-    tmp_path, 2, frames_of=lambda step: {}, checkpoints=list, tell=lambda text: None
+    tmp_path, 2, frames_of=lambda step: {}, checkpoints=list, say=lambda text: None
   )
   for step, each in enumerate((1, 0, 1, 0, 1)):
     skipped.read(step, {"skipped": each, "total": float("nan")})
@@ -173,9 +173,9 @@ def test_curves_and_pictures_that_cannot_be_written_do_not_end_a_run(name, tmp_p
   task = runs.make(name, draw_every=2, log_every=2)
   _, result = run(task, tmp_path, Full())
   assert result["step"] == 4
-  told = capsys.readouterr().out
+  output = capsys.readouterr().out
   for what in ("TensorBoard's curves", "pictures"):
-    assert re.search(rf"{what}.*No space left on device", told)
+    assert re.search(rf"{what}.*No space left on device", output)
   assert [entry["step"] for entry in History(tmp_path).entries] == [2, 2, 4, 4]
 
 

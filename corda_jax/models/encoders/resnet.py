@@ -104,13 +104,13 @@ class BasicBlock(nn.Module):
     return rectified_sum(x, y)
 
 
-def rematerialized(block: type[nn.Module], wanted: bool) -> type[nn.Module]:
-  """A kind of block that, if `wanted`, keeps its input alone for the backward pass.
+def rematerialized(block: type[nn.Module], expected: bool) -> type[nn.Module]:
+  """A kind of block that, if `expected`, keeps its input alone for the backward pass.
 
   What lies between is computed again there. Numbers stay the same.
   """
   # Of the arguments of __call__, itself among them, `train` is no array.
-  return nn.remat(block, static_argnums=(2,)) if wanted else block
+  return nn.remat(block, static_argnums=(2,)) if expected else block
 
 
 def _parts(block: Bottleneck | BasicBlock, train: bool) -> tuple[Callable, Callable]:
@@ -213,7 +213,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def features(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-    """Features of all levels, of which `level_strides` tells the strides.
+    """Features of all levels, of which `level_strides` gives the strides.
 
     Args:
       x: [B, H, W, C] normalised images; any number of channels.

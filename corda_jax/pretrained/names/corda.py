@@ -59,12 +59,12 @@ _STATISTICS = ("mean", "var")
 
 def _translate(name: str, patterns: Iterable[tuple[str, str]]) -> str:
   """`name` in the other language; raises KeyError if it fits no pattern."""
-  for given, wanted in patterns:
+  for given, expected in patterns:
     # Numbers for stage, block and i; the names of tasks and heads are letters and underscores.
     pattern = re.sub(r"\\{(stage|block|i)\\}", r"(?P<\1>[0-9]+)", re.escape(given))
     pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[A-Za-z_]+)", pattern)
     if found := re.fullmatch(pattern, name):
-      return wanted.format(**found.groupdict())
+      return expected.format(**found.groupdict())
   raise KeyError(name)
 
 

@@ -30,18 +30,18 @@ _STEM = "encoder.conv1.weight"
 
 
 def read_depth_weights(
-  path: str | os.PathLike[str], wanted: Mapping[str, Any], network: str
+  path: str | os.PathLike[str], expected: Mapping[str, Any], network: str
 ) -> tuple[dict[str, Any], str]:
   """Reads pretrained weights.
 
   Args:
     path: a file of torchvision or of Monodepth2, or a folder of Monodepth2 with encoder and
       decoder.
-    wanted: {"params": …, "batch_stats": …} of the network; arrays or shapes.
+    expected: {"params": …, "batch_stats": …} of the network; arrays or shapes.
     network: "depth" or "pose".
 
   Returns:
-    Variables, nested as `wanted`, in its dtypes, without those that are missing; and what was
+    Variables, nested as `expected`, in its dtypes, without those that are missing; and what was
     loaded, what was left and why, in lines for the console.
 
   Raises:
@@ -62,16 +62,16 @@ def read_depth_weights(
     except UserError as error:
       raise UserError(f"{file} does not fit the {network} network: {error}") from error
   try:
-    variables, report = fit_depth_weights(tensors, wanted, network)
+    variables, report = fit_depth_weights(tensors, expected, network)
   except UserError as error:
     raise UserError(f"{path} does not fit the {network} network: {error}") from error
   return variables, f"Weights of {path}\n{format_report(report, f'{network} network')}"
 
 
 def fit_depth_weights(
-  tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], network: str
+  tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], network: str
 ) -> tuple[dict[str, Any], Report]:
-  """Picks the tensors that fit a network, as `match` does, and wants a whole encoder.
+  """Picks the tensors that fit a network, as `match` does, and needs a whole encoder.
 
   Torchvision's names are taken as Monodepth2's, "encoder." before them. Where the first convolution
   sees two frames and that of the file one, its kernel is repeated for both and divided by two, as
@@ -79,11 +79,11 @@ def fit_depth_weights(
 
   Args:
     tensors: name → tensor in PyTorch's layout.
-    wanted: {"params": …, "batch_stats": …} of arrays or shapes.
+    expected: {"params": …, "batch_stats": …} of arrays or shapes.
     network: "depth" or "pose".
 
   Returns:
-    Variables, nested as `wanted`, in its dtypes, without those that are missing; and the report,
+    Variables, nested as `expected`, in its dtypes, without those that are missing; and the report,
     with Monodepth2's names.
 
   Raises:
@@ -95,28 +95,28 @@ def fit_depth_weights(
   }
   stem = tensors.get(_STEM)
   if network == "pose" and stem is not None and stem.ndim == 4:
-    channels = wanted["params"]["encoder"]["stem_conv"]["kernel"].shape[2]
+    channels = expected["params"]["encoder"]["stem_conv"]["kernel"].shape[2]
     if channels == 2 * stem.shape[1]:
       tensors[_STEM] = np.tile((stem / 2).astype(stem.dtype), (1, 2, 1, 1))
   try:
-    names = tensor_names(wanted, network=network)
+    names = tensor_names(expected, network=network)
   except KeyError as error:
     raise UserError(
       f"no file has a place for {error}: Monodepth2's depth decoder has at most five levels and "
       "four scales"
     ) from error
-  variables, report = match(tensors, wanted, network=network)
-  # Networks of torchvision share names and shapes: ResNet-34 holds all that ResNet-18 wants. A
+  variables, report = match(tensors, expected, network=network)
+  # Networks of torchvision share names and shapes: ResNet-34 holds all that ResNet-18 needs. A
   # whole stage more is no other network, but one of which fewer levels are used.
   stages = {_stage(name) for name in names} - {None}
   misfits = {name: report.left.get(name, "not in the file") for name in report.missing}
   misfits = {name: why for name, why in misfits.items() if name.startswith("encoder.")}
   misfits |= {name: why for name, why in report.left.items() if _stage(name) in stages}
   if misfits:
-    told = listed([f"{name} ({why})" for name, why in misfits.items()], 1)
+    first = listed([f"{name} ({why})" for name, why in misfits.items()], 1)
     raise UserError(
-      f"it is of another encoder than the configuration's: {told}; set stage_sizes, block, width "
-      "and expansion of the encoder for the file, or name a file for them"
+      f"it is of another encoder than the configuration's: {first}; set stage_sizes, block, "
+      "width and expansion of the encoder for the file, or name a file for them"
     )
   return variables, report
 

@@ -42,14 +42,14 @@ NAMES = {"ce_src", "ce_mix", "berhu_src", "berhu_mix", "photometric_src", "photo
 )
 def test_each_supervision_has_its_losses(case, absent):
   *_, metrics, _ = one_step(*case)
-  wanted = {name + suffix for name in NAMES - absent for suffix in ("", "_initial")}
-  assert set(metrics) == wanted | {"total", "gradient_norm", "confident_fraction", "depth_weight"}
+  expected = {name + suffix for name in NAMES - absent for suffix in ("", "_initial")}
+  assert set(metrics) == expected | {"total", "gradient_norm", "confident_fraction", "depth_weight"}
   values = jax.device_get(metrics)
   assert all(np.isfinite(value) for value in values.values())
   factors = {"berhu_src": 0.01, "berhu_mix": 0.001}
-  total = sum(factors.get(n.removesuffix("_initial"), 1.0) * values[n] for n in wanted)
+  total = sum(factors.get(n.removesuffix("_initial"), 1.0) * values[n] for n in expected)
   np.testing.assert_allclose(values["total"], total, rtol=1e-5)
-  assert all(0 < values[n] < 1 for n in wanted if n.startswith("photometric"))
+  assert all(0 < values[n] < 1 for n in expected if n.startswith("photometric"))
 
 
 def test_views_beside_files_leave_the_other_losses_alone():

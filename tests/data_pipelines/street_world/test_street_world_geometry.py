@@ -72,9 +72,9 @@ def test_ground_depth_is_analytic():
   depth, index = prim.cast(behind, camera)
   y = (np.arange(camera.height) - camera.center[1]) / camera.focal
   fall = y * np.cos(0.07) + np.sin(0.07)
-  wanted = np.where(fall > 0, 1.4 / np.where(fall > 0, fall, 1), np.inf)
+  expected = np.where(fall > 0, 1.4 / np.where(fall > 0, fall, 1), np.inf)
   np.testing.assert_allclose(
-    depth.reshape(camera.height, -1), np.repeat(wanted[:, None], camera.width, 1), rtol=2e-5
+    depth.reshape(camera.height, -1), np.repeat(expected[:, None], camera.width, 1), rtol=2e-5
   )
   np.testing.assert_array_equal(index == 1, np.isfinite(depth))
   assert np.isinf(depth).any()
@@ -96,7 +96,7 @@ def test_cast_agrees_with_marching(body, seed):
   t = np.arange(camera_lib.NEAR, 12.0, step)
   rays = camera.rays().astype(float)
   points = camera.to_world(rays.T[:, None] * t[:, None])  # [pixel, t, 3]
-  wanted = np.full(rays.shape[1], np.inf)
+  expected = np.full(rays.shape[1], np.inf)
   owner = np.full(rays.shape[1], -1)
   for k in [4, 0, 1, 2, 3]:
     if k == 4:
@@ -110,13 +110,13 @@ def test_cast_agrees_with_marching(body, seed):
       }[body](local)
       inside &= ~inside[:, :1]  # a camera inside a body does not see it
     first = np.where(inside.any(1), t[inside.argmax(1)], np.inf)
-    owner = np.where(first < wanted, k, owner)
-    wanted = np.minimum(first, wanted)
+    owner = np.where(first < expected, k, owner)
+    expected = np.minimum(first, expected)
   seen = depth < t[-1] - 2 * step
   # Marching may step over a grazed corner, and two bodies may tie within a step.
-  same = np.abs(np.where(seen, depth, 0) - np.where(seen, wanted, 0)) <= 1.01 * step
+  same = np.abs(np.where(seen, depth, 0) - np.where(seen, expected, 0)) <= 1.01 * step
   assert same.mean() > 0.99
-  assert np.array_equal(seen[same], (wanted < t[-1] - step)[same])
+  assert np.array_equal(seen[same], (expected < t[-1] - step)[same])
   assert (index == owner)[same & seen].mean() > 0.99
   assert len(set(index[seen])) >= 3
 
@@ -142,13 +142,13 @@ def test_thin_distant_pole_is_exact_in_single_precision():
   x = (np.arange(1201) - camera.center[0]) / camera.focal
   a, b, c = x**2 + 1, -(0.8 * x + 90), 0.8**2 + 90**2 - 0.06**2
   root = b * b - a * c
-  wanted = np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, np.inf)
+  expected = np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, np.inf)
   row = slice(4 * 1201, 5 * 1201)
   hit = index[row] == 0
   assert abs(int(hit.sum()) - int((root > 0).sum())) <= 1
   both = hit & (root > 0)
   assert both.sum() > 5
-  np.testing.assert_allclose(depth[row][both], wanted[both], atol=1e-3)
+  np.testing.assert_allclose(depth[row][both], expected[both], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -164,24 +164,24 @@ def test_cityscapes_layout(tmp_path):
   frames = [("train", f"{c}/{c}_000000") for c in formats.CITIES["train"]]
   frames += [("train", "{0}/{0}_000001".format(formats.CITIES["train"][0]))]
   frames += [("val", "{0}/{0}_000000".format(formats.CITIES["val"][0]))]
-  wanted = {"street_world.json"}
+  desired = {"street_world.json"}
   for split, name in frames:
     here = f"{split}/{name}"
-    wanted |= {
+    desired |= {
       f"leftImg8bit/{here}_000019_leftImg8bit.png",
       f"rightImg8bit/{here}_000019_rightImg8bit.png",
       f"gtFine/{here}_000019_gtFine_labelIds.png",
       f"camera/{here}_000019_camera.json",
       f"disparity/{here}_000019_disparity.png",
     }
-    wanted |= {f"leftImg8bit_sequence/{here}_{k:06d}_leftImg8bit.png" for k in range(17, 22)}
+    desired |= {f"leftImg8bit_sequence/{here}_{k:06d}_leftImg8bit.png" for k in range(17, 22)}
     if split == "train":
-      wanted |= {
+      desired |= {
         f"depth/{here}_000019_depth_stereoscopic.mat",
         f"disparity/{here}_000019_leftImg8bit.png",
       }
   found = files_of(root)
-  assert set(found) == wanted
+  assert set(found) == desired
 
   index = 5
   split, name = frames[index]
@@ -216,8 +216,8 @@ def test_cityscapes_layout(tmp_path):
   np.testing.assert_array_equal(metres, np.where(known, frame.depth, 0))
   p = read(path("disparity", "disparity.png")).astype(float)
   np.testing.assert_array_equal(p > 0, known)
-  wanted_disparity = focal * camera["extrinsic"]["baseline"] / frame.depth[known]
-  np.testing.assert_allclose((p[known] - 1) / 256, wanted_disparity, atol=0.501 / 256)
+  expected_disparity = focal * camera["extrinsic"]["baseline"] / frame.depth[known]
+  np.testing.assert_allclose((p[known] - 1) / 256, expected_disparity, atol=0.501 / 256)
   x = read(path("disparity", "leftImg8bit.png"))
   near = known & (frame.depth > 2.6) & (frame.depth < 100)
   np.testing.assert_allclose(depth_of(x / 256 + 1)[near], frame.depth[near], rtol=5e-4)
@@ -231,8 +231,8 @@ def test_plain_folder(tmp_path, domain):
   )
   pictures = ("images", "labels", "depth", "right", "previous", "next")
   names = {f"{folder}/000000.png" for folder in pictures} | {"camera/000000.json"}
-  wanted = {f"{split}/{name}" for split in ("train", "val") for name in names}
-  assert set(files_of(root)) == wanted | {"street_world.json"}
+  desired = {f"{split}/{name}" for split in ("train", "val") for name in names}
+  assert set(files_of(root)) == desired | {"street_world.json"}
   layout = "folder_real" if domain is domains.REAL else "folder_synthetic"
   frame = expected(layout, 0, split="val", domain=domain)
   found = {folder: read(root / f"val/{folder}/000000.png") for folder in pictures}
@@ -334,11 +334,11 @@ def test_a_killed_run_takes_its_workers_along_and_goes_on(tmp_path, how):
     assert run.poll() is None
     time.sleep(0.02)
   os.killpg(run.pid, how) if how == signal.SIGINT else run.kill()
-  _, told = run.communicate(timeout=20)  # ends when the last worker has closed the pipe
+  _, output = run.communicate(timeout=20)  # ends when the last worker has closed the pipe
   if how == signal.SIGINT:  # as Ctrl-C in a terminal, which all processes get
     assert run.returncode == 130
-    assert "command" in told  # the same goes on
-    assert "Traceback" not in told
+    assert "command" in output  # the same goes on
+    assert "Traceback" not in output
   count = len(list(partial.rglob("*.png")))
   time.sleep(0.2)
   assert len(list(partial.rglob("*.png"))) == count < 3 * frames
@@ -361,7 +361,7 @@ def test_a_complete_folder_is_left_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "message"),
   [
     ({"seed": 4}, r"\bseed\b.*3.*4"),
     ({"width": 50}, r"\bwidth\b.*48.*50"),
@@ -369,7 +369,7 @@ def test_a_complete_folder_is_left_alone(tmp_path, monkeypatch):
     ({"domain": dataclasses.replace(domains.SYNTHETIC, noise=0.5)}, r"\bdomain\b"),
   ],
 )
-def test_other_parameters_are_refused(tmp_path, monkeypatch, complete, change, told):
+def test_other_parameters_are_refused(tmp_path, monkeypatch, complete, change, message):
   if not complete:
     monkeypatch.setattr(write, "write_frame", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -378,7 +378,7 @@ def test_other_parameters_are_refused(tmp_path, monkeypatch, complete, change, t
   else:
     write.write_gta5(tmp_path / "gta", frames=1, **ONE)
   before = files_of(tmp_path)
-  with pytest.raises(UserError, match=told) as error:
+  with pytest.raises(UserError, match=message) as error:
     write.write_gta5(tmp_path / "gta", **{"frames": 1, **ONE, **change})
   assert "\n" not in str(error.value)
   assert files_of(tmp_path) == before
@@ -401,7 +401,7 @@ def test_two_writers_do_not_meet(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "message"),
   [
     ({"frames": 0}, "(?i)frames.*0.*one"),
     ({"height": 8}, r"48x8\b.*16x16"),
@@ -409,8 +409,8 @@ def test_two_writers_do_not_meet(tmp_path):
     ({"processes": -1}, r"processes\D*-1\b"),
   ],
 )
-def test_bad_arguments_are_named(tmp_path, change, told):
-  with pytest.raises(UserError, match=told):
+def test_bad_arguments_are_named(tmp_path, change, message):
+  with pytest.raises(UserError, match=message):
     write.write_gta5(tmp_path / "gta", **{"frames": 1, **ONE, **change})
   assert not list(tmp_path.iterdir())
 
@@ -438,7 +438,7 @@ def test_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "told"),
+  ("arguments", "message"),
   [
     (["--layout", "gta5"], "--layout.*--root"),
     (["--layout", "gta5", "--root", "x", "--size", "128"], "128.*WIDTHxHEIGHT"),
@@ -447,11 +447,11 @@ def test_command_line(tmp_path, capsys):
     (["--sheet", "x.png", "--gap", "3"], "--gap.*3.*0.*2"),
   ],
 )
-def test_command_line_errors(arguments, told, capsys):
+def test_command_line_errors(arguments, message, capsys):
   with pytest.raises(SystemExit) as stop:
     command.main(arguments)
   assert stop.value.code == 2
-  assert re.search(told, capsys.readouterr().err.splitlines()[-1])  # after the usage
+  assert re.search(message, capsys.readouterr().err.splitlines()[-1])  # after the usage
 
 
 def test_neither_tensorflow_nor_jax_is_imported():
