@@ -40,19 +40,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   config.checkpoint_every = 1_000
   config.draw_every = 1_000
 
-  data = config.data
-  data.records_dir = "data/street_world/records"
-  data.street_world.enabled = True
-  for domain in ("source", "target"):  # the files have the working resolution
-    data.street_world[f"{domain}_height"], data.street_world[f"{domain}_width"] = 72, 144
-  data.source.root = "data/street_world/gta5"
-  data.source.height, data.source.width = 72, 144
-  data.target.root = "data/street_world/cityscapes"
-  data.target.height, data.target.width = 72, 144
-  data.target.depth = "stereo"
-  data.crop_height, data.crop_width = 64, 128
-  data.batch_size = 2
-  data.evaluation_batch_size = 10
+  _set_data(config.data)
 
   model = config.model
   model.kernel_init = "he_normal"  # no pretrained weights
@@ -92,3 +80,19 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
     config.model.depth = config.model.correlation = False
     del config.terms.mixed
   return default.apply_preset(config, preset, known=("as_released", "source_only"))
+
+
+def _set_data(data: ml_collections.ConfigDict) -> None:
+  """Frames of 144x72 pixels, as the files have, and crops of 128x64."""
+  data.records_dir = "data/street_world/records"
+  data.street_world.enabled = True
+  for domain in ("source", "target"):  # the files have the working resolution
+    data.street_world[f"{domain}_height"], data.street_world[f"{domain}_width"] = 72, 144
+  data.source.root = "data/street_world/gta5"
+  data.source.height, data.source.width = 72, 144
+  data.target.root = "data/street_world/cityscapes"
+  data.target.height, data.target.width = 72, 144
+  data.target.depth = "stereo"
+  data.crop_height, data.crop_width = 64, 128
+  data.batch_size = 2
+  data.evaluation_batch_size = 10

@@ -83,10 +83,8 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     UserError: an unknown flag or field, a value of the wrong type, and so on, in one line.
   """
   arguments = [
-    re.sub(r"(?<=config=)~[^:]*", lambda path: os.path.expanduser(path[0]), argument)
-    if argument.startswith(("--config=", "-config="))
-    else argument
-    for argument in arguments
+    re.sub(r"(?<=^-config=)~[^:]*|(?<=^--config=)~[^:]*", lambda p: os.path.expanduser(p[0]), each)
+    for each in arguments
   ]
   for argument in arguments:
     # The library reads such a name as Python, so that what follows a # would be left out.

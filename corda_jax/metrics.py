@@ -10,7 +10,7 @@ from corda_jax.typing import Array, Integer
 
 
 def confusion_matrix(
-  labels: Integer[Array, "b *pixels"], predictions: Integer[Array, "b *pixels"], num_classes: int
+  labels: Integer[Array, " b *pixels"], predictions: Integer[Array, " b *pixels"], num_classes: int
 ) -> Integer[Array, "b classes classes"]:
   """Counts of pixels by true and by predicted class.
 

@@ -8,29 +8,22 @@ another k, and the number of processes and of threads changes nothing. Source an
 their own epochs.
 """
 
-import atexit
-import bisect
-import errno
-import gc
-import itertools
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.prepare import naming, open_records
-from data_pipelines.tiles import Window, unpack
+from data_pipelines.records import Records
+from data_pipelines.tiles import Window
 
 DOMAINS = ("source", "target")  # a domain's number is part of the seed of its order
 CONTENTS = ("image", "label", "inverse_depth", "views")
@@ -78,45 +71,12 @@ def train_dataset(
       shared evenly.
   """
   _check_known(domains, DOMAINS, "domains")
-  total = data_config.batch_size
-  size = _share(total, "data.batch_size", process_index, process_count)
-  crop = (data_config.crop_height, data_config.crop_width)
-
-  def samples(domain: str) -> tf.data.Dataset:
-    records = _Records(
-      _open(data_config, domain, data_config[domain].splits[0]), data_config[domain].splits
-    )
-    frame = (data_config[domain].height, data_config[domain].width)
-    if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
-      raise UserError(
-        f"the crop is {crop[1]}x{crop[0]} but {domain} frames are {frame[1]}x{frame[0]} (width x "
-        "height): set data.crop_width and data.crop_height to at most that"
-      )
-    seeds, count = (seed, DOMAINS.index(domain)), len(records)
-    corners = np.subtract(frame, crop) + 1  # rows and columns where crops may begin
-
-    def number(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      """Sample at a place of this process's stream, and its record."""
-      sample = place // size * total + process_index * size + place % size
-      order = tf.stack([*(tf.constant(s, tf.int64) for s in seeds), sample // count])
-      return sample, tf.random_index_shuffle(sample % count, order, count - 1)
-
-    def window(sample: int) -> Window:
-      bits = np.random.Philox(key=seeds, counter=sample).random_raw(2)  # 64 each
-      top, left = (int(b) * int(n) >> 64 for b, n in zip(bits, corners, strict=True))
-      return (top, left, *crop)
-
-    contents = CONTENTS if records.views else CONTENTS[:-1]
-    read = records.reader(contents, lambda sample, record: (record, window(sample)), crop)
-    # Of int64, so that a run may begin anywhere.
-    places = tf.data.Dataset.range(start_step * size, tf.int64.max)
-    dataset = _map(_map(places, number), read, _threads(data_config))
-    return _map(
-      dataset.batch(size, drop_remainder=True),
-      lambda batch: {f"{domain}_{key}": value for key, value in batch.items()},
-    )
-
-  dataset = tf.data.Dataset.zip(tuple(samples(domain) for domain in domains))
+  size = _share(data_config.batch_size, "data.batch_size", process_index, process_count)
+  share = _Share(data_config.batch_size, size, process_index)
+  options = {"seed": seed, "start_step": start_step}
+  dataset = tf.data.Dataset.zip(
+    tuple(_training_samples(data_config, domain, share, **options) for domain in domains)
+  )
   merged = _map(dataset, lambda *batches: {k: v for batch in batches for k, v in batch.items()})
   return merged.prefetch(READY_BATCHES)
 
@@ -170,26 +130,18 @@ def evaluation_dataset(
   total = data_config.evaluation_batch_size
   size = _share(total, "data.evaluation_batch_size", process_index, process_count)
   builder = _open(data_config, domain, split, contents)
-  records = _Records(builder, (split,))
+  records = Records(builder, (split,))
   if "views" in contents and not records.views:
     raise UserError(
       f"the records of {builder.name} hold no views, but they are needed here: set data.{domain}"
       ".views"
     )
-  numbers = np.arange(len(records))
-  if names is not None:
-    all_names = builder.report.names[split]
-    numbers = np.array([number for number in numbers if all_names[number] in names], np.int64)
-  if spread is not None and len(numbers) > spread:
-    numbers = numbers[np.linspace(0, len(numbers) - 1, spread).round().astype(int)]
-  steps = -(-len(numbers) // total)
-  places = np.arange(steps)[:, np.newaxis] * total + process_index * size + np.arange(size)
-  valid = (places < len(numbers)).ravel()
-  chosen = numbers[np.minimum(places, len(numbers) - 1)].ravel()
+  numbers = _frame_numbers(builder.report.names[split], names, spread)
+  valid, chosen = _shared_out(numbers, _Share(total, size, process_index))
 
   read = records.reader(contents, lambda valid, record: (record, None), None)
   dataset = _map(
-    tf.data.Dataset.from_tensor_slices((valid, chosen.astype(np.int64))),
+    tf.data.Dataset.from_tensor_slices((valid, chosen)),
     lambda valid, number: read(valid, number) | {"valid": valid},
     _threads(data_config),
   )
@@ -233,137 +185,76 @@ def as_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
     raise UserError(line[1]) from error
 
 
-class _Records:
-  """The records of one split after another, by number; several threads may read at once."""
+class _Share(NamedTuple):
+  """The part of each batch that this process reads.
 
-  def __init__(self, builder: FramesBuilder, splits: Sequence[str]):
-    self.views = builder.builder_config.views
-    split = builder.info.splits["+".join(splits)]
-    self._files = [os.fspath(part.filename) for part in split.file_instructions]
-    lengths = [part.examples_in_shard for part in split.file_instructions]
-    self._ends = list(itertools.accumulate(lengths))
-    self._source = builder.as_data_source(
-      "+".join(splits), deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-
-  def __len__(self) -> int:
-    return self._ends[-1]
-
-  def reader(
-    self,
-    contents: Sequence[str],
-    locate: Callable[[Any, int], tuple[int, Window | None]],
-    crop: tuple[int, int] | None,
-  ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-    """A function for `Dataset.map`: two numbers → the arrays of a frame.
-
-    Args:
-      contents: what is decoded.
-      locate: the two numbers → a record's number, and what is cut out of the frame; None: all.
-      crop: height and width of what is cut out; None: they differ.
-    """
-    size = crop or (None, None)
-    image = tf.TensorSpec((*size, 3), tf.uint8)
-    specs = {"image": image, "label": tf.TensorSpec(size, tf.uint8)}
-    specs["inverse_depth"] = tf.TensorSpec(size, tf.float32)
-    specs = {key: spec for key, spec in specs.items() if key in contents}
-    if "views" in contents:
-      specs |= {f"{view}_image": image for view in self.views}
-      specs["intrinsics"] = tf.TensorSpec((4,), tf.float32)
-      specs["baseline"] = tf.TensorSpec((), tf.float32)
-    specs["name"] = tf.TensorSpec((), tf.string)
-
-    def read(first: np.ndarray, second: np.ndarray) -> list[Any]:
-      with _callbacks as needed:
-        if not needed:
-          return [_nothing(spec) for spec in specs.values()]
-        frame = self._decode(specs, *locate(first.item(), second.item()))
-        return [frame[key] for key in specs]
-
-    def read_tensors(first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
-      values = tf.numpy_function(read, [first, second], [spec.dtype for spec in specs.values()])
-      return {
-        key: tf.ensure_shape(value, spec.shape)
-        for (key, spec), value in zip(specs.items(), values, strict=True)
-      }
-
-    return read_tensors
-
-  def _decode(
-    self, keys: Collection[str], number: int, window: Window | None
-  ) -> Mapping[str, np.ndarray | bytes]:
-    try:
-      features = tf.train.Example.FromString(self._source[number]).features.feature
-      frame = {}
-      for key in keys:
-        if key in ("intrinsics", "baseline"):
-          frame[key] = np.array(features[key].float_list.value, np.float32)
-        elif key == "name":
-          frame[key] = features[key].bytes_list.value[0]
-        else:
-          frame[key] = unpack(features[key].bytes_list.value[0], window)
-    except Exception as error:  # array_record, protocol buffers and Zstandard raise what they like
-      reason = " ".join(str(error).split()) or type(error).__name__
-      path = self._files[bisect.bisect_right(self._ends, number)]
-      if os.strerror(errno.EMFILE) in reason:
-        raise UserError(
-          f"the record file {path!r} cannot be opened ({reason}): the program may open few files; "
-          "raise that limit, as by ulimit -n 4096"
-        ) from error
-      raise UserError(
-        f"the record file {path!r} is damaged or lost ({reason}): fix the disk, or delete that "
-        "folder and prepare the data set again"
-      ) from error
-    if "label" in frame:
-      frame["label"] = frame["label"][..., 0]
-    if "baseline" in frame:
-      frame["baseline"] = frame["baseline"][0]
-      if window is not None:
-        frame["intrinsics"] -= np.array([0, 0, window[1], window[0]], np.float32)
-    return frame
-
-
-class _Callbacks:
-  """Keeps TensorFlow from calling Python when the interpreter ends.
-
-  A thread of tf.data that waits for the interpreter's lock then waits for ever, and tf.data, which
-  waits for its threads, with it. From the beginning of the exit on callbacks return zeros at once,
-  and every iterator, whoever holds it, lets go of its threads; of others the buffers fill.
+  Attributes:
+    total: samples of a batch.
+    size: of them, those of this process.
+    process_index: of this process.
   """
 
-  def __init__(self):
-    self._lock = threading.Lock()
-    self._running = 0
-    self._last = 0.0
-    self._exiting = False
-    atexit.register(self._drain)
-
-  def __enter__(self) -> bool:
-    with self._lock:
-      self._last = time.monotonic()
-      self._running += 1
-    return not self._exiting
-
-  def __exit__(self, *_: object) -> None:
-    with self._lock:
-      self._running -= 1
-      self._last = time.monotonic()
-
-  def _drain(self) -> None:
-    self._exiting = True
-    for iterator in [each for each in gc.get_objects() if isinstance(each, tf.data.Iterator)]:
-      vars(iterator).clear()
-    while self._running or time.monotonic() - self._last < 0.1:
-      time.sleep(0.01)
+  total: int
+  size: int
+  process_index: int
 
 
-_callbacks = _Callbacks()
+def _training_samples(
+  data_config: Any, domain: str, share: _Share, *, seed: int, start_step: int
+) -> tf.data.Dataset:
+  """This process's part of the batches of one domain, its name before each key."""
+  records = Records(
+    _open(data_config, domain, data_config[domain].splits[0]), data_config[domain].splits
+  )
+  crop = (data_config.crop_height, data_config.crop_width)
+  frame = (data_config[domain].height, data_config[domain].width)
+  if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
+    raise UserError(
+      f"the crop is {crop[1]}x{crop[0]} but {domain} frames are {frame[1]}x{frame[0]} (width x "
+      "height): set data.crop_width and data.crop_height to at most that"
+    )
+  seeds, count = (seed, DOMAINS.index(domain)), len(records)
+  corners = np.subtract(frame, crop) + 1  # rows and columns where crops may begin
+
+  def number(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sample at a place of this process's stream, and its record."""
+    first = place // share.size * share.total + share.process_index * share.size
+    sample = first + place % share.size
+    order = tf.stack([*(tf.constant(s, tf.int64) for s in seeds), sample // count])
+    return sample, tf.random_index_shuffle(sample % count, order, count - 1)
+
+  def window(sample: int) -> Window:
+    bits = np.random.Philox(key=seeds, counter=sample).random_raw(2)  # 64 each
+    top, left = (int(b) * int(n) >> 64 for b, n in zip(bits, corners, strict=True))
+    return (top, left, *crop)
+
+  contents = CONTENTS if records.views else CONTENTS[:-1]
+  read = records.reader(contents, lambda sample, record: (record, window(sample)), crop)
+  # Of int64, so that a run may begin anywhere.
+  places = tf.data.Dataset.range(start_step * share.size, tf.int64.max)
+  dataset = _map(_map(places, number), read, _threads(data_config))
+  return _map(
+    dataset.batch(share.size, drop_remainder=True),
+    lambda batch: {f"{domain}_{key}": value for key, value in batch.items()},
+  )
 
 
-def _nothing(spec: tf.TensorSpec) -> np.ndarray | bytes:
-  if spec.dtype == tf.string:
-    return b""
-  return np.zeros([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype)
+def _frame_numbers(
+  all_names: Sequence[str], names: Collection[str] | None, spread: int | None
+) -> np.ndarray:
+  """Numbers of the frames that have one of the names, and of these `spread`, evenly spaced."""
+  chosen = [n for n, name in enumerate(all_names) if names is None or name in names]
+  numbers = np.array(chosen, np.int64)
+  if spread is not None and len(numbers) > spread:
+    numbers = numbers[np.linspace(0, len(numbers) - 1, spread).round().astype(int)]
+  return numbers
+
+
+def _shared_out(numbers: np.ndarray, share: _Share) -> tuple[np.ndarray, np.ndarray]:
+  """Of this process, over all batches: whether a place is filled, and the number of its frame."""
+  first = np.arange(0, len(numbers), share.total)[:, np.newaxis] + share.process_index * share.size
+  places = (first + np.arange(share.size)).ravel()
+  return places < len(numbers), numbers[np.minimum(places, len(numbers) - 1)]
 
 
 def _map(

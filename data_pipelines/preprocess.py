@@ -9,18 +9,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from corda_jax import labels
-from data_pipelines import inverse_depth
+from data_pipelines import inverse_depth, resizing
+from data_pipelines.cameras import Camera, read_camera
 from data_pipelines.frames import VIEWS, Frame, missing_file
 from data_pipelines.readers import (
   BadFrameError,
-  Camera,
   decode,
-  read_camera,
   read_depth_png,
   read_label_colors,
   read_label_ids,
@@ -287,43 +285,10 @@ def _ranges(ids: frozenset[int]) -> str:
   return ", ".join(f"{a}..{b}" if a < b else str(a) for a, b in parts)
 
 
-def resize_bilinear(
-  values: np.ndarray, _label_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-  """Bilinear by OpenCV, as released: without antialiasing, edges repeated; float32 H W."""
-  return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def resize_nearest_corner(
-  values: np.ndarray, _label_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-  """Nearest by OpenCV, as released: output i reads input floor(i n / m); float32 H W."""
-  return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST)
-
-
 # Of a depth network's files, as the release reads those of GTA5.
 NETWORK_DISPARITY = DepthRecipe(
-  read=read_depth_png, encode=inverse_depth.from_disparity, resize=resize_bilinear, any_size=True
+  read=read_depth_png,
+  encode=inverse_depth.from_disparity,
+  resize=resizing.resize_bilinear,
+  any_size=True,
 )
-
-
-def resize_bilinear_with_holes(
-  values: np.ndarray, label_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-  """Bilinear where all neighbours have depth, else nearest: depth does not blend with no depth."""
-  known = (values != inverse_depth.NO_DEPTH).astype(np.float32)
-  whole = resize_bilinear(known, label_size, size) == 1
-  blended = resize_bilinear(values, label_size, size)
-  return np.where(whole, blended, resize_nearest_center(values, label_size, size))
-
-
-def resize_nearest_center(
-  values: np.ndarray, label_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-  """Nearest as Pillow takes it, the input under the output's centre; float32 H W.
-
-  A file of another size than the label is first brought to the label's, as released.
-  """
-  values = resize_nearest_corner(values, label_size, label_size)
-  resized = Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.NEAREST)
-  return np.asarray(resized)

@@ -6,7 +6,7 @@ import scipy.interpolate
 from PIL import Image
 
 from corda_jax.resize import resize_aligned, resize_centered, resize_nearest
-from data_pipelines import preprocess
+from data_pipelines import resizing
 
 
 @pytest.mark.parametrize("shape", [(9, 14), (4, 3), (5, 7), (1, 5), (2, 1)])
@@ -62,5 +62,5 @@ def test_centered_equals_opencv(random, shape):
   got = jax.jit(resize_centered, static_argnums=1)(x, shape)
   for image, resized in zip(x, np.asarray(got), strict=True):
     for channel in range(3):
-      expected = preprocess.resize_bilinear(image[..., channel], (5, 7), shape)
+      expected = resizing.resize_bilinear(image[..., channel], (5, 7), shape)
       np.testing.assert_allclose(resized[..., channel], expected, rtol=0, atol=1e-6)

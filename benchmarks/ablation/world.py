@@ -18,6 +18,7 @@ from corda_jax.console import progress_bar
 from data_pipelines import inverse_depth
 from data_pipelines.parallel import ordered_map
 from data_pipelines.street_world import domains, encodings, formats
+from data_pipelines.street_world import gap as gap_lib
 from data_pipelines.street_world.scene import BASELINE
 
 
@@ -59,14 +60,14 @@ def render(
     split: "train" or "val".
     count: of frames.
     seed: of the world.
-    gap: between the looks, see `domains.real_city`.
+    gap: between the looks, see `gap_lib.real_city`.
     height: rows of the images.
     width: columns of the images.
     folder: where frames are kept.
     right: whether the right camera's images are needed, too.
     processes: that render; 0 for one a core.
   """
-  domain = domains.real_city(gap) if layout == "cityscapes" else domains.SYNTHETIC
+  domain = gap_lib.real_city(gap) if layout == "cityscapes" else domains.SYNTHETIC
   plan = formats.Plan(layout, {split: count}, seed, height, width, domain)
   digest = hashlib.sha256(json.dumps(plan.parameters(), sort_keys=True).encode()).hexdigest()
   name = f"{layout}_{split}_{count}_{width}x{height}_{digest[:12]}"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.archives import DataFiles
-from data_pipelines.datasets.base import FrameConfig
 from data_pipelines.datasets.builders import BUILDERS
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.frames import Frame
 from data_pipelines.street_world.write import write_cityscapes, write_gta5, write_synthia
 

@@ -1,4 +1,4 @@
-"""Times references of `benchmarks.speed.step` alone, where two programs are too large for one device.
+"""Times references of `benchmarks.speed.step` alone, where two programs do not fit one device.
 
 python -m benchmarks.speed.references "released=python benchmarks/reference/released_step.py …" …
 """

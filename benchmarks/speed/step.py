@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.step --set data.crop_height=128 data.crop_width=128
     python -m benchmarks.speed.step --sweep data.batch_size 1 2 --sweep model.dtype float32 bfloat16
-    python -m benchmarks.speed.step --reference "released=python benchmarks/reference/released_step.py …"
+    python -m benchmarks.speed.step --reference "released=python …/released_step.py …"
 
 Times the step of a configuration on random batches in memory, every combination of the values
 swept, and references that are other programs (`benchmarks.speed.runners.Reference` says how they

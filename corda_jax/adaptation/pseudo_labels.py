@@ -94,7 +94,7 @@ def difficulty(
 
 def pixel_weights(
   mask: Bool[Array, "b h w"],
-  confident_fraction: Float[Array, "b #h #w"],
+  confident_fraction: Float[Array, " b #h #w"],
   depth_weight: Float[Array, "b h w"] | None,
   *,
   divide_depth_weight_by_mean: bool,

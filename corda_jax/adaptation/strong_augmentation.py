@@ -184,13 +184,15 @@ def blur_kernel_size(size: int) -> int:
   return int(tenth - 0.5 + tenth % 2)
 
 
-def draw_blur(key: Array, batch: int, *, sigma_range: tuple[float, float]) -> Float[Array, "batch"]:
+def draw_blur(
+  key: Array, batch: int, *, sigma_range: tuple[float, float]
+) -> Float[Array, " batch"]:
   """Draws float32[batch] standard deviations in pixels, uniform in `sigma_range`."""
   return jax.random.uniform(key, (batch,), minval=sigma_range[0], maxval=sigma_range[1])
 
 
 def gaussian_blur(
-  images: Float[Array, "b h w c"], sigma: Float[Array, "b"]
+  images: Float[Array, "b h w c"], sigma: Float[Array, " b"]
 ) -> Float[Array, "b h w c"]:
   """Blurs with a truncated Gaussian and a reflected border, as two banded matrix products.
 

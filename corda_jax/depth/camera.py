@@ -72,7 +72,7 @@ def pose_matrix(
   return _transform(rotation, translation)
 
 
-def stereo_matrix(baseline: Float[Array, "b"]) -> Float[Array, "b 4 4"]:
+def stereo_matrix(baseline: Float[Array, " b"]) -> Float[Array, "b 4 4"]:
   """Transform to the right camera of a rectified pair.
 
   Args:

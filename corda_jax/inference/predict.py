@@ -24,9 +24,6 @@ from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import write_json
 
 _THREADS = 4  # that read images, and that write maps: compressing takes longer than predicting
-
-_OF_DEPTH = KINDS[2:]
-
 _MOST_PIXELS = 100_000_000  # of an image as it is predicted; all views and scores of it come on top
 
 
@@ -83,7 +80,7 @@ class _Prediction:
     self._network = task.config.evaluation.network
     self._classes, self._table = task.classes, table
     self._writer = MapWriter(folder, task.classes, table, config.overlay_opacity)
-    self._kinds = [k for k in config.write if task.has_depth_heads or k not in _OF_DEPTH]
+    self._kinds = [k for k in config.write if task.has_depth_heads or k not in KINDS[2:]]
     if left := [k for k in config.write if k not in self._kinds]:
       print(f"note: this network has no depth heads, so there is no {' and no '.join(left)}")
     evaluation = task.config.evaluation

@@ -9,7 +9,6 @@ frames' names: a `GeneratorBasedBuilder` that does not shuffle sorts a whole spl
 import abc
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,94 +21,18 @@ from PIL import Image
 
 from corda_jax.console import progress_bar
 from corda_jax.errors import UserError
-from corda_jax.labels import CITYSCAPES, ClassList, label_table
+from corda_jax.labels import label_table
 from data_pipelines.archives import DataFiles, depth_tree
+from data_pipelines.datasets.frame_config import FrameConfig
+from data_pipelines.datasets.shards import Shard, generate, stop_at
 from data_pipelines.frames import FoundFrames, Frame, fingerprint, match_frames, missing_file
 from data_pipelines.parallel import ordered_map
 from data_pipelines.patterns import NAME, Pattern
 from data_pipelines.plausible import examine
-from data_pipelines.preprocess import (
-  DepthRecipe,
-  LabelIds,
-  PreparedFrame,
-  Recipe,
-  prepare_item,
-)
+from data_pipelines.preprocess import DepthRecipe, LabelIds, PreparedFrame, Recipe, prepare_item
 from data_pipelines.readers import BadFrameError
 from data_pipelines.report import Part, Report
 from data_pipelines.tiled_array import TiledArray
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class FrameConfig(tfds.core.BuilderConfig):
-  """Where a data set is and how it is prepared.
-
-  The name holds what decides the records' contents, so that every size and depth kind has a folder
-  of its own.
-
-  Attributes:
-    root: folder of the data set's files; "": TFDS's manual download folder.
-    height: working resolution, pixels.
-    width: working resolution, pixels.
-    depth: which files hold the inverse depth, or "none".
-    depth_root: folder of the depth files, laid out as below the root; "" is the root itself.
-    classes: classes of the records' labels.
-    splits: that are prepared: those to train on, or validation alone.
-    views: images that records hold beside the frame's own: "right", "previous", "next".
-    neighbour_offset: frames of the sequence to the previous and to the next one.
-    bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
-    processes: that decode and resize; 0 is one a core.
-    shard_frames: frames of a record file.
-    progress: whether to show a progress bar.
-  """
-
-  root: str = ""
-  height: int
-  width: int
-  depth: str
-  depth_root: str = ""
-  classes: ClassList = CITYSCAPES
-  splits: tuple[str, ...] = ("train",)
-  views: tuple[str, ...] = ()
-  neighbour_offset: int = 1
-  bad_frames: str = "stop"
-  processes: int = 0
-  shard_frames: int = 128  # about 300 MB at 1280x720
-  progress: bool = True
-  name: str = dataclasses.field(init=False)
-
-  def __post_init__(self):
-    """Makes the name."""
-    parts = [f"{self.width}x{self.height}", self.depth, *self.views]
-    if self.splits != ("train",):
-      parts += self.splits
-    if not self.root:
-      parts.append("manual")
-    if {"previous", "next"} & set(self.views):
-      parts.append(f"by{self.neighbour_offset}")
-    others = self.variant()
-    if others:
-      parts.append(hashlib.sha256(repr(others).encode()).hexdigest()[:8])
-    self.name = "_".join(parts)
-
-  def variant(self) -> tuple:
-    """What else decides the records' contents, and is too long for a name."""
-    parts = () if self.classes.names == CITYSCAPES.names else (self.classes.names,)
-    if self.depth_root and self.depth != "none":
-      parts += (("depth_root", os.path.normpath(self.depth_root)),)
-    return parts
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shard:
-  """Frames of one record file, and where the part of the report about them is written."""
-
-  split: str
-  frames: Sequence[Frame]
-  recipe: Recipe
-  features: Sequence[str]
-  stop: Callable[[Mapping[str, str]], None] | None
-  part: str
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
@@ -311,7 +234,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       notes = examine(frames, self.recipe(config, split))
       found.notes.extend((split, *note) for note in notes)
     shards = [
-      _Shard(
+      Shard(
         split,
         frames[start : start + config.shard_frames],
         self.recipe(config, split),
@@ -325,11 +248,11 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     # Beam's workers each map the frames of a shard; here all shards share one map.
     results = None if self._beam else self._map_all(shards)
     return {
-      split: [functools.partial(_generate, s, results) for s in shards if s.split == split]
+      split: [functools.partial(generate, s, results) for s in shards if s.split == split]
       for split in found.splits
     }
 
-  def _map_all(self, shards: Sequence[_Shard]) -> Iterator[PreparedFrame | BadFrameError]:
+  def _map_all(self, shards: Sequence[Shard]) -> Iterator[PreparedFrame | BadFrameError]:
     """Prepares the frames of all shards by several processes, with a progress bar."""
     config = self.builder_config
     items = ((frame, shard.recipe) for shard in shards for frame in shard.frames)
@@ -371,39 +294,3 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       for path in paths:
         path.unlink()
     self.info.metadata.update(dataclasses.asdict(report))
-
-
-def stop_at(dataset: str, bad: Mapping[str, str]) -> None:
-  """Raises the error of a frame that cannot be used.
-
-  Args:
-    dataset: its name.
-    bad: "split", "file" and "reason".
-
-  Raises:
-    UserError: always.
-  """
-  raise UserError(
-    f"bad frame in {dataset} {bad['split']}: {bad['file']}: {bad['reason']}; fix it, or leave such "
-    'frames out with data.bad_frames="skip"'
-  )
-
-
-def _generate(
-  shard: _Shard, results: Iterator[PreparedFrame | BadFrameError] | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Key and example of each frame of a shard that can be used; writes its part of the report."""
-  part = Part(shard.split)
-  if results is None:
-    results = map(prepare_item, ((frame, shard.recipe) for frame in shard.frames))
-  for frame, result in zip(shard.frames, results, strict=False):  # `results` may go on
-    if isinstance(result, BadFrameError):
-      part.leave_out(result)
-      if shard.stop:
-        shard.stop(part.bad[-1])
-    else:
-      part.keep(frame, result)
-      contents = {"name": frame.name, **result.contents}
-      # A camera may have served the depth alone.
-      yield frame.name, {key: contents[key] for key in shard.features}
-  Path(shard.part).write_text(json.dumps(dataclasses.asdict(part)))

@@ -9,9 +9,10 @@ import tensorflow_datasets as tfds
 
 from corda_jax.console import errors_alone
 from corda_jax.errors import UserError
-from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.datasets.cityscapes import Cityscapes
 from data_pipelines.datasets.folder import Folder
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.datasets.gta5 import Gta5
 from data_pipelines.datasets.synthia import Synthia
 
@@ -60,15 +61,12 @@ def make_builder(
     splits, views = ("validation",), views if "views" in contents else ()
   values = {
     "root": os.path.expanduser(dataset_config.root),
-    "height": dataset_config.height,
-    "width": dataset_config.width,
-    "depth": dataset_config.depth,
     "depth_root": os.path.expanduser(dataset_config.depth_root),
     "splits": splits,
     "views": views,
-    "neighbour_offset": dataset_config.neighbour_offset,
+    **{name: dataset_config[name] for name in ("height", "width", "depth", "neighbour_offset")},
   }
-  known = (*values["splits"], *("validation",) * cls.HAS_VALIDATION)
+  known = (*splits, *("validation",) * cls.HAS_VALIDATION)
   if split not in known:
     raise UserError(f"{cls.name} has no split {split!r}, expected one of: {', '.join(known)}")
   _check(cls, FrameConfig(**values, **options))

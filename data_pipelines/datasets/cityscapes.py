@@ -9,9 +9,10 @@ from PIL import Image
 
 from corda_jax import labels
 from corda_jax.errors import UserError
-from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines import inverse_depth, preprocess, readers, resizing
 from data_pipelines.archives import DataFiles
-from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.datasets.base import FramesBuilder
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.frames import FoundFrames, Frame
 from data_pipelines.patterns import NAME
 
@@ -32,19 +33,19 @@ _DEPTH_RECIPES = {
   "mono": preprocess.DepthRecipe(
     read=readers.read_depth_png,
     encode=inverse_depth.from_disparity,
-    resize=preprocess.resize_nearest_center,
+    resize=resizing.resize_nearest_center,
     any_size=True,
   ),
   "stereo": preprocess.DepthRecipe(
     read=readers.read_depth_mat,
     encode=inverse_depth.from_stereo_metres,
-    resize=preprocess.resize_nearest_center,
+    resize=resizing.resize_nearest_center,
     any_size=False,
   ),
   "official": preprocess.DepthRecipe(
     read=readers.read_depth_png,
     encode=inverse_depth.from_official_disparity,
-    resize=preprocess.resize_nearest_center,
+    resize=resizing.resize_nearest_center,
     any_size=False,
     needs_camera=True,
   ),

@@ -10,8 +10,9 @@ from corda_jax.errors import UserError
 from data_pipelines import preprocess
 from data_pipelines.archives import DataFiles, depth_tree, open_file
 from data_pipelines.datasets import folder_config
-from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.datasets.folder_config import FIELDS, FILTERS, NEIGHBOURS, SPLITS, FolderFiles
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.frames import VIEWS, FoundFrames, Frame, match_frames, with_neighbours
 from data_pipelines.patterns import NAME, Pattern
 

@@ -12,11 +12,11 @@ from PIL import Image
 from corda_jax import labels
 from corda_jax.errors import UserError
 from corda_jax.labels import IGNORE, ClassList
-from data_pipelines import inverse_depth, preprocess, readers
+from data_pipelines import inverse_depth, readers, resizing
+from data_pipelines.cameras import Camera
 from data_pipelines.frames import VIEWS
 from data_pipelines.patterns import NAME, Pattern
 from data_pipelines.preprocess import DepthRecipe, LabelColors, LabelIds
-from data_pipelines.readers import Camera
 
 SPLITS = ("train", "validation")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -91,15 +91,8 @@ class FolderFiles:
     Raises:
       UserError: a value is invalid.
     """
-    for field, choices in (("other_labels", ("refuse", "ignore")), ("image_filter", FILTERS)):
-      if config[field] not in choices:
-        expected = " or ".join(repr(choice) for choice in choices)
-        raise UserError(f"folder.{field} is {config[field]!r}, expected {expected}")
     metric = depth == _METRES_PNG
-    if metric and not 0 < config["metres_per_unit"] < math.inf:
-      raise UserError(
-        f"folder.metres_per_unit is {config['metres_per_unit']}, expected a number above 0"
-      )
+    _check_fields(config, metric)
     stereo = depth.startswith("disparity_")
     camera = None
     if views or stereo:
@@ -172,15 +165,15 @@ class FolderFiles:
       return None
     stereo = depth.startswith("disparity_")
     if depth == NETWORK_DEPTH:
-      encode, resize = inverse_depth.from_disparity, preprocess.resize_bilinear_with_holes
+      encode, resize = inverse_depth.from_disparity, resizing.resize_bilinear_with_holes
     elif stereo:
       unit = _KITTI if depth.endswith("png16") else 1.0
       encode = functools.partial(inverse_depth.from_stereo_disparity, pixels_per_unit=unit)
-      resize = preprocess.resize_nearest_center
+      resize = resizing.resize_nearest_center
     else:
       unit = _KITTI if depth == "kitti_depth_png16" else self.metres_per_unit or 1.0
       encode = functools.partial(inverse_depth.from_measured, metres_per_unit=unit)
-      resize = preprocess.resize_nearest_center
+      resize = resizing.resize_nearest_center
     return DepthRecipe(_DEPTH_READERS[depth], encode, resize, any_size=True, needs_camera=stereo)
 
 
@@ -244,3 +237,15 @@ def _label_classes(pairs: Any) -> dict[Any, str] | None:
   if len({isinstance(label, tuple) for label in mapping}) > 1:
     raise UserError("folder.label_classes holds ids and colours: give all labels as one of the two")
   return mapping
+
+
+def _check_fields(config: Any, metric: bool) -> None:
+  """Raises UserError where a field has none of its values."""
+  for field, choices in (("other_labels", ("refuse", "ignore")), ("image_filter", FILTERS)):
+    if config[field] not in choices:
+      expected = " or ".join(repr(choice) for choice in choices)
+      raise UserError(f"folder.{field} is {config[field]!r}, expected {expected}")
+  if metric and not 0 < config["metres_per_unit"] < math.inf:
+    raise UserError(
+      f"folder.metres_per_unit is {config['metres_per_unit']}, expected a number above 0"
+    )

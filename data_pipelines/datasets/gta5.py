@@ -6,7 +6,8 @@ from PIL import Image
 
 from corda_jax import labels
 from data_pipelines import preprocess
-from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines.datasets.base import FramesBuilder
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.patterns import NAME
 
 

@@ -5,8 +5,9 @@ from typing import ClassVar
 from PIL import Image
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.datasets.base import FrameConfig, FramesBuilder
+from data_pipelines import inverse_depth, preprocess, readers, resizing
+from data_pipelines.datasets.base import FramesBuilder
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.patterns import NAME
 
 _NESTED = "RAND_CITYSCAPES/"  # the archive's own folder, if the root holds it
@@ -30,7 +31,7 @@ class Synthia(FramesBuilder):
     "simulator": preprocess.DepthRecipe(
       read=readers.read_depth_png,
       encode=inverse_depth.from_centimetres,
-      resize=preprocess.resize_nearest_corner,
+      resize=resizing.resize_nearest_corner,
       any_size=False,
     ),
     "disparity": preprocess.NETWORK_DISPARITY,

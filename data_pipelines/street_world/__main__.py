@@ -14,6 +14,7 @@ import re
 import sys
 
 from data_pipelines.street_world import domains, formats, preview, write
+from data_pipelines.street_world import gap as gap_lib
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
   args = parser.parse_args(arguments)
   width, height = args.size
   try:
-    real = domains.real_city(args.gap)
+    real = gap_lib.real_city(args.gap)
   except ValueError as error:
     parser.error(str(error))
   if args.gap != 1 and args.layout not in (None, "cityscapes", "folder_real"):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from data_pipelines.street_world import objects, textures
+from data_pipelines.street_world import textures
+from data_pipelines.street_world.parts import ID
 
 HUE_SHARE = 0.4  # standard deviation of a shift of hue over one of brightness
 DARKER = 0.72  # a pattern's second colour over the first, where it has no material of its own
@@ -58,7 +59,7 @@ class Builder:
     """Puts a thing's parts into the world.
 
     Args:
-      parts: list of `objects.Part`.
+      parts: list of `Part`.
       x: of the thing's foot, metres.
       y: of the thing's foot, metres.
       z: of the thing's foot, metres.
@@ -80,7 +81,7 @@ class Builder:
       second = colors[part.second] if part.second else first * DARKER
       self.rows.append(
         (
-          part.body, part.cutout, part.pattern, objects.ID[part.label], self._count, part.glow,
+          part.body, part.cutout, part.pattern, ID[part.label], self._count, part.glow,
           x + cos * a - sin * b, y + sin * a + cos * b, z + c, *part.half,
           cos, -sin * ct, sin * st, sin, cos * ct, -cos * st, 0.0, st, ct,
           *velocity, *first, *second, size * self._texture[0], contrast * self._texture[1],

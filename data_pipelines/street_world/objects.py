@@ -1,43 +1,10 @@
 """Things of the street, as lists of parts in their own axes: x right, y ahead, z up, metres."""
 
-from typing import NamedTuple
-
 import numpy as np
 
-from corda_jax import labels
 from data_pipelines.street_world import primitives as prim
 from data_pipelines.street_world import textures as tex
-
-Vector = tuple[float, float, float]
-ID = {name: index for index, name in enumerate(labels.NAMES)}
-
-
-class Part(NamedTuple):
-  """One primitive of a thing.
-
-  Attributes:
-    label: name of the class.
-    material: key of the palette.
-    center: in the thing's axes.
-    half: half sizes along the part's axes.
-    body: `primitives.BOX`, `CYLINDER` or `ELLIPSOID`.
-    tilt: radians about the thing's x axis; positive leans backwards.
-    pattern: one of `textures`' patterns.
-    second: material of the pattern's second colour; "" for the same as `material`.
-    cutout: one of `primitives`' cut-outs.
-    glow: light that the part gives by itself, added to its albedo times the light.
-  """
-
-  label: str
-  material: str
-  center: Vector
-  half: Vector
-  body: int = prim.BOX
-  tilt: float = 0.0
-  pattern: int = tex.PLAIN
-  second: str = ""
-  cutout: int = prim.SOLID
-  glow: float = 0.0
+from data_pipelines.street_world.parts import Part
 
 
 def _wheels(label, width, stations, radius):
@@ -301,41 +268,6 @@ def sign(rng: np.random.Generator) -> list[Part]:
       cutout=cutout,
     ),
   ]
-
-
-def building(rng: np.random.Generator, length: float) -> list[Part]:
-  """A block with rows of windows, 10 m deep towards +x, its front at x = 0, `length` along y."""
-  high = rng.uniform(5.0, 17.0)
-  parts = [
-    Part(
-      "building",
-      "facade",
-      (5, 0, high / 2),
-      (5, length / 2, high / 2),
-      pattern=tex.FACADE,
-      second="glass",
-    )
-  ]
-  if rng.random() < 0.5:
-    parts.append(Part("building", "roof", (4.9, 0, high + 0.4), (5.2, length / 2 + 0.2, 0.4)))
-  if rng.random() < 0.4:
-    parts.append(Part("building", "facade", (-0.3, 0, 3.3), (0.4, length / 2 - 0.2, 0.15)))
-  return parts
-
-
-def wall(rng: np.random.Generator, length: float) -> list[Part]:
-  """A free-standing wall along y with a coping."""
-  high = rng.uniform(1.2, 2.4)
-  return [
-    Part("wall", "wall", (0, 0, high / 2), (0.14, length / 2, high / 2), pattern=tex.BRICK),
-    Part("wall", "wall", (0, 0, high), (0.2, length / 2, 0.06)),
-  ]
-
-
-def fence(rng: np.random.Generator, length: float) -> list[Part]:
-  """Slats with gaps to see through, along y."""
-  high = rng.uniform(1.3, 2.2)
-  return [Part("fence", "fence", (0, 0, high / 2), (0.05, length / 2, high / 2), cutout=prim.SLATS)]
 
 
 def railing(rng: np.random.Generator) -> list[Part]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from data_pipelines.street_world import write
-from data_pipelines.street_world.domains import real_city
+from data_pipelines.street_world.gap import real_city
 
 
 def render(dataset_config: Any, data_config: Any) -> None:

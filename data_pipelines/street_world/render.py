@@ -7,10 +7,11 @@ from scipy import ndimage
 
 from corda_jax import labels
 from data_pipelines.street_world import camera as camera_lib
-from data_pipelines.street_world import objects, primitives, street, textures
+from data_pipelines.street_world import primitives, street, textures
 from data_pipelines.street_world import scene as scene_lib
+from data_pipelines.street_world.parts import ID
 
-SKY = objects.ID["sky"]
+SKY = ID["sky"]
 RAIL = (0.72, 0.06)  # metres from the middle of the rails to each, and a rail's half width
 FIRST_STEP = 1000  # added to a step where a number must not be negative
 
@@ -228,7 +229,7 @@ def _road(scene, point, noise, color):
   color = np.where(paint, scene.ground[0][:, None], color)
   color = np.where(rail, scene.ground[3][:, None], color)
   color = np.where(land, soil, color)
-  return color, np.where(land, objects.ID["terrain"], objects.ID["road"]).astype(np.uint8)
+  return color, np.where(land, ID["terrain"], ID["road"]).astype(np.uint8)
 
 
 def _shadows(scene, light, point, time):

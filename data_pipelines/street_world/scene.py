@@ -6,7 +6,8 @@ import numpy as np
 
 from data_pipelines.street_world import builder as builder_lib
 from data_pipelines.street_world import camera as camera_lib
-from data_pipelines.street_world import domains, objects, primitives, street, textures
+from data_pipelines.street_world import domains, primitives, street, textures
+from data_pipelines.street_world.parts import ID
 
 FRAME_RATE = 17.0  # frames a second, as in Cityscapes' sequences
 BASELINE = 0.209313  # metres between left and right view, as in Cityscapes
@@ -117,7 +118,7 @@ def make_scene(domain: domains.Domain, entropy: tuple[int, ...]) -> Scene:
       rotation=rows[:, 12:21].reshape(-1, 3, 3),
     ),
     velocity=np.pad(rows[:, 21:23], ((0, 0), (0, 1))),
-    label=np.append(rows[:, 3], objects.ID["road"]).astype(np.uint8),
+    label=np.append(rows[:, 3], ID["road"]).astype(np.uint8),
     instance=np.append(rows[:, 4], 0).astype(np.uint16),
     color=np.append(rows[:, 23:29], [[*asphalt, *asphalt]], axis=0)
     .reshape(-1, 2, 3)

@@ -6,7 +6,8 @@ city and the same in all domains.
 
 import numpy as np
 
-from data_pipelines.street_world import objects, textures
+from data_pipelines.street_world import frontage, objects, textures
+from data_pipelines.street_world.parts import Part
 
 FAR_END = 135.0  # a row of buildings and trees closes the street there
 CROSSING_HALF = 3.6  # half width of a crossing street
@@ -18,7 +19,7 @@ def _strip(builder, label, material, side, near, far, start, end, pattern, secon
   """A raised strip of ground along the street, from `near` to `far` metres off its middle."""
   center = (0.0, 0.0, KERB / 2 - 0.1)
   half = ((far - near) / 2, (end - start) / 2, KERB / 2 + 0.1)
-  part = objects.Part(label, material, center, half, pattern=pattern, second=second)
+  part = Part(label, material, center, half, pattern=pattern, second=second)
   builder.place([part], side * (near + far) / 2, (start + end) / 2)
 
 
@@ -58,17 +59,17 @@ def _frontage(builder, domain, rng, side, edge, y, length):
 
   if kind == "building":
     put(
-      objects.building(rng, length - rng.uniform(0, 1.2) * (rng.random() < 0.4)), rng.uniform(0, 1)
+      frontage.building(rng, length - rng.uniform(0, 1.2) * (rng.random() < 0.4)), rng.uniform(0, 1)
     )
     return
   if kind == "wall":
-    put(objects.wall(rng, length), 0.2)
+    put(frontage.wall(rng, length), 0.2)
   elif kind == "fence":
-    put(objects.fence(rng, length), 0.2)
+    put(frontage.fence(rng, length), 0.2)
   elif kind == "hedge":
     put(objects.hedge(length - 0.6, rng.uniform(1.0, 2.2)), 0.7)
   if rng.random() < 0.5:
-    put(objects.building(rng, length), rng.uniform(6, 10))
+    put(frontage.building(rng, length), rng.uniform(6, 10))
   for _ in range(rng.integers(1, 4)):
     thing = objects.tree(rng) if rng.random() < 0.6 else objects.bush(rng)
     off, shift = rng.uniform(2.0, 5.5), rng.uniform(-length, length) / 2
@@ -201,7 +202,7 @@ def far_end(builder, rng):
   while at < 70:
     if rng.random() < 0.6:
       length = rng.uniform(10, 20)
-      builder.place(objects.building(rng, length), at + length / 2, FAR_END + 2, heading=np.pi / 2)
+      builder.place(frontage.building(rng, length), at + length / 2, FAR_END + 2, heading=np.pi / 2)
       at += length
     else:
       builder.place(objects.tree(rng), at + 2, FAR_END + rng.uniform(0, 4))

@@ -61,7 +61,7 @@ def test_views_and_camera(tmp_path, root, offset):
 
 def test_the_principal_point_stays_on_what_it_shows():
   """A line through the principal point, resized with the image, is found where it is said to be."""
-  from data_pipelines.readers import Camera
+  from data_pipelines.cameras import Camera
 
   x = 21
   picture = np.zeros((8, 64), np.float32)

@@ -13,8 +13,8 @@ from tiny_trees import dataset_config, evaluation_batches, run, save_png16
 
 from corda_jax import labels
 from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.datasets.base import FrameConfig
 from data_pipelines.datasets.builders import BUILDERS
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.frames import Frame
 from tests import golden
 from tests.golden import files

@@ -12,7 +12,7 @@ from tiny_trees import HEIGHT, WIDTH, examples, pixels, save
 
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES_IDS, ClassList
-from data_pipelines import inverse_depth, readers
+from data_pipelines import cameras, inverse_depth, readers
 from data_pipelines.patterns import Pattern
 from tests.data_pipelines.tiny_trees import folder_section
 
@@ -99,7 +99,7 @@ def test_a_clip_without_calibration_is_named(kitti, tmp_path):
 def test_calibrations_of_kitti(tmp_path, image, right, rows, expected):
   path = tmp_path / "calib.txt"
   path.write_text(kitti_calibration(names=rows))
-  camera = readers.read_camera(str(path), image=image, right=right)
+  camera = cameras.read_camera(str(path), image=image, right=right)
   assert camera.focal == pytest.approx((FX, FX + 1))
   assert camera.center == pytest.approx((CX, 8.0))
   assert camera.baseline == pytest.approx(expected)
@@ -118,7 +118,7 @@ def test_calibrations_that_are_none(tmp_path, text, message):
   path = tmp_path / "calib.txt"
   path.write_text(text)
   with pytest.raises(readers.BadFrameError, match=message):
-    readers.decode(lambda path: readers.read_camera(path, image="image_0/a.png"), str(path))
+    readers.decode(lambda path: cameras.read_camera(path, image="image_0/a.png"), str(path))
 
 
 def test_patterns_and_names():

@@ -11,7 +11,7 @@ from tiny_trees import HEIGHT, WIDTH, dataset_config, examples, pixels, save, wr
 
 from corda_jax import labels
 from corda_jax.errors import UserError
-from data_pipelines.readers import Camera
+from data_pipelines.cameras import Camera
 from tests.data_pipelines.tiny_trees import folder_section
 
 

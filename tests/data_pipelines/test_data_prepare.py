@@ -31,8 +31,8 @@ from corda_jax import locks
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES, ClassList, distinct_colors
 from data_pipelines import prepare, preprocess
-from data_pipelines.datasets.base import FrameConfig
 from data_pipelines.datasets.builders import BUILDERS
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.prepare import open_records
 
 

@@ -6,9 +6,9 @@ from PIL import Image
 from tiny_trees import pixels, save, save_png16
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess, readers
-from data_pipelines.datasets.base import FrameConfig
+from data_pipelines import inverse_depth, preprocess, readers, resizing
 from data_pipelines.datasets.builders import BUILDERS
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.frames import Frame
 from data_pipelines.preprocess import DepthRecipe, Recipe
 from data_pipelines.readers import BadFrameError
@@ -28,35 +28,35 @@ def test_bilinear_against_scipy(size):
   expected = scipy.ndimage.map_coordinates(
     array.astype(np.float64), np.meshgrid(rows, columns, indexing="ij"), order=1
   )
-  resized = preprocess.resize_bilinear(array, array.shape, size)
+  resized = resizing.resize_bilinear(array, array.shape, size)
   assert resized.dtype == np.float32
   assert resized.shape == size
   np.testing.assert_allclose(resized, expected, rtol=1e-6)
 
 
 def test_bilinear_to_the_same_size_changes_nothing():
-  np.testing.assert_array_equal(preprocess.resize_bilinear(values(), (1, 1), (7, 11)), values())
+  np.testing.assert_array_equal(resizing.resize_bilinear(values(), (1, 1), (7, 11)), values())
 
 
 def test_nearest_kinds_differ_as_released():
   array = np.arange(8, dtype=np.float32)[np.newaxis]
-  corner = preprocess.resize_nearest_corner(array, array.shape, (1, 4))
-  center = preprocess.resize_nearest_center(array, array.shape, (1, 4))
+  corner = resizing.resize_nearest_corner(array, array.shape, (1, 4))
+  center = resizing.resize_nearest_center(array, array.shape, (1, 4))
   np.testing.assert_array_equal(corner, [[0, 2, 4, 6]])
   np.testing.assert_array_equal(center, [[1, 3, 5, 7]])
 
 
 def test_nearest_corner_enlarges():
   array = np.arange(3, dtype=np.float32)[:, np.newaxis]
-  resized = preprocess.resize_nearest_corner(array, array.shape, (7, 2))
+  resized = resizing.resize_nearest_corner(array, array.shape, (7, 2))
   np.testing.assert_array_equal(resized[:, 0], [0, 0, 0, 1, 1, 2, 2])
 
 
 def test_nearest_center_goes_through_the_size_of_the_label():
   array = values(4, 4)
-  np.testing.assert_array_equal(preprocess.resize_nearest_center(array, (8, 8), (4, 4)), array)
+  np.testing.assert_array_equal(resizing.resize_nearest_center(array, (8, 8), (4, 4)), array)
   # Straight from 4 to 2 the centres lie on 1 and 3; through 6 on the 1st and 4th of 0 0 1 2 2 3.
-  through = preprocess.resize_nearest_center(array, (6, 6), (2, 2))
+  through = resizing.resize_nearest_center(array, (6, 6), (2, 2))
   np.testing.assert_array_equal(through, array[np.ix_([0, 2], [0, 2])])
 
 
@@ -93,7 +93,7 @@ def recipe(**changes):
     depth=DepthRecipe(
       read=readers.read_depth_png,
       encode=inverse_depth.from_disparity,
-      resize=preprocess.resize_nearest_corner,
+      resize=resizing.resize_nearest_corner,
       any_size=False,
     ),
   )
@@ -215,7 +215,7 @@ def test_bad_matrix(frame, tmp_path, contents, reason):
   depth = DepthRecipe(
     readers.read_depth_mat,
     inverse_depth.from_stereo_metres,
-    preprocess.resize_nearest_center,
+    resizing.resize_nearest_center,
     any_size=False,
   )
   changed = Frame(frame.name, frame.image, frame.label, path)

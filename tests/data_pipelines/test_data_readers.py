@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import readers
+from data_pipelines import cameras, readers
 from data_pipelines.archives import DataFiles, open_file
 
 
@@ -46,9 +46,9 @@ def test_complex_depth_is_refused(tmp_path):
 def test_a_camera_needs_a_baseline_for_stereo_alone(tmp_path):
   path = tmp_path / "camera.json"
   path.write_text('{"intrinsic": {"fx": 10, "fy": 11, "u0": 4, "v0": 3}}')
-  assert readers.read_camera(str(path), image="a.png").baseline == 0
+  assert cameras.read_camera(str(path), image="a.png").baseline == 0
   with pytest.raises(readers.BadFrameError, match=r"extrinsic.*baseline"):
-    readers.read_camera(str(path), image="a.png", right="b.png")
+    cameras.read_camera(str(path), image="a.png", right="b.png")
 
 
 def test_archives_in_capitals(tmp_path):
@@ -141,7 +141,7 @@ def test_what_is_no_number_is_no_focal_length(tmp_path, value):
   path = tmp_path / "camera.json"
   path.write_text(f'{{"intrinsic": {{"fx": {value}, "fy": 1.0, "u0": 2.0, "v0": 3.0}}}}')
   with pytest.raises(readers.BadFrameError, match=r"intrinsic.*fx, fy, u0, v0"):
-    readers.read_camera(str(path), image="a.png")
+    cameras.read_camera(str(path), image="a.png")
 
 
 def test_a_header_that_needs_all_memory_is_a_broken_file(tmp_path):

@@ -14,9 +14,9 @@ from tiny_trees import (
   write_train_extra,
 )
 
-from data_pipelines.datasets.base import FrameConfig
 from data_pipelines.datasets.cityscapes import Cityscapes
 from data_pipelines.datasets.folder import Folder
+from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.datasets.gta5 import Gta5
 from data_pipelines.datasets.synthia import Synthia
 from tests.data_pipelines.tiny_trees import folder_section

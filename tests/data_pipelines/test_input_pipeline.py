@@ -268,12 +268,12 @@ def test_resuming_goes_on_where_it_stopped_with_other_threads(config, start):
 @pytest.mark.parametrize("start", [0, 10**9])
 def test_resuming_reads_nothing_of_what_was_before(config, start, monkeypatch):
   """The records that are read are those of the batches from there on, and of no other."""
-  from data_pipelines import input_pipeline
+  from data_pipelines import input_pipeline, records
 
   reads = []
-  unpack = input_pipeline.unpack
+  unpack = records.unpack
   monkeypatch.setattr(
-    input_pipeline, "unpack", lambda packed, window: reads.append(1) or unpack(packed, window)
+    records, "unpack", lambda packed, window: reads.append(1) or unpack(packed, window)
   )
   config.reader_threads = 1
   (batch,) = take(config, 1, start_step=start)

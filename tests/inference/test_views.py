@@ -7,7 +7,7 @@ from scipy import interpolate, special
 from corda_jax.inference import views
 from corda_jax.inference.views import class_map, combine, make_views
 from corda_jax.resize import aligned_weights, resize_aligned
-from data_pipelines import preprocess
+from data_pipelines import resizing
 
 FRAME = (14, 22)
 
@@ -61,7 +61,7 @@ def reference(images, shape, *, scales, flip):
       for image in np.asarray(images):
         seen = image[:, ::-1] if mirrored else image
         size = tuple(round(n * scale) for n in FRAME)
-        channels = [preprocess.resize_bilinear(c, FRAME, size) for c in seen.transpose(2, 0, 1)]
+        channels = [resizing.resize_bilinear(c, FRAME, size) for c in seen.transpose(2, 0, 1)]
         logits = np.asarray(predict(jnp.asarray(np.stack(channels, -1)[None])), np.float64)[0]
         axes = [np.linspace(0, 1, n) for n in logits.shape[:2]]
         grid = np.stack(np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij"), -1)

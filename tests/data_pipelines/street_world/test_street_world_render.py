@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from corda_jax import labels
 from corda_jax.errors import UserError
 from data_pipelines.street_world import domains, primitives, render, textures
+from data_pipelines.street_world import gap as gap_lib
 from data_pipelines.street_world import scene as scene_lib
 
 HEIGHT, WIDTH = 64, 128
@@ -179,16 +180,16 @@ LAYOUT = ("focal", "principal_point", "camera_height", "camera_pitch", "hood_hei
 
 def test_the_gap_between_the_looks_can_be_set():
   start, end = DOMAINS
-  assert domains.real_city(1.0) is end
-  alike = domains.real_city(0.0)
+  assert gap_lib.real_city(1.0) is end
+  alike = gap_lib.real_city(0.0)
   for name, value in dataclasses.asdict(alike).items():
     _assert_close(value, dataclasses.asdict(end if name in LAYOUT else start)[name])
-  middle, far = domains.real_city(0.5), domains.real_city(1.5)
+  middle, far = gap_lib.real_city(0.5), gap_lib.real_city(1.5)
   assert middle.blur == pytest.approx((start.blur + end.blur) / 2)
   red = [domain.palette["car"][0][0] for domain in (start, end, far)]
   assert red[2] == pytest.approx(1.5 * red[1] - 0.5 * red[0])
   assert far.clouds == pytest.approx(1.5 * 0.6 - 0.5 * 0.15)
-  farthest = domains.real_city(domains.MAX_GAP)
+  farthest = gap_lib.real_city(gap_lib.MAX_GAP)
   assert (farthest.clouds, farthest.texture_size) == (1.0, 0.2)  # not 1.05, not 0
   assert farthest.exposure[0] < 0
   colors = [c for colors in farthest.palette.values() for color in colors for c in color]
@@ -196,11 +197,11 @@ def test_the_gap_between_the_looks_can_be_set():
   assert max(colors) <= 0.98
   for gap in (-0.1, 2.1, math.nan):
     with pytest.raises(UserError, match=rf"data\.street_world\.gap.*{gap}.*0.*2"):
-      domains.real_city(gap)
+      gap_lib.real_city(gap)
 
 
 def test_a_larger_gap_moves_the_colours_and_nothing_else():
-  frames = [view(domains.real_city(gap), (8, 0), height=24, width=48)[1] for gap in (0, 1, 1.5, 2)]
+  frames = [view(gap_lib.real_city(gap), (8, 0), height=24, width=48)[1] for gap in (0, 1, 1.5, 2)]
   for frame in frames[1:]:
     np.testing.assert_array_equal(frame.label, frames[0].label)
     np.testing.assert_array_equal(frame.depth, frames[0].depth)

@@ -1,0 +1,71 @@
+"""The real city at another distance of its look from the synthetic one's."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from corda_jax.errors import UserError
+from data_pipelines.street_world.domains import REAL, SYNTHETIC, Domain
+
+# Not the look: where the camera is and what stands where.
+_LAYOUT = (
+  "name",
+  "focal",
+  "principal_point",
+  "camera_height",
+  "camera_pitch",
+  "hood_height",
+  "objects",
+  "frontage",
+  "verge",
+)
+# What numbers of a look can be; others are at least 0.
+_LIMITS = {
+  "palette": (0.02, 0.98),
+  "texture_size": (0.2, math.inf),
+  "sun_strength": (0.0, 1.0),
+  "shadow": (0.0, 1.0),
+  "clouds": (0.0, 1.0),
+  "vignetting": (0.0, 1.0),
+  "exposure": (-math.inf, math.inf),
+}
+MAX_GAP = 2.0
+
+
+def real_city(gap: float) -> Domain:
+  """`REAL` at another distance of its look from that of `SYNTHETIC`.
+
+  Every number of the look lies on the line from one to the other; layout, things and camera are
+  those of `REAL`.
+
+  Args:
+    gap: 0: looks as `SYNTHETIC`; 1: `REAL` itself; beyond it up to `MAX_GAP`, where what would
+      leave its range stays at its end.
+
+  Raises:
+    UserError: it is not in that range.
+  """
+  if not 0 <= gap <= MAX_GAP:
+    raise UserError(f"data.street_world.gap (--gap) is {gap}, expected 0 to {MAX_GAP:g}")
+  if gap == 1:
+    return REAL  # to the bit
+  look = [field.name for field in dataclasses.fields(Domain) if field.name not in _LAYOUT]
+  return dataclasses.replace(
+    REAL,
+    **{
+      name: _mix(
+        getattr(SYNTHETIC, name), getattr(REAL, name), gap, *_LIMITS.get(name, (0.0, math.inf))
+      )
+      for name in look
+    },
+  )
+
+
+def _mix(start: Any, end: Any, share: float, low: float, high: float) -> Any:
+  """Number by number, within limits."""
+  if isinstance(start, Mapping):
+    return {key: _mix(start[key], end[key], share, low, high) for key in start}
+  if isinstance(start, tuple):
+    return tuple(_mix(a, b, share, low, high) for a, b in zip(start, end, strict=True))
+  return min(max(start + share * (end - start), low), high)
