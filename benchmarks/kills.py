@@ -1,12 +1,12 @@
-"""Kills a run at random moments, starts it again each time, and compares its end.
+"""Kills a run at random moments, restarts it each time, and compares its results.
 
     python -m benchmarks.kills --folder /tmp/kills --kills 20 -- \\
       python -m corda_jax.main --config=configs/demo.py --config.num_steps=60 --workdir={}
 
 {} stands for the folder of a run. The first run is never killed. The second gets SIGKILL, every
-other time while a checkpoint is being written, and is started again; where it ends before it was
-killed so often, it is started over. Every array of every kept checkpoint, the
-history but for times, the results and the pictures must be the same to the last bit.
+other time while a checkpoint is being written, and is restarted; if it finishes before that many
+kills, it starts again from scratch. Every array of every kept checkpoint, the history except times,
+the results and the pictures must be identical to the last bit.
 """
 
 import argparse
@@ -26,21 +26,21 @@ import numpy as np
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import read_history
 
-_TIMES = ("images_per_second", "data_wait")  # the ends of curves that no two runs share
+_TIMES = ("images_per_second", "data_wait")  # suffixes of curves that differ between any two runs
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Prints a table; the number of differences."""
+  """Prints a summary; returns the number of differences."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
   parser.add_argument("--folder", type=Path, required=True, help="where the two runs go; new")
   parser.add_argument("--kills", type=int, default=20)
-  parser.add_argument("--seed", type=int, default=0, help="of the moments")
+  parser.add_argument("--seed", type=int, default=0, help="of the moments of kills")
   parser.add_argument("command", nargs="+", help="after --")
   options = parser.parse_args(arguments)
   options.folder.mkdir(parents=True)
-  # Of one name, which stands in the titles of pictures.
+  # Folders of the same name, which the titles of pictures show.
   whole, killed = options.folder / "whole" / "run", options.folder / "killed" / "run"
   for folder in (whole, killed):
     folder.parent.mkdir()
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _start(command: list[str], workdir: Path) -> subprocess.Popen:
-  log = open(workdir.with_suffix(".log"), "a")  # noqa: SIM115 (the process has it)
+  log = open(workdir.with_suffix(".log"), "a")  # noqa: SIM115 (the process keeps it open)
   command = [part.replace("{}", str(workdir)) for part in command]
   return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
@@ -83,9 +83,9 @@ def kill(
   """Sends SIGKILL at a random moment.
 
   Args:
-    process: of the run.
-    workdir: its folder.
-    moments: where they come from.
+    process: process of the run.
+    workdir: folder of the run.
+    moments: generator of the moments.
     longest: seconds after which it is killed at the latest.
     in_save: whether to kill it as soon as a checkpoint is being written, and only then.
 
@@ -97,7 +97,7 @@ def kill(
   within = moments.uniform(0, 0.02)  # seconds into the writing
 
   def being_written():
-    # What an earlier kill left lies there, too, until the run clears it away.
+    # Leftovers of an earlier kill are found, too, until the run removes them.
     paths = (workdir / "checkpoints").glob("*tmp*")
     with contextlib.suppress(FileNotFoundError):
       return any(path.stat().st_ctime > since for path in paths)
@@ -132,7 +132,7 @@ def contents(workdir: Path) -> dict[str, object]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-  """Names of what two runs do not share."""
+  """Names of the contents that differ between two runs."""
   first, second = contents(one), contents(other)
   return sorted(k for k in first.keys() | second if first.get(k) != second.get(k))
 

@@ -7,11 +7,11 @@ Batch = Mapping[str, Any]
 
 
 class MemoryFeed:
-  """What `train` reads, without files; pictures show what is evaluated.
+  """Batches for `train`, without files; pictures show evaluated frames.
 
   Args:
-    train: first step → batches for the step after it and all after that.
-    frames: → batches of the validation set, once through.
+    train: function of a step that returns batches for the steps after it.
+    frames: function that returns batches of the validation set, once through.
   """
 
   def __init__(
@@ -25,7 +25,7 @@ class MemoryFeed:
 
 
 class NoWriter:
-  """For runs whose history has all that is needed."""
+  """A writer for runs whose history suffices."""
 
   def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes nothing."""

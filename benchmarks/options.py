@@ -1,4 +1,4 @@
-"""What the commands of benchmarks share: options, and how they end."""
+"""Options and exit handling that the benchmarks' commands share."""
 
 import argparse
 import ast
@@ -31,7 +31,7 @@ def load_config(name: str) -> Any:
 
 
 def run_command(main: Callable[[], None]) -> None:
-  """Runs a command; a mistake of the user's ends in one line and exit code 1."""
+  """Runs a command; a `UserError` ends in one line and exit code 1."""
   try:
     main()
   except UserError as error:
@@ -93,7 +93,7 @@ def add_config_options(
     default: name of a configuration.
     changed: what `--set` changes, for its help.
   """
-  parser.add_argument("--config", default=default, help="of configs/")
+  parser.add_argument("--config", default=default, help="name of a file in configs/")
   add_set_option(parser, changed)
 
 
@@ -102,7 +102,7 @@ def chosen_config(options: argparse.Namespace, settings: Mapping[str, Any] | Non
 
   Args:
     options: those of `add_config_options`, among others.
-    settings: field → value, which win over the options'.
+    settings: field → value; they take precedence over the options.
 
   Raises:
     UserError: there is none, or a field or a value does not fit.

@@ -1,8 +1,8 @@
 """The released GTA5 → Cityscapes recipe, assembled from the parts' own defaults.
 
 Recipes import `get_config` and override what differs. Any value can also be set on the command
-line: `--config.optimizer.learning_rate=1e-3`. What a field means is said in the docstring of its
-part: `python -m pydoc corda_jax.adaptation.teacher`, and so on.
+line: `--config.optimizer.learning_rate=1e-3`. The docstring of each part documents its fields:
+`python -m pydoc corda_jax.adaptation.teacher`, and so on.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from corda_jax.training.optimizer import SGD
 from corda_jax.training.settings import Running
 from data_pipelines.settings import Data
 
-# What the publication says where the release does otherwise; docs/paper_and_release.md says why.
+# Published values where the release differs; docs/paper_and_release.md explains each.
 _AS_PUBLISHED = {
   "model.decoder.dilations": (6, 12, 18, 24),
   "terms.mixed.depth_weight.share_across_batch": False,
@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
       "source": settings(SourceSupervision),
       "mixed": settings(MixedSelfTraining),
       "depth_files": settings(DepthFiles),
-      "photometric": settings(Photometric),  # of no domain, until some are named
+      "photometric": settings(Photometric),  # off until domains are named
     }
   )
   config.optimizer = settings(SGD)
@@ -56,14 +56,14 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def running(**values) -> ml_collections.ConfigDict:
-  """The fields that belong to no section; `values` are those that differ."""
+  """The top-level fields, with `values` in place of the defaults."""
   config = settings(Running, **values)
   del config.part
   return config
 
 
 def without_depth(config: ml_collections.ConfigDict) -> None:
-  """Encoder and classifier alone, and no term that teaches depth: the network of DACS."""
+  """Removes depth heads, depth losses and depth files, in place: what remains is DACS's network."""
   config.model.initial_semantics_from = "none"
   config.model.depth = config.model.correlation = False
   config.model.decoder.width = 0
@@ -76,24 +76,24 @@ def apply_preset(
   preset: str,
   known: Sequence[str] = ("as_released", "as_published"),
 ) -> ml_collections.ConfigDict:
-  """Sets the switches between publication and release, and a larger batch.
+  """Switches between release and publication, and scales the batch.
 
   Args:
-    config: as released.
+    config: configuration as released; changed in place.
     preset: "as_released" changes nothing; "as_published" follows the publication; either may be
       followed, or replaced, by a batch: "as_published,batch=16", "batch=16"; see `scale_batch`.
-    known: those of them that the configuration has.
+    known: names of the presets that the configuration has.
 
   Raises:
-    ValueError: there is no such preset.
+    ValueError: the preset is unknown, or the batch is invalid.
   """
   name, _, batch = preset.partition("batch=")
   if batch:
     name = name.removesuffix(",") or known[0]
   if name not in known:
     raise ValueError(
-      f"preset {preset!r} is unknown, expected {' or '.join(map(repr, known))}, and perhaps a "
-      f"batch, as in '{known[0]},batch=16'"
+      f"preset {preset!r} is unknown, expected {' or '.join(map(repr, known))}, optionally "
+      f"with a batch, as in '{known[0]},batch=16'"
     )
   if name == "as_published":
     config.update_from_flattened_dict(_AS_PUBLISHED)
@@ -101,22 +101,22 @@ def apply_preset(
 
 
 def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections.ConfigDict:
-  """The same training with a larger batch: as many pairs in fewer steps (docs/scaling.md).
+  """Scales a configuration to a larger batch: as many pairs in fewer steps (docs/scaling.md).
 
-  With K times the pairs a step, steps of all kinds are divided by K; the learning rate of SGD
-  grows by K, that of AdamW stays; the teacher keeps its K-th power; and as many images are
-  normalised together as before.
+  With K times as many pairs per step, all step counts are divided by K; SGD's learning rate is
+  multiplied by K, AdamW's is unchanged; the teacher's decay is raised to the K-th power; and
+  batch normalisation groups keep their size.
 
   Args:
-    config: changed in place.
-    batch: pairs a step, a multiple of those that the configuration has.
+    config: configuration; changed in place.
+    batch: pairs per step, a multiple of the configuration's.
 
   Raises:
-    ValueError: it is not.
+    ValueError: the batch is not such a multiple.
   """
   old = config.data.batch_size
   if not batch.isdecimal() or not int(batch) or int(batch) % old:
-    raise ValueError(f"batch={batch} is wrong, expected a multiple of {old} pairs")
+    raise ValueError(f"batch={batch} is invalid, expected a multiple of {old} pairs")
   factor = int(batch) // old
   config.data.batch_size = int(batch)
   config.model.batch_norm_group = config.model.batch_norm_group or old

@@ -1,4 +1,4 @@
-"""One procedural city adapts to another, on a laptop: made, prepared, trained and shown.
+"""Adapts one procedural city to another on a laptop: renders, prepares, trains, draws results.
 
 python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
 """
@@ -10,7 +10,7 @@ from corda_jax.configuration import settings
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.training.optimizer import AdamW
 
-# Of the pose network, where depth is learned from video, and of the depth stage's networks.
+# Encoder of the pose network (depth from video) and of the depth stage's networks.
 SMALL_ENCODER = ResNet(
   stage_sizes=(1, 1, 1),
   block="basic",
@@ -30,7 +30,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   """CorDA with a small encoder, trained from scratch on 128x64 crops of the street world.
 
   Args:
-    preset: "as_released", or "source_only", without depth and adaptation; "batch=8" for a larger
+    preset: "as_released", or "source_only" for no depth and no adaptation; "batch=8" for a larger
       batch: `default.apply_preset`.
   """
   config = default.get_config()
@@ -68,8 +68,8 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   photometric.pose.encoder = settings(SMALL_ENCODER)
   photometric.pose.decoder_width = POSE_DECODER_WIDTH
   photometric.pose_learning_rate = 3e-4
-  # Two images of one moment differ by less than a pixel where things are far, and noise alone can
-  # make the unwarped one the better: what is far would come out too near.
+  # The images of a stereo pair differ by less than a pixel at far objects. Noise alone can make the
+  # unwarped image match better there, so far objects would come out too near.
   photometric.automask = "temporal"
   config.optimizer = settings(  # AdamW learns more in so few steps than SGD does
     AdamW,
@@ -83,7 +83,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
 
 
 def _set_data(data: ml_collections.ConfigDict) -> None:
-  """Frames of 144x72 pixels, as the files have, and crops of 128x64."""
+  """Sets frames of 144x72 pixels, the size of the files, and crops of 128x64."""
   data.records_dir = "data/street_world/records"
   data.street_world.enabled = True
   for domain in ("source", "target"):  # the files have the working resolution

@@ -1,7 +1,7 @@
 """Every value of the depth stage: Monodepth2's training, on Cityscapes with the method's settings.
 
-Recipes import `get_config` and override what differs; docs/depth.md shows how to use what comes
-out.
+Recipes import `get_config` and override what differs; docs/depth.md shows how to use the
+result.
 """
 
 import ml_collections
@@ -17,7 +17,7 @@ from corda_jax.training.optimizer import DepthAdam
 from corda_jax.training.settings import Compute
 from data_pipelines.settings import Data
 
-# What depth is learned from: as it is chosen behind the name of a configuration.
+# Argument after a configuration's name → the views that depth is learned from.
 VIEWS = {
   "stereo": ("right",),
   "video": ("previous", "next"),
@@ -29,7 +29,7 @@ def views_of(name: str) -> tuple[str, ...]:
   """The views of "stereo", "video" or "both".
 
   Raises:
-    ValueError: there are no such views.
+    ValueError: the name is none of these.
   """
   if name not in VIEWS:
     raise ValueError(f"views {name!r} are unknown, expected {', '.join(VIEWS)}")
@@ -48,9 +48,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = settings(Data, batch_size=4)
   del config.data.source  # one data set alone: data.target
   target = config.data.target
-  # What explains an image: "right" (stereo), "previous" and "next" (video), or all three.
+  # Views that explain an image: "right" (stereo), "previous" and "next" (video), or all three.
   target.views = ("right",)
-  target.depth = "none"  # the truth that validation is measured by, if any: "official", …
+  target.depth = "none"  # ground truth for validation, if any: "official", …
 
   networks = {"depth": settings(DepthNetwork), "pose": settings(PoseNetwork)}
   config.model = model_settings(networks, Common(kernel_init="he_normal", normalization=MONODEPTH))

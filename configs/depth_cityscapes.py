@@ -5,10 +5,9 @@
     python -m corda_jax.main --config=configs/depth_cityscapes.py --workdir=runs/depth_cityscapes \
       --mode=label_depth --config.label_depth.folder=data/CityScapes_depth
 
-Needs, beside leftImg8bit, rightImg8bit and camera (stereo) or leftImg8bit_sequence and camera
-(video; 324 GB), and disparity, the data set's own, which validation is measured by. Behind a colon
-stands what depth is learned from: `configs/depth_cityscapes.py:both`. Not run here on the real
-data.
+Needs leftImg8bit; rightImg8bit and camera for stereo; leftImg8bit_sequence (324 GB) and camera for
+video; and disparity, the data set's own, for validation. `:stereo`, `:video` or `:both` after the
+file name selects what depth is learned from. Not run here on the real data.
 """
 
 import ml_collections
@@ -17,13 +16,13 @@ from configs import depth
 
 
 def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
-  """The default configuration of the depth stage is this recipe.
+  """The default configuration of the depth stage, with these views.
 
   Args:
     views: "stereo", "video" or "both".
 
   Raises:
-    ValueError: there are no such views.
+    ValueError: `views` is none of these.
   """
   config = depth.get_config()
   config.data.target.views = depth.views_of(views)

@@ -4,8 +4,8 @@
       --config.initial_weights.depth=weights/resnet101.pth \
       --config.initial_weights.pose=weights/resnet18.pth
 
-GTA5's 24,966 frames are seconds apart, too far for a photometric loss. What is expected are frames
-of drives, several a second, such as those of VIPER, or of any video:
+GTA5's 24,966 frames are seconds apart, too far for a photometric loss. Use frames of continuous
+driving, several per second: VIPER, or any video of your own.
 
     mkdir -p data/gta_video/train/drive1
     ffmpeg -i drive1.mp4 -vf fps=10 data/gta_video/train/drive1/%06d.png
@@ -19,7 +19,7 @@ from configs import depth
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The recipe of depth.py on a folder of video."""
+  """The recipe of depth.py on a folder of video frames."""
   config = depth.get_config()
   target = config.data.target
   target.dataset = "folder"
@@ -28,11 +28,11 @@ def get_config() -> ml_collections.ConfigDict:
   target.views = ("previous", "next")  # the frames before and after, by their numbers
   folder = target.folder
   folder.train.images = "train/{name}.png"
-  # Nothing is known of these frames but themselves: some of them measure the photometric loss.
+  # There is no ground truth: the photometric loss is measured on some of them.
   config.evaluation.split = "train"
   config.label_depth.splits = ("train",)
   config.evaluation.max_frames = 100
-  # Of files of 1920x1080 with a vertical field of view of 50°; give those of your camera. The scale
-  # of depth is unknown in any case, and an error of some percent does little.
+  # For 1920x1080 files with a vertical field of view of 50°; replace them by your camera's. The
+  # scale of depth is unknown in any case, and an error of a few percent has little effect.
   folder.camera.intrinsics = (1158.0, 1158.0, 959.5, 539.5)
   return config

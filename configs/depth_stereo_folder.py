@@ -1,4 +1,4 @@
-"""Depth from a folder of stereo pairs, in clips with a camera each, as KITTI's odometry has them.
+"""Depth from a folder of stereo pairs, in clips with one camera each, as in KITTI odometry.
 
     python -m corda_jax.main --config=configs/depth_stereo_folder.py --workdir=runs/depth_kitti \
       --config.initial_weights.depth=weights/resnet101.pth
@@ -22,7 +22,7 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
     views: "stereo", "video" (neighbours in a clip, without image_3) or "both".
 
   Raises:
-    ValueError: there are no such views.
+    ValueError: `views` is none of these.
   """
   config = depth.get_config()
   target = config.data.target
@@ -35,8 +35,8 @@ def get_config(views: str = "stereo") -> ml_collections.ConfigDict:
   train.right = "sequences/{clip}/image_3/{frame}.png"
   train.camera = "sequences/{clip}/calib.txt"
   config.data.crop_height, config.data.crop_width = 192, 640
-  config.depth.metres_per_unit = 5.4  # published: the baseline is 0.1; KITTI's has 0.54 m
-  # There is no other split: the photometric loss is measured on some of its frames.
+  config.depth.metres_per_unit = 5.4  # the published baseline is 0.1 units; KITTI's is 0.54 m
+  # This is the only split: the photometric loss is measured on some of its frames.
   config.evaluation.split = "train"
   config.evaluation.max_frames = 200
   config.label_depth.splits = ("train",)

@@ -17,7 +17,7 @@ from configs import gta2cs_dacs
 
 
 def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
-  """What differs from DACS: nothing of the target is learned from.
+  """What differs from DACS: no term learns from the target.
 
   Args:
     preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.

@@ -1,6 +1,6 @@
 """Your own data: two plain folders, seven classes, metric depth. Copy this file and change it.
 
-As it stands it reads the street world written as plain folders; docs/your_data.md walks through it.
+Unchanged, it reads the street world written as plain folders; docs/your_data.md walks through it.
 
     python -m corda_jax.main --config=configs/your_data.py --workdir=runs/your_data
 """
@@ -9,7 +9,7 @@ import ml_collections
 
 from configs import demo
 
-# Class → label ids in the files; several ids may share a class. 0 is what has no class.
+# Class → label ids in the files; several ids may share a class. 0 means no class.
 CLASSES = {
   "road": (1,),
   "sidewalk": (2,),
@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint_every = 200
 
   data = config.data
-  data.street_world.enabled = False  # the files are there
+  data.street_world.enabled = False  # the files exist already
   data.records_dir = "data/mine/records"
   data.classes.names = tuple(CLASSES)
   for domain in ("source", "target"):
@@ -49,6 +49,6 @@ def get_config() -> ml_collections.ConfigDict:
   data.target.folder.validation.images = "val/images/{name}.png"
   data.target.folder.validation.labels = "val/labels/{name}.png"
 
-  # Means that are reported beside the one over all classes.
+  # Sets of classes whose mean is reported beside the mean over all classes.
   config.evaluation.class_sets = {"things": ("human", "vehicle")}
   return config

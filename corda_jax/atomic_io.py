@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that may be links."""
+"""Atomic writes of files, and checks of symbolic links."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from corda_jax.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, unique: bool = False, durable: bool = True) -> Iterator[Path]:
-  """A path to write to; `path` has it when the context ends well, else nothing is left of it.
+  """Yields a temporary path that is renamed to `path` on success and deleted on failure.
 
   Args:
-    path: of the file; its folder is made.
-    unique: whether several processes may write it at once.
-    durable: whether it is on the disk before it has its name: else a machine that dies may keep the
-      name and lose the contents.
+    path: path of the file; its folder is created.
+    unique: whether several processes may write the file at the same time.
+    durable: whether the contents are flushed to disk before the rename; otherwise a crash of the
+      machine may leave the file without its contents.
   """
   middle = f".{uuid.uuid4().hex}" if unique else ""
   partial = path.with_name(f"{path.name}{middle}.partial")
@@ -32,14 +32,14 @@ def atomic_write(path: Path, *, unique: bool = False, durable: bool = True) -> I
 
 
 def replace_durably(partial: Path, path: Path) -> None:
-  """Gives a file that is written its name, in place of what has it, once it is on the disk."""
+  """Flushes a finished file to disk and renames it to `path`, replacing an existing file."""
   with open(partial, "rb") as file:
     os.fsync(file.fileno())
   partial.replace(path)
 
 
 def leads_back(path: Path) -> bool:
-  """Whether a path is a link to a folder that it comes through, so that following it never ends."""
+  """Whether a path is a link to one of its own parent folders, which would be followed forever."""
   if not path.is_symlink():
     return False
   target = path.resolve()
@@ -47,7 +47,7 @@ def leads_back(path: Path) -> bool:
 
 
 def check_links(path: Path) -> None:
-  """Raises UserError where a path leads over a link to what does not exist: a disk not mounted."""
+  """Raises UserError if a link in a path has no target, as when a disk is not mounted."""
   for each in (path, *path.parents):
     if each.is_symlink() and not each.exists():
       raise UserError(

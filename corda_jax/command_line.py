@@ -1,6 +1,6 @@
-"""The command line: flags, overrides of a configuration, and errors about either in one line.
+"""The command line: flags, overrides of a configuration, and one-line errors about both.
 
-Parsing needs neither JAX nor TensorFlow, so a mistake is reported at once.
+Parsing imports neither JAX nor TensorFlow, so a mistake is reported at once.
 """
 
 import os
@@ -23,7 +23,7 @@ _FIELD = re.compile(r"--?config(\.\w+|\[-?\d+\])+")
 
 
 class Command(NamedTuple):
-  """What the command line asks for.
+  """A parsed command line.
 
   Attributes:
     config: the configuration with its overrides; locked.
@@ -43,8 +43,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str] | None = None) -
 
   Args:
     values: where to define them.
-    arguments: the command line, from which the configuration file takes its overrides; None: that
-      of this process.
+    arguments: command line with the overrides of the configuration; None: that of this process.
   """
   config_flags.DEFINE_config_file(
     "config",
@@ -70,14 +69,14 @@ def define_flags(values: flags.FlagValues, arguments: list[str] | None = None) -
 
 
 def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
-  """Parses flags, among them those of the configuration file "config".
+  """Parses the flags, including the overrides of the configuration.
 
   Args:
-    arguments: of the command, its name first.
-    values: the flags that are defined; set by this.
+    arguments: the command line, starting with the name of the program.
+    values: the defined flags, which receive their values.
 
   Returns:
-    The arguments that are no flags.
+    The positional arguments.
 
   Raises:
     UserError: an unknown flag or field, a value of the wrong type, and so on, in one line.
@@ -87,7 +86,7 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     for each in arguments
   ]
   for argument in arguments:
-    # The library reads such a name as Python, so that what follows a # would be left out.
+    # The library parses such a name as Python, so anything after a # would be ignored.
     name = argument.split("=")[0]
     if name.startswith(("-config.", "--config.")) and not _FIELD.fullmatch(name):
       raise UserError(f"unknown configuration field: {name.lstrip('-')!r}")
@@ -97,15 +96,13 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
       values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)
   except flags.Error as error:
     message = str(error)
-    if "Traceback" in message:  # raised by the configuration file itself: the last line says what
+    if "Traceback" in message:  # raised by the configuration file; its last line has the error
       message = message.splitlines()[-1].partition(": ")[2]
     elif not any(each.split("=")[0] in ("--config", "-config") for each in arguments):
       message = _MISSING_CONFIG
     elif isinstance(error, flags.UnrecognizedFlagError) and error.flagname.startswith("jax_"):
-      message = (
-        f"--{error.flagname} is no flag here: set {error.flagname.upper()} in the environment"
-      )
-  except IndexError:  # which does not always say of what
+      message = f"--{error.flagname} is not a flag: set {error.flagname.upper()} in the environment"
+  except IndexError:  # its message may not name the field
     places = [name for name in (argument.split("=")[0] for argument in arguments) if "[" in name]
     message = f"unknown configuration field: {' or '.join(places)}"
   except (AttributeError, KeyError) as error:
@@ -114,20 +111,20 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
     name, *hint = (part.strip("\"'") for part in text.split("\n"))
     message = ". ".join((f"unknown configuration field: {name}", *hint))
   except SyntaxError as error:
-    message = f"--config names no Python file of a configuration: {error}"
+    message = f"--config is not a Python file with a configuration: {error}"
   except (OSError, TypeError, ValueError) as error:
     message = str(error)
     if "No such file" in message:
-      message = f"the configuration file {message.rpartition(': ')[2]} is not there"
+      message = f"the configuration file {message.rpartition(': ')[2]} does not exist"
     elif "earlier failure to load" in message:
-      message = f"--config names no file that can be read: {message.partition('load: ')[2]}"
+      message = f"--config cannot be loaded: {message.partition('load: ')[2]}"
   else:
     if values["config"].value is None:
       raise UserError(_MISSING_CONFIG)
     _refuse_nothing(values["config"].value)
     return positional
   if "get_config() takes" in message:
-    message = "this configuration takes no preset: leave out what follows ':' in --config"
+    message = "this configuration takes no preset: remove ':' and what follows it in --config"
   raise UserError(" ".join(message.split()))
 
 
@@ -135,17 +132,17 @@ _MISSING_CONFIG = "--config is missing: name a configuration, such as --config=c
 
 
 def read_command(values: flags.FlagValues, positional: list[str]) -> Command:
-  """The command of parsed flags.
+  """Makes a command of parsed flags.
 
   Args:
-    values: of `parse_flags`.
-    positional: what `parse_flags` returned.
+    values: flags that `parse_flags` has set.
+    positional: positional arguments that `parse_flags` returned, the name of the program first.
 
   Raises:
-    UserError: an argument that is no flag, or no folder.
+    UserError: there is an argument that is not a flag, or --workdir is missing.
   """
   if len(positional) > 1:
-    raise UserError(f"unknown argument {positional[1]!r}: flags begin with --")
+    raise UserError(f"unknown argument {positional[1]!r}: flags start with --")
   config, mode, workdir = (values[name].value for name in ("config", "mode", "workdir"))
   if not workdir and mode != "prepare":
     raise UserError("--workdir is missing: name the folder of the run")
@@ -155,7 +152,7 @@ def read_command(values: flags.FlagValues, positional: list[str]) -> Command:
 
 
 def _expand_home(config: Any) -> None:
-  """Puts the home folder in place of the ~ that paths begin with: no shell does behind a "="."""
+  """Replaces a leading ~ in values by the home folder, since shells do not after a "="."""
   for name, value in config.items():
     if isinstance(value, type(config)):
       _expand_home(value)
@@ -164,9 +161,7 @@ def _expand_home(config: Any) -> None:
 
 
 def _refuse_nothing(config: Any) -> None:
-  """None is taken by some fields, tuples among them, and means nothing in any."""
+  """Raises UserError if a value is None, which some fields accept but none gives a meaning."""
   for name, value in flatten(config.to_dict()).items():
     if value is None or (isinstance(value, tuple | list) and None in value):
-      raise UserError(
-        f"config.{name} is {value}, expected a value: leave it out to keep the default"
-      )
+      raise UserError(f"config.{name} is {value}, expected a value: omit it to keep the default")

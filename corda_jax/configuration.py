@@ -1,9 +1,9 @@
-"""Settings of parts: from dataclasses to a configuration, and back.
+"""Converts the settings of parts between dataclasses and a configuration.
 
-A part is a dataclass or a Flax module. Its fields are its settings, their defaults those of the
-configuration, and its `__post_init__` checks them, raising `ValueError` with the field's name
-first. `settings` makes the section of a configuration that describes a part, `build` the part that
-a section describes.
+A part is a dataclass or a Flax module. Its fields are its settings, with the defaults of the
+configuration. Its `__post_init__` checks them and raises `ValueError` with a message that starts
+with the name of the field. `settings` makes the section of a configuration that describes a part;
+`build` makes the part that a section describes.
 
     config.terms.feature_distance = settings(FeatureDistance, weight=0.01)
     term = build(config.terms.feature_distance, "terms.feature_distance")
@@ -22,16 +22,16 @@ from corda_jax.errors import UserError
 
 _PART = "part"  # the field of a section that names its class, "package.module:Class"
 _SECTIONS = (Mapping, ml_collections.ConfigDict)
-_OF_FLAX = ("parent", "name")  # fields of modules that nobody configures
+_OF_FLAX = ("parent", "name")  # fields of Flax modules that are no settings
 
 
 def given(default: Any) -> Any:
-  """A field that is no setting: whoever builds the part gives it."""
+  """A field that is not a setting: the code that builds the part passes it."""
   return dataclasses.field(default=default, metadata={"given": True})
 
 
 def free(default: Any) -> Any:
-  """A setting that no number of training depends on: a resumed run may change it."""
+  """A setting that does not affect the results of training: a resumed run may change it."""
   return dataclasses.field(default=default, metadata={"free": True})
 
 
@@ -39,8 +39,8 @@ def settings(part: type | Any, **values: Any) -> ml_collections.ConfigDict:
   """The section of a configuration that describes a part.
 
   Args:
-    part: a class, or an instance whose values become the defaults.
-    **values: fields that differ.
+    part: class of the part, or an instance whose values become the defaults.
+    **values: fields whose values differ from the defaults.
   """
   made = part(**values) if isinstance(part, type) else dataclasses.replace(part, **values)
   section = _section(made)
@@ -61,23 +61,21 @@ def _section(part: Any) -> ml_collections.ConfigDict:
 def build(
   section: Mapping[str, Any], where: str = "", *, default: Any = None, **shared: Any
 ) -> Any:
-  """The part that a section describes.
+  """Builds the part that a section describes.
 
   Args:
-    section: of `settings`, perhaps changed.
+    section: section made by `settings`, possibly with changed values.
     where: name of the section in the configuration, for errors.
     default: class of a section that names none.
-    **shared: values of fields that are no settings, for every part below that has such fields.
+    **shared: values of `given` fields, for this part and all nested parts that have them.
 
   Raises:
-    UserError: a field is unknown, or its value is refused; names it.
+    UserError: a field is unknown or its value is invalid; the message names it.
   """
   section = dict(section)
   cls = _load(section.pop(_PART), where) if _PART in section else default
   if cls is None:
-    raise UserError(
-      f"{where or 'the configuration'} does not say which part it is: set {where}.part"
-    )
+    raise UserError(f"{where or 'the configuration'} does not name its part: set {where}.part")
   prefix = where and f"{where}."
   known = {field.name: field for field in _settings_of(cls)}
   if unknown := [name for name in section if name not in known]:
@@ -104,11 +102,12 @@ def build(
 
 
 def free_fields(config: Mapping[str, Any], cls: type | None = None) -> Iterator[str]:
-  """Names, joined by dots, of the fields and sections that a resumed run may change.
+  """Yields the dotted names of the fields and sections that a resumed run may change.
 
   Args:
-    config: a configuration.
-    cls: class of its settings where it names none. Of a class with a true attribute `free` all are.
+    config: configuration or section.
+    cls: class of its settings if it names none. A class attribute `free = True` makes all of its
+      fields free.
   """
   cls = _load(config[_PART], "") if _PART in config else cls
   known = {} if cls is None else {field.name: field for field in _settings_of(cls)}
@@ -123,7 +122,7 @@ def free_fields(config: Mapping[str, Any], cls: type | None = None) -> Iterator[
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested mappings as one, the names joined by dots."""
+  """Flattens nested mappings into one with dotted names."""
   flat = {}
   for name, value in tree.items():
     if isinstance(value, Mapping):
@@ -134,28 +133,28 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_at_least(part: Any, **least: float) -> None:
-  """Raises ValueError where a field is below its least value, or NaN."""
+  """Raises ValueError if a field is below its least value or NaN."""
   for name, value in least.items():
     if not getattr(part, name) >= value:
       raise ValueError(f"{name} is {getattr(part, name)}, expected {value} or more")
 
 
 def check_above(part: Any, **bounds: float) -> None:
-  """Raises ValueError where a field is not above its bound."""
+  """Raises ValueError if a field is not above its bound."""
   for name, bound in bounds.items():
     if not getattr(part, name) > bound:
       raise ValueError(f"{name} is {getattr(part, name)}, expected more than {bound}")
 
 
 def check_within(part: Any, **ranges: tuple[float, float]) -> None:
-  """Raises ValueError where a field is outside its range, ends included, or NaN."""
+  """Raises ValueError if a field is outside its closed range or NaN."""
   for name, (least, most) in ranges.items():
     if not least <= getattr(part, name) <= most:
       raise ValueError(f"{name} is {getattr(part, name)}, expected {least} to {most}")
 
 
 def check_one_of(part: Any, **choices: Sequence[Any]) -> None:
-  """Raises ValueError where a field is none of its choices."""
+  """Raises ValueError if a field is not one of its choices."""
   for name, known in choices.items():
     if getattr(part, name) not in known:
       expected = " or ".join(map(repr, known))
@@ -163,7 +162,7 @@ def check_one_of(part: Any, **choices: Sequence[Any]) -> None:
 
 
 def check_subset(part: Any, **choices: Sequence[str]) -> None:
-  """Raises ValueError where a field holds what is none of its choices."""
+  """Raises ValueError if a field has an element that is not one of its choices."""
   for name, known in choices.items():
     value = tuple(getattr(part, name))
     if not set(value) <= set(known):
@@ -171,7 +170,7 @@ def check_subset(part: Any, **choices: Sequence[str]) -> None:
 
 
 def check_whole_numbers(part: Any, *names: str) -> None:
-  """Raises ValueError where a field is no tuple of whole numbers of 1 or more."""
+  """Raises ValueError if a field is not a non-empty tuple of whole numbers of 1 or more."""
   for name in names:
     value = getattr(part, name)
     whole = isinstance(value, Sequence) and all(type(x) is int and x >= 1 for x in value)
@@ -210,7 +209,7 @@ def _load(name: Any, where: str) -> type:
 
 def _unknown(name: str, known: Mapping[str, Any], cls: type) -> str:
   if name.rpartition(".")[2] in (field.name for field in dataclasses.fields(cls)):
-    return f"{name} is no setting, it follows from the rest of the configuration: remove it"
+    return f"{name} is not a setting, it follows from the rest of the configuration: remove it"
   close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
   hint = f"; did you mean {close[0]!r}?" if close else f", expected one of: {', '.join(known)}"
   return f"unknown configuration field: {name}{hint}"

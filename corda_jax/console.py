@@ -1,4 +1,4 @@
-"""The console: progress bars, and streams whose failures end nothing."""
+"""The console: progress bars, and streams whose failures are ignored."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from tqdm import tqdm
 
 
 class _Stream:
-  """A text stream that a program does not depend on: what cannot be written is lost.
+  """A text stream that discards what cannot be written.
 
-  A reader such as `head` may have left, the disk of a log may be full, a terminal may be gone.
+  A reader such as `head` may have exited, the disk of a log may be full, a terminal may be closed.
   """
 
   def __init__(self, stream: Any):
     self._stream = stream
 
   def write(self, text: str) -> int:
-    with contextlib.suppress(OSError, ValueError):  # the latter where it is closed
+    with contextlib.suppress(OSError, ValueError):  # the latter if it is closed
       self._stream.write(text)
     return len(text)
 
@@ -33,15 +33,15 @@ class _Stream:
 
 
 def tolerate_failing_streams() -> None:
-  """From here on nothing that happens to stdout and stderr raises an error.
+  """Makes stdout and stderr ignore all write errors from now on.
 
-  Characters that their encoding lacks become "?"; a stream that was closed is the null device.
+  Characters that their encoding lacks become "?"; a closed stream becomes the null device.
   """
   for number, name in ((1, "stdout"), (2, "stderr")):
     stream = getattr(sys, name)
     if stream is None:
-      # It takes the stream's number, which the next file that is opened would have otherwise: what
-      # libraries print would be written into that file.
+      # The null device takes the file number of the stream. Otherwise the next opened file would
+      # have it, and libraries would print into that file.
       null = os.open(os.devnull, os.O_RDWR)
       if null != number:
         os.dup2(null, number)
@@ -53,7 +53,7 @@ def tolerate_failing_streams() -> None:
 
 @contextlib.contextmanager
 def errors_alone() -> Iterator[None]:
-  """Silences the warnings of libraries that log by absl."""
+  """Silences the warnings of libraries that log with absl."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -63,7 +63,7 @@ def errors_alone() -> Iterator[None]:
 
 
 def printable(text: str, otherwise: str) -> str:
-  """`text`, or `otherwise` where the encoding of stdout lacks one of its characters."""
+  """`text`, or `otherwise` if the encoding of stdout lacks one of its characters."""
   try:
     text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
   except (LookupError, UnicodeEncodeError):
@@ -72,10 +72,10 @@ def printable(text: str, otherwise: str) -> str:
 
 
 def progress_bar(**options: Any) -> tqdm:
-  """A bar of tqdm; into a file, where each refresh is one more line, it writes every half minute.
+  """A tqdm bar; in a file, where each refresh adds a line, it refreshes every 30 seconds.
 
   Args:
-    **options: of tqdm.
+    **options: options of tqdm.
   """
   seconds = 0.5 if sys.stderr.isatty() else 30
   return tqdm(mininterval=seconds, maxinterval=max(10, seconds), dynamic_ncols=True, **options)

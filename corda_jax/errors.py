@@ -1,43 +1,43 @@
-"""Errors that are meant for the user, and the request to stop."""
+"""Errors for the user, and the request to stop."""
 
 import signal
 
 
 class UserError(ValueError):
-  """A mistake in what the user gave, not in the program.
+  """An error in the input of the user, not in the program.
 
-  The message is one line for the user: what was given, what was expected, how to fix it. The
-  program prints it alone, without a traceback.
+  The message is one line: what was given, what was expected, how to fix it. The program prints it
+  without a traceback.
   """
 
 
 def first_line(error: BaseException | None) -> str:
-  """What an error says, in one line."""
+  """First line of the message of an error, or the name of its type if it is empty."""
   return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-_LONGEST = 1_000  # characters of an error that are shown
+_LONGEST = 1_000  # characters shown of an error
 
 
 def shown(error: BaseException) -> str:
-  """What the user reads of an error; what is very long, for it repeats what was given, is cut."""
+  """Message of an error for the user; a very long one is shortened in the middle."""
   text = str(error)
   half = _LONGEST // 2
   return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
-# A shell's exit code for a program that SIGTERM ended; schedulers know it as such.
+# A shell's exit code for a program ended by SIGTERM, which schedulers recognise.
 EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Preempted(BaseException):
-  """The run was asked to stop; its state is saved. Like Ctrl-C no error of the program's.
+  """The run was asked to stop and its state is saved. Like Ctrl-C, it is not an error.
 
   Attributes:
-    step: of the checkpoint that it left.
+    step: step of the checkpoint that was saved.
   """
 
   def __init__(self, step: int, signal_name: str = "SIGTERM"):
-    """See the class."""
+    """Makes the message of the signal and the step."""
     super().__init__(f"Stopped by {signal_name} after step {step}")
     self.step = step

@@ -22,7 +22,7 @@ from corda_jax.training.processes import first_process_first
 from corda_jax.training.report import write_report
 from corda_jax.training.restore import find_checkpoint
 from corda_jax.training.run_files import read_config, read_json, record_config
-from corda_jax.training.task import Task
+from corda_jax.training.task import Feed, Task
 
 TASKS: Mapping[str, type[Task]] = {"adaptation": AdaptationTask, "depth": DepthTask}
 
@@ -39,10 +39,12 @@ def make_task(config: Any, workdir: Path, mode: str) -> Task:
     UserError: there is no such task, the job is none of its, or a value cannot work.
   """
   name = config.get("task", "adaptation")
-  if name not in TASKS or mode not in TASKS[name].modes:
-    modes = "; ".join(f"{', '.join(task.modes)} ({each!r})" for each, task in TASKS.items())
+  if name not in TASKS:
+    raise UserError(f"task is {name!r}, expected one of {', '.join(TASKS)}")
+  if mode not in TASKS[name].modes:
     raise UserError(
-      f"--mode={mode} does not go with a configuration of task {name!r}, expected {modes}"
+      f"--mode={mode} is not supported by task {name!r}; its modes are "
+      f"{', '.join(TASKS[name].modes)}"
     )
   if mode == "label_depth":
     return _labelling_task(config, workdir)
@@ -59,7 +61,7 @@ def _labelling_task(config: Any, workdir: Path) -> DepthTask:
   find_checkpoint(workdir, config.evaluation.checkpoint)
   before = read_config(workdir)
   if before.get("task") != "depth":
-    raise UserError(f"{workdir} holds no run of the depth stage: name the --workdir of one")
+    raise UserError(f"{workdir} is not a run of the depth stage: set --workdir to one")
   views, trained = before["data"]["target"]["views"], before["depth"]["metres_per_unit"]
   if config.depth.metres_per_unit != trained:
     print(
@@ -69,8 +71,8 @@ def _labelling_task(config: Any, workdir: Path) -> DepthTask:
     scale = (read_json(Path(workdir) / "results.json") or {}).get("scale")
     found = f" (by its results: {scale * trained:.4g})" if scale else ""
     raise UserError(
-      "label_depth.encoding is 'metric', but the network was trained on video alone, whose scale "
-      f"nobody knows: set depth.metres_per_unit{found}, or choose the encoding 'sigmoid'"
+      "label_depth.encoding is 'metric', but the network was trained on video alone, which "
+      f"has no metric scale: set depth.metres_per_unit{found}, or choose the encoding 'sigmoid'"
     )
   if config.data.target.dataset == "folder":
     # Records with neighbours lack the ends of clips, and the adaptation reads every frame.
@@ -84,7 +86,7 @@ def share() -> tuple[int, int]:
   return jax.process_index(), jax.process_count()
 
 
-def prepare(task: Task, workdir: Path, feed: Any) -> None:
+def prepare(task: Task, workdir: Path, feed: Feed) -> None:
   """--mode=prepare: files → records."""
   needs = task.needs("prepare")
   for need, builder in zip(needs, feed.provide(needs), strict=True):
@@ -94,7 +96,7 @@ def prepare(task: Task, workdir: Path, feed: Any) -> None:
 def train(
   task: Task,
   workdir: Path,
-  feed: Any,
+  feed: Feed,
   create_writer: Callable[..., Any],
   *,
   profiler: Callable[..., Any],
@@ -104,8 +106,8 @@ def train(
   Args:
     task: what is trained.
     workdir: folder of the run.
-    feed: of batches.
-    create_writer: of `curves_writer`.
+    feed: source of batches.
+    create_writer: creates clu's metric writer, for `curves_writer`.
     profiler: `clu.periodic_actions.Profile`.
   """
   with first_process_first("provide the data"):
@@ -131,7 +133,7 @@ def train(
     print(f"Curves: tensorboard --logdir {workdir / 'tensorboard'}")
 
 
-def evaluate(task: Task, workdir: Path, feed: Any) -> None:
+def evaluate(task: Task, workdir: Path, feed: Feed) -> None:
   """--mode=evaluate: scores a checkpoint, and shows frames of it."""
   need, shown = task.needs("evaluate")[-1], task.pictured("evaluate")
   with first_process_first("provide the data"):
@@ -147,7 +149,7 @@ def evaluate(task: Task, workdir: Path, feed: Any) -> None:
       print(f"Pictures: {path}")
 
 
-def label(task: DepthTask, workdir: Path, feed: Any) -> None:
+def label(task: DepthTask, workdir: Path, feed: Feed) -> None:
   """--mode=label_depth: writes the depth files of a data set."""
   with first_process_first("provide the data"):
     feed.provide(task.needs("label_depth"))

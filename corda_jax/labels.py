@@ -1,8 +1,8 @@
-"""Classes of the scenes: names, colours, and the known data sets' own label ids.
+"""Semantic classes: names, colours, and the label ids of the known data sets.
 
-A class list says what a network distinguishes: training id i is its i-th class. The default is the
-19 classes of the Cityscapes benchmark, in its order. `IGNORE` marks pixels that no loss and no
-score may see.
+A class list defines the outputs of a network: training id i is its i-th class. The default is the
+19 classes of the Cityscapes benchmark, in its order. `IGNORE` marks pixels that all losses and
+scores ignore.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class SemanticClass:
   """One training class.
 
   Attributes:
-    name: as in the Cityscapes benchmark.
-    color: RGB, 0..255, the benchmark's palette.
+    name: name in the Cityscapes benchmark.
+    color: RGB, 0..255, in the palette of the benchmark.
     cityscapes_id: value in `*_gtFine_labelIds.png` and in GTA5's `labels/*.png`.
     synthia_id: value in SYNTHIA's `GT/LABELS` and in its files mapped for Cityscapes.
   """
@@ -68,11 +68,11 @@ _SYNTHIA_13 = tuple(name for name in _SYNTHIA_16 if name not in ("wall", "fence"
 
 @dataclasses.dataclass(frozen=True)
 class ClassList:
-  """What a network distinguishes; the training id of a class is its place in the list.
+  """The classes of a network; the training id of a class is its index in the list.
 
   Attributes:
-    names: of the classes.
-    colors: RGB, 0..255, one a class.
+    names: names of the classes.
+    colors: RGB colours of the classes, 0..255.
   """
 
   names: tuple[str, ...]
@@ -80,12 +80,12 @@ class ClassList:
 
   @classmethod
   def from_config(cls, config: Any) -> "ClassList":
-    """Reads `data.classes` of a configuration: `names` and `colors`, both may be empty.
+    """Reads `data.classes` of a configuration: `names` and `colors`, either of which may be empty.
 
-    Without names it is `CITYSCAPES`; without colours they are made by `distinct_colors`.
+    Without names the list is `CITYSCAPES`; without colours `distinct_colors` chooses them.
 
     Raises:
-      UserError: names repeat, there are too many, or a colour is none.
+      UserError: names repeat, there are too many, or a colour is invalid.
     """
     names, colors = tuple(config["names"]), tuple(config["colors"])
     if not names:
@@ -118,30 +118,30 @@ class ClassList:
     return len(self.names)
 
   def palette(self) -> np.ndarray:
-    """uint8[256, 3] RGB colours indexed by training id; black where there is no class."""
+    """uint8[256, 3] RGB colours indexed by training id; black for ids without a class."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(self)] = self.colors
     return palette
 
   def class_sets(self, named: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
-    """Which classes a mean is taken over, by the name that configurations use.
+    """The sets of classes over which means are taken, by name.
 
     Args:
-      named: the user's own sets, name → class names.
+      named: sets defined by the user, name → class names.
 
     Returns:
       Name → training ids: "all", then the sets of `named`; and, with the 19 classes of Cityscapes,
       "synthia_16" and "synthia_13", the classes that results on SYNTHIA are reported over.
 
     Raises:
-      UserError: a set is empty, or names what is not in the list or is there already.
+      UserError: a set is empty, has an unknown class, or has the name of another set.
     """
     sets = {"all": self.names}
     if self.names == NAMES:
       sets |= {"synthia_16": _SYNTHIA_16, "synthia_13": _SYNTHIA_13}
     for name, members in named.items():
       if name in sets:
-        raise UserError(f"evaluation.class_sets.{name}: there is such a set already; rename it")
+        raise UserError(f"evaluation.class_sets.{name}: this set already exists; rename it")
       unknown = [member for member in members if member not in self.names]
       if unknown or not members:
         fault = f"holds {unknown[0]!r}, which is no class" if unknown else "holds no class"
@@ -162,9 +162,9 @@ def _color(value: Any) -> tuple[int, int, int]:
 
 
 def distinct_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
-  """One colour a name: the benchmark's where it has the name, else far from all others.
+  """One colour per name: that of the benchmark if it has the name, else one far from all others.
 
-  Farthest-point choice over a grid of colours, with the channels weighted roughly as the eye does.
+  Farthest-point sampling over a grid of colours; the channels are weighted roughly by perception.
   """
   weights = np.sqrt([2.0, 4.0, 3.0])
   levels = np.arange(16) * 17  # 0, 17, … 255
@@ -175,7 +175,7 @@ def distinct_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
   def keep_off(color):
     return np.minimum(nearest, np.linalg.norm((grid - np.array(color)) * weights, axis=1))
 
-  # Black is what is ignored, white the paper that legends stand on.
+  # Black marks ignored pixels, and white is the background of legends.
   for color in ((0, 0, 0), (255, 255, 255), *known.values()):
     nearest = keep_off(color)
   colors = []
@@ -189,12 +189,12 @@ def distinct_colors(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
 
 
 def label_table(ids: Mapping[str, int], classes: ClassList, dataset: str) -> np.ndarray:
-  """Table of a known data set: its label id → training id, 255 where the list has no such class.
+  """Table of a known data set: its label id → training id, 255 if the list has no such class.
 
   Args:
     ids: class name → label id of the data set.
-    classes: some of them, in any order.
-    dataset: its name, for the message.
+    classes: class list; every class must be in `ids`, in any order.
+    dataset: name of the data set, for the message.
 
   Returns:
     uint8[256].
@@ -215,10 +215,10 @@ def label_table(ids: Mapping[str, int], classes: ClassList, dataset: str) -> np.
 
 CITYSCAPES = ClassList(NAMES, tuple(c.color for c in CLASSES))
 
-# uint8[256] tables: a data set's label id → training id of the 19, 255 where it has none.
+# uint8[256] tables: label id of a data set → training id of the 19 classes, 255 for other ids.
 CITYSCAPES_TO_TRAIN = label_table(CITYSCAPES_IDS, CITYSCAPES, "Cityscapes")
 SYNTHIA_TO_TRAIN = label_table(SYNTHIA_IDS, CITYSCAPES, "SYNTHIA")
 
-# uint8[19] tables: training id of the 19 → a data set's label id.
+# uint8[19] tables: training id of the 19 classes → label id of a data set.
 TRAIN_TO_CITYSCAPES = np.array([c.cityscapes_id for c in CLASSES], np.uint8)
 TRAIN_TO_SYNTHIA = np.array([c.synthia_id for c in CLASSES], np.uint8)

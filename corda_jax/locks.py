@@ -1,4 +1,4 @@
-"""One writer at a time for a folder, by a lock that ends with its process, however that ends."""
+"""A lock for one writer per folder, released whenever and however its process ends."""
 
 import contextlib
 import fcntl
@@ -18,14 +18,14 @@ from corda_jax.errors import UserError
 
 @contextlib.contextmanager
 def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[None]:
-  """Holds the lock of a folder; another process that asks for it is refused, or waits.
+  """Holds the lock of a folder; other processes are refused, or wait.
 
-  Where the disk has no locks, a warning takes their place.
+  If the disk does not support locks, a warning is logged instead.
 
   Args:
-    path: the lock's file, in the folder; it names the process that holds the lock, and stays.
-    otherwise: what to do about a folder that is taken or cannot be written, for the error.
-    wait: whether to wait for the other process.
+    path: lock file in the folder; it names the process that holds the lock, and is not deleted.
+    otherwise: alternative to a locked or unwritable folder, for the error.
+    wait: whether to wait for another process that holds the lock.
 
   Raises:
     UserError: another process holds the lock, or the folder cannot be written.
@@ -48,7 +48,7 @@ def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[N
       holder = holder or "another process"
       if not wait:
         raise UserError(
-          f"{os.fspath(path.parent)!r} is being written by {holder}: wait until it ends, or "
+          f"{os.fspath(path.parent)!r} is being written by {holder}: wait until that ends, or "
           f"{otherwise}"
         ) from None
       logging.warning("%s is being written by %s; waiting for it", path.parent, holder)
@@ -58,7 +58,7 @@ def only_writer(path: Path, *, otherwise: str, wait: bool = False) -> Iterator[N
         "the disk of %s has no locks (%s): start no other process that writes there",
         path.parent, error.strerror,
       )  # fmt: skip
-    with contextlib.suppress(OSError):  # on a full disk the lock alone must do
+    with contextlib.suppress(OSError):  # a full disk: the lock works without the name
       file.truncate(0)
       file.write(_this_process().encode(errors="replace"))
     yield

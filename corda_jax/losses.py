@@ -1,7 +1,7 @@
 """The losses of the method.
 
 Semantic losses take logits [..., num_classes] and integer labels [...]; depth losses take inverse
-depth [...], where exactly 1 means that a pixel has none. All return a scalar of the dtype of the
+depth [...], where exactly 1 marks a pixel without depth. All return a scalar of the dtype of the
 predictions.
 """
 
@@ -14,14 +14,14 @@ from corda_jax.typing import Array, Float, Integer
 
 
 def _pixel_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-  """Cross-entropy of every pixel, zero where it is ignored, and the mask of valid pixels."""
+  """Cross-entropy of every pixel, zero where the label is ignored, and the mask of valid pixels."""
   if logits.shape[:-1] != labels.shape:
     raise ValueError(
       f"logits {logits.shape} and labels {labels.shape} differ in more than the class axis"
     )
   valid = labels != IGNORE
-  # Chosen by a comparison, not by an index: the gradient of an index is a scatter into zeros of the
-  # logits' size, that of a comparison is joined with the softmax.
+  # Selected by a comparison, not by an index: the gradient of indexing is a scatter into zeros of
+  # the logits' size, that of a comparison is fused with the softmax.
   places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
   chosen = jnp.where(places == labels[..., None].astype(jnp.int32), logits, 0).sum(-1)
   entropy = jax.nn.logsumexp(logits, axis=-1) - chosen
@@ -53,8 +53,8 @@ def weighted_cross_entropy(
   Args:
     logits: [..., num_classes].
     labels: integers [...], 0..num_classes - 1 or 255.
-    weights: [...], at least zero. No gradient should flow into them: pass constants.
-    mean_over: "all" pixels, as released: those of label 255 count as zeros; or the "valid" ones.
+    weights: [...], non-negative. Pass constants: no gradient should flow into them.
+    mean_over: "all" pixels, as released, where those of label 255 count as zero, or "valid" ones.
   """
   if weights.shape != labels.shape:
     raise ValueError(f"weights {weights.shape} and labels {labels.shape} differ in shape")
@@ -67,8 +67,8 @@ def berhu(prediction: Float[Array, "*pixels"], target: Float[Array, "*pixels"]) 
   """Reverse Huber loss of inverse depth, mean over the pixels where the target is not 1.
 
   With `e = prediction - target` and `c = 0.2 max|e|` over the valid pixels of the whole batch, a
-  pixel costs `|e|` where `|e| <= c` and `(e² + c²) / (2c)` elsewhere. c is a constant to the
-  gradient. Zero if no pixel is valid. Source: Laina et al., 3DV 2016; masking and scope of c as
+  pixel costs `|e|` where `|e| <= c` and `(e² + c²) / (2c)` elsewhere. No gradient flows through
+  c. Zero if no pixel is valid. Source: Laina et al., 3DV 2016; masking and scope of c as
   released.
 
   Args:

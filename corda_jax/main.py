@@ -2,8 +2,9 @@
 
     python -m corda_jax.main --config=configs/demo.py --workdir=runs/demo
 
-Flags are parsed before JAX is imported. The configuration, the run's folder and the files that it
-names are checked before TensorFlow is imported, which only the jobs that read data need.
+Flags are parsed before JAX is imported. The configuration, the folder of the run and the files that
+the configuration names are checked before TensorFlow is imported, which only jobs that read data
+need.
 """
 
 import contextlib
@@ -24,15 +25,15 @@ from corda_jax.locks import only_writer
 
 STOPPED = 130  # exit code after Ctrl-C, by the shells' convention
 
-# What a job writes in the folder of a run, of which there is one writer at a time. Other jobs take
-# care of it themselves, when they know that they will write.
+# What a job writes in the folder of a run, locked for one writer at a time. Other jobs lock their
+# own output.
 _WRITES = {"train": "run", "export": "bundle", "export_torch": "corda.pth"}
 
 _OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)  # as XLA says it
 
 
 def run(config: Any, workdir: Path, mode: str) -> None:
-  """Checks the configuration and what it names, and runs the job `mode` in `workdir`.
+  """Checks the configuration and the files that it names, and runs the job `mode` in `workdir`.
 
   Raises:
     UserError: the configuration, the data or the folder cannot be used.
@@ -60,7 +61,7 @@ def run(config: Any, workdir: Path, mode: str) -> None:
 
 
 def _only_writer(workdir: Path, mode: str) -> contextlib.AbstractContextManager[None]:
-  """Keeps other processes from writing what the job writes; of several, the first one does."""
+  """Locks what the job writes against other writers; only process 0 holds the lock."""
   import jax
 
   if mode not in _WRITES or jax.process_index() > 0:
@@ -70,7 +71,7 @@ def _only_writer(workdir: Path, mode: str) -> contextlib.AbstractContextManager[
 
 
 def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> Command:
-  """The command of `arguments`, its name first.
+  """Parses a command line that starts with the name of the program.
 
   Raises:
     UserError: an unknown flag or field, a value of the wrong type, and so on.
@@ -79,9 +80,9 @@ def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> Comma
 
 
 def main(command: Command) -> None:
-  """Runs a command; a mistake of the user's ends in one line and exit code 1.
+  """Runs a command; a user error prints one line and exits with 1.
 
-  SIGTERM ends a training with 143, when its state is saved; Ctrl-C ends any job with 130.
+  After SIGTERM a training saves its state and exits with 143; Ctrl-C exits any job with 130.
   """
   try:
     if command.multihost:
@@ -98,14 +99,15 @@ def main(command: Command) -> None:
     reason = first_line(error)
     sys.exit(
       f"error: not enough memory ({reason}): lower data.batch_size, the crop or "
-      "data.evaluation_batch_size, or set compute.rematerialize=True; to prepare, lower "
-      "data.prepare_processes, to predict prediction.batch_size or the tiles (docs/scaling.md)"
+      "data.evaluation_batch_size, or set compute.rematerialize=True; for --mode=prepare, lower "
+      "data.prepare_processes; for --mode=predict, prediction.batch_size or the tiles "
+      "(docs/scaling.md)"
     )
   except KeyboardInterrupt:
-    print("\nStopped. The same command goes on from the newest checkpoint.", file=sys.stderr)
+    print("\nStopped. Run the same command to resume from the newest checkpoint.", file=sys.stderr)
     sys.exit(STOPPED)
   except Preempted as stop:
-    print(f"\n{stop}, which is saved. The same command goes on from it.", file=sys.stderr)
+    print(f"\n{stop}, which is saved. Run the same command to resume from it.", file=sys.stderr)
     sys.exit(EXIT_CODE)
 
 
@@ -121,6 +123,6 @@ if __name__ == "__main__":
   command_line.define_flags(flags.FLAGS)
   flags.adopt_module_key_flags(command_line)  # listed by --help
   logging.set_verbosity(logging.WARNING)
-  # Where a checkpoint fails, Orbax leaves tasks whose errors were reported already.
+  # After a failed checkpoint, Orbax leaves tasks whose errors are already reported.
   python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
   app.run(main, flags_parser=_parse_or_exit)

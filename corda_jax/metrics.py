@@ -1,4 +1,4 @@
-"""Scores of semantic segmentation, and errors of depth."""
+"""Scores of semantic segmentation and errors of depth."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from corda_jax.typing import Array, Integer
 def confusion_matrix(
   labels: Integer[Array, " b *pixels"], predictions: Integer[Array, " b *pixels"], num_classes: int
 ) -> Integer[Array, "b classes classes"]:
-  """Counts of pixels by true and by predicted class.
+  """Counts pixels by true and predicted class.
 
   Args:
     labels: integers [B, ...]; values of `num_classes` or more (255) are not counted.
@@ -20,8 +20,8 @@ def confusion_matrix(
     num_classes: number of classes.
 
   Returns:
-    int32[B, num_classes, num_classes]: one matrix an image, [true, predicted]. One an image so that
-    a sharded batch needs no exchange, and so that 32 bits suffice; add them up in 64.
+    int32[B, num_classes, num_classes], [true, predicted]: one matrix per image, so that a sharded
+    batch needs no communication and 32 bits suffice. Sum them in 64 bits.
   """
   if labels.shape != predictions.shape:
     raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
@@ -30,7 +30,7 @@ def confusion_matrix(
   def count(label, prediction):
     label = label.reshape(-1).astype(jnp.int32)
     index = label * num_classes + prediction.reshape(-1).astype(jnp.int32)
-    index = jnp.where(label < num_classes, index, bins)  # the last bin takes what is not counted
+    index = jnp.where(label < num_classes, index, bins)  # the last bin collects uncounted pixels
     return jnp.bincount(index, length=bins + 1)[:bins].astype(jnp.int32)
 
   counts = jax.vmap(count)(labels, predictions)
@@ -38,7 +38,7 @@ def confusion_matrix(
 
 
 def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
-  """Intersection over union of every class.
+  """Intersection over union of each class.
 
   Args:
     confusion: [num_classes, num_classes] counts, [true, predicted].
@@ -53,10 +53,11 @@ def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float:
-  """Mean intersection over union over `classes` (all by default), absent classes left out.
+  """Mean intersection over union, 0..1, over `classes` (all by default) without absent classes.
 
-  A class that is left out of `classes` leaves the mean only: its pixels stay in the counts of the
-  others, as in the released evaluation on SYNTHIA's 16 and 13 classes. NaN if nothing was counted.
+  A class that is not in `classes` is excluded from the mean only: its pixels stay in the counts of
+  the others, as in the released evaluation on SYNTHIA's 16 and 13 classes. NaN if nothing was
+  counted.
   """
   iou = intersection_over_union(confusion)
   if classes is not None:
@@ -69,7 +70,7 @@ DEPTH_ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "
 
 
 def depth_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-  """The seven errors by which depth networks are compared (Eigen et al., NeurIPS 2014).
+  """The seven usual error measures of depth networks (Eigen et al., NeurIPS 2014).
 
   Args:
     truth: metres, any shape, all above 0.
@@ -77,8 +78,8 @@ def depth_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
 
   Returns:
     Means over all values: "abs_rel" `|p - t| / t`, "sq_rel" `(p - t)^2 / t` (metres), "rmse"
-    (metres), "rmse_log" (of natural logarithms), and the shares "delta_k" of values with
-    max(p / t, t / p) < 1.25^k. NaN where there are no values.
+    (metres), "rmse_log" (of natural logarithms), and "delta_k", the share of values with
+    max(p / t, t / p) < 1.25^k. NaN if there are no values.
   """
   if truth.shape != prediction.shape:
     raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")

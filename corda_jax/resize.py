@@ -1,8 +1,8 @@
 """Resizing: predictions with aligned corners, images by pixel centres, labels by nearest.
 
-The method compares predictions at the label's size, resized so that the corner pixels of the
-input and of the output coincide (PyTorch's `align_corners=True`). `jax.image.resize` aligns the
-pixel edges instead, hence `resize_aligned`.
+The method compares predictions at the size of the label, resized so that the corner pixels of input
+and output coincide (PyTorch's `align_corners=True`). `jax.image.resize` aligns the edges of the
+pixels instead, hence `resize_aligned`.
 """
 
 import jax
@@ -16,13 +16,12 @@ def aligned_weights(input_size: Dim, output_size: Dim) -> Array:
   """Interpolation matrix of one axis.
 
   Args:
-    input_size: length of the axis, in pixels; also a dimension that is only known when an exported
-      function is called.
-    output_size: length after resizing, in pixels; also such a dimension.
+    input_size: length of the axis, in pixels; may be symbolic in an exported function.
+    output_size: length after resizing, in pixels; may be symbolic, too.
 
   Returns:
-    float64[output_size, input_size] whose rows sum to one; float32, on the device, where a size is
-    not known. Row i weighs the two neighbours of the position
+    float64[output_size, input_size] whose rows sum to one; float32, on the device, if a size is
+    symbolic. Row i weights the two neighbours of the position
     i (input_size - 1) / (output_size - 1).
   """
   if not (isinstance(input_size, int) and isinstance(output_size, int)):
@@ -41,7 +40,7 @@ def aligned_weights(input_size: Dim, output_size: Dim) -> Array:
 
 
 def _weights_of_unknown_size(input_size, output_size):
-  """`aligned_weights` of 2 pixels and more; positions are whole numbers and rests, hence exact."""
+  """`aligned_weights` for 2 pixels or more; exact, by integer quotients and remainders."""
   steps = jnp.asarray(output_size) - 1
   scaled = jnp.arange(output_size) * (jnp.asarray(input_size) - 1)
   low, fraction = scaled // steps, (scaled % steps).astype(jnp.float32) / steps.astype(jnp.float32)
@@ -57,13 +56,13 @@ def resize_aligned(
 
   Args:
     x: [B, h, w, C], any real dtype.
-    shape: (H, W), the size expected, in pixels.
+    shape: (H, W), the output size in pixels.
 
   Returns:
     [B, H, W, C] of the dtype of `x`.
 
   Raises:
-    ValueError: `x` has not four axes.
+    ValueError: `x` does not have four axes.
   """
   if x.ndim != 4:
     raise ValueError(f"resize_aligned needs [B, h, w, C], got shape {x.shape}")
@@ -77,7 +76,7 @@ def interpolate(x: Array, rows: Array, columns: Array) -> Array:
 
   Args:
     x: [B, h, w, C].
-    rows: [H, h] weights, of the dtype of `x`; any rows of `aligned_weights`, or all.
+    rows: [H, h] weights, of the dtype of `x`; all rows of `aligned_weights` or some.
     columns: [W, w] weights, of the same dtype.
 
   Returns:
@@ -91,12 +90,12 @@ def interpolate(x: Array, rows: Array, columns: Array) -> Array:
 def resize_centered(x: Array, shape: tuple[Dim, Dim]) -> Array:
   """Resizes images bilinearly by pixel centres, edges repeated, as OpenCV's `INTER_LINEAR`.
 
-  No antialiasing, also where the image shrinks: that is how the field's code, which resizes by
-  OpenCV or by PyTorch's `align_corners=False`, makes the scales of a multi-scale evaluation.
+  No antialiasing, even when shrinking: this matches common multi-scale evaluation code, which uses
+  OpenCV or PyTorch's `align_corners=False`.
 
   Args:
     x: [B, h, w, C], floating point.
-    shape: (H, W), the size expected, in pixels.
+    shape: (H, W), the output size in pixels.
 
   Returns:
     [B, H, W, C] of the dtype of `x`.
@@ -106,24 +105,25 @@ def resize_centered(x: Array, shape: tuple[Dim, Dim]) -> Array:
 
 
 def resize_nearest(labels: Array, shape: tuple[Dim, Dim]) -> Array:
-  """Resizes maps of labels, each pixel from the nearest centre; equals Pillow's `NEAREST`.
+  """Resizes label maps to the nearest pixel centre, identical to Pillow's `NEAREST`.
 
   Args:
     labels: [B, h, w], any dtype; NumPy or JAX.
-    shape: (H, W), the size expected, in pixels.
+    shape: (H, W), the output size in pixels.
 
   Returns:
-    [B, H, W] of the same kind and dtype.
+    [B, H, W] of the same array type and dtype.
   """
   rows, columns = (
-    _nearest(given, expected) for given, expected in zip(labels.shape[1:], shape, strict=True)
+    _nearest(input_size, output_size)
+    for input_size, output_size in zip(labels.shape[1:], shape, strict=True)
   )
   return labels[:, rows][:, :, columns]
 
 
-def _nearest(given: int, expected: int) -> np.ndarray:
-  # Added up step by step, not multiplied: where a centre falls between two pixels, the rounding
-  # errors of Pillow's sum decide.
-  step = given / expected
-  centers = np.add.accumulate(np.concatenate([[step * 0.5], np.full(expected - 1, step)]))
+def _nearest(input_size: int, output_size: int) -> np.ndarray:
+  # Summed step by step, not multiplied: if a centre falls between two pixels, the rounding errors
+  # of Pillow's sum decide.
+  step = input_size / output_size
+  centers = np.add.accumulate(np.concatenate([[step * 0.5], np.full(output_size - 1, step)]))
   return centers.astype(int)

@@ -1,4 +1,4 @@
-"""Tries again what may come right by itself: disks of networks, full ones that are emptied."""
+"""Retries operations that may recover, such as writes to a network disk or a full one."""
 
 import dataclasses
 import time
@@ -12,11 +12,11 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Retries:
-  """How often something is tried again.
+  """How often an operation is retried.
 
   Attributes:
-    times: after the first try.
-    seconds: before each.
+    times: number of retries after the first try.
+    seconds: seconds before each retry.
   """
 
   times: int
@@ -30,21 +30,21 @@ class Retries:
     *,
     say: Callable[[str], Any],
   ) -> Result:
-    """Calls a function until it does not raise.
+    """Calls a function until it succeeds.
 
     Args:
-      function: what is tried.
-      errors: kind of errors after which it is tried again; the last one is raised.
-      what: has failed, for `say`.
-      say: gets a line before each further try.
+      function: function to call.
+      errors: type of the errors after which it is retried; the last one is raised.
+      what: description of the failure, for the message.
+      say: prints a line before each retry.
     """
     for left in range(self.times, 0, -1):
       try:
         return function()
       except errors as error:
         say(
-          f"{what} ({first_line(error)}): trying again in {self.seconds:g} seconds, {left} times "
-          "at most"
+          f"{what} ({first_line(error)}): retrying in {self.seconds:g} seconds, at most {left} "
+          "more times"
         )
         time.sleep(self.seconds)
     return function()

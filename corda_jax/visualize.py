@@ -32,15 +32,15 @@ def colormap_palette(colormap: str) -> np.ndarray:
 def contact_sheet(
   pictures: Mapping[str, np.ndarray], title: str, path: Path, classes: ClassList = CITYSCAPES
 ) -> None:
-  """Writes a PNG with one column a frame and one row a kind of picture, with legends.
+  """Writes a PNG with one column per frame and one row per kind of picture, with a legend.
 
   Args:
     pictures: arrays with a leading frame axis: "image" uint8 RGB [N, H, W, 3], "label" and
       "prediction" [N, H, W] training ids; optionally "inverse_depth" [N, H, W] (larger is nearer)
       and "difficulty" [N, H, W], 0..1.
-    title: shown at the top.
-    path: of the PNG; written whole or not at all.
-    classes: of the labels.
+    title: title at the top.
+    path: path of the PNG, which is written atomically.
+    classes: classes of the labels.
   """
   write_sheet(_rows(pictures, classes), title, path, _legend(classes))
 
@@ -48,14 +48,14 @@ def contact_sheet(
 def training_sheet(
   pictures: Mapping[str, np.ndarray], title: str, path: Path, classes: ClassList = CITYSCAPES
 ) -> None:
-  """Writes a PNG of what a training step makes of its batch: a column a pair, a row a map.
+  """Writes a PNG of the maps of a training batch: one column per pair, one row per map.
 
   Args:
-    pictures: "source_image", "target_image" uint8 RGB [N, H, W, 3], "source_label" [N, H, W], and
-      what `AdaptationStep.maps` gives.
-    title: shown at the top.
-    path: of the PNG; written whole or not at all.
-    classes: of the labels.
+    pictures: "source_image", "target_image" uint8 RGB [N, H, W, 3], "source_label" [N, H, W]
+      training ids, and the maps of `AdaptationStep.maps`.
+    title: title at the top.
+    path: path of the PNG, which is written atomically.
+    classes: classes of the labels.
   """
   write_sheet(_training_rows(pictures, classes), title, path, _legend(classes))
 
@@ -63,13 +63,13 @@ def training_sheet(
 def depth_sheet(
   pictures: Mapping[str, np.ndarray], views: Sequence[str], title: str, path: Path
 ) -> None:
-  """Writes a PNG with one column a frame: depth, and how well it explains its other views, if any.
+  """Writes a PNG with one column per frame: depth, and the other views warped by it, if any.
 
   Args:
-    pictures: of `DepthEvaluator.pictures`.
-    views: their names, in the order of the pictures' second axis.
-    title: shown at the top.
-    path: of the PNG; written whole or not at all.
+    pictures: arrays made by `DepthEvaluator.pictures`.
+    views: names of the other views, in the order of the second axis of the pictures.
+    title: title at the top.
+    path: path of the PNG, which is written atomically.
   """
   write_sheet(_depth_rows(pictures, views), title, path)
 
@@ -82,14 +82,14 @@ def depth_comparison(
   title: str,
   path: Path,
 ) -> None:
-  """Writes a PNG with one column a frame: several depths in one scale of colours, and their errors.
+  """Writes a PNG with one column per frame: several depths in one colour scale, and their errors.
 
   Args:
     image: uint8 RGB [N, H, W, 3].
     truth: [N, H, W], metres; NaN where unknown.
     depths: name → [N, H, W], metres.
-    title: shown at the top.
-    path: of the PNG; written whole or not at all.
+    title: title at the top.
+    path: path of the PNG, which is written atomically.
   """
   write_sheet(_comparison_rows(image, truth, depths), title, path)
 
@@ -123,13 +123,13 @@ def write_sheet(
   path: Path,
   legend: Sequence[tuple[str, Any]] = (),
 ) -> None:
-  """Writes a PNG with one column a frame and one row a kind of picture.
+  """Writes a PNG with one column per frame and one row per kind of picture.
 
   Args:
-    rows: names, and RGB pictures [N, H, W, 3], uint8 or 0..1.
-    title: shown at the top.
-    path: of the PNG; written whole or not at all.
-    legend: (name, colour of matplotlib's).
+    rows: name and RGB pictures [N, H, W, 3] of each row, uint8 or 0..1.
+    title: title at the top.
+    path: path of the PNG, which is written atomically.
+    legend: (name, matplotlib colour) of each entry.
   """
   from matplotlib.figure import Figure
   from matplotlib.patches import Patch
@@ -205,9 +205,9 @@ _DIFFICULTY = "difficulty\n(bright: the two\ndepth heads differ\nby the depth it
 
 
 def colorize_inverse_depth(inverse_depth: np.ndarray) -> np.ndarray:
-  """Inverse depth [...] → uint8 RGB [..., 3], bright where it is near; one scale for all of it.
+  """Inverse depth [...] → uint8 RGB [..., 3], bright where near; one scale for the whole array.
 
-  Logarithmic: inverse depth spans two orders of magnitude, most of it near the camera.
+  Logarithmic, since inverse depth spans two orders of magnitude, most of them near the camera.
   """
   values = np.log(np.maximum(inverse_depth, 1))
   return colorize(values, 0, max(float(np.percentile(values, 99)), 1.0), "inferno")
@@ -254,7 +254,7 @@ def _depth_rows(
 
 
 def _colorize_nearness(values: np.ndarray) -> np.ndarray:
-  """Logarithmic, from the 1st to the 99th percentile; NaN is black."""
+  """Colours of values, logarithmic from the 1st to the 99th percentile; NaN is black."""
   logarithms = np.log(np.maximum(values, 1e-6))
   known = ~np.isnan(logarithms)
   if not known.any():

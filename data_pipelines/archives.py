@@ -2,8 +2,7 @@
 
 The archives of GTA5 and Cityscapes hold the paths that they unpack to, so both are one tree here.
 Members are read in place. A location names a file: its path, or ARCHIVE.zip!/MEMBER for a member of
-an archive. Hidden files are passed over everywhere, and suffixes match in small and capital
-letters.
+an archive. Hidden files are ignored, and suffixes match in lower and upper case.
 """
 
 import functools
@@ -37,9 +36,9 @@ class DataFiles:
     """Reads the archives' tables of contents."""
     self.root = os.path.expanduser(root)
     if not os.path.isdir(self.root):
-      raise UserError(f"no data set at {root!r}: there is no such folder; set root to where it is")
+      raise UserError(f"no data set at {root!r}: no such folder; set root to its folder")
     self._archived: dict[str, str] = {}  # path below the root → location
-    self.other_archives: list[str] = []  # names of those that are not read
+    self.other_archives: list[str] = []  # names of archives that are not read
     for entry in sorted(_scan(self.root), key=lambda entry: entry.name):
       if entry.name.lower().endswith(_ENDING) and entry.is_file():
         self._add_archive(entry.path)
@@ -61,7 +60,7 @@ class DataFiles:
         raise UserError(
           f"{path!r} is encrypted ({member.filename}): unpack it into its folder, and move it away"
         )
-      if member.compress_type not in _COMPRESSIONS:  # as large files of Windows' own tool
+      if member.compress_type not in _COMPRESSIONS:  # such as large files from Windows' own tool
         raise UserError(
           f"{path!r} is compressed by a method that Python does not read ({member.filename}): "
           "unpack it into its folder, and move it away"
@@ -70,11 +69,11 @@ class DataFiles:
       self._archived.setdefault(below, f"{path}{_INSIDE}{member.filename}")
 
   def find(self, prefix: str, suffix: str) -> dict[str, str]:
-    """Files at any depth, as what stands between prefix and suffix → location.
+    """Maps the part of the path between prefix and suffix to the file's location, at any depth.
 
     Args:
-      prefix: what their paths below the root begin with; "" or "train/images/", for example.
-      suffix: what their paths end in.
+      prefix: start of the paths below the root, for example "" or "train/images/".
+      suffix: end of the paths.
 
     Raises:
       UserError: a folder may not be read.
@@ -95,7 +94,7 @@ class DataFiles:
             folders.append(below)
           continue
         if entry.is_symlink() and not os.path.splitext(entry.name)[1]:
-          check_links(Path(entry.path))  # of a file that is missing its frame is reported
+          check_links(Path(entry.path))  # a missing file is reported with its frame
         files[below] = entry.path
     found: dict[str, str] = {}
     for path, location in files.items():
@@ -108,8 +107,8 @@ class DataFiles:
         name = path[len(prefix) : len(path) - len(suffix)]
         if found.setdefault(name, location) != location:
           raise UserError(
-            f"{found[name]!r} and {location!r} differ in the case of their suffix alone: leave one "
-            "of them out"
+            f"{found[name]!r} and {location!r} differ only in the case of their suffix: leave "
+            "one of them out"
           )
     return found
 
@@ -128,24 +127,24 @@ def depth_tree(files: DataFiles, depth_root: str) -> DataFiles:
   """The tree of a data set's depth files.
 
   Args:
-    files: of the data set.
+    files: tree of the data set.
     depth_root: folder of the depth files, or "" where they are in the data set's own tree.
 
   Raises:
-    UserError: there is no such folder.
+    UserError: the folder of depth files does not exist.
   """
   if not depth_root:
     return files
   if not os.path.isdir(os.path.expanduser(depth_root)):
     raise UserError(
-      f"no depth files at {depth_root!r}: there is no such folder; set depth_root to where they "
+      f"no depth files at {depth_root!r}: the folder does not exist; set depth_root to where they "
       "are, or to '' if they are below root"
     )
   return DataFiles(depth_root)
 
 
 def open_file(location: str) -> BinaryIO:
-  """Opens a file, or a member of an archive, to be read.
+  """Opens a file, or a member of an archive, for reading.
 
   Raises:
     OSError: it is missing or may not be read.

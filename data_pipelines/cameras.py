@@ -1,4 +1,4 @@
-"""Calibration of a frame's camera: its files, and what it is at another size of image."""
+"""Calibration of a frame's camera: reading its files, scaling it to another image size."""
 
 import dataclasses
 import json
@@ -12,8 +12,8 @@ import numpy as np
 from data_pipelines.archives import open_file
 from data_pipelines.readers import BadFrameError
 
-# Numbers of another size of image have the principal point off the middle by this share of the
-# size, along both axes by nearly the same factor. A crop moves it along one, or by other factors.
+# Intrinsics of another image size put the principal point off the centre by this share of the size,
+# along both axes by nearly the same factor. A crop moves it along one, or by different factors.
 _OFF_CENTER, _SAME_FACTOR = 0.15, 1.15
 _SHORTEST, _LONGEST = 0.1, 50.0  # focal lengths, in widths and heights of the image
 _FARTHEST = 20.0  # metres between two cameras
@@ -36,7 +36,7 @@ class Camera:
   baseline: float
 
   def fault(self, size: tuple[int, int]) -> str | None:
-    """What shows that this is no camera of images (width, height) pixels large, or None."""
+    """Why this cannot be the camera of images of `size` (width, height) pixels, or None."""
     at = [(c + 0.5) / s for c, s in zip(self.center, size, strict=True)]
     focal = [f / s for f, s in zip(self.focal, size, strict=True)]
     inside = min(at) >= 0 and max(at) <= 1
@@ -44,8 +44,8 @@ class Camera:
     if not inside or resized or min(focal) < _SHORTEST or max(focal) > _LONGEST:
       numbers = ", ".join(f"{number:g}" for number in (*self.focal, *self.center))
       return (
-        f"fx, fy, cx, cy are {numbers}, which is no camera of images {size[0]}x{size[1]}; expected "
-        "pixels of that size"
+        f"fx, fy, cx, cy are {numbers}, which does not fit images of {size[0]}x{size[1]}; "
+        "expected pixels of that size"
       )
     if self.baseline > _FARTHEST:
       return f"the baseline is {self.baseline:g}, expected metres, {_FARTHEST:g} at most"
@@ -62,19 +62,19 @@ class Camera:
 
 
 def read_camera(path: str, *, image: str, right: str | None = None) -> Camera:
-  """The calibration of a frame: JSON as Cityscapes has it, or one of KITTI's text files.
+  """The calibration of a frame: Cityscapes' JSON, or one of KITTI's text files.
 
   KITTI's files have the projection matrices of several cameras: `P0` to `P3` in `calib.txt`,
   `P_rect_00` to `P_rect_03` in `calib_cam_to_cam.txt`. The cameras are those that the folders of
   the images name, as in `image_2` or `image_03`; without such folders 0 and 1.
 
   Args:
-    path: of the file.
-    image: of the frame; its path names the camera.
-    right: image of the right camera; "": there is one, KITTI's next; None: no baseline is needed.
+    path: location of the calibration file.
+    image: location of the frame's image; its path names the camera.
+    right: location of the right image; "": KITTI's next camera; None: no baseline is needed.
 
   Raises:
-    BadFrameError: a number is missing, or no camera has it.
+    BadFrameError: a number is missing or impossible.
   """
   if path.lower().endswith(".txt"):
     left = _kitti_number(image, 0)
@@ -102,20 +102,20 @@ def _read_cityscapes_camera(path: str, *, stereo: bool) -> tuple[float, ...]:
 
 
 def _number(value: Any) -> float:
-  """Of JSON; neither a text nor a truth value, which Python would also convert."""
+  """A number of JSON; refuses strings and booleans, which Python would also convert."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise TypeError(f"got {value!r}, expected a number")
   return float(value)
 
 
 def _kitti_number(image: str, default: int) -> int:
-  """Of the camera, by the last folder such as `image_2`."""
+  """Number of the camera, from the last folder such as `image_2`."""
   found = re.findall(r"image_0?(\d)(?=[/\\])", image)
   return int(found[-1]) if found else default
 
 
 def _read_kitti_camera(path: str, cameras: Sequence[int]) -> tuple[float, ...]:
-  """Numbers of the first camera, and the distance of the second, if there is one."""
+  """fx, fy, cx, cy of the first camera, and the distance to the last one."""
   with open_file(path) as file:
     lines = file.read().decode(errors="replace").splitlines()
   entries = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -126,7 +126,7 @@ def _read_kitti_camera(path: str, cameras: Sequence[int]) -> tuple[float, ...]:
     try:
       matrices.append(np.array([float(value) for value in text.split()]).reshape(3, 4))
     except ValueError as error:
-      raise BadFrameError(path, f"has no 12 numbers of {' or '.join(names)}") from error
+      raise BadFrameError(path, f"lacks the 12 numbers of {' or '.join(names)}") from error
   p, other = matrices[0], matrices[-1]
   # P = K [I | t]: the last column is fx times minus the camera's place along x.
   return p[0, 0], p[1, 1], p[0, 2], p[1, 2], float((p[0, 3] - other[0, 3]) / p[0, 0])

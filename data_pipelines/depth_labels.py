@@ -1,7 +1,7 @@
 """Writes the inverse depth of a depth network as files that the builders read.
 
-A manifest beside the files names their network, so that those of two never mix, and a run that was
-stopped goes on where it was.
+A manifest beside the files identifies their network, so that files of two networks never mix and an
+interrupted run continues where it stopped.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from data_pipelines.archives import DataFiles
 from data_pipelines.datasets.builders import BUILDERS
 from data_pipelines.patterns import Pattern
 
-MANIFEST = "disparity/network_depth.json"  # below the folder that is written to
+MANIFEST = "disparity/network_depth.json"  # below the output folder
 
 
 class DepthFiles:
@@ -36,10 +36,10 @@ class DepthFiles:
     Args:
       dataset_config: the part of a configuration that describes the data set.
       folder: where to write; "" is the data set's own root.
-      meta: what the files are of, as JSON has it; all that decides their contents.
+      meta: everything that determines the files' contents; JSON-serialisable.
 
     Raises:
-      UserError: there are files of another network, or of unknown origin.
+      UserError: the folder holds files of another network, or of unknown origin.
     """
     self.folder = os.path.expanduser(folder or dataset_config.root)
     self._apart = bool(folder)
@@ -52,8 +52,8 @@ class DepthFiles:
     """Whether a frame's file is yet to be written.
 
     Args:
-      split: of the records.
-      name: of the frame, as its record has it.
+      split: split of the records.
+      name: name of the frame, as in its record.
     """
     return not os.path.exists(self.path(split, name))
 
@@ -63,13 +63,13 @@ class DepthFiles:
     return os.path.join(self.folder, below)
 
   def write(self, split: str, name: str, values: np.ndarray) -> None:
-    """Writes a frame's file, whole or not at all; the manifest before the first.
+    """Writes a frame's file atomically, and the manifest before the first one.
 
     Args:
-      split: of the records.
-      name: of the frame, as its record has it.
-      values: uint16 [H, W], x of the inverse depth Y = x / 256 + 1; 0 where there is none. Of any
-        size.
+      split: split of the records.
+      name: name of the frame, as in its record.
+      values: uint16 [H, W], x of the inverse depth Y = x / 256 + 1; 0 where there is no depth. Any
+        size is allowed.
 
     Raises:
       ValueError: the values have another type or shape.
@@ -88,7 +88,7 @@ class DepthFiles:
       image.save(partial, format="PNG")
 
   def hint(self, domain: str = "target") -> str:
-    """Options with which the adaptation reads the files.
+    """Command-line options with which adaptation reads the files.
 
     Args:
       domain: the data set's role there, "source" or "target".
@@ -117,7 +117,7 @@ class DepthFiles:
         return self._check()
       raise UserError(
         f"{self.folder!r} holds depth files already, such as {existing!r}, and no {MANIFEST} that "
-        "says what they are of: choose another folder, or delete these files"
+        "identifies their network: choose another folder, or delete these files"
       ) from None
     except (OSError, ValueError) as error:
       reason = getattr(error, "strerror", error)
@@ -150,7 +150,7 @@ class DepthFiles:
 
 @contextlib.contextmanager
 def _written(path: str) -> Iterator[Path]:
-  """`atomic_write`, whose errors are one line."""
+  """`atomic_write` that raises UserError."""
   try:
     with atomic_write(Path(path), unique=True) as partial:
       yield partial

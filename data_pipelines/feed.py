@@ -1,4 +1,4 @@
-"""The batches of a task, from records that are prepared when they are first asked for."""
+"""The batches of a task, from records that are prepared when first needed."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ class Feed:
   Args:
     config: the whole configuration.
     domains: data sets that training reads.
-    process_index: of this process.
+    process_index: number of this process.
     process_count: processes that share each batch.
   """
 
@@ -36,10 +36,10 @@ class Feed:
     """Renders and prepares what is missing.
 
     Args:
-      needs: of `corda_jax.training.task.Need`: domain, split, contents, measured.
+      needs: instances of `corda_jax.training.task.Need`: domain, split, contents, measured.
 
     Raises:
-      UserError: the data cannot be used, or no frame that is to be measured has depth.
+      UserError: the data cannot be used, or depth is to be measured and no frame has any.
     """
     builders = provide(self._config.data, [need[:3] for need in needs])
     for need, builder in zip(needs, builders, strict=True):
@@ -69,9 +69,9 @@ class Feed:
     """Whole frames in a fixed order, once through; see `evaluation_dataset`.
 
     Args:
-      need: one of `provide`'s.
-      spread: so many frames, at equal distances; 0: `evaluation.max_frames`.
-      names: of the frames; None: all.
+      need: one of those given to `provide`.
+      spread: number of frames, at equal distances; 0: `evaluation.max_frames`.
+      names: names of the frames that are read; None: all.
     """
     return as_numpy(
       evaluation_dataset(

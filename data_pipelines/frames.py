@@ -1,7 +1,7 @@
 """Frames of a data set: which files belong together.
 
-A frame is an image and what its split has beside it. Files are paired by name; a name that has an
-image or a label alone still makes a frame, so that the missing file gets reported.
+A frame is an image and the other files of its split that belong to it. Files are paired by name; a
+name with only an image or only a label still makes a frame, so that the missing file is reported.
 """
 
 import dataclasses
@@ -55,8 +55,8 @@ class FoundFrames:
 
   Attributes:
     splits: split → its frames.
-    ends: split → number of frames that are left out since the previous or next one is missing, of
-      data sets whose clips have ends.
+    ends: split → number of frames that are left out because the previous or next one is
+      missing, at the ends of clips.
     notes: (split, file, what is unusual) of files that are left out.
   """
 
@@ -72,19 +72,19 @@ def match_frames(
 ) -> tuple[list[Frame], list[tuple[str, str]]]:
   """Frames of every name that has an image or a label, in the order of their names.
 
-  Labels whose names are those of images with an ending are forms of these images' labels that other
-  tools have written, such as `00001_labelTrainIds.png`, and no frames.
+  A label whose name extends that of an image, such as `00001_labelTrainIds.png`, is another form of
+  the image's label, written by other tools; it makes no frame.
 
   Args:
     patterns: attribute of `Frame` → patterns of its files; the first with a match counts.
     trees: attribute of `Frame` → the tree of its files.
-    fields: attribute of `Frame` → field of the configuration, for the error.
+    fields: attribute of `Frame` → field of the configuration, for error messages.
 
   Returns:
     The frames; and (file, what is unusual) of files that are left out.
 
   Raises:
-    UserError: there is no file of a kind, or the name of one is not UTF-8.
+    UserError: there are no files of a kind, or a file's name is not UTF-8.
   """
   chosen, found = {}, {}
   for kind, candidates in patterns.items():
@@ -132,10 +132,10 @@ def _extends(name: str, known: Mapping[str, str]) -> bool:
 def _other_formats(
   pattern: Pattern, tree: DataFiles, images: Iterable[str], used: set[str]
 ) -> list[tuple[str, str]]:
-  """A note on pictures beside the images of a pattern that differ from it in their format."""
+  """A note on pictures beside a pattern's images that have another format."""
   ending = os.path.splitext(pattern.text)[1].lower()
   folder = pattern.text.partition("{")[0].rpartition("/")[0]
-  if not folder or not ending:  # then anything is beside them
+  if not folder or not ending:  # otherwise anything could be beside them
     return []
   folders = {os.path.dirname(image) for image in images}
   left = [
@@ -184,7 +184,7 @@ def missing_file(frame: Frame) -> str | None:
 
 
 def fingerprint(splits: dict[str, Sequence[Frame]], *, samples: int = 64) -> str:
-  """A short text that differs where the files differ, without reading them.
+  """A short text that identifies the files without reading them.
 
   It covers the names of all frames and the sizes of the files of `samples` frames spread over each
   split, so it is cheap on network disks, and the same wherever the data set is, unpacked or not.
@@ -198,17 +198,17 @@ def fingerprint(splits: dict[str, Sequence[Frame]], *, samples: int = 64) -> str
 
 
 def with_neighbours(frames: Sequence[Frame], offsets: Mapping[str, int]) -> list[Frame]:
-  """The frames that have their neighbours among the others, with them.
+  """The frames whose neighbours are among the others, with the neighbours filled in.
 
   The number of a frame is the last run of digits in its name, after the last "/"; a neighbour's
   name is equal but for its number, which may have other leading zeros.
 
   Args:
-    frames: of a split.
-    offsets: view ("previous", "next") → its number less that of the frame.
+    frames: frames of a split.
+    offsets: view ("previous", "next") → its number minus that of the frame.
 
   Raises:
-    UserError: two names have one number.
+    UserError: two frames have the same number.
   """
   by_number: dict[tuple[str, int, str], Frame] = {}
   for frame in frames:

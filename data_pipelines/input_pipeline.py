@@ -49,7 +49,7 @@ def train_dataset(
   - `source_inverse_depth`, `target_inverse_depth`: float32 (b, H, W), 1 where there is no depth.
   - `source_name`, `target_name`: string (b,).
 
-  Of each of a domain's `views`, for example `target_right_image`, and then of its camera:
+  For each of a domain's `views`, for example `target_right_image`, and then for its camera:
 
   - `target_VIEW_image`: uint8 (b, H, W, 3), cut at the same place.
   - `target_intrinsics`: float32 (b, 4), fx, fy, cx, cy of the crop in pixels, the centre of its
@@ -58,15 +58,15 @@ def train_dataset(
 
   Args:
     data_config: `data_pipelines.settings.Data`, prepared.
-    seed: of order and crops.
+    seed: seed of order and crops.
     start_step: number of the first batch.
-    process_index: of this process, 0 … process_count - 1.
+    process_index: number of this process, 0 … process_count - 1.
     process_count: processes that share each batch.
     domains: which of "source" and "target" are opened. A domain's samples are the same with and
       without the other.
 
   Raises:
-    ValueError: there is no such domain.
+    ValueError: a domain is unknown.
     UserError: there are no records, a crop is larger than the frames, or the batch cannot be
       shared evenly.
   """
@@ -94,34 +94,34 @@ def evaluation_dataset(
 ) -> tf.data.Dataset:
   """Whole frames in a fixed order, each frame once over all processes.
 
-  With b = evaluation_batch_size / process_count, and frames of H x W pixels, by `contents`:
+  With b = evaluation_batch_size / process_count, frames of H x W pixels, for each of `contents`:
 
   - "image": `image`, uint8 (b, H, W, 3), RGB.
-  - "label": `label`, uint8 (b, H', W'), training ids; in validation of the file's own size.
+  - "label": `label`, uint8 (b, H', W'), training ids; in validation at the size of its file.
   - "inverse_depth": `inverse_depth`, float32 (b, H, W), 1 where there is no depth.
-  - "views": of each of the records' views `VIEW_image`, uint8 (b, H, W, 3), and `intrinsics`,
-    float32 (b, 4), and `baseline`, float32 (b,), as `train_dataset` has them, of whole frames.
+  - "views": for each of the records' views `VIEW_image`, uint8 (b, H, W, 3), and `intrinsics`,
+    float32 (b, 4), and `baseline`, float32 (b,), as in `train_dataset`, for whole frames.
 
   And always:
 
   - `name`: string (b,).
   - `valid`: bool (b,), False where the last batch is filled up by a repeated frame.
 
-  What is not asked for is not decoded. Every process gets the same number of batches.
+  Nothing else is decoded. Every process gets the same number of batches.
 
   Args:
     data_config: `data_pipelines.settings.Data`, prepared.
     domain: "source" or "target".
     split: "validation", or one of the configuration's `splits`.
     contents: what is decoded.
-    names: of the frames that are read; None: all. The others are left out, and batches are full
-      without them, in the same order.
-    process_index: of this process, 0 … process_count - 1.
+    names: names of the frames that are read; None: all. The others are left out, and batches are
+      full without them, in the same order.
+    process_index: number of this process, 0 … process_count - 1.
     process_count: processes that share each batch.
-    spread: so many frames, at equal distances over the split; None for all.
+    spread: number of frames, at equal distances over the split; None for all.
 
   Raises:
-    ValueError: there are no such contents or domain.
+    ValueError: the contents or the domain are unknown.
     UserError: there are no records, no such split or no views, or the batch cannot be shared
       evenly.
   """
@@ -190,8 +190,8 @@ class _Share(NamedTuple):
 
   Attributes:
     total: samples of a batch.
-    size: of them, those of this process.
-    process_index: of this process.
+    size: samples of a batch that this process reads.
+    process_index: number of this process.
   """
 
   total: int
@@ -202,7 +202,7 @@ class _Share(NamedTuple):
 def _training_samples(
   data_config: Any, domain: str, share: _Share, *, seed: int, start_step: int
 ) -> tf.data.Dataset:
-  """This process's part of the batches of one domain, its name before each key."""
+  """This process's part of the batches of one domain; keys begin with its name."""
   records = Records(
     _open(data_config, domain, data_config[domain].splits[0]), data_config[domain].splits
   )
@@ -217,20 +217,20 @@ def _training_samples(
   corners = np.subtract(frame, crop) + 1  # rows and columns where crops may begin
 
   def number(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sample at a place of this process's stream, and its record."""
+    """Number of the sample at a place of this process's stream, and of its record."""
     first = place // share.size * share.total + share.process_index * share.size
     sample = first + place % share.size
     order = tf.stack([*(tf.constant(s, tf.int64) for s in seeds), sample // count])
     return sample, tf.random_index_shuffle(sample % count, order, count - 1)
 
   def window(sample: int) -> Window:
-    bits = np.random.Philox(key=seeds, counter=sample).random_raw(2)  # 64 each
+    bits = np.random.Philox(key=seeds, counter=sample).random_raw(2)  # 64 bits each
     top, left = (int(b) * int(n) >> 64 for b, n in zip(bits, corners, strict=True))
     return (top, left, *crop)
 
   contents = CONTENTS if records.views else CONTENTS[:-1]
   read = records.reader(contents, lambda sample, record: (record, window(sample)), crop)
-  # Of int64, so that a run may begin anywhere.
+  # int64, so that a run may start at any step.
   places = tf.data.Dataset.range(start_step * share.size, tf.int64.max)
   dataset = _map(_map(places, number), read, _threads(data_config))
   return _map(
@@ -251,7 +251,7 @@ def _frame_numbers(
 
 
 def _shared_out(numbers: np.ndarray, share: _Share) -> tuple[np.ndarray, np.ndarray]:
-  """Of this process, over all batches: whether a place is filled, and the number of its frame."""
+  """Whether each of this process's places in all batches is filled, and the number of its frame."""
   first = np.arange(0, len(numbers), share.total)[:, np.newaxis] + share.process_index * share.size
   places = (first + np.arange(share.size)).ravel()
   return places < len(numbers), numbers[np.minimum(places, len(numbers) - 1)]
@@ -270,7 +270,7 @@ def _open(data_config: Any, domain: str, split: str, contents: Sequence[str] = (
       data_config[domain],
       data_config.records_dir,
       split=split,
-      # Records exist: what was required of the files to make them does not matter any more.
+      # The records exist: requirements on the files that they were made from no longer matter.
       contents=[content for content in contents if content == "views"],
       classes=ClassList.from_config(data_config.classes),
     )
@@ -293,4 +293,4 @@ def _share(total: int, name: str, process_index: int, process_count: int) -> int
 def _check_known(given: Sequence[str], known: Sequence[str], name: str) -> None:
   unknown = [value for value in given if value not in known]
   if unknown:
-    raise ValueError(f"{name} is {unknown[0]!r}, expected of {', '.join(known)}")
+    raise ValueError(f"{name} is {unknown[0]!r}, expected one of {', '.join(known)}")

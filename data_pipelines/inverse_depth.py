@@ -8,11 +8,11 @@ are equal bit for bit.
 
 import numpy as np
 
-from corda_jax.depth.inverse_depth import FAR, NO_DEPTH, OFFSET  # noqa: F401 (for users of this module)
+from corda_jax.depth import inverse_depth
+from corda_jax.depth.inverse_depth import FAR, OFFSET
 
 _FARTHEST = 655.35  # metres, the largest centimetre value of a 16-bit file
 _NEAREST_STEREO = 0.1  # metres; stereo matching marks failures with less
-_LARGEST = 65535  # of a 16-bit file
 
 
 def from_disparity(values: np.ndarray) -> np.ndarray:
@@ -107,10 +107,5 @@ def from_measured(values: np.ndarray, *, metres_per_unit: float = 1.0) -> np.nda
 
 
 def from_metres(metres: np.ndarray) -> np.ndarray:
-  """Inverse depth of a distance along the optical axis: Y = 655.36 / (d + 0.01)."""
-  return np.asarray(FAR / (np.asarray(metres) + OFFSET), np.float32)
-
-
-def to_metres(inverse_depth: np.ndarray) -> np.ndarray:
-  """Distance along the optical axis in metres, float64: d = 655.36 / Y - 0.01."""
-  return FAR / np.asarray(inverse_depth, np.float64) - OFFSET
+  """Inverse depth of a distance along the optical axis, computed in its precision; float32."""
+  return np.asarray(inverse_depth.from_metres(np.asarray(metres)), np.float32)

@@ -27,8 +27,8 @@ def ordered_map(
 
   Args:
     function: importable by name; the processes import its module and nothing else.
-    items: picklable.
-    processes: 0 is one a core that this process may use; 1 computes in this process.
+    items: inputs; picklable.
+    processes: number of processes; 0: one per core that this process may use; 1: this process.
 
   Raises:
     UserError: a process died.
@@ -63,7 +63,7 @@ def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
   """Cores that this process may use; in a container no more than its quota.
 
   Args:
-    quota: the file of the control group that has it, microseconds in a period of microseconds.
+    quota: file of the control group with the quota and its period, in microseconds.
   """
   cores = len(os.sched_getaffinity(0))
   try:
@@ -78,7 +78,7 @@ def _starting_processes() -> Iterator[None]:
   """Makes new processes inherit an empty main module and a mask against Ctrl-C.
 
   They would import the program's main module, and TensorFlow with it. Ctrl-C reaches the whole
-  process group, but the parent alone stops the others; it receives it after this.
+  process group, but the parent alone stops the others; it receives the signal after this.
   """
   main = sys.modules["__main__"]
   sys.modules["__main__"] = types.ModuleType("__main__")

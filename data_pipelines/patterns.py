@@ -5,7 +5,7 @@ import re
 
 from data_pipelines.archives import DataFiles
 
-NAME = "{name}"  # the name of a frame, with the folders between, if there are any
+NAME = "{name}"  # the name of a frame, including folders in between
 CLIP, FRAME = "{clip}", "{frame}"  # a name is CLIP/FRAME
 _PLACEHOLDER = re.compile(r"\{(?:name|clip|frame)\}")
 
@@ -15,19 +15,19 @@ class Pattern:
   """Where files of one kind are, below the root of a data set.
 
   Attributes:
-    text: a path with `{name}`, or with `{clip}` and then `{frame}`. A file of many frames has a
-      path with `{clip}` alone, or with none of them.
+    text: a path with `{name}`, or with `{clip}` and then `{frame}`. A file that frames
+      share has a path with `{clip}` alone, or without placeholders.
   """
 
   text: str
 
   @property
   def placeholders(self) -> tuple[str, ...]:
-    """In their order."""
+    """The placeholders, in order."""
     return tuple(_PLACEHOLDER.findall(self.text))
 
   def is_valid(self, *, shared: bool = False) -> bool:
-    """Whether every frame has a path of its own; or, if `shared`, a clip or the data set has."""
+    """Whether every frame has its own path; if `shared`, a clip or the data set may have one."""
     valid = [(NAME,), (CLIP, FRAME)] + [(CLIP,), ()] * shared
     return self.placeholders in valid
 
@@ -37,7 +37,7 @@ class Pattern:
     return self.text.replace(NAME, name).replace(CLIP, clip).replace(FRAME, frame)
 
   def find(self, files: DataFiles) -> dict[str, str]:
-    """The files that match, as what the placeholders stand for → location.
+    """Maps the part of the path that the placeholders match to the file's location.
 
     Raises:
       UserError: a folder may not be read.

@@ -1,13 +1,14 @@
-"""Whether files are of the encoding that the configuration says, by what a few of them hold.
+"""Checks a few files for signs of a different encoding than configured.
 
-A file of another encoding is often a valid one: training ids are label ids of something else, a
-distance in centimetres is a disparity. What they would say of a street gives them away.
+A file in another encoding is often valid: training ids can be read as label ids, centimetres as
+disparity. The implausible street that results gives it away.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from corda_jax.depth.inverse_depth import NO_DEPTH, to_metres
 from corda_jax.errors import UserError
 from corda_jax.labels import IGNORE
 from data_pipelines import inverse_depth
@@ -15,25 +16,25 @@ from data_pipelines.frames import Frame
 from data_pipelines.preprocess import LabelIds, Recipe, load_frame
 from data_pipelines.readers import BadFrameError
 
-_SAMPLES = 16  # frames of a split that are looked at
-_MANY_IDS = 10  # with fewer, nothing can be said of those that do not occur
-_METRES = (2.0, 120.0)  # between these the median distance of streets is, some 10 to 40
-_LESS = 1.5  # times less inverse depth at the bottom than at the top: the wrong way up
+_SAMPLES = 16  # frames of a split that are checked
+_MANY_IDS = 10  # with fewer, missing ids show nothing
+_METRES = (2.0, 120.0)  # limits of the median distance in a street; usual are 10 to 40
+_LESS = 1.5  # factor between the inverse depths of top and bottom in inverted files
 _AGREEING = 0.75  # share of the frames that show it
 
 
 def examine(frames: Sequence[Frame], recipe: Recipe) -> list[tuple[str, str]]:
-  """Looks at some frames of a split.
+  """Checks some frames of a split.
 
   Args:
-    frames: of the split.
+    frames: frames of the split.
     recipe: how they are read.
 
   Returns:
-    (file, what is unusual) where files may be of another encoding.
+    (file, what is unusual) where files may have another encoding.
 
   Raises:
-    UserError: labels are of another encoding.
+    UserError: labels have another encoding.
   """
   labels: list[tuple[str, np.ndarray]] = []
   depths: list[tuple[str, np.ndarray]] = []
@@ -43,7 +44,7 @@ def examine(frames: Sequence[Frame], recipe: Recipe) -> list[tuple[str, str]]:
       continue
     try:
       _, label, depth = load_frame(frame, recipe)
-    except BadFrameError:  # which is reported when its turn comes
+    except BadFrameError:  # reported when the frame is prepared
       continue
     if frame.label is not None:
       labels.append((frame.label, label))
@@ -61,7 +62,7 @@ def _unusual_labels(labels: Sequence[tuple[str, np.ndarray]], recipe: Recipe) ->
   path = labels[0][0]
   if all((label == IGNORE).all() for _, label in labels):
     return [
-      f"no pixel of {len(labels)} labels has a class: they may be of another encoding"
+      f"no pixel of {len(labels)} labels has a class: they may have another encoding"
       f"{getattr(recipe.label, 'hint', '')}"
     ]
   if isinstance(recipe.label, LabelIds):
@@ -72,17 +73,17 @@ def _unusual_labels(labels: Sequence[tuple[str, np.ndarray]], recipe: Recipe) ->
       raise UserError(
         f"labels such as {path!r} hold {len(found)} ids, none above {max(found)}, but {higher:.0%} "
         f"of the classes have higher ids in {recipe.label.of}: these may be training ids, as other "
-        "toolboxes write them; use the original label files, or read these as a data set of your "
-        'own ("folder", folder.label_classes)'
+        "toolboxes write them; use the original label files, or read these as your own data "
+        'set ("folder", folder.label_classes)'
       )
   return []
 
 
 def _unusual_depth(depths: Sequence[tuple[str, np.ndarray]], recipe: Recipe) -> list[str]:
   notes = []
-  known = [depth[depth != inverse_depth.NO_DEPTH] for _, depth in depths]
+  known = [depth[depth != NO_DEPTH] for _, depth in depths]
   if recipe.depth.encode is not inverse_depth.from_disparity and any(map(len, known)):
-    metres = float(np.median([np.median(inverse_depth.to_metres(y)) for y in known if len(y)]))
+    metres = float(np.median([np.median(to_metres(y)) for y in known if len(y)]))
     if not _METRES[0] <= metres <= _METRES[1]:
       notes.append(
         f"the median distance of {len(known)} depth files is {metres:.3g} m, expected "
@@ -98,9 +99,7 @@ def _unusual_depth(depths: Sequence[tuple[str, np.ndarray]], recipe: Recipe) -> 
 
 
 def _is_inverted(depth: np.ndarray) -> bool:
-  """Whether what is low in the image, the street, is farther away than what is above it."""
+  """Whether the bottom of the image, the street, is farther away than the top."""
   rows = depth.shape[0]
-  top, bottom = (
-    part[part != inverse_depth.NO_DEPTH] for part in (depth[: rows // 2], depth[-(rows // 4) :])
-  )
+  top, bottom = (part[part != NO_DEPTH] for part in (depth[: rows // 2], depth[-(rows // 4) :]))
   return bool(len(top) and len(bottom) and _LESS * np.median(bottom) < np.median(top))

@@ -40,21 +40,21 @@ def prepare(
 ) -> FramesBuilder:
   """Writes the records that hold a split, unless they exist, and returns their builder.
 
-  Safe to call from several processes at once: one writes, the others wait. A preparation that was
-  killed leaves nothing that looks whole; the next one starts over. What was found is in the
-  builder's `report`.
+  Safe to call from several processes at once: one writes, the others wait. A killed
+  preparation leaves nothing that looks complete; the next one starts over. The builder's `report`
+  says what was found.
 
   Args:
     dataset_config: as in `make_builder`. The roots may be missing where the records exist.
     records_dir: folder of all records.
     split: "validation", or one of the configuration's `splits`.
-    contents: what is read of the records.
-    beam: options of the Apache Beam pipeline that prepares; none: this machine's processes.
+    contents: what is read from the records.
+    beam: options of the Apache Beam pipeline that prepares; empty: processes of this machine.
     **options: `classes`, `bad_frames`, `processes` and `progress` of `FrameConfig`.
 
   Raises:
-    UserError: a value is invalid, the root is missing or laid out in another way, a frame is bad,
-      the records cannot be written, or were made from other files than the root's.
+    UserError: a value is invalid, the root is missing or has another layout, a frame is bad, the
+      records cannot be written, or they were made from other files than the root's.
   """
 
   def make() -> FramesBuilder:
@@ -86,18 +86,18 @@ def prepare(
 def provide(
   data_config: Any, needs: Sequence[tuple[str, str, Sequence[str]]]
 ) -> list[FramesBuilder]:
-  """Prepares what a run reads, with a progress bar for what takes long.
+  """Prepares what a run reads, with progress bars for long steps.
 
   Args:
     data_config: the `data` part of a configuration.
-    needs: (domain, split, contents) of what is read; contents are of "image", "label",
+    needs: (domain, split, contents) of what is read; contents are among "image", "label",
       "inverse_depth" and "views".
 
   Returns:
-    The builder of each.
+    The builder for each of the needs.
 
   Raises:
-    UserError: a value is invalid, or files are missing, laid out in another way or broken.
+    UserError: a value is invalid, or files are missing, broken or in another layout.
   """
   options = {
     "records_dir": data_config.records_dir,
@@ -121,7 +121,7 @@ def provide(
         **options,
       )
     builders.append(builder)
-    if bad := builder.report.bad:  # at the start of every run that goes without them
+    if bad := builder.report.bad:  # at the start of every run that lacks them
       logging.warning(
         "%s %s: the records lack %d bad frames, listed in %s",
         builder.name, split, len(bad), builder.data_path / "metadata.json",
@@ -131,7 +131,7 @@ def provide(
 
 @contextlib.contextmanager
 def naming(domain: str) -> Iterator[None]:
-  """Puts the part of the configuration before the errors of a data set."""
+  """Prefixes errors about a data set with its section of the configuration."""
   try:
     yield
   except UserError as error:
@@ -146,10 +146,10 @@ def open_records(
   contents: Sequence[str] = (),
   classes: ClassList = CITYSCAPES,
 ) -> FramesBuilder:
-  """The builder of the records that hold a split, which exist.
+  """The builder of the existing records that hold a split.
 
   Raises:
-    UserError: they do not.
+    UserError: there are none, or they are damaged.
   """
   builder = make_builder(
     dataset_config, records_dir, split=split, contents=contents, classes=classes
@@ -164,7 +164,7 @@ def open_records(
 
 
 def is_prepared(builder: FramesBuilder) -> bool:
-  """Whether the records exist; TFDS gives their folder its name when they are whole."""
+  """Whether the records exist; TFDS names their folder when they are complete."""
   return builder.data_path.exists()
 
 
@@ -179,13 +179,13 @@ def _check_whole(builder: FramesBuilder) -> None:
     wrong.append(f"{os.fspath(builder.data_path / 'metadata.json')!r} is damaged")
   if wrong:
     raise UserError(
-      f"the records in {os.fspath(builder.data_path)!r} are not whole, {wrong[0]}: delete that "
+      f"the records in {os.fspath(builder.data_path)!r} are incomplete, {wrong[0]}: delete that "
       "folder, and prepare the data set again"
     )
 
 
 def _write(builder: FramesBuilder, beam: Sequence[str]) -> None:
-  # The lock is held, so what is being written belongs to a process that was killed.
+  # The lock is held, so unfinished records belong to a process that was killed.
   for stale in builder.data_path.parent.glob(f"incomplete.*_{builder.version}*"):
     shutil.rmtree(stale)
   config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -216,7 +216,7 @@ def _write(builder: FramesBuilder, beam: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _owners_may_be_nameless() -> Iterator[None]:
-  """Gives users and groups that have a number alone, as in containers, that number as a name.
+  """Gives users and groups without a name, as in containers, their number as a name.
 
   TFDS asks etils for the sizes of files, which looks up their owners' names, too, and fails.
   """
@@ -242,7 +242,7 @@ def _owners_may_be_nameless() -> Iterator[None]:
 
 
 def _check_same_files(builder: FramesBuilder) -> None:
-  """Raises UserError where the roots exist and hold other files than the records were made of."""
+  """Raises UserError if the roots exist with other files than the records were made from."""
   config = builder.builder_config
   roots = [config.root] + [config.depth_root] * bool(config.depth_root and config.depth != "none")
   if not all(os.path.isdir(root) and os.listdir(root) for root in roots):  # or a disk not mounted

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from corda_jax import labels
+from corda_jax.depth.inverse_depth import NO_DEPTH
 from data_pipelines import inverse_depth, resizing
 from data_pipelines.cameras import Camera, read_camera
 from data_pipelines.frames import VIEWS, Frame, missing_file
@@ -34,7 +35,7 @@ class LabelIds:
   Attributes:
     table: uint8[256], the data set's label id → training id.
     known: ids that a label may hold; None: any.
-    hint: what to do about another one.
+    hint: what to do about an unknown id, for errors.
     of: where the ids come from, for errors.
   """
 
@@ -71,8 +72,8 @@ class LabelColors:
 
   Attributes:
     table: colour, 65536 R + 256 G + B → training id.
-    refuse_others: whether another colour is an error; otherwise it is ignored.
-    hint: what to do about another one.
+    refuse_others: whether an unknown colour is an error; otherwise it is ignored.
+    hint: what to do about an unknown colour, for errors.
   """
 
   table: Mapping[int, int]
@@ -122,8 +123,8 @@ class Recipe:
     image_filter: Pillow filter that resizes the image.
     label: path → training ids of a label file, uint8 H W.
     resize_label: False keeps the label at the size of its file.
-    depth: used where a frame has a depth file.
-    camera: of frames that have no file of it; None: there is none.
+    depth: recipe for frames that have a depth file.
+    camera: camera of frames that have no camera file; None: there is none.
   """
 
   size: tuple[int, int]
@@ -139,10 +140,10 @@ class PreparedFrame:
   """One frame, as its record holds it, and what the report counts.
 
   Attributes:
-    contents: of the record, all but its name. `image`, images of views (uint8 H W 3), `label`
+    contents: fields of the record except its name. `image`, images of views (uint8 H W 3), `label`
       (uint8 H W 1) and `inverse_depth` (float32 H W), packed by `tiles.pack`; `intrinsics`
       and `baseline` of the camera, where there is one.
-    label_pixels: pixels of each training id, at 0..255.
+    label_pixels: number of pixels of each training id, 0..255.
     depth_share: share of the pixels that have depth.
   """
 
@@ -169,18 +170,18 @@ def prepare_frame(frame: Frame, recipe: Recipe) -> PreparedFrame | BadFrameError
   return PreparedFrame(
     {key: pack(array) for key, array in arrays.items()} | camera,
     label_pixels=Image.fromarray(label).histogram(),
-    depth_share=np.count_nonzero(depth != inverse_depth.NO_DEPTH) / depth.size,
+    depth_share=np.count_nonzero(depth != NO_DEPTH) / depth.size,
   )
 
 
 def load_frame(frame: Frame, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Image uint8 H W 3, training ids uint8 H W, and inverse depth float32 H W of one frame.
 
-  Without a label all is ignored; without a depth file the inverse depth is 1 everywhere.
+  Without a label file all pixels are ignored; without a depth file the inverse depth is 1.
 
   Raises:
-    BadFrameError: a file is missing, cannot be decoded, holds what it must not, or does not fit the
-      others.
+    BadFrameError: a file is missing, cannot be decoded, holds invalid values, or does not fit
+      the others.
   """
   return _load(frame, recipe, _read_image(frame))
 
@@ -200,7 +201,7 @@ def _load(
   label = _load_label(frame, recipe, shape)
 
   if frame.depth is None or recipe.depth is None:
-    return image, label, np.full(recipe.size, inverse_depth.NO_DEPTH, np.float32)
+    return image, label, np.full(recipe.size, NO_DEPTH, np.float32)
   values = decode(recipe.depth.read, frame.depth)
   if values.shape != shape and not recipe.depth.any_size:
     raise BadFrameError(frame.depth, f"depth is {_by(values.shape)} but its image is {_by(shape)}")
@@ -225,7 +226,7 @@ def _load_label(frame: Frame, recipe: Recipe, shape: tuple[int, int]) -> np.ndar
 
 
 def _load_views(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[str, np.ndarray]:
-  """`VIEW_image` uint8 H W 3 of each view of the frame, resized like its image, of that size."""
+  """`VIEW_image` uint8 H W 3 of each view, read at `size`, resized like the frame's image."""
   views = {}
   for view in VIEWS:
     location = getattr(frame, view)
@@ -259,7 +260,7 @@ def _load_camera(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[st
 def _camera(
   frame: Frame, recipe: Recipe, right: str | None, size: tuple[int, int]
 ) -> Camera | None:
-  """The camera of a frame whose image is (width, height) pixels large."""
+  """The camera of a frame whose image has `size` (width, height) pixels."""
   camera, path, field = recipe.camera, frame.image, "folder.camera: "
   if frame.camera is not None:
     path, field = frame.camera, ""
@@ -270,7 +271,7 @@ def _camera(
 
 
 def _by(shape: tuple[int, ...]) -> str:
-  """Width x height, as image viewers say it."""
+  """Width x height, as image viewers show it."""
   return "x".join(str(size) for size in shape[::-1])
 
 
@@ -285,7 +286,7 @@ def _ranges(ids: frozenset[int]) -> str:
   return ", ".join(f"{a}..{b}" if a < b else str(a) for a, b in parts)
 
 
-# Of a depth network's files, as the release reads those of GTA5.
+# For files of a depth network, as the release reads those of GTA5.
 NETWORK_DISPARITY = DepthRecipe(
   read=read_depth_png,
   encode=inverse_depth.from_disparity,

@@ -2,8 +2,8 @@
 
 TensorFlow prints notices about drivers and instruction sets while it is loaded, before any setting
 of its log can act, and on a machine without a GPU one more when it looks for devices. Later it
-prints a warning for every error that also arrives as an exception. None of them is about anything
-that happens here: it only reads files and writes curves. Import this module before anything else
+prints a warning for every error that also arrives as an exception. None of them matters
+here: TensorFlow only reads files and writes curves. Import this module before anything else
 that imports TensorFlow.
 """
 
@@ -16,7 +16,7 @@ _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Sends what is written to file descriptor 2, also by C++, to nowhere; only fatal errors log."""
+  """Discards what is written to file descriptor 2, also by C++; only fatal errors are logged."""
   level = os.environ.get(_LOG_LEVEL)  # JAX sets it; TensorFlow reads it once
   os.environ[_LOG_LEVEL] = "3"
   saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

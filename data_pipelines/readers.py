@@ -30,7 +30,7 @@ class BadFrameError(Exception):
   """
 
   def __init__(self, path: str, reason: str):
-    """Keeps both."""
+    """Stores path and reason."""
     super().__init__(path, reason)  # what the error is unpickled from in another process
     self.path = path
     self.reason = reason
@@ -52,13 +52,13 @@ def decode(read: Callable[[str], Any], path: str) -> Any:
     raise
   except MemoryError as error:
     raise BadFrameError(
-      path, "needs more memory than there is: its header may be damaged"
+      path, "needs more memory than is available: its header may be damaged"
     ) from error
   except UnidentifiedImageError as error:  # whose text has an address in memory
-    raise BadFrameError(path, "cannot be decoded: it is no image that Pillow knows") from error
+    raise BadFrameError(path, "cannot be decoded: Pillow does not know its format") from error
   except PermissionError as error:
     raise BadFrameError(path, "cannot be read: permission denied") from error
-  except Exception as error:  # on broken files Pillow and SciPy raise whatever comes
+  except Exception as error:  # on broken files Pillow and SciPy raise errors of any kind
     reason = " ".join(str(error).split()) or type(error).__name__
     raise BadFrameError(path, f"cannot be decoded: {reason}") from error
 
@@ -107,7 +107,7 @@ def read_label_colors(path: str) -> np.ndarray:
 
 
 def read_depth_png(path: str) -> np.ndarray:
-  """Values of a 16-bit PNG, uint16 H W; of several channels the first.
+  """Values of a 16-bit PNG, uint16 H W; the first of several channels.
 
   Raises:
     BadFrameError: the file has other than 16 bits a channel.
@@ -122,7 +122,7 @@ def read_depth_mat(path: str) -> np.ndarray:
   """`depth_map` of a MATLAB file, floats H W, metres.
 
   Raises:
-    BadFrameError: there is no such matrix, or it is not numbers.
+    BadFrameError: there is no such matrix, or it does not hold numbers.
   """
   with open_file(path) as file:
     contents = scipy.io.loadmat(file)
@@ -137,10 +137,10 @@ def read_depth_mat(path: str) -> np.ndarray:
 
 
 def read_depth_npy(path: str) -> np.ndarray:
-  """An array of NumPy, H W; real numbers.
+  """The array of a NumPy file, H W; real numbers.
 
   Raises:
-    BadFrameError: it has other axes or is not numbers.
+    BadFrameError: it has other axes or does not hold real numbers.
   """
   with open_file(path) as file:
     depth = np.load(file, allow_pickle=False)
@@ -164,7 +164,7 @@ def read_depth_pfm(path: str) -> np.ndarray:
   width, height, scale = int(header[1]), int(header[2]), float(header[3])
   order = "<f4" if scale < 0 else ">f4"
   values = np.frombuffer(contents, order, width * height, header.end())
-  return values.reshape(height, width)[::-1].astype(np.float32)  # stored from below
+  return values.reshape(height, width)[::-1].astype(np.float32)  # rows are stored from the bottom
 
 
 def read_first_channel(path: str) -> tuple[np.ndarray, int]:
@@ -179,7 +179,7 @@ def read_first_channel(path: str) -> tuple[np.ndarray, int]:
     if image.format != "PNG":
       raise BadFrameError(path, f"is {image.format}, expected PNG")
     mode = image.mode
-    image.verify()  # the checksums, which neither library looks at while it decodes
+    image.verify()  # the checksums, which neither library checks when decoding
   bits = contents[24]
   if bits <= 8 and mode not in ("1", "P", "L"):
     raise BadFrameError(path, f"is a colour picture ({mode}), expected one channel")

@@ -1,4 +1,4 @@
-"""Frames of records by number, decoded inside `tf.data`."""
+"""Reads frames of records by number, inside `tf.data`."""
 
 import atexit
 import bisect
@@ -48,8 +48,8 @@ class Records:
 
     Args:
       contents: what is decoded.
-      locate: the two numbers → a record's number, and what is cut out of the frame; None: all.
-      crop: height and width of what is cut out; None: they differ.
+      locate: the two numbers → a record's number, and the window of the frame; None: all of it.
+      crop: height and width of the window; None: they differ.
     """
     size = crop or (None, None)
     image = tf.TensorSpec((*size, 3), tf.uint8)
@@ -91,13 +91,13 @@ class Records:
           frame[key] = features[key].bytes_list.value[0]
         else:
           frame[key] = unpack(features[key].bytes_list.value[0], window)
-    except Exception as error:  # array_record, protocol buffers and Zstandard raise what they like
+    except Exception as error:  # array_record, protocol buffers and Zstandard raise any kind
       reason = " ".join(str(error).split()) or type(error).__name__
       path = self._files[bisect.bisect_right(self._ends, number)]
       if os.strerror(errno.EMFILE) in reason:
         raise UserError(
-          f"the record file {path!r} cannot be opened ({reason}): the program may open few files; "
-          "raise that limit, as by ulimit -n 4096"
+          f"the record file {path!r} cannot be opened ({reason}): the limit of open files is low; "
+          "raise it, for example with ulimit -n 4096"
         ) from error
       raise UserError(
         f"the record file {path!r} is damaged or lost ({reason}): fix the disk, or delete that "
@@ -113,11 +113,11 @@ class Records:
 
 
 class _Callbacks:
-  """Keeps TensorFlow from calling Python when the interpreter ends.
+  """Keeps TensorFlow from calling Python when the interpreter exits.
 
-  A thread of tf.data that waits for the interpreter's lock then waits for ever, and tf.data, which
-  waits for its threads, with it. From the beginning of the exit on callbacks return zeros at once,
-  and every iterator, whoever holds it, lets go of its threads; of others the buffers fill.
+  A tf.data thread that waits for the interpreter's lock would then wait forever, and so would
+  tf.data, which waits for its threads. From the beginning of the exit, callbacks return zeros at
+  once, and every iterator, whoever holds it, releases its threads; other buffers fill up.
   """
 
   def __init__(self):

@@ -16,11 +16,11 @@ class Part:
   """What was found in some frames of a split.
 
   Attributes:
-    split: of the frames.
-    names: of the frames that are kept, in the order of the records.
-    bad: one {"split", "file", "reason"} a frame left out.
-    notes: the same of frames that are kept, though something about them is unusual.
-    label_pixels: pixels of each training id, at 0..255.
+    split: split of the frames.
+    names: names of the frames that are kept, in the order of the records.
+    bad: one {"split", "file", "reason"} per frame left out.
+    notes: the same for frames that are kept although something about them is unusual.
+    label_pixels: number of pixels of each training id, 0..255.
     depth_share: sum over the frames of the share of pixels that have depth.
   """
 
@@ -52,11 +52,11 @@ class Report:
   Attributes:
     expected: split → frames of the whole data set, where that is known.
     found: split → frames found.
-    fingerprint: of the files, see `frames.fingerprint`.
+    fingerprint: fingerprint of the files, see `frames.fingerprint`.
     ends: split → frames at the ends of clips, which lack a neighbour and are not among those found.
     names: split → names of the frames in the order of the records.
-    bad: one {"split", "file", "reason"} a frame left out.
-    notes: the same of frames that are kept, though something about them is unusual.
+    bad: one {"split", "file", "reason"} per frame left out.
+    notes: the same for frames that are kept although something about them is unusual.
     label_share: split → training id → share of the pixels.
     depth_share: split → mean share of a frame's pixels that have depth.
   """
@@ -77,7 +77,7 @@ class Report:
     return {split: len(names) for split, names in self.names.items()}
 
   def add(self, split: str, parts: Iterable[Part]) -> None:
-    """Adds a split by its parts, in the order of the records."""
+    """Adds a split from its parts, in the order of the records."""
     parts = list(parts)
     self.names[split] = [name for part in parts for name in part.names]
     self.bad += [bad for part in parts for bad in part.bad]

@@ -1,4 +1,4 @@
-"""Resizing of inverse depth: float32 H W to another size, as the released loaders do it.
+"""Resizing of inverse depth: float32 H W to another size, as in the released loaders.
 
 Each function takes the values, the size of the frame's label, and the size to resize to; sizes are
 (height, width).
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data_pipelines import inverse_depth
+from corda_jax.depth.inverse_depth import NO_DEPTH
 
 
 def resize_bilinear(
@@ -29,7 +29,7 @@ def resize_bilinear_with_holes(
   values: np.ndarray, label_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
   """Bilinear where all neighbours have depth, else nearest: depth does not blend with no depth."""
-  known = (values != inverse_depth.NO_DEPTH).astype(np.float32)
+  known = (values != NO_DEPTH).astype(np.float32)
   whole = resize_bilinear(known, label_size, size) == 1
   blended = resize_bilinear(values, label_size, size)
   return np.where(whole, blended, resize_nearest_center(values, label_size, size))
@@ -38,9 +38,9 @@ def resize_bilinear_with_holes(
 def resize_nearest_center(
   values: np.ndarray, label_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-  """Nearest as Pillow takes it, the input under the output's centre; float32 H W.
+  """Nearest as in Pillow, the input pixel under the output's centre; float32 H W.
 
-  A file of another size than the label is first brought to the label's, as released.
+  A file of another size than the label is first resized to the label's, as released.
   """
   values = resize_nearest_corner(values, label_size, label_size)
   resized = Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.NEAREST)

@@ -24,24 +24,24 @@ class Classes:
 
 @dataclasses.dataclass(frozen=True)
 class FolderSplit:
-  """Files of one split of your own, as patterns below the data set's `root`; "": there are none.
+  """Files of one split of your own, as patterns below the data set's `root`; "" for no files.
 
-  {name} stands for what is the same in the names of a frame's files, with the folders between, if
-  there are any; or {clip} and {frame} do, where every clip has a folder of its own:
-  "{clip}/image_2/{frame}.png".
+  {name} is the part that the paths of a frame's files share, including folders in between. {clip}
+  and {frame} replace it where every clip has its own folder: "{clip}/image_2/{frame}.png".
 
   Attributes:
-    images: "train/images/{name}.jpg"; "" in validation: the set is not evaluated on.
-    labels: PNG of one channel or of colours; a target needs them in validation only.
-    depth: of the kind that the data set's `depth` names, below `depth_root`; validation needs none.
+    images: images, such as "train/images/{name}.jpg"; "" in validation: there is no evaluation.
+    labels: PNG files of one channel or of colours; a target needs them in validation only.
+    depth: files of the kind that the data set's `depth` names, below `depth_root`; validation needs
+      none.
     list: a text file that names the split's frames, one a line, where the pattern matches more; "":
       all that match.
-    right: of `views`.
-    previous: of `views`; "" where `images` are the frames of videos, numbered by the end of their
-      names.
-    next: likewise.
-    camera: calibration that views and disparities need: JSON as Cityscapes has it, or KITTI's
-      calib.txt or calib_cam_to_cam.txt; one of a clip ("{clip}/calib.txt") or of all frames.
+    right: right images, where `views` has "right".
+    previous: previous images, where `views` has "previous"; "" where `images` are the frames of
+      videos, numbered by the end of their names.
+    next: next images, where `views` has "next"; "" as for `previous`.
+    camera: calibration files, which views and disparities need: Cityscapes' JSON, or KITTI's
+      calib.txt or calib_cam_to_cam.txt; one per frame, per clip ("{clip}/calib.txt") or for all.
   """
 
   images: str = ""
@@ -60,7 +60,7 @@ class FolderCamera:
 
   Attributes:
     intrinsics: (fx, fy, cx, cy) in pixels of the files, the first pixel's centre at 0.
-    baseline: metres between left and right.
+    baseline: distance between the left and the right camera, metres.
   """
 
   intrinsics: tuple[float, ...] = ()
@@ -78,11 +78,11 @@ class Folder:
       labels.
     label_classes: ((7, "road"), (26, "car"), (0, "")): label id in the files, class; "" ignores it,
       and several ids may share a class. Colours: (((128, 64, 128), "road"), …). ("cityscapes",):
-      the ids of Cityscapes. Empty: an id is a place in data.classes. 255 is ignored.
-    other_labels: "refuse" or "ignore" labels that are not among them.
-    metres_per_unit: of 16-bit metric depth, "metres_png16".
-    image_filter: resizes the images, "bilinear" or "bicubic".
-    camera: instead of files.
+      the ids of Cityscapes. Empty: an id is an index into data.classes. 255 is ignored.
+    other_labels: "refuse" or "ignore", for labels that are not among them.
+    metres_per_unit: metres per unit of 16-bit metric depth, "metres_png16".
+    image_filter: filter that resizes the images, "bilinear" or "bicubic".
+    camera: one camera for all frames, instead of files.
   """
 
   train: FolderSplit = FolderSplit()
@@ -97,25 +97,25 @@ class Folder:
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-  """One data set. What depends on which one it is, is checked when it is opened.
+  """One data set. Values that depend on the data set are checked when it is opened.
 
   Attributes:
     dataset: "gta5", "synthia", "cityscapes" or "folder", your own files (docs/your_data.md).
-    root: the files, the data set's zip archives, or both.
-    height: working resolution, pixels.
-    width: likewise.
+    root: folder of the files, the data set's zip archives, or both.
+    height: rows of the records' images, the working resolution.
+    width: columns of the records' images.
     depth: which files hold the inverse depth. gta5: "disparity"; synthia: "simulator" or
       "disparity"; cityscapes: "stereo", "mono" or "official" (the data set's own disparity);
       folder: "inverse_png16" (16-bit, Y = x / 256 + 1), "metres_png16", "metres_npy", "metres_mat",
       "kitti_depth_png16" (metres times 256), or the disparity of stereo pairs in pixels,
-      "disparity_png16" (times 256, as KITTI has it), "disparity_npy" or "disparity_pfm"; "none" for
+      "disparity_png16" (times 256, as in KITTI), "disparity_npy" or "disparity_pfm"; "none" for
       any. Validation needs no depth.
     depth_root: folder of the depth files, laid out as they would be below `root`; "": `root`.
-    splits: to train on; cityscapes also has "train_extra", without labels.
+    splits: splits to train on; cityscapes also has "train_extra", without labels.
     views: images that training's records hold beside the frame's own; cityscapes, folder: "right",
       "previous", "next".
-    neighbour_offset: frames of the sequence (17 a second) to the previous and to the next one; a
-      snippet has 30 frames, and the labelled one is number 19: 1..10.
+    neighbour_offset: distance of the previous and the next image, in frames of the sequence (17 a
+      second); a snippet has 30 frames, and the labelled one is number 19: 1..10.
     folder: your own files.
   """
 
@@ -141,16 +141,16 @@ class StreetWorld:
   """The procedural world: if enabled, roots that do not exist are rendered first.
 
   Attributes:
-    enabled: whether.
-    seed: of the world.
+    enabled: whether to render.
+    seed: seed of the world.
     gap: how far the target's look is from the source's, 0 (alike) to 2.
     source_frames: frames of the source.
     target_frames: frames of the target that are trained on.
     validation_frames: frames of the target with labels.
-    source_height: pixels of the files.
-    source_width: likewise.
-    target_height: likewise.
-    target_width: likewise.
+    source_height: rows of the source's files, pixels.
+    source_width: columns of the source's files, pixels.
+    target_height: rows of the target's files, pixels.
+    target_width: columns of the target's files, pixels.
   """
 
   enabled: bool = False
@@ -175,17 +175,17 @@ class Data:
   Attributes:
     records_dir: prepared records, one folder a data set, size and depth kind.
     classes: what the network distinguishes.
-    source: labelled.
-    target: unlabelled; the depth stage's only one.
-    crop_height: pixels, cut at a random place from every frame.
-    crop_width: likewise.
-    batch_size: pairs of a source and a target crop a step (depth stage: crops), over all devices.
-    evaluation_batch_size: frames, over all devices.
+    source: the labelled data set.
+    target: the unlabelled data set; the depth stage's only one.
+    crop_height: rows of a crop, which is cut at a random place from every frame.
+    crop_width: columns of a crop.
+    batch_size: pairs of a source and a target crop per step (depth stage: crops), over all devices.
+    evaluation_batch_size: frames per evaluation batch, over all devices.
     bad_frames: "stop" or "skip": what preparation does with a frame that it cannot read.
-    prepare_processes: processes that decode and resize; 0: one a core.
-    beam_options: Apache Beam prepares instead, on many machines: ("--runner=…", …), its own
-      options.
-    reader_threads: threads that read, decode and crop in training; 0: one a core.
+    prepare_processes: processes that decode and resize; 0: one per core.
+    beam_options: options of Apache Beam, ("--runner=…", …), which then prepares instead, on many
+      machines.
+    reader_threads: threads that read, decode and crop in training; 0: one per core.
     street_world: the procedural world.
   """
 

@@ -13,8 +13,8 @@ class TiledArray(tfds.features.FeatureConnector):
   """An array stored losslessly by `tiles.pack`, so that a crop can be read without the rest.
 
   Args:
-    shape: of the array, H W or H W C; None where it differs between examples.
-    dtype: uint8 or float32.
+    shape: shape of the array, H W or H W C; None for axes that differ between examples.
+    dtype: type of the values, uint8 or float32.
   """
 
   def __init__(self, *, shape: Sequence[int | None], dtype: np.dtype):
@@ -32,7 +32,7 @@ class TiledArray(tfds.features.FeatureConnector):
     return tfds.features.TensorInfo(shape=(), dtype=np.object_)
 
   def encode_example(self, example_data: np.ndarray | bytes) -> bytes:
-    """Packs an array; passes bytes on, which are packed already."""
+    """Packs an array; passes on bytes, which are already packed."""
     return example_data if isinstance(example_data, bytes) else pack(example_data)
 
   def decode_example_np(self, example_data: bytes) -> np.ndarray:
@@ -50,7 +50,7 @@ class TiledArray(tfds.features.FeatureConnector):
     return tf.ensure_shape(decoded, self._shape)
 
   def to_json_content(self) -> dict[str, Any]:
-    """For the description that is stored beside the records."""
+    """The description that is stored beside the records."""
     return {"shape": list(self._shape), "dtype": self._dtype.name}
 
   @classmethod

@@ -1,13 +1,13 @@
 """Arrays in tiles: compressed without loss, cropped without decoding the rest.
 
 An array is compressed in tiles, so that a crop costs only the tiles that it touches. In a tile,
-from every byte the one above it is subtracted modulo 256, as PNG's filter "up" does, except in the
-first row, so that tiles do not depend on each other. The bytes of a float32 are kept in four
-planes, the lowest first: apart, the high bytes of neighbours are alike. Tiles at the edges are
+the byte above is subtracted from every byte, modulo 256, as in PNG's filter "up", except in the
+first row, so that tiles do not depend on each other. The bytes of a float32 are stored in four
+planes, lowest bytes first, because the high bytes of neighbours are alike. Tiles at the edges are
 padded with zeros. Each is then a frame of Zstandard, which decodes many times faster than PNG's
 zlib and gets nearly as small; consecutive frames are decoded by one call.
 
-A packed array begins with little-endian uint32: bytes a value (1: uint8, 4: float32), number of
+A packed array begins with little-endian uint32: bytes per value (1: uint8, 4: float32), number of
 axes, shape, and the size of every frame, row by row. Packing is NumPy and pyarrow, which releases
 the interpreter's lock while it decompresses.
 """
@@ -19,10 +19,10 @@ import threading
 import numpy as np
 import pyarrow
 
-_TILE = (64, 128)  # rows and columns; smaller ones are too many, larger ones show too little
-_LEVEL = 1  # of Zstandard; higher ones are slower to write and to read, and hardly smaller
+_TILE = (64, 128)  # rows and columns; smaller tiles are too many, larger ones exceed crops
+_LEVEL = 1  # of Zstandard; higher levels write and read more slowly and are hardly smaller
 _DTYPES = {1: np.dtype("u1"), 4: np.dtype("<f4")}
-_NUMBER = np.dtype("<u4")  # of the header
+_NUMBER = np.dtype("<u4")  # type of the header's numbers
 _CODEC = pyarrow.Codec("zstd")  # to decode, at any level
 
 Window = tuple[int, int, int, int]  # top, left, height, width
@@ -34,7 +34,7 @@ class _Scratch(threading.local):
   _memory = np.empty(0, np.uint8)
 
   def array(self, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of uint8 that holds anything."""
+    """An uninitialised array of uint8."""
     size = math.prod(shape)
     if size > len(self._memory):
       self._memory = np.empty(size, np.uint8)
@@ -45,7 +45,7 @@ _scratch = _Scratch()
 
 
 def pack(array: np.ndarray) -> bytes:
-  """Uint8 or float32 of shape H W or H W C, at least 1 in every axis, compressed without loss.
+  """Compresses uint8 or float32 of shape H W or H W C, no axis empty, without loss.
 
   Raises:
     ValueError: another shape or type.
@@ -76,7 +76,7 @@ def unpack(packed: bytes, window: Window | None = None) -> np.ndarray:
   """The array, or a window of it.
 
   Args:
-    packed: by `pack`.
+    packed: bytes from `pack`.
     window: (top, left, height, width), inside the array; None for all.
 
   Raises:
@@ -97,7 +97,7 @@ def unpack(packed: bytes, window: Window | None = None) -> np.ndarray:
   tiles = _CODEC.decompress(compressed, len(rows) * len(columns) * math.prod(tile_shape))
   tiles = np.frombuffer(tiles, np.uint8).reshape(len(rows), len(columns), *tile_shape)
 
-  # By row of the tile first: then all tiles' rows are added to the ones above in one piece.
+  # By row of the tile first, so that one addition per row serves all tiles.
   octets = _scratch.array((_TILE[0], len(rows), size, len(columns), tile_shape[-1]))
   octets[:] = tiles.transpose(3, 0, 2, 1, 4)
   by_row = octets.reshape(_TILE[0], -1)

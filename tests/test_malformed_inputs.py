@@ -30,7 +30,8 @@ from corda_jax.inference import bundle
 from corda_jax.inference.media import BadImageError, ImageFile
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
-from data_pipelines.readers import BadFrameError, decode, read_camera, read_depth_png
+from data_pipelines.cameras import read_camera
+from data_pipelines.readers import BadFrameError, decode, read_depth_png
 
 RANDOM = np.random.RandomState(0)
 COUNTS = [30, pytest.param(10_000, marks=pytest.mark.slow)]

@@ -3,10 +3,10 @@
     python -m benchmarks.ablation.depth
 
 First the errors of depth networks trained on stereo, on video and on both, beside two baselines,
-and what they make of the same frames, `WORKDIR/networks.png`. Then the target's mIoU after
+and their predictions on the same frames, `WORKDIR/networks.png`. Then the target's mIoU after
 adaptation with the true depth, with files of each of these networks, with the depth heads' own
-photometric training, and without any depth. Started again, it goes on where it was stopped; runs
-that are done are not repeated.
+photometric training, and without any depth. A restarted command continues where it stopped;
+finished runs are not repeated.
 """
 
 import argparse
@@ -38,9 +38,9 @@ from data_pipelines.input_pipeline import as_numpy, evaluation_dataset
 
 TITLE = "target depth from"
 
-# What the adaptation changes in configs/demo.py. A depth root names the network whose files are
-# meant, an initial pose the run. The true depth of joint runs is of a kind that validation frames
-# have, too: it trains nothing and measures the heads.
+# What each method changes in configs/demo.py. A depth root names the network whose files are read,
+# an initial pose the run. Joint runs read a kind of true depth that validation frames have, too:
+# it trains nothing and measures the heads.
 _JOINT = {
   "terms.depth_files.domains": ("source",),
   "terms.photometric.domains": ("target",),
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--seeds", type=int, default=3, help="adaptation runs of each method")
   parser.add_argument(
-    "--workdir", type=Path, default=Path("runs/benchmark_depth"), help="of all runs"
+    "--workdir", type=Path, default=Path("runs/benchmark_depth"), help="folder of all runs"
   )
   parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
   parser.add_argument("--depth_steps", type=int, default=None, help="default: the configuration's")
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{depth_table(networks)}\n", flush=True)
     print(f"Pictures: {_sheet(networks, options.workdir)}", flush=True)
   results: dict[str, list[dict[str, Any]]] = {method: [] for method in options.methods}
-  for seed in range(options.seeds):  # seed by seed: a table that is cut short is still fair
+  for seed in range(options.seeds):  # seed by seed: an incomplete table is still fair
     for method in options.methods:
       results[method].append(_adaptation(method, seed, options))
       print(f"{method}, seed {seed}: target mIoU {results[method][-1]['miou']:.1f} %", flush=True)
@@ -100,14 +100,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def needed_networks(methods: Iterable[str]) -> tuple[str, ...]:
-  """The depth networks, by their views, that some of `methods` read files or weights of."""
+  """Views of the depth networks whose files or weights some of `methods` read."""
   fields = ("data.target.depth_root", _POSE)
   named = {METHODS[method].get(field) for method in methods for field in fields}
   return tuple(views for views in VIEWS if views in named)
 
 
 def _depth_network(views: str, options: argparse.Namespace) -> dict[str, Any]:
-  """Trains a depth network and writes its files; its results."""
+  """Trains a depth network and writes its files; returns its results."""
   config = depth_street_world.get_config(views)
   config.num_steps = options.depth_steps or config.num_steps
   workdir = options.workdir / views
@@ -115,14 +115,14 @@ def _depth_network(views: str, options: argparse.Namespace) -> dict[str, Any]:
   label = config.copy_and_resolve_references()
   label.label_depth.folder = str(options.workdir / "files" / views)
   label.label_depth.encoding = "metric"
-  if views == "video":  # which has no scale of its own: that of the truth's median
+  if views == "video":  # it has no scale of its own: takes that of the true median
     label.depth.metres_per_unit *= result["scale"]
   run(label, workdir, "label_depth")
   return result
 
 
 def _sheet(networks: dict[str, dict[str, Any]], workdir: Path) -> Path:
-  """Draws what the networks make of the same frames."""
+  """Draws the networks' predictions on the same frames."""
   depths = {}
   for views, result in networks.items():
     config = depth_street_world.get_config(views)
@@ -162,7 +162,7 @@ def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str
 def heads_table(results: dict[str, list[dict[str, Any]]]) -> str:
   """Errors of the target's depth head after adaptation, means over seeds, as Markdown, if any.
 
-  Without the runs that read a network's files: their records hold these, and not the truth.
+  Excludes runs that read a network's files: their records hold these instead of the truth.
   """
   lines = ["", f"| depth head, {TITLE} | {' | '.join(DEPTH_ERRORS)} |"]
   lines.append("|---" * (len(DEPTH_ERRORS) + 1) + "|")

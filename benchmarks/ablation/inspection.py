@@ -1,4 +1,4 @@
-"""What those who look into runs that `benchmarks.ablation.run` has made share."""
+"""Configurations and batches of the runs of `benchmarks.ablation.run`, for their inspection."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ def config_of_run(folder: Path) -> Any:
   """The configuration of a run.
 
   Raises:
-    UserError: there is none, or the run is of an oracle, which trains by another step than it says.
+    UserError: there is none, or the run is an oracle's, whose step is not the configured one.
   """
   if folder.name.split("_")[1:2] == ["oracle"]:
-    raise UserError(f"{folder} is of an oracle: name another run of the ablation")
+    raise UserError(f"{folder} is the run of an oracle: name another run of the ablation")
   return ml_collections.ConfigDict(_with_tuples(read_config(folder)))
 
 
 def _with_tuples(value: Any) -> Any:
-  """JSON has lists where a configuration has tuples."""
+  """Replaces JSON's lists by the tuples of a configuration."""
   if isinstance(value, dict):
     return {name: _with_tuples(each) for name, each in value.items()}
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
@@ -38,21 +38,21 @@ def _with_tuples(value: Any) -> Any:
 def later_batches(
   task: AdaptationTask, folder: Path, start_step: int, count: int
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, jax.Array], jax.Array]]:
-  """Batches of a run's training, from the step on at which it stopped, in draws of their own.
+  """Batches that follow those of a run's training, each with its own key.
 
   Args:
-    task: of the run.
-    folder: of the run.
-    start_step: at which training stopped.
-    count: of batches.
+    task: task of the run.
+    folder: folder of the run.
+    start_step: step at which training stopped.
+    count: number of batches.
 
   Yields:
-    The batch, its part that a step reads, on the devices, and a key that training has not seen.
+    The batch; the part of it that a step reads, on the devices; and a key that training never used.
   """
   source, target, _ = frames_of(task.config, folder.parent / "frames")
   key = replicated_key(task.mesh, task.config.seed + 1)
   made = train_batches(source, target, task.config, start_step=start_step)
   for number, batch in enumerate(itertools.islice(made, count)):
     inputs = put_batch(task.mesh, task.batch_inputs(batch))
-    # The state's step stays the same: without a key of its own each batch would be drawn alike.
+    # The state's step stays the same: with one key, all batches would be mixed alike.
     yield batch, inputs, jax.random.fold_in(key, number)

@@ -1,12 +1,12 @@
-"""How strongly does each loss pull, and where to? Losses of runs and their gradients, one by one.
+"""How strong is each loss, and do their gradients agree? Compares the losses of runs one by one.
 
     python -m benchmarks.ablation.loss_scales runs/ablation_small/gta5_refinement_as_published_0 …
 
-Of runs that `benchmarks.ablation.run` has made, by the weights from which training starts and by
-their newest checkpoint, on the same batches, drawn alike: each loss as it is added, the norm of its
-gradient in the encoder, which all tasks share, and the cosine between that and the gradient of all
-cross-entropies (for one of them: of all others). 1: both pull the encoder the same way; 0: each its
-own; -1: apart.
+For runs of `benchmarks.ablation.run`, with their initial weights and with their newest checkpoint,
+on the same batches and random numbers: each loss as it is added, the norm of its gradient in the
+encoder, which all tasks share, and the cosine between that gradient and the gradient of all
+cross-entropies (for one of them: of all others). 1: both move the encoder in the same direction;
+0: in unrelated directions; -1: in opposite directions.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SEGMENTATION, DEPTH = "all cross-entropies", "all depth losses"
 _KINDS = {SEGMENTATION: ("ce_",), DEPTH: ("berhu_", "photometric_")}  # how their names begin
 TIMES = ("at first", "at last")
 
-# Name of a loss → it, the norm of its gradient and the cosine (NaN: there is nothing to compare).
+# Name of a loss → its value, the norm of its gradient and the cosine (NaN: nothing to compare).
 Scales = dict[str, np.ndarray]
 
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def table(run: str, *of_times: Scales) -> str:
-  """A row of each loss, at each of `TIMES`, as Markdown."""
+  """A row per loss, with columns for each of `TIMES`, as Markdown."""
   columns = " | ".join(f"{time}: loss | of all | gradient | cosine" for time in TIMES)
   lines = [f"| {run} | {columns} |", "|---" * (1 + 4 * len(TIMES)) + "|"]
   for name in of_times[0]:
@@ -64,11 +64,11 @@ def scales(folder: Path, batches: int) -> tuple[Scales, Scales]:
   """The losses, and at their end the sums `SEGMENTATION` and, where depth is learned, `DEPTH`.
 
   Args:
-    folder: of a run of the ablation.
-    batches: that these are means over.
+    folder: folder of a run of the ablation.
+    batches: number of batches to average over.
 
   Returns:
-    Before training, and by the newest checkpoint.
+    The scales before training, and those with the newest checkpoint.
 
   Raises:
     UserError: there is no such run.
@@ -77,7 +77,7 @@ def scales(folder: Path, batches: int) -> tuple[Scales, Scales]:
   trained = restore_state(task, folder)
   of_batch = jax.jit(_of_batch(task.make_losses()))
   found: tuple[list[Scales], list[Scales]] = ([], [])
-  states = task.initial_state().replace(step=trained.step), trained  # it rules the draws
+  states = task.initial_state().replace(step=trained.step), trained  # part of the random key
   for _, inputs, key in later_batches(task, folder, int(trained.step), batches):
     for state, of_time in zip(states, found, strict=True):
       of_time.append(jax.device_get(of_batch(state, inputs, key)))
@@ -89,7 +89,7 @@ def scales(folder: Path, batches: int) -> tuple[Scales, Scales]:
 
 
 def _of_batch(losses: Callable[..., Mapping[str, jax.Array]]) -> Callable[..., Any]:
-  """Function of (state, batch, key) → what `scales` has of a batch, names in any order."""
+  """A function of (state, batch, key) that returns the scales on a batch, in any order."""
 
   def of_batch(state, batch, key):
     def of_encoder(encoder):
@@ -111,7 +111,7 @@ def _of_batch(losses: Callable[..., Mapping[str, jax.Array]]) -> Callable[..., A
 
 
 def _with_sums(losses: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """The losses, and the sum of each of `_KINDS` that is there."""
+  """The losses, and the sum of each of `_KINDS` that occurs."""
   sums = {}
   for kind, beginnings in _KINDS.items():
     if found := [loss for name, loss in losses.items() if name.startswith(beginnings)]:
@@ -120,7 +120,7 @@ def _with_sums(losses: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _sums_last(names: Iterable[str]) -> list[str]:
-  """Losses by the alphabet, then their sums: JAX returns them in its own order."""
+  """Losses in alphabetical order, then their sums: JAX returns them in its own order."""
   found = set(names)
   return [*sorted(found - _KINDS.keys()), *(kind for kind in _KINDS if kind in found)]
 

@@ -1,8 +1,8 @@
-"""Variants that know what no training may know: how much can a part of the method be worth?
+"""Variants that use forbidden knowledge: how much can a part of the method be worth?
 
-If wrong pseudo-labels weighed nothing at all, what would be gained? If all were right? If depth
-were seen, not predicted? All are mixing (DACS), so that nothing reads the target's depth, in whose
-place the true labels of the target reach the step.
+What would be gained if wrong pseudo-labels had no weight? If all of them were right? If depth were
+observed instead of predicted? All variants are mixing (DACS), where nothing reads the target's
+depth; the true labels of the target reach the step in its place.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ def frames_of_variant(variant: str, frames: Frames, *, target: bool) -> Frames:
   """The frames that a variant sees; those of variants that are no oracles are unchanged.
 
   Args:
-    variant: of the ablation.
-    frames: of one domain.
+    variant: variant of the ablation.
+    frames: frames of one domain.
     target: whether they are those that the target is trained on.
   """
   if variant in (NO_BLUE, DEPTH_SEEN):
@@ -36,14 +36,14 @@ def frames_of_variant(variant: str, frames: Frames, *, target: bool) -> Frames:
 
 
 def _nearness(inverse_depth: np.ndarray) -> np.ndarray:
-  """uint8 of the logarithm; 0 where there is no depth."""
+  """Logarithm of the inverse depth as uint8; 0 where there is no depth."""
   share = np.log(np.maximum(inverse_depth, 1) / _FARTHEST) / np.log(_NEAREST / _FARTHEST)
   return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class RightAlone(MixedSelfTraining):
-  """Pseudo-labels that are wrong weigh nothing; so do pixels that have no true label (the hood)."""
+  """Wrong pseudo-labels have no weight, nor have pixels without a true label (the hood)."""
 
   def weigh(self, student, context):
     """The confident fraction where the pseudo-label is right."""
@@ -55,7 +55,7 @@ class RightAlone(MixedSelfTraining):
 
 @dataclasses.dataclass(frozen=True)
 class TrueLabels(Teacher):
-  """The teacher is always right; how far it is trusted stays what its own confidence gives."""
+  """The teacher is always right; its weight still follows from its own confidence."""
 
   def label(self, outputs, step, inputs):
     """As in the base class, with the target's true labels."""

@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablation.pseudo_labels runs/ablation_small/gta5_refinement_as_released_0 …
 
-Of runs that `benchmarks.ablation.run` has made with depth heads, by their newest checkpoint. On
-batches of training it compares the teacher's labels of the target with the true ones, which
-training never sees, and asks how well each measure of doubt ranks wrong pixels before right ones:
+For runs of `benchmarks.ablation.run` with depth heads, with their newest checkpoint. On training
+batches it compares the teacher's labels of the target with the true ones, which training never
+sees, and measures how well each measure of doubt ranks wrong pixels before right ones:
 the area under the ROC curve (AUROC), 0.5 for a measure that knows nothing, 1 for one that knows
 all. Then by class: how many labels are wrong, and how far the depth heads are off.
 """
@@ -29,15 +29,15 @@ from corda_jax.errors import UserError
 from corda_jax.labels import IGNORE, ClassList
 from corda_jax.training.restore import restore_state
 
-# Measures of doubt. Discrepancies are the source's head's from the target's, errors those of a head
-# from the files; both over the inverse depth of the files, which the refinement reads, too, where
-# depth is not learned photometrically. The student sees the mixed image, the teacher the target.
+# Measures of doubt. Discrepancies are between the source's and the target's head, errors between a
+# head and the files; both relative to the files' inverse depth, which the refinement reads, too,
+# unless depth is learned photometrically. The student sees the mixed image, the teacher the target.
 CONFIDENCE = "1 - confidence"
 STUDENT = "discrepancy, student"
 HEADS = ("error of the source's head, teacher", "error of the target's head, teacher")
 MEASURES = (
   CONFIDENCE,
-  "small weight in the loss",  # what the training of this very run made of pixels
+  "small weight in the loss",  # the weight that the run itself gives pixels
   STUDENT,
   "discrepancy, teacher",
   "discrepancy of logarithms, teacher",
@@ -50,12 +50,12 @@ _GREY = 160
 
 
 class Look(NamedTuple):
-  """What a run makes of a batch's targets.
+  """What a run predicts on the targets of a batch.
 
   Attributes:
     image: uint8 RGB [B, H, W, 3].
-    label: [B, H, W], the true one, which training never sees.
-    pseudo_label: [B, H, W], the teacher's.
+    label: [B, H, W], true labels, which training never sees.
+    pseudo_label: [B, H, W], the teacher's labels.
     doubts: measure → [B, H, W], large where in doubt.
     counts: bool [B, H, W], pixels that the mixed image shows and whose label and depth are known.
   """
@@ -72,7 +72,7 @@ class Look(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Prints a row of each run, and of each class over all runs, and draws the first run."""
+  """Prints a row per run, and per class over all runs, and draws the first run."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
   parser.add_argument("--batches", type=int, default=100)
@@ -113,13 +113,13 @@ def _cells(row: Sequence[float]) -> str:
 def class_table(
   names: Sequence[str], label: np.ndarray, wrong: np.ndarray, *errors: np.ndarray
 ) -> str:
-  """A row of each class that is there: its share of the pixels, and what fails on it, as Markdown.
+  """A row per class that occurs: its share of the pixels and the errors on it, as Markdown.
 
   Args:
-    names: of the classes.
-    label: [N], true ones.
-    wrong: bool [N], where the pseudo-label is another.
-    errors: [N] of each of `HEADS`, over the true inverse depth.
+    names: names of the classes.
+    label: [N], true labels.
+    wrong: bool [N], where the pseudo-label differs.
+    errors: [N] for each of `HEADS`, relative to the true inverse depth.
   """
   lines = [f"| true class | of the pixels | wrong | {', median | '.join(HEADS)}, median |"]
   lines.append("|---" * (3 + len(HEADS)) + "|")
@@ -132,11 +132,11 @@ def class_table(
 
 
 def look(folder: Path, batches: int) -> Iterator[Look]:
-  """What training would make of so many batches, by a run's newest checkpoint.
+  """Predictions on batches of training, by a run's newest checkpoint.
 
   Args:
-    folder: of a run of the ablation.
-    batches: of training that are looked at.
+    folder: folder of a run of the ablation.
+    batches: number of training batches.
 
   Raises:
     UserError: there is no such run, or it has no depth heads or no adaptation.
@@ -184,13 +184,13 @@ def _judge(maps: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> Look:
 
 
 def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
-  """Probability that a wrong one is doubted more than a right one; equal doubts count half.
+  """Probability that a wrong pixel is doubted more than a right one; equal doubts count half.
 
   NaN where all are wrong or none is.
 
   Args:
-    doubt: [N].
-    wrong: bool [N].
+    doubt: [N], large where in doubt.
+    wrong: bool [N], where the pseudo-label is wrong.
   """
   pairs = int(wrong.sum()) * int((~wrong).sum())
   if not pairs:
@@ -203,7 +203,7 @@ def draw(looks: Sequence[Look], name: str, path: Path) -> None:
 
   Args:
     looks: the first frame of each is a column.
-    name: of the run.
+    name: name of the run.
     path: PNG file.
   """
   first = [jax.tree.map(lambda x: x[0], seen) for seen in looks]

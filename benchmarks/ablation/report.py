@@ -1,4 +1,4 @@
-"""What the runs of `benchmarks.ablation.run` come to: tables and a plot."""
+"""Results of the runs of `benchmarks.ablation.run`: tables and a plot."""
 
 import dataclasses
 import statistics
@@ -26,10 +26,10 @@ class Run:
   """One run of the ablation.
 
   Attributes:
-    variant: of `VARIANTS`, or of `ORACLES`.
-    source: of `SOURCES`.
-    seed: of weights, order, crops, mixing and augmentation; the world is the same for all.
-    folder: of the run.
+    variant: one of `VARIANTS` or `ORACLES`.
+    source: one of `SOURCES`.
+    seed: seed of weights, order, crops, mixing and augmentation; the world is the same for all.
+    folder: folder of the run.
   """
 
   variant: str
@@ -38,18 +38,18 @@ class Run:
   folder: Path
 
   def result(self) -> dict[str, Any] | None:
-    """What it came to; None while it is not done."""
+    """The run's results; None until it is done."""
     return read_json(self.folder / "results.json")
 
 
 def table(runs: Sequence[Run], source: str) -> str:
   """Tables of a source's runs that are done: mIoU by variant and what each adds; IoU by class.
 
-  Gains are of the seeds that both variants have.
+  Gains are means over the seeds that both variants have.
 
   Args:
     runs: in any order.
-    source: of `SOURCES`.
+    source: one of `SOURCES`.
 
   Returns:
     Markdown.
@@ -114,7 +114,7 @@ def _by_variant(runs: Sequence[Run], source: str) -> dict[str, dict[int, dict[st
 
 
 def _counted(by_variant: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Sequence[str]:
-  """Classes whose mean mIoU is: of all runs the same, since those of others are refused."""
+  """Classes that mIoU is the mean of: the same in all runs, as others are refused."""
   result = next(iter(next(iter(by_variant.values())).values()))
   return result["class_sets"][result["classes"]]
 
@@ -132,16 +132,16 @@ def _gain(results: Mapping[int, Any], others: Mapping[int, Any]) -> str:
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-  """A plot by variant: mIoU, and what is gained over DACS with the same seed.
+  """A plot by variant: mIoU, and the gain over DACS with the same seed.
 
   Every run is a dot, to the right of the mean and standard deviation of all.
 
   Args:
-    runs: in any order; one that is done at the least.
+    runs: in any order; at least one is done.
     path: PNG file.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
   from matplotlib.figure import Figure
 

@@ -3,9 +3,9 @@
     python -m benchmarks.ablation.run
     python -m benchmarks.ablation.run --size large --minutes 8
 
-The same steps and batches for all variants of a source, several seeds. It goes on where it was
-stopped: runs that are done are not repeated, and one that was under way goes on from its newest
-checkpoint. Frames are rendered into memory, so that neither TensorFlow nor files are needed.
+The same steps and batches for all variants of a source, several seeds. A restarted command
+continues where it stopped: finished runs are not repeated, and an interrupted one resumes from its
+newest checkpoint. Frames are rendered into memory, so that neither TensorFlow nor files are needed.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
   jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
   runs = [
     Run(variant, source, seed, workdir / _name(f"{source} {variant} {seed}"))
-    for seed in range(options.seeds)  # seed by seed: a table that is cut short is still fair
+    for seed in range(options.seeds)  # seed by seed: an incomplete table is still fair
     for source in dict.fromkeys(options.sources)  # once, if it was named twice
     for variant in dict.fromkeys(options.variants)
   ]
@@ -59,17 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
   try:
     with _time_limit(options.minutes):
       for run, config in configs.items():
-        # The signal may have come when a run was as good as done, and saved: it is spent then.
+        # A signal that came when a run was nearly done was consumed by that run's last save.
         if options.minutes is not None and time.monotonic() - started >= 60 * options.minutes:
           raise _Stopped
         if run in failed or run.result() is not None:
           continue
         try:
           make_run(run, config, workdir / "frames")
-        except FAILURES as error:  # the others are made all the same
+        except FAILURES as error:  # the other runs go ahead
           failed[run] = error
   except (Preempted, _Stopped) as stop:
-    print(f"\n{str(stop) or 'Stopped'}. The same command goes on from here.")
+    print(f"\n{str(stop) or 'Stopped'}. Run the same command again to continue.")
   expected, runs = len(runs), [run for run in runs if run not in failed]
   done = [run for run in runs if run.result() is not None]
   print(f"\n{len(done)} of {expected} runs are done.\n")
@@ -89,12 +89,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
   """The command's options.
 
   Raises:
-    UserError: one cannot be.
+    UserError: an option is invalid.
   """
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--size", choices=list(SIZES), default="small")
   parser.add_argument(
-    "--config", default="demo", help="of configs/, of the street world; demo:batch=8: a variant"
+    "--config", default="demo", help="street world config of configs/, such as demo, demo:batch=8"
   )
   parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
   parser.add_argument(
@@ -108,9 +108,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--minutes",
     type=float,
-    help="after so many the run under way is saved, and it ends; not while one is compiled",
+    help="time limit: saves the current run and stops, but not while a step compiles",
   )
-  parser.add_argument("--workdir", type=Path, help="of all runs; default: runs/ablation_SIZE")
+  parser.add_argument("--workdir", type=Path, help="folder; default: runs/ablation_SIZE")
   parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
   add_set_option(parser, "all runs")
   options = parser.parse_args(arguments)
@@ -128,15 +128,15 @@ def _config_of(run: Run, options: argparse.Namespace) -> Any:
   config.seed = run.seed
   config.evaluate_every, config.draw_every = config.num_steps, 0
   config.evaluation.pictures = 0
-  # A long run is saved meanwhile, lest a kill costs more than some minutes.
+  # Long runs save in between, so that a kill costs only minutes.
   config.checkpoint_every = min(config.num_steps, 2_500)
   return config
 
 
 def _of_other_configurations(configs: Mapping[Run, Any]) -> dict[Run, Exception]:
-  """Run → what differs, of those whose folder has results of another configuration.
+  """Runs whose folder has results of another configuration → what differs.
 
-  All are looked at before any is made: one that a stop leaves unvisited is in the table, too.
+  All are checked before any run starts: the table also has runs that a stop leaves unvisited.
   """
   found: dict[Run, Exception] = {}
   for run, config in configs.items():
@@ -149,11 +149,11 @@ def _of_other_configurations(configs: Mapping[Run, Any]) -> dict[Run, Exception]
 
 
 def make_run(run: Run, config: Any, frames: Path) -> None:
-  """Trains in memory; evaluated and saved at the end, and saved meanwhile.
+  """Trains on frames in memory; evaluates at the end, saves in between and at the end.
 
   Args:
-    run: which.
-    config: of it.
+    run: run to make.
+    config: configuration of the run.
     frames: folder of rendered frames.
 
   Raises:
@@ -180,7 +180,7 @@ def make_run(run: Run, config: Any, frames: Path) -> None:
 
 
 def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
-  """The source's, the target's and the validation frames, from `folder` if they are there."""
+  """The source's, the target's and the validation frames, from `folder` if they exist there."""
 
   def frames(domain: str, split: str) -> Frames:
     data, world = config.data[domain], config.data.street_world
@@ -212,7 +212,7 @@ class _Stopped(BaseException):
 
 @contextlib.contextmanager
 def _time_limit(minutes: float | None) -> Iterator[None]:
-  """Sends this process SIGTERM after so many minutes: `train` saves, all else is left as it is."""
+  """Sends this process SIGTERM after so many minutes: `train` saves first, all else just stops."""
 
   def stop(*_: object) -> None:
     raise _Stopped
@@ -229,7 +229,7 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
 
 
 def _name(text: str) -> str:
-  """A folder's name of a run's."""
+  """Name of a run's folder."""
   words = "".join(letter if letter.isalnum() else " " for letter in text)
   return "_".join(words.split())
 

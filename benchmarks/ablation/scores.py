@@ -1,4 +1,4 @@
-"""What several seeds come to, as text."""
+"""Results over several seeds, as text."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def spread(values: Sequence[float], form: str = ".1f") -> str:
-  """Mean and standard deviation; of a single value itself."""
+  """Mean and standard deviation; a single value alone."""
   mean = format(statistics.mean(values), form)
   if len(values) < 2:
     return mean
@@ -18,7 +18,7 @@ def miou_table(results: Mapping[str, Sequence[Mapping[str, Any]]], title: str = 
 
   Args:
     results: method → results of each seed.
-    title: of the first column.
+    title: title of the first column.
   """
   lines = [f"| {title} | mIoU, mean ± spread | seeds |".replace("|  |", "| |"), "|---|---|---|"]
   for method, runs in results.items():

@@ -12,9 +12,9 @@ def run_seed(config: Any, seed: int, steps: int | None, workdir: Path) -> dict[s
   """Results of a run that is evaluated and saved once, at its end; see `run_once`.
 
   Args:
-    config: changed in place.
-    seed: of the run.
-    steps: of training; None: the configuration's.
+    config: configuration of the run; changed in place.
+    seed: seed of the run.
+    steps: training steps; None: the configuration's.
     workdir: folder of the run.
   """
   config.seed = seed

@@ -1,4 +1,4 @@
-"""What `benchmarks.ablation.run` climbs: variants of the method, sources, sizes."""
+"""The ablation of `benchmarks.ablation.run`: variants of the method, sources, sizes."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ DACS = "mixing (DACS)"
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
 WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
-_WITHOUT_ADAPTATION = {"terms.mixed": None}  # None takes a part out
+_WITHOUT_ADAPTATION = {"terms.mixed": None}  # None removes a part
 _PHOTOMETRIC = {
   "data.source.views": ("right",),
   "data.target.views": ("right",),
@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
   ORACLE: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
 }
 
-# Variants that know what no training may know (`benchmarks.ablation.oracles`).
+# Variants that use forbidden knowledge (`benchmarks.ablation.oracles`).
 RIGHT_ALONE = "oracle: wrong pseudo-labels weigh nothing"
 TRUE_LABELS = "oracle: true labels, mixed"
 NO_BLUE = "oracle: without blue"
@@ -42,8 +42,8 @@ ORACLES: dict[str, dict[str, Any]] = {
   DEPTH_SEEN: WITHOUT_DEPTH | _NO_BLUE,
 }
 
-# Variant → the one that it changes one thing of. (The photometric one changes more: where the heads
-# begin, the weight of their loss, and what the discrepancy is a share of.)
+# Variant → the one from which it differs in one thing. (The photometric one differs in more: the
+# heads' initial values, the weight of their loss, and the denominator of the discrepancy.)
 BUILDS_ON = {
   DACS: SOURCE_ONLY,
   "+ depth heads": DACS,
@@ -56,7 +56,7 @@ BUILDS_ON = {
   DEPTH_SEEN: NO_BLUE,
 }
 
-# Layout of the source → what its recipe has other than GTA5's (configs/synthia2cs.py).
+# Layout of the source → what its recipe changes in GTA5's (configs/synthia2cs.py).
 SOURCES: dict[str, dict[str, Any]] = {
   "gta5": {},
   "synthia": {
@@ -68,11 +68,11 @@ SOURCES: dict[str, dict[str, Any]] = {
 }
 
 # A network that needs a GPU: ResNet-50 from random weights, on crops of 512x256. Steps and frames
-# are as many as let a run, with what it compiles, fit a call of ten minutes.
+# are chosen so that a run, compilation included, fits into ten minutes.
 _LARGE = {
   "num_steps": 6_000,
   "log_every": 100,
-  "keep_newest": 1,  # of a state of half a gigabyte
+  "keep_newest": 1,  # a state takes half a gigabyte
   "keep_best": 0,
   "data.batch_size": 4,
   "data.crop_height": 256,
@@ -94,8 +94,8 @@ _LARGE = {
   "model.encoder.stem_pool": True,
   "model.decoder.width": 64,
   "model.decoder.dilations": (6, 12),
-  "optimizer.learning_rate": 0.0005,  # not tuned: a deeper network bears less than the demo's 0.003
-  "teacher.decay": 0.995,  # older than the demo's, of 0.99, as the run is longer
+  "optimizer.learning_rate": 0.0005,  # not tuned; the demo's 0.003 is too high for it
+  "teacher.decay": 0.995,  # slower than the demo's 0.99, as the run is longer
 }
 
 # Name → what it changes in configs/demo.py.
@@ -105,14 +105,14 @@ SIZES: dict[str, dict[str, Any]] = {"small": {}, "large": _LARGE}
 def variant_config(
   variant: str, source: str, size: str, settings: dict[str, Any], base: str = "demo"
 ) -> Any:
-  """The configuration of a run, but for its seed.
+  """The configuration of a run, except its seed.
 
   Args:
-    variant: of `VARIANTS`, or of `ORACLES`.
-    source: of `SOURCES`.
-    size: of `SIZES`.
+    variant: one of `VARIANTS` or `ORACLES`.
+    source: one of `SOURCES`.
+    size: one of `SIZES`.
     settings: field → value, for all runs.
-    base: configuration that all this is changed in, of configs/.
+    base: name of the configuration, in configs/, that all this changes.
 
   Raises:
     UserError: the settings do not fit.

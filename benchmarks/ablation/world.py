@@ -1,7 +1,7 @@
 """The street world in memory: for training without TensorFlow, and without files.
 
 Frames are those that `data_pipelines.street_world` writes as a data set and the pipeline reads
-again, to the bit; their order is drawn otherwise than the pipeline's.
+again, to the bit; their order differs from the pipeline's.
 """
 
 import functools
@@ -30,7 +30,7 @@ class Frames(NamedTuple):
     label: uint8 [N, H, W], training ids, 255 where there is none.
     inverse_depth: float32 [N, H, W], 1 where there is no depth.
     intrinsics: float32 [N, 4]: fx, fy, cx, cy in pixels.
-    right_image: uint8 RGB [N, H, W, 3], what the right camera sees, if that was asked for.
+    right_image: uint8 RGB [N, H, W, 3], the right camera's images, if requested.
   """
 
   image: np.ndarray
@@ -58,14 +58,14 @@ def render(
   Args:
     layout: "gta5", "synthia" or "cityscapes": which streets, look and encoding of depth.
     split: "train" or "val".
-    count: of frames.
-    seed: of the world.
-    gap: between the looks, see `gap_lib.real_city`.
+    count: number of frames.
+    seed: seed of the world.
+    gap: distance between the looks, see `gap_lib.real_city`.
     height: rows of the images.
     width: columns of the images.
     folder: where frames are kept.
     right: whether the right camera's images are needed, too.
-    processes: that render; 0 for one a core.
+    processes: number of rendering processes; 0: one per core.
   """
   domain = gap_lib.real_city(gap) if layout == "cityscapes" else domains.SYNTHETIC
   plan = formats.Plan(layout, {split: count}, seed, height, width, domain)
@@ -116,16 +116,16 @@ def _right(plan: formats.Plan, split: str, index: int) -> dict[str, np.ndarray]:
 def train_batches(
   source: Frames, target: Frames, config: Any, *, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches without end, as `input_pipeline.train_dataset` has them.
+  """Endless batches, with the fields of `input_pipeline.train_dataset`.
 
-  With right views where the frames have them.
+  They include right views where the frames have them.
 
-  Sample g of a domain with n frames is frame permutation(g mod n) of epoch g div n, cut at a place
-  that g gives: a batch depends on the seed and on its number alone.
+  Sample g of a domain with n frames is frame permutation(g mod n) of epoch g div n, cropped at a
+  place determined by g: a batch depends on the seed and on its number alone.
 
   Args:
-    source: frames.
-    target: frames.
+    source: frames of the source.
+    target: frames of the target.
     config: whole configuration, whose `seed`, batch and crops are read.
     start_step: number of the first batch.
   """
@@ -164,7 +164,7 @@ def _order(seed: int, domain: int, count: int, epoch: int) -> np.ndarray:
 
 
 def whole_frames(frames: Frames, size: int) -> Iterator[dict[str, np.ndarray]]:
-  """All frames in order, `size` at a time, as `input_pipeline.evaluation_dataset` has them.
+  """All frames in order, `size` at a time, with fields of `input_pipeline.evaluation_dataset`.
 
   The last batch is filled up by its last frame, which is not "valid".
   """

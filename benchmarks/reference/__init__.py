@@ -1,1 +1,1 @@
-"""The released code, restated or run, to measure against."""
+"""The released code, restated or run, for comparison."""

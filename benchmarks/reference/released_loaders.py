@@ -2,7 +2,7 @@
 
 For `benchmarks.speed.input_pipeline`: every training sample decodes its files at full size, maps
 labels class by class, resizes, crops, and becomes float32 in BGR with the channels' means
-subtracted, as C H W. There are no tensors of PyTorch at the end, which makes it a little faster.
+subtracted, as C H W. It makes no PyTorch tensors at the end, which makes it a little faster.
 All results equal those of the released loaders.
 """
 
@@ -20,7 +20,7 @@ from corda_jax import labels
 from data_pipelines.frames import Frame
 
 _MEAN_BGR = np.array([104.00698793, 116.66876762, 122.67891434], np.float32)
-_VOID = 250  # of the released Cityscapes labels
+_VOID = 250  # ignored pixels of the released Cityscapes labels
 
 
 class Stopwatch:
@@ -31,12 +31,12 @@ class Stopwatch:
   """
 
   def __init__(self):
-    """All at zero."""
+    """Starts all parts at zero."""
     self.seconds = defaultdict(float)
 
   @contextlib.contextmanager
   def __call__(self, part: str) -> Iterator[None]:
-    """Adds what runs inside to a part."""
+    """Adds the time of the block to a part."""
     start = time.thread_time()
     yield
     self.seconds[part] += time.thread_time() - start
@@ -140,8 +140,8 @@ def load_target(
   with watch("crop"):
     image, label, depth = _crop(image, label, depth, crop, corner)
   with watch("convert"):
-    # Once more through Pillow, at the size that it has, and with the classes counted before, after
-    # and without those that are ignored.
+    # As released: once more through Pillow, at the same size, with the classes counted before and
+    # after, and without the ignored ones.
     image = np.array(Image.fromarray(image).resize(crop[::-1]))[:, :, ::-1].astype(np.float64)
     image -= _MEAN_BGR
     classes = np.unique(label)
@@ -164,7 +164,7 @@ def _open(path: str) -> Image.Image:
 
 
 def _crop(image, label, depth, crop, corner):
-  """By way of Pillow, as released."""
+  """Crops by way of Pillow, as released."""
   top, left = corner
   box = (left, top, left + crop[1], top + crop[0])
   return tuple(np.array(Image.fromarray(values).crop(box)) for values in (image, label, depth))

@@ -4,12 +4,11 @@ r"""For `benchmarks.speed.step`: the training step of the released PyTorch code,
     python -m benchmarks.speed.step \
       --reference "released=python benchmarks/reference/released_step.py released"
 
-Network and losses are the release's own, imported from the folder; what its training script does
-with them is stated again, without its loaders, prints and copies of two. Two things favour the
+Network and losses are the release's own, imported from the folder; its training script is
+restated, without loaders, prints and the copies for a batch of two. Two things favour the
 reference: colour jitter and blur are left out, for which it needs an old kornia; and cuDNN may try
-  its
-algorithms and take the fastest, which the release forbids (`--deterministic`: as it does). Needs
-PyTorch and NumPy alone; the Python that runs it may be another than that of the benchmark.
+its algorithms and take the fastest, which the release forbids (`--deterministic`: as the release
+does). Needs only PyTorch and NumPy; its Python may differ from the benchmark's.
 """
 
 import argparse
@@ -26,9 +25,9 @@ CONFIDENT, TEACHER_DECAY = 0.968, 0.999
 
 
 def main() -> None:
-  """Answers lines with numbers of steps by the seconds that they took."""
+  """Reads numbers of steps, one per line, and answers with the seconds that they took."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("folder", help="of the release")
+  parser.add_argument("folder", help="folder of the release")
   parser.add_argument("--batch", type=int, default=2)
   parser.add_argument("--height", type=int, default=512)
   parser.add_argument("--width", type=int, default=512)
@@ -98,7 +97,7 @@ class ReleasedStep:
     )
 
   def _forward(self, network: nn.Module, x: torch.Tensor, *heads: str) -> dict[str, torch.Tensor]:
-    """The heads that are read, upsampled."""
+    """Outputs of these heads, upsampled."""
     with self.autocast:
       outputs = network(x)
     return {

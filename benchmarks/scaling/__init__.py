@@ -1,1 +1,1 @@
-"""What devices send each other."""
+"""Communication between devices."""

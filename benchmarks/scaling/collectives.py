@@ -1,4 +1,4 @@
-"""Counts what devices send each other in a compiled program."""
+"""Counts the collectives of a compiled program."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ _INSTRUCTION = re.compile(
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
 _SCOPES = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1}
-_CONTEXT = ("u32", "")  # what an asynchronous one on TPUs carries along
+_CONTEXT = ("u32", "")  # context of asynchronous collectives on TPUs
 
 
 @dataclasses.dataclass
@@ -41,8 +41,8 @@ def count_collectives(
     parts: names of scopes (`jax.named_scope`) that are distinguished; the outermost of them counts.
 
   Returns:
-    (part, kind) → messages; the part is one of `parts` or "other". What stands in a loop's body
-    counts once.
+    (part, kind) → messages; the part is one of `parts` or "other". Collectives in a
+    loop's body count once.
   """
   found: dict[tuple[str, str], Messages] = defaultdict(Messages)
   for result, kind, start, rest in _INSTRUCTION.findall(program):
@@ -69,12 +69,12 @@ def by_name(found: Mapping[tuple[str, str], Messages]) -> dict[str, dict[str, in
 
 
 def collectives_table(variants: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
-  """What devices send each other, as lines of Markdown, one a part and kind.
+  """Collectives as lines of Markdown, one per part and kind.
 
   Args:
-    variants: name → what `by_name` gives.
+    variants: name → the result of `by_name`.
   """
-  lines = [f"| messages (MB on each device) | {' | '.join(variants)} |"]
+  lines = [f"| collectives (MB on each device) | {' | '.join(variants)} |"]
   lines.append("|---" * (len(variants) + 1) + "|")
   none = {"count": 0, "payload": 0}
   for row in sorted({name for found in variants.values() for name in found}):

@@ -1,4 +1,4 @@
-r"""What do devices send each other in a training step? Compiles it for them and runs nothing.
+r"""What do devices communicate in a training step? Compiles the step and runs nothing.
 
     JAX_NUM_CPU_DEVICES=8 python -m benchmarks.scaling.communication --set data.batch_size=16 \
       --sweep model.batch_norm_group 0 2

@@ -2,7 +2,7 @@
 
     JAX_NUM_CPU_DEVICES=8 python -m benchmarks.scaling.shared_frames
 
-What each device computes and holds, and what it sends and receives, as the compiled program has it.
+What each device computes and holds, sends and receives, according to the compiled program.
 """
 
 import argparse
@@ -22,13 +22,13 @@ def main(arguments: list[str] | None = None) -> None:
   """Compiles and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   add_config_options(parser, changed="all rows")
-  parser.add_argument("--devices", nargs="+", type=int, default=[1, 2, 4, 8], help="that share")
+  parser.add_argument("--devices", nargs="+", type=int, default=[1, 2, 4, 8], help="that share one")
   options = parser.parse_args(arguments)
   if not 1 <= min(options.devices) <= max(options.devices) <= jax.device_count():
     raise UserError(
-      f"--devices is {options.devices}, and there are {jax.device_count()}: set JAX_NUM_CPU_DEVICES"
+      f"--devices is {options.devices}, but {jax.device_count()} exist: set JAX_NUM_CPU_DEVICES"
     )
-  print("| devices a frame | GFLOP on each | scratch, MB | messages | MB received |")
+  print("| devices a frame | GFLOP on each | scratch, MB | collectives | MB received |")
   print("|---|---|---|---|---|")
   for devices in options.devices:
     print(_row(options, devices), flush=True)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.classifier
 
-The recipe's, 2048 channels to 19 by dilations 6 and 12, batch 2, at crops of 128, 256 and 512
-pixels: milliseconds forward, and of all gradients.
+The recipe's classifier, 2048 to 19 channels with dilations 6 and 12, batch 2, at crops of 128, 256
+and 512 pixels: milliseconds of the forward pass and of all gradients.
 """
 
 import jax

@@ -28,10 +28,10 @@ from corda_jax.depth.task import DepthTask
 def main(arguments: list[str] | None = None) -> None:
   """Prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--config", default="depth_street_world", help="of configs/")
+  parser.add_argument("--config", default="depth_street_world", help="name of a file in configs/")
   parser.add_argument("--views", default="both", help="stereo, video or both")
   parser.add_argument("--batch", type=int, default=None, help="default: the configuration's")
-  parser.add_argument("--repeats", type=int, default=20, help="the fastest of so many is shown")
+  parser.add_argument("--repeats", type=int, default=20, help="timings; the fastest is shown")
   options = parser.parse_args(arguments)
   config = load_config(f"{options.config}:{options.views}")
   config.data.batch_size = options.batch or config.data.batch_size
@@ -49,7 +49,7 @@ def measure(task: DepthTask, repeats: int) -> dict[str, float]:
   for function, arguments in functions.values():
     jax.block_until_ready(function(*arguments))  # compiles
   times = {name: [] for name in functions}
-  for _ in range(repeats):  # in turn: what else the machine does meets all alike
+  for _ in range(repeats):  # in turn: other load on the machine affects all alike
     for name, (function, arguments) in functions.items():
       started = time.perf_counter()
       jax.block_until_ready(function(*arguments))
@@ -130,7 +130,7 @@ def _network_parts(task: DepthTask, state: Any, x: jax.Array) -> dict[str, Part]
 def _loss_parts(
   task: DepthTask, batch: dict[str, jax.Array], random: np.random.RandomState
 ) -> dict[str, Part]:
-  """The photometric loss with gradients of the disparities, and of what dominates it."""
+  """The photometric loss with gradients of the disparities, and its most expensive parts."""
   views, config = task.views, task.step.config
   shape = batch["image"].shape[:3]
   target, sources = _uniform(random, *shape, 3), _uniform(random, len(views), *shape, 3)

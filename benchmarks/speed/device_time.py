@@ -15,11 +15,11 @@ from benchmarks.speed.operations import OTHER, part_of
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$", re.MULTILINE)
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _SCOPES = re.compile(r'op_name="([^"]*)"')
-# Of a CPU: their time is that of what they call, which has events of its own.
+# On a CPU: their time is that of the operations that they call, which have their own events.
 _CALLERS = ("call", "conditional", "while")
 
 
-# What a profile names and the program does not: kernels of libraries, or of graphs of them.
+# Operations that only the profile names: kernels of libraries, or graphs of kernels.
 UNNAMED = "not named"
 
 
@@ -34,8 +34,8 @@ def split_time(
     parts: names of scopes (`jax.named_scope`).
 
   Returns:
-    Each of `parts`, "other" and "not named" → seconds, of all runs together; empty where a profile
-    gives none. Operations that run side by side count in full, each.
+    Each of `parts`, "other" and "not named" → seconds, of all runs together; empty where the
+    profile has none. Operations that run side by side count in full, each.
   """
   part = parts_of_instructions(compiled.as_text(), frozenset(parts))
   with tempfile.TemporaryDirectory() as folder:
@@ -53,8 +53,8 @@ def split_time(
 def parts_of_instructions(program: str, parts: frozenset[str]) -> dict[str, str]:
   """The part that every instruction of a compiled program belongs to.
 
-  What the compiler added, copies for the most part, names no scope: it belongs where its operands
-  come from.
+  What the compiler added, copies for the most part, names no scope: it belongs to the part of its
+  operands.
 
   Args:
     program: text of its HLO.
@@ -90,7 +90,7 @@ def _events(path: Path) -> Iterator[tuple[str, float]]:
 
 
 def _kernels(plane: Any) -> Iterator[Any]:
-  """What a device was busy with, whether or not it bears a name of the program.
+  """What a device was busy with, whether or not the program names it.
 
   A GPU has a line for each stream, a TPU one of "XLA Ops"; others, as "XLA Modules" and "Steps",
   take the same time again.

@@ -196,7 +196,7 @@ def _time(
   items: Iterable[Any],
   clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-  """Milliseconds of a call, over one call an item; the first item is tried before."""
+  """Mean milliseconds of a call, one call per item, after a warm-up with the first item."""
   items = list(items)
   function(items[0])
   start = clock()

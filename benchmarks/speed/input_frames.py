@@ -16,7 +16,7 @@ class Kind:
   """A data set with one of its kinds of depth.
 
   Attributes:
-    dataset: its name.
+    dataset: name of the data set.
     depth: kind of depth.
     files: height and width of the files.
     size: height and width of the records.
@@ -52,10 +52,10 @@ def make_frames(kind: Kind, workdir: Path, rendered: int, frames: int) -> Path:
   """Renders and repeats the frames that are missing.
 
   Args:
-    kind: of them.
-    workdir: where.
-    rendered: how many differ.
-    frames: how many there are, with the links.
+    kind: kind of the frames.
+    workdir: folder for the frames.
+    rendered: number of different frames.
+    frames: number of frames, including links.
 
   Returns:
     Root of a data set of `frames` training frames.

@@ -41,14 +41,14 @@ _WANTED = 100  # steps a second, of the projection
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """Of one kind, milliseconds of processor time a sample.
+  """Timings of one kind, in milliseconds of processor time per sample.
 
   Attributes:
     files: megabytes of a frame's files.
     record: megabytes of a record.
     released: part → milliseconds.
-    ours: part → milliseconds. The parts are timed one by one; "the rest" is what all of them cost
-      more or less in the batches, with order, crops, threads and memory.
+    ours: part → milliseconds. The parts are timed one by one; "the rest" is the difference to
+      the batches as a whole, with order, crops, threads and memory.
   """
 
   files: float
@@ -190,7 +190,7 @@ def table(results: dict[str, Result]) -> str:
 
 
 def total(parts: dict[str, float]) -> float:
-  """Of all parts."""
+  """Sum over all parts."""
   return sum(parts.values())
 
 
@@ -205,7 +205,7 @@ def parts_table(results: dict[str, Result], side: str) -> str:
 
 
 def projection(results: dict[str, Result], source: str, target: str) -> str:
-  """What several cores would feed, if each did what one does."""
+  """Projected feed of several cores, from the speed of one."""
   milliseconds = (total(results[source].ours) + total(results[target].ours)) / 2
   released = (total(results[source].released) + total(results[target].released)) / 2
   rate = 1e3 / milliseconds
@@ -214,7 +214,7 @@ def projection(results: dict[str, Result], source: str, target: str) -> str:
   return (
     f"{source} + {target}: {rate:.0f} samples a second a core (released: {1e3 / released:.1f}). By "
     f"projection {CORES} cores feed {steps:.0f} steps a second of batch {batch} + {batch}; "
-    f"{_WANTED} steps want {100 * _WANTED / steps:.0f} % of them."
+    f"{_WANTED} steps need {100 * _WANTED / steps:.0f} % of them."
   )
 
 

@@ -61,7 +61,7 @@ def measure(size: int, channels: int, dilation: int) -> list[float]:
 
 
 def fastest(function: Callable[..., Any], *arguments: Any) -> float:
-  """Seconds of the fastest of some calls, compiled before."""
+  """Seconds of the fastest of several calls, without compilation."""
   compiled, arguments = jax.jit(function), jax.device_put(arguments)
   jax.block_until_ready(compiled(*arguments))
   seconds = []

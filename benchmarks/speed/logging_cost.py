@@ -3,9 +3,9 @@
     python -m benchmarks.speed.logging_cost
 
 Trains the demo's network on batches in memory, in turn: the bare compiled step; the loop that every
-run has (training/train_loop.py: history, batches waited for, faults looked for) with TensorBoard's
-curves; and the same with checkpoints and with pictures of training, far more often than a run has
-them. Milliseconds a step, without compiling and evaluating.
+run has (training/train_loop.py: history, waiting for batches, checks for faults) with TensorBoard's
+curves; and the same with checkpoints and with pictures of training, far more often than in a real
+run. Milliseconds a step, without compiling and evaluating.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from corda_jax.training.metric_logging import curves_writer
 from corda_jax.training.sharding import put_batch, replicated_key
 from corda_jax.training.train_loop import train
 
-_FIRST = 20  # steps alone that do not count
+_FIRST = 20  # first steps of the bare step, which do not count
 _PERIOD = 100  # steps between checkpoints, and between pictures, whose first one compiles
 
 
@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
   config = chosen_config(options)
   config.log_every = min(config.log_every, _PERIOD)
   if options.rounds < 2:
-    raise UserError(f"--rounds is {options.rounds}, expected 2 or more: they give the error")
+    raise UserError(f"--rounds is {options.rounds}, expected 2 or more, to estimate the error")
   least = 2 * _PERIOD + 2
   if options.steps < least:
     raise UserError(
-      f"--steps is {options.steps}, expected {least} or more: reports bound what counts"
+      f"--steps is {options.steps}, expected {least} or more, to time between reports"
     )
   config.num_steps = options.steps
   config.evaluation.pictures = 0
@@ -84,14 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def difference(alone: Sequence[float], other: Sequence[float]) -> str:
-  """How much longer the others take, round by round, which the machine's own mood shares."""
+  """Mean slowdown over rounds; other load on the machine affects both of a round alike."""
   shares = [b / a - 1 for a, b in zip(alone, other, strict=True)]
   error = statistics.stdev(shares) / len(shares) ** 0.5
   return f"{100 * statistics.mean(shares):+.1f} ± {100 * error:.1f} %"
 
 
 def _bare(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
-  """Seconds a step that is called and nothing else; batches go to the device as in a run."""
+  """Seconds per step of nothing but the step; batches go to the device as in a run."""
   task = AdaptationTask.from_config(config)
   step, state = task.compile_step(), task.initial_state()
   key = replicated_key(task.mesh, config.seed)
@@ -106,10 +106,10 @@ def _bare(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
 
 
 def _looped(config: Any, batches: list[dict[str, np.ndarray]]) -> float:
-  """Seconds a step of a run, between batches that it asks for when a report was read.
+  """Seconds per step of a run, between requests for batches that follow a report.
 
-  There the host knows what the device has done. What comes before the first pictures were drawn,
-  which compiles, and the last checkpoint, which is waited for, do not count.
+  There the host knows what the device has done. The time before the first pictures, which compile,
+  and that of the last checkpoint, which is waited for, do not count.
   """
   task = AdaptationTask.from_config(config)
   asked: list[float] = []

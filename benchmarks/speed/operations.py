@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters import partial_eval
 
 CONVOLUTION, PRODUCT, REST = "convolution", "matrix product", "the rest"
-OTHER = "other"  # the part of what lies in no named scope
+OTHER = "other"  # the part of operations in no named scope
 
 # They move, choose, make or convert values, and compute none.
 _NO_ARITHMETIC = frozenset(
@@ -36,14 +36,14 @@ def count_operations(
   """Floating-point operations by part and kind.
 
   Args:
-    function: to count.
-    *arguments: of it; arrays, or their shapes as `jax.ShapeDtypeStruct`.
+    function: function whose operations are counted.
+    *arguments: its arguments; arrays, or their shapes as `jax.ShapeDtypeStruct`.
     parts: names of scopes (`jax.named_scope`) that are distinguished; the outermost of them counts.
 
   Returns:
     (part, kind) → operations; the part is one of `parts` or "other", the kind
-    "convolution", "matrix product" or "the rest". Of branches the dearest counts, a loop of unknown
-    length as one turn. Where branches are for platforms, that of the default backend counts.
+    "convolution", "matrix product" or "the rest". Of branches the most expensive counts, a loop of
+    unknown length as one turn. Of branches for platforms, that of the default backend counts.
   """
   closed = jax.make_jaxpr(function)(*arguments)
   jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
@@ -139,11 +139,11 @@ def _taps(
   """Pairs of an output's place and a kernel's tap that meet a value of the input, on one axis.
 
   Args:
-    size: of the input.
-    kernel: taps.
-    result: places.
-    stride: between the windows of two places.
-    padding: before the input; may be negative.
+    size: size of the input.
+    kernel: number of taps.
+    result: number of output places.
+    stride: distance between the windows of two places.
+    padding: values before the input; may be negative.
     spread: distance of the input's values (dilation of the left-hand side).
     dilation: distance of the taps.
   """

@@ -3,10 +3,10 @@
     python -m benchmarks.speed.precision
 
 Adapts on the street world in float32 and in bfloat16, from the same weights and with the same
-batches, several seeds; and, as a control, in float32 with the student's one pass, the same
-arithmetic in another order of sums. Two tables: the losses of the first 200 steps, beside what
-seeds and other sums alone make them differ by, and the target's mIoU at the end. Started again, it
-goes on where it was stopped; runs that are done are not repeated.
+batches, several seeds; and, as a control, in float32 with one student pass, the same
+arithmetic in another order of sums. Two tables: the losses of the first 200 steps, beside the
+differences that seeds and the order of sums alone cause, and the target's mIoU at the end. A
+restarted command continues where it stopped; finished runs are not repeated.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
   add_config_options(parser, default="demo", changed="all runs")
   options = parser.parse_args(arguments)
   if options.seeds < 2:
-    raise UserError(f"--seeds is {options.seeds}, expected 2 or more: what seeds do is the measure")
+    raise UserError(f"--seeds is {options.seeds}, expected 2 or more, for a spread over seeds")
   if options.steps is not None and options.steps < _WINDOWS[-1][1]:
     raise UserError(f"--steps is {options.steps}, expected {_WINDOWS[-1][1]} or more")
   jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
@@ -89,10 +89,10 @@ def read_curves(workdir: Path) -> Curves:
 
 
 def losses_table(curves: Mapping[str, Sequence[Curves]]) -> str:
-  """Mean losses of windows of steps: what kinds and what seeds make them differ by, as Markdown.
+  """Mean losses over windows of steps, and their differences by kind and by seed, as Markdown.
 
   Args:
-    curves: kind → of each seed; the others are compared with the first.
+    curves: kind → curves of each seed; the others are compared with the first.
   """
   first, *others = curves
   lines = [

@@ -19,7 +19,7 @@ from corda_jax.depth.motion import image_names
 from corda_jax.errors import UserError, first_line
 from corda_jax.training.sharding import check_training_batch, put_batch, replicated_key
 
-# Of a runner alone: the others' numbers are worth having all the same.
+# Errors that concern one runner: the others continue.
 FAILURES = (jax.errors.JaxRuntimeError, UserError)
 
 
@@ -37,12 +37,12 @@ class JaxStep:
   """The compiled training step of a configuration, on random batches in memory.
 
   Attributes:
-    name: of its row.
+    name: name of its row.
     task: what is trained.
     compiled: the step.
-    compile_seconds: what tracing and compiling it took, no cache used.
-    xla_operations: floating-point operations by XLA's count, before it optimises; None: it gives
-      none, as on GPUs.
+    compile_seconds: seconds of tracing and compiling, without a cache.
+    xla_operations: floating-point operations by XLA's count, before it optimises; None where XLA
+      reports none, as on GPUs.
   """
 
   name: str
@@ -98,7 +98,7 @@ def _no_compilation_cache() -> Iterator[None]:
 
 
 def _decide_again() -> None:
-  """Whether there is a cache was decided when something was first compiled."""
+  """Resets JAX's decision to use a cache, made at the first compilation."""
   with contextlib.suppress(ImportError):  # experimental: where it is gone, the cache stays in use
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -111,7 +111,7 @@ def random_batch(data: Any, num_classes: int, seed: int) -> dict[str, np.ndarray
   Args:
     data: the `data` part of a configuration.
     num_classes: semantic classes.
-    seed: of the noise.
+    seed: seed of the noise.
   """
   random = np.random.RandomState(seed)
   shape = (data.batch_size, data.crop_height, data.crop_width)
@@ -205,17 +205,17 @@ def time_in_turn(
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
   """Seconds a step of every runner, one value a round, after a round that does not count.
 
-  In turn, so that whatever else the machine does meets all of them alike.
+  In turn, so that other load on the machine affects all of them alike.
 
   Args:
-    runners: of different names.
-    rounds: that count.
-    steps: of a timing.
-    after_round: gets what was found so far.
+    runners: runners with different names.
+    rounds: number of rounds that count.
+    steps: number of steps per timing.
+    after_round: function that gets the results so far.
 
   Returns:
     Name → seconds a step, of the runners that ran to the end; name → why, of those that failed,
-    for want of memory perhaps, and were left out from then on.
+    for example for lack of memory, and were left out from then on.
   """
   seconds = {runner.name: [] for runner in runners}
   if len(seconds) < len(runners):
@@ -251,7 +251,7 @@ def measured_peak(dtype: Any, size: int, repeats: int = 5) -> float:
   """Operations a second of a product of two random square matrices, on one device.
 
   Args:
-    dtype: of the matrices.
+    dtype: type of the matrices.
     size: their rows and columns.
     repeats: the fastest counts.
   """

@@ -5,13 +5,13 @@
     python -m benchmarks.speed.step --reference "released=python …/released_step.py …"
 
 Times the step of a configuration on random batches in memory, every combination of the values
-swept, and references that are other programs (`benchmarks.speed.runners.Reference` says how they
-are spoken to), all in turn; what fails, for want of memory perhaps, is reported in a row of its
-own. Floating-point operations are counted from the trace and, to check, by XLA; those that are
-computed again count again. The peak is that of a large matrix product in the type and at the
+swept, and references that are other programs (`benchmarks.speed.runners.Reference` documents
+the protocol), all in turn; a failure, for example for lack of memory, is reported in its own row.
+Floating-point operations are counted from the trace and, to check, by XLA; recomputed ones count
+again. The peak is that of a large matrix product in the type and at the
 precision that the network computes in, measured in the same run. Where there are several devices,
-what they send each other is counted, too; `benchmarks.scaling.communication` counts it and runs
-nothing. The parts' times are those in which the device was busy, by a profile: less than a step
+their communication is counted, too; `benchmarks.scaling.communication` counts it without running
+anything. The parts' times are those in which the device was busy, by a profile: less than a step
 takes where it waits for the host, more where operations run side by side.
 """
 
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
   result: dict[str, Any] = {"device": device_name(), "steps": results, "peaks": peaks}
 
   def save(**found: Any) -> None:
-    """Whatever happens to the rest, what was found is on disk."""
+    """Writes the results so far, whatever happens to the rest."""
     result.update(found)
     if options.json:
       options.json.write_text(json.dumps(result, indent=1))
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def operations_table(options: argparse.Namespace) -> str:
-  """GFLOP of a step by part, of every variant, without making one; Markdown."""
+  """GFLOP of a step by part, of every variant, without running one; Markdown."""
   lines = [
     f"| GFLOP a step | {' | '.join((*PARTS, OTHER))} | all |",
     "|---" * (len(PARTS) + 3) + "|",
@@ -159,8 +159,8 @@ def build_variants(
   """Compiles a step for every combination of the swept values; those that do not fit → why.
 
   Args:
-    options: of the command.
-    save: gets, after each, what compiling took: name → seconds.
+    options: options of the command.
+    save: function that gets the compile times after each: name → seconds.
   """
   steps, failed = [], {}
   for name, config in swept_configs(options):
@@ -180,7 +180,7 @@ def build_variants(
 
 
 def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
-  """Everything that the tables say of one variant; None for what this device does not say."""
+  """Everything that the tables show of one variant; None where the device reports nothing."""
   config = step.task.config
   by_part = _by_part(count_operations(*step.traced(), parts=PARTS))
   memory = step.compiled.memory_analysis()
@@ -214,7 +214,7 @@ def report(
   """The tables, as Markdown.
 
   Args:
-    results: of `measure`.
+    results: results of `measure`.
     peaks: "type, precision" → operations a second, of one device.
     references: name → seconds a step, of every round.
     failed: variants and references that could not run → why.

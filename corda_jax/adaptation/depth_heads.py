@@ -1,8 +1,9 @@
 """How predictions of the depth heads are read as distances.
 
-The heads predict inverse depth Y = 655.36 / metres, of which 1 means "no depth", and may predict
-anything, also below 1. What needs a positive depth reads 1 + softplus(Y - 1). That is Y itself but
-for the farthest depths: 10.0001 at 10 (66 m), 1.69 at 1 (387 m), and towards 1 (655 m) below.
+The heads predict inverse depth Y = 655.36 / (metres + 0.01), of which 1 means "no depth", and may
+predict anything, also below 1. What needs a positive depth reads 1 + softplus(Y - 1). That is Y
+itself but for the farthest depths: 10.0001 at 10 (66 m), 1.69 at 1 (387 m), and towards 1 (655 m)
+below.
 """
 
 import jax

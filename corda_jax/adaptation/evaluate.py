@@ -97,7 +97,7 @@ class Evaluator:
     """Counts pixels over all `batches`.
 
     Args:
-      state: of the task.
+      state: state of the task.
       batches: host batches with "image" uint8 [B, H, W, 3], "label" uint8 [B, H', W'] and "valid"
         bool [B], False for frames that only fill a batch.
 
@@ -137,7 +137,7 @@ class Evaluator:
     """Scores and the protocol that they were measured by, as JSON-ready values.
 
     Args:
-      state: of the task.
+      state: state of the task.
       batches: as for `confusion`; with "inverse_depth" [B, H, W], the depth head that learns the
         target's is measured by it.
 

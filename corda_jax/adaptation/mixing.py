@@ -21,7 +21,7 @@ class Mixing:
 
   Attributes:
     paste_ignored: whether ignored source pixels are a class that can be pasted, as released.
-    augmentation: of the mixed image.
+    augmentation: augmentation of the mixed image.
   """
 
   paste_ignored: bool = True
@@ -53,8 +53,8 @@ class Mixing:
 
     Args:
       taught: the target's labels.
-      inputs: of `AdaptationStep.prepare`.
-      draws: of `sample`.
+      inputs: inputs of `AdaptationStep.prepare`.
+      draws: random choices of `sample`.
       normalization: between network inputs and colours.
 
     Returns:

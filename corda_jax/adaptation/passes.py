@@ -27,15 +27,27 @@ def student_passes(model: nn.Module, state: TrainState, contexts: Mapping[str, C
 
   Args:
     model: the network.
-    state: whose student it is.
-    contexts: of the terms, by name.
+    state: state whose student it is.
+    contexts: contexts of the terms, by name.
+
+  Raises:
+    ValueError: two passes have one name, or a term requires a pass that has no image.
   """
   context = next(iter(contexts.values()))
   images = {"source": context.inputs["source_image"]}
   if context.mixed:
     images["mixed"] = context.mixed["image"]
   for name, term in context.step.terms.items():
-    images |= term.images(contexts[name])
+    own = term.images(contexts[name])
+    if taken := own.keys() & images.keys():
+      raise ValueError(f"terms.{name} names a pass {min(taken)!r}, which exists: rename it")
+    images |= own
+  for name, term in context.step.terms.items():
+    if missing := set(term.passes) - images.keys():
+      raise ValueError(
+        f"terms.{name} requires the pass {min(missing)!r}, but no term returns its image: return "
+        "it from `images`"
+      )
   size = context.inputs["source_label"].shape[1:]
   passes, stats = {}, state.batch_stats
   if context.mixed and context.step.one_student_pass:

@@ -36,7 +36,7 @@ class Taught(NamedTuple):
   Attributes:
     outputs: its predictions on the target by name, at the output stride.
     batch_stats: its statistics after that pass.
-    mixed: of `Mixing.mix`.
+    mixed: result of `Mixing.mix`.
   """
 
   outputs: Maps
@@ -55,7 +55,7 @@ class AdaptationStep:
 
   Attributes:
     model: network whose outputs are named as those of `Corda`.
-    optimizer: of its parameters.
+    optimizer: optimiser of its parameters.
     normalization: from uint8 images to network input.
     num_classes: semantic classes.
     terms: what the student learns from, by name.
@@ -64,8 +64,8 @@ class AdaptationStep:
     views: images beside a frame, by "source" and "target": of "right", "previous", "next".
     one_student_pass: whether the student sees source and mixed images as one batch, each still
       normalised by its own statistics, and not one after the other. The results are the same.
-    gradient_sharding: of the parameters over the devices, and so of their gradients; None, on one
-      device, leaves it to the compiler.
+    gradient_sharding: sharding of the parameters over the devices, and so of their gradients; None,
+      on one device, leaves it to the compiler.
   """
 
   model: nn.Module
@@ -133,8 +133,8 @@ class AdaptationStep:
 
     Args:
       state: before the step.
-      inputs: of `prepare`.
-      draws: of `prepare`.
+      inputs: inputs of `prepare`.
+      draws: random choices of `prepare`.
 
     Returns:
       The next state, scalar metrics, and maps: those of the terms and of `Mixing.mix`, "outputs",
@@ -202,7 +202,12 @@ class AdaptationStep:
       teacher = {name: resize_aligned(x, size) for name, x in taught.outputs.items()}
     return {
       name: Context(
-        self, inputs, draws["terms"][name], taught.mixed, teacher, state.terms.get(name)
+        self,
+        inputs,
+        draws=draws["terms"][name],
+        mixed=taught.mixed,
+        teacher=teacher,
+        state=state.terms.get(name),
       )
       for name in self.terms
     }
@@ -234,7 +239,7 @@ class AdaptationStep:
     """What a step minimises: scalars by name, as they are added, whose sum is its "total".
 
     Args:
-      params: of the student; all else is the state's.
+      params: parameters of the student; all else is the state's.
       state: before the step.
       batch: as for a step.
       key: as for a step.

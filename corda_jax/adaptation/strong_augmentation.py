@@ -71,7 +71,7 @@ class StrongAugmentation:
 
     Args:
       x: network inputs [B, H, W, 3].
-      draws: of `sample`.
+      draws: random choices of `sample`.
       normalization: between network inputs and colours.
     """
 
@@ -126,7 +126,8 @@ def color_jitter(
 
   Args:
     images: [B, H, W, 3], 0..1.
-    draws: of `draw_jitter`; "order" holds 0 brightness, 1 contrast, 2 saturation, 3 hue.
+    draws: random choices of `draw_jitter`; "order" holds 0 brightness, 1 contrast, 2 saturation, 3
+      hue.
     brightness_mode: "add" (factor - 1) to every channel, as released; or "multiply" by the factor,
       as later libraries do.
 

@@ -47,7 +47,7 @@ class AdaptationTask(Task):
     mesh: devices, along the batch axis.
     classes: what the network distinguishes.
     step: the pure step and its parts.
-    rates: of the optimiser.
+    rates: learning rates of the optimiser.
   """
 
   config: Any
@@ -104,8 +104,8 @@ class AdaptationTask(Task):
       common.normalization,
       len(classes),
       terms,
-      parts["teacher"],
-      parts["mixing"],
+      teacher=parts["teacher"],
+      mixing=parts["mixing"],
       views={domain: tuple(config.data[domain].views) for domain in cls.domains},
       one_student_pass=config.compute.one_student_pass,
       gradient_sharding=replicated(mesh),

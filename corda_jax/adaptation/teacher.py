@@ -21,7 +21,7 @@ class PseudoLabels(NamedTuple):
   Attributes:
     label: int32[B, H, W].
     confidence: [B, H, W], 0..1, its probability.
-    fraction: of confident pixels, [B, 1, 1] or, over pixels, [B, H, W].
+    fraction: share of confident pixels, [B, 1, 1] or, over pixels, [B, H, W].
   """
 
   label: jax.Array
@@ -72,7 +72,7 @@ class Teacher:
     Args:
       outputs: its predictions on the target, at the output stride.
       step: int32 scalar, number of the step.
-      inputs: of the step.
+      inputs: inputs of the step.
     """
     logits = outputs["S"]
     if "initial_S" in outputs and self.initial_label_steps:

@@ -16,7 +16,7 @@ class DepthHistogram:
   """Counts of depth by image row.
 
   Args:
-    rows: of the images.
+    rows: number of rows of the images.
     min_depth: least depth that is counted, metres.
     max_depth: largest depth that is counted, metres.
   """
@@ -55,7 +55,7 @@ def best_constants(
   """Depth [H, 1] of each baseline, by its name.
 
   Args:
-    depths: of the frames, [H, W] metres, NaN where unknown or out of range.
+    depths: depths of the frames, [H, W] metres, NaN where unknown or out of range.
     rows: H.
     min_depth: metres.
     max_depth: metres.

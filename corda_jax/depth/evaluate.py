@@ -31,7 +31,7 @@ def predict_disparity(task: DepthTask, variables: Any, images: jax.Array) -> jax
 
   Args:
     task: networks and configuration.
-    variables: of the depth network.
+    variables: variables of the depth network.
     images: uint8 RGB [B, H, W, 3].
 
   Returns:
@@ -148,7 +148,7 @@ class DepthEvaluator:
     """Errors over all frames that have depth, or the photometric loss where none has any.
 
     Args:
-      state: of the task.
+      state: state of the task.
       batches: → host batches, once through, with "image", "valid" and, with truth,
         "inverse_depth" [B, H, W], else the views and their camera.
 
@@ -211,8 +211,8 @@ class DepthEvaluator:
     """What the networks make of frames.
 
     Args:
-      state: of the task.
-      batches: of frames, with or without their views.
+      state: state of the task.
+      batches: batches of frames, with or without their views.
 
     Returns:
       By frame, at the size that the networks take: "image" uint8 RGB, "disparity"; where the frames

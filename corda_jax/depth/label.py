@@ -31,7 +31,8 @@ def label_depth(task: DepthTask, workdir: Path, feed: Any) -> None:
   """Writes the depth files of a data set; goes on where it was stopped.
 
   Args:
-    task: of a configuration whose data set is labelled, which may be another than the training's.
+    task: task of a configuration whose data set is labelled, which may be another than the
+      training's.
     workdir: folder of the run.
     feed: `data_pipelines.feed.Feed` of the same configuration; prepared.
 

@@ -35,7 +35,7 @@ def view_transforms(
     poses: axis-angles and translations [B, 3] of the temporal views, by name; in time order.
     views: all of them.
     baseline: [B], metres.
-    metres_per_unit: of the translations' and the transforms' unit.
+    metres_per_unit: size of the translations' and the transforms' unit.
 
   Returns:
     [N, B, 4, 4], in the order of `views`.
@@ -68,11 +68,11 @@ def explaining_views(
 
   Args:
     images: [B, H, W, C], 0..1: "image", and "VIEW_image" of each view.
-    poses: of `view_transforms`.
+    poses: result of `view_transforms`.
     views: all views.
     baseline: [B], metres.
     intrinsics: [B, 4], pixels.
-    metres_per_unit: of the depths that are to explain the images.
+    metres_per_unit: size of the depths that are to explain the images.
 
   Returns:
     The images as target and sources, and where the camera stood for each, in these units.

@@ -127,7 +127,7 @@ class Views(NamedTuple):
     sources: [N, B, H, W, C], other views.
     transforms: [N, B, 4, 4], from the target's camera to each view's.
     intrinsics: [B, 4], of all.
-    temporal: of each view, whether it is of another time; static.
+    temporal: for each view, whether it is of another time; static.
   """
 
   target: jax.Array
@@ -144,9 +144,9 @@ def identity_error(
 
   Args:
     views: N of them.
-    which: of them are compared: "all", as published, those that are "temporal", or "none".
-    key: of noise of 1e-5 that breaks ties; None for no noise.
-    over_views: as of `reprojection_minimum`: both are joined in the same way, as released.
+    which: the views that are compared: "all", as published, those that are "temporal", or "none".
+    key: PRNG key of noise of 1e-5 that breaks ties; None for no noise.
+    over_views: as in `reprojection_minimum`: both are joined in the same way, as released.
 
   Returns:
     [B, H, W], joined over these views; None without any.
@@ -199,7 +199,7 @@ def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> A
   Args:
     shape: (B, H, W).
     ignored_bottom: 0..1.
-    dtype: of the weights.
+    dtype: dtype of the weights.
   """
   last = shape[1] - round(ignored_bottom * shape[1])
   return jnp.broadcast_to((jnp.arange(shape[1]) < last).astype(dtype)[:, None], shape)
@@ -229,14 +229,14 @@ def photometric_loss(
   """The loss of a depth network: its disparities of several scales, all judged at full size.
 
   Args:
-    disparities: of scale s, [B, H / 2^s, W / 2^s, 1], 0..1.
+    disparities: disparities of scale s, [B, H / 2^s, W / 2^s, 1], 0..1.
     views: the image and the views that explain it.
     config: `min_depth`, `max_depth` (in the unit of the transforms), `smoothness_weight`;
       `automask` (views that may explain a pixel better unwarped, which then does not count: what
       moves with the camera, and what has no texture) of `identity_error`; `over_views` of
       `reprojection_minimum`; `ignored_bottom` of `counted_rows`.
     pyramid: the image at every scale, for the smoothness; None: made by means of 2x2 pixels.
-    key: of the noise of `identity_error`.
+    key: PRNG key of the noise of `identity_error`.
 
   Returns:
     The mean over the scales; and "losses" [S] of each scale, and of the finest "depth" [B, H, W],

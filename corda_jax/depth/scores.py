@@ -45,7 +45,7 @@ class DepthErrors:
 
     Args:
       depth: predicted metres, any shape.
-      truth: of `known_metres`, of the same shape; a frame that has none does not count.
+      truth: result of `known_metres`, of the same shape; a frame that has none does not count.
     """
     known = ~np.isnan(truth)
     if not known.any():
@@ -85,7 +85,7 @@ def format_depth_scores(result: Mapping[str, Any]) -> str:
   """Errors of the network beside the baselines, for the console.
 
   Args:
-    result: of `DepthEvaluator.score`, or of `DepthErrors.result`.
+    result: result of `DepthEvaluator.score`, or of `DepthErrors.result`.
   """
   if "photometric_loss" in result:
     return (

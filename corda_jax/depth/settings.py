@@ -29,9 +29,9 @@ class LabelDepth:
 
   Attributes:
     folder: where the files go; "": the data set's own folder.
-    splits: of the data set.
+    splits: splits of the data set.
     encoding: "sigmoid", as released: the network's output times 65535; or "metric": the inverse
-      depth of simulators and stereo, Y = 655.36 / metres, as 256 (Y - 1).
+      depth of simulators and stereo, Y = 655.36 / (metres + 0.01), as 256 (Y - 1).
   """
 
   free: ClassVar[bool] = True

@@ -33,9 +33,9 @@ class DepthState:
 
   Attributes:
     step: int32 scalar, updates made so far.
-    params: of the networks, by "depth" and, with video, "pose".
+    params: parameters of the networks, by "depth" and, with video, "pose".
     batch_stats: their running statistics, likewise.
-    optimizer_state: of the optax transformation.
+    optimizer_state: state of the optax transformation.
   """
 
   step: jax.Array
@@ -61,11 +61,11 @@ class DepthMethod:
   """The photometric training, as published.
 
   Attributes:
-    min_depth: of the network's output 1, in units.
-    max_depth: of the network's output 0, in units.
+    min_depth: depth of the network's output 1, in units.
+    max_depth: depth of the network's output 0, in units.
     metres_per_unit: what a unit is. Published: the baseline is 0.1; Cityscapes' has 0.22 m. Video
       has no scale of its own: --mode=evaluate reports the factor by which the truth differs.
-    smoothness_weight: of the smoothness of disparities.
+    smoothness_weight: weight of the smoothness of disparities.
     automask: views that may explain a pixel better unwarped, which then does not count (what moves
       with the camera, what has no texture): "all", as published, those that are "temporal", or
       "none".
@@ -131,7 +131,7 @@ def flip_views(batch: Batch, flip: jax.Array, names: tuple[str, ...]) -> dict[st
   Args:
     batch: images [B, H, W, 3], by `names`; "intrinsics" [B, 4]; "baseline" [B].
     flip: bool[B].
-    names: of the images.
+    names: names of the images.
 
   Returns:
     The same; a mirrored pair's right view is on its left, so its baseline is negative.
@@ -157,9 +157,9 @@ class DepthStep:
 
   Attributes:
     models: the networks.
-    optimizer: of their parameters.
+    optimizer: optimiser of their parameters.
     normalization: from uint8 images to network input.
-    config: of the losses and of what is random.
+    config: settings of the losses and of what is random.
     views: that explain an image: any of "right", "previous", "next".
   """
 
@@ -262,7 +262,7 @@ def jittered_input(
 
   Args:
     unit: [B, H, W, 3], RGB 0..1.
-    draws: of `draw`.
+    draws: random choices of `draw`.
     normalization: from colours to network input.
   """
   jittered = strong_augmentation.color_jitter(unit, draws["jitter"], brightness_mode="multiply")

@@ -34,7 +34,7 @@ class DepthTask(Task):
     config: the whole configuration.
     mesh: devices, along the batch axis.
     step: the pure step and its parts.
-    rates: of the optimiser.
+    rates: learning rates of the optimiser.
   """
 
   config: Any

@@ -1,1 +1,1 @@
-"""What a trained network is for: views of images, predictions, bundles."""
+"""Use of a trained network: predictions of images and videos, and inference bundles."""

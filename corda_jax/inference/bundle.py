@@ -1,9 +1,9 @@
-"""Inference bundles: a trained network as StableHLO, to be run by JAX and NumPy alone.
+"""Inference bundles: a trained network as StableHLO that needs only JAX and NumPy to run.
 
-`--mode=export` writes one (export.py); this reads it. Reading runs no code of the bundle's but the
-arithmetic of its program: arrays are read without pickle, and a program that calls out of itself is
-refused. The example in a bundle is a program like any other: of a stranger's bundle, use the one in
-your own.
+`--mode=export` writes a bundle (export.py); this module reads it. Reading runs no code of the
+bundle except the arithmetic of its program: arrays are read without pickle, and a program with
+external calls is refused. The example in a bundle is ordinary code: for an untrusted bundle, use
+the example of a bundle of your own.
 """
 
 import dataclasses
@@ -31,20 +31,20 @@ PROGRAM, VARIABLES, CHECKPOINT, EXAMPLE = (
   "example.py",
 )
 
-# What a program of ours calls: a check of the sizes that it is given, which calls nothing.
+# Custom calls in exported programs: a check of input sizes, which calls nothing.
 _ALLOWED_CALLS = {"shape_assertion"}
 _CALL = re.compile(r"custom_call\s*@([\w.$-]+|\"[^\"]*\")|call_target_name\s*=\s*\"([^\"]*)\"")
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-  """A network that is read, and what is reported of it.
+  """A network read from a bundle, with its metadata.
 
   Attributes:
-    information: what `bundle.json` holds: "classes" (names, colours, label ids of Cityscapes),
+    information: contents of `bundle.json`: "classes" (names, colours, label ids of Cityscapes),
       "step", "network", "smallest_size", "trained_height" and so on.
-    variables: parameters and statistics by name.
-    program: of the network.
+    variables: parameters and batch statistics by name.
+    program: exported program of the network.
   """
 
   information: Mapping[str, Any]
@@ -53,22 +53,22 @@ class Bundle:
 
   @functools.cached_property
   def _call(self) -> Callable[[np.ndarray], dict[str, jax.Array]]:
-    """Compiles at the first call of each size; the variables go to the device once."""
+    """The compiled program; it compiles once per image size, and the variables are moved once."""
     return functools.partial(jax.jit(self.program.call), jax.device_put(dict(self.variables)))
 
   def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Predicts images.
 
     Args:
-      images: uint8 RGB [B, H, W, 3], of any size from `smallest_size` on; the network was trained
-        on images of `trained_height` rows.
+      images: uint8 RGB [B, H, W, 3]; each side has `smallest_size` pixels or more. The network was
+        trained on images of `trained_height` rows.
 
     Returns:
-      "label" uint8 [B, H, W], places in the class list; "logits" float32 [B, h, w, C] at the
+      "label" uint8 [B, H, W], training ids; "logits" float32 [B, h, w, C] at the
       network's output stride; with depth heads "inverse_depth" and "difficulty" float32 [B, H, W].
 
     Raises:
-      ValueError: the images are of another type or too small.
+      ValueError: the images have another type or shape, or are too small.
     """
     images, smallest = np.asarray(images), self.information["smallest_size"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -79,25 +79,27 @@ class Bundle:
 
 
 def read_bundle(folder: Path) -> Bundle:
-  """Reads a bundle, and checks that it is whole.
+  """Reads a bundle and checks that it is intact.
 
   Args:
-    folder: that `--mode=export` wrote.
+    folder: folder that `--mode=export` wrote.
 
   Raises:
-    UserError: it is none, a file is changed or missing, or its program calls out of itself.
+    UserError: it is not a bundle, a file is changed or missing, or its program has external calls.
   """
   folder = Path(folder)
   try:
     checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     information = json.loads((folder / INFORMATION).read_text(encoding="utf-8"))
   except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{folder} is no bundle ({error}): name a folder of --mode=export") from error
+    raise UserError(
+      f"{folder} is no bundle ({error}): name a folder that --mode=export wrote"
+    ) from error
   if not isinstance(checksums, dict) or not isinstance(information, dict):
-    raise UserError(f"{folder} is no bundle: name a folder of --mode=export")
+    raise UserError(f"{folder} is no bundle: name a folder that --mode=export wrote")
   if information.get("format") != FORMAT:
     raise UserError(
-      f"{folder} is of format {information.get('format')!r}, expected {FORMAT}: read it with the "
+      f"{folder} has format {information.get('format')!r}, expected {FORMAT}: read it with the "
       "version of corda_jax that wrote it"
     )
   if (damage := _damage(folder, checksums)) is not None:
@@ -109,12 +111,12 @@ def read_bundle(folder: Path) -> Bundle:
     (arguments, _) = jax.tree_util.tree_unflatten(program.in_tree, program.in_avals)
     expected = {name: (x.shape, x.dtype) for name, x in arguments[0].items()}
   except (AttributeError, IndexError, TypeError, ValueError) as error:
-    raise UserError(f"{folder / PROGRAM} is refused: it is no program of a bundle") from error
+    raise UserError(f"{folder / PROGRAM} is refused: it is not a program of a bundle") from error
   return Bundle(information, _read_variables(folder / VARIABLES, expected), program)
 
 
 def _lacking(information: Mapping[str, Any]) -> str | None:
-  """What `bundle.json` lacks, in a few words; None: nothing."""
+  """Describes what `bundle.json` lacks; None if it is complete."""
   for name in ("smallest_size", "trained_height"):
     value = information.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -126,7 +128,7 @@ def _lacking(information: Mapping[str, Any]) -> str | None:
 
 
 def _damage(folder: Path, checksums: Mapping[str, Any]) -> str | None:
-  """What is wrong with the files, in a few words; None: nothing."""
+  """Describes the damage to the files; None if they are intact."""
   found = checksums_of(folder)
   for name in (INFORMATION, PROGRAM, VARIABLES):
     if name not in checksums:
@@ -140,7 +142,7 @@ def _damage(folder: Path, checksums: Mapping[str, Any]) -> str | None:
 
 
 def checksums_of(folder: Path) -> dict[str, str]:
-  """SHA-256 by path of all files of a bundle but the list of them; links are not followed."""
+  """SHA-256 of all files of a bundle except the checksums, by relative path; skips links."""
   found = {}
   for path in sorted(folder.rglob("*")):
     name = path.relative_to(folder).as_posix()
@@ -151,27 +153,27 @@ def checksums_of(folder: Path) -> dict[str, str]:
 
 
 def _read_variables(path: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The arrays of the names, shapes and types that a program needs; others are not read."""
+  """Reads the arrays if their names, shapes and types are those that the program needs."""
   try:
     with zipfile.ZipFile(path) as archive:
       found = {name.removesuffix(".npy"): _shape(archive, name) for name in archive.namelist()}
-    if found != expected:  # before they are read: what is there may be of any size
+    if found != expected:  # before reading: they may have any size
       name = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))[0]
       raise UserError(
-        f"{path} holds other arrays than {PROGRAM} needs, as {name}, which is "
-        f"{found.get(name, 'not there')}, expected {expected.get(name, 'none')}"
+        f"{path} does not fit {PROGRAM}: the arrays differ, for example {name} is "
+        f"{found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
       )
     with np.load(path, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
   except UserError:
     raise
-  except Exception as error:  # whatever a damaged archive, or one of objects, makes NumPy raise
+  except Exception as error:  # any error of NumPy about a damaged archive or one of objects
     reason = first_line(error)
     raise UserError(f"{path} cannot be read ({reason})") from error
 
 
 def _shape(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-  """Shape and type of an array by its header."""
+  """Shape and type of an array, from its header."""
   with archive.open(name) as file:
     version = np.lib.format.read_magic(file)
     read = {
@@ -186,7 +188,7 @@ def _read_program(path: Path) -> jax_export.Exported:
   try:
     program = jax_export.deserialize(bytearray(path.read_bytes()))
     text = program.mlir_module()
-  except Exception as error:  # whatever its readers raise
+  except Exception as error:  # its readers raise any error
     reason = first_line(error)
     raise UserError(
       f"{path} cannot be read by JAX {jax.__version__} ({reason}): docs/exporting.md says which "
@@ -194,5 +196,5 @@ def _read_program(path: Path) -> jax_export.Exported:
     ) from error
   called = {(a or b).strip('"') for a, b in _CALL.findall(text)}
   if foreign := sorted(called - _ALLOWED_CALLS):
-    raise UserError(f"{path} is refused: its program calls {foreign[0]!r}, outside of itself")
+    raise UserError(f"{path} is refused: its program makes the external call {foreign[0]!r}")
   return program

@@ -25,7 +25,7 @@ from corda_jax.training.run_files import code_version, write_json
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 _OUTPUTS = {
-  "label": "uint8 [batch, height, width], places in the class list",
+  "label": "uint8 [batch, height, width], indices into the class list",
   "logits": "float32 [batch, h, w, classes], at the network's output stride",
 }
 _OUTPUTS_OF_DEPTH = {
@@ -33,7 +33,7 @@ _OUTPUTS_OF_DEPTH = {
   "difficulty": "float32 [batch, height, width], 0..1",
 }
 
-_EXAMPLE = '''"""By jax and numpy alone, of a uint8 array [H, W, 3]: python example.py IMAGE.npy"""
+_EXAMPLE = '''"""Predicts uint8 [H, W, 3] by JAX and NumPy: python example.py IMAGE.npy"""
 
 import json
 import sys
@@ -60,14 +60,14 @@ print("prediction.npz:", ", ".join(["colors", *maps]))
 
 
 def export(task: AdaptationTask, workdir: Path) -> Path:
-  """Writes `workdir/bundle`, whole or not at all, in the place of one that is there.
+  """Writes `workdir/bundle` atomically, replacing an existing bundle.
 
   Args:
-    task: network, mesh and configuration; `evaluation` says which checkpoint and network.
+    task: network, mesh and configuration; `evaluation` names the checkpoint and the network.
     workdir: folder of the run.
 
   Returns:
-    The folder.
+    Folder of the bundle.
 
   Raises:
     UserError: there is no such checkpoint, or the folder cannot be written.
@@ -80,7 +80,7 @@ def export(task: AdaptationTask, workdir: Path) -> Path:
   partial = folder.with_name(folder.name + ".partial")
   try:
     _put_back(folder)
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
     partial.mkdir(parents=True)
     (partial / bundle.PROGRAM).write_bytes(export_program(task, flat).serialize())
     np.savez(partial / bundle.VARIABLES, **flat)
@@ -90,10 +90,10 @@ def export(task: AdaptationTask, workdir: Path) -> Path:
     write_json(partial / bundle.INFORMATION, _information(task, int(state.step)))
     write_json(partial / bundle.CHECKSUMS, bundle.checksums_of(partial))
     _replace(folder, partial)
-  except (OSError, ValueError, RuntimeError) as error:  # Orbax has the latter two for a full disk
+  except (OSError, ValueError, RuntimeError) as error:  # Orbax raises the latter two on a full disk
     shutil.rmtree(partial, ignore_errors=True)
     reason = first_line(error)
-    raise UserError(f"{folder} cannot be written ({reason}): make room") from error
+    raise UserError(f"{folder} cannot be written ({reason}): free some space") from error
   size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
   what = f"the {task.config.evaluation.network} of step {int(state.step)}"
   print(f"Bundle: {folder} ({what}, {size / 1e6:.1f} MB)")
@@ -101,7 +101,7 @@ def export(task: AdaptationTask, workdir: Path) -> Path:
 
 
 def _replace(folder: Path, new: Path) -> None:
-  """Gives `new` the name of a folder that may be there, which is kept until that is done."""
+  """Renames `new` to `folder`; an existing folder is deleted only after that."""
   if folder.exists():
     shutil.rmtree(_before(folder), ignore_errors=True)
     folder.rename(_before(folder))
@@ -114,7 +114,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _put_back(folder: Path) -> None:
-  """Gives the folder before its name again, where nothing has taken it: `_replace` was stopped."""
+  """Restores the previous folder if `_replace` was interrupted before the new one had its name."""
   if _before(folder).exists() and not folder.exists():
     _before(folder).rename(folder)
 
@@ -124,7 +124,7 @@ def _before(folder: Path) -> Path:
 
 
 def flat_variables(variables: Any) -> dict[str, np.ndarray]:
-  """Parameters and statistics by name, "params/encoder/…"."""
+  """Parameters and batch statistics by name, such as "params/encoder/…"."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): _of_numpy(np.asarray(x))
     for path, x in jax.tree_util.tree_leaves_with_path(variables)
@@ -132,14 +132,14 @@ def flat_variables(variables: Any) -> dict[str, np.ndarray]:
 
 
 def _of_numpy(x: np.ndarray) -> np.ndarray:
-  """The same in a type that files of NumPy have: bfloat16 is none of them."""
+  """`x` as float32 if NumPy files do not support its type (bfloat16), else unchanged."""
   return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
 def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> jax_export.Exported:
   """The network as StableHLO: (variables by name, uint8 RGB [B, H, W, 3]) → maps by name.
 
-  Batch and size are known when it is called; `bundle.Bundle.predict` describes the maps.
+  Batch and image size are symbolic; `bundle.Bundle.predict` describes the maps.
   """
   model, normalization = task.model, task.normalization
   wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))
@@ -176,7 +176,7 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
 
 
 def smallest_size(task: AdaptationTask) -> int:
-  """Pixels a side of the smallest images that an exported program takes: all taps count there."""
+  """Smallest side in pixels that an exported program takes; all taps of the decoder fit in it."""
   return task.stride * (max(task.config.model.decoder.get("dilations", (1,))) + 2)
 
 

@@ -1,4 +1,4 @@
-"""Writes the maps of an image as files."""
+"""Writes the maps of an image to files."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from corda_jax.visualize import colorize_inverse_depth, colormap_palette
 
 @dataclasses.dataclass(frozen=True)
 class MapWriter:
-  """Writes maps into a folder.
+  """Writes maps to a folder.
 
   Attributes:
-    folder: of the output.
-    classes: of the labels.
-    label_values: uint8[K], what label files hold of each class.
-    overlay_opacity: 0..1, of the classes' colours.
+    folder: output folder.
+    classes: classes of the labels.
+    label_values: uint8[K], value of each class in label files.
+    overlay_opacity: opacity of the class colours, 0..1.
   """
 
   folder: Path
@@ -30,11 +30,11 @@ class MapWriter:
   overlay_opacity: float
 
   def overlay(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The classes' colours over an image, uint8 RGB [H, W, 3]."""
+    """Blends the class colours of training ids [H, W] over an image, uint8 RGB [H, W, 3]."""
     return media.overlay(image, label, self.classes.palette(), self.overlay_opacity)
 
   def overlay_of_file(self, image: np.ndarray, name: str) -> np.ndarray:
-    """The same by the label file that was written of an image."""
+    """The same overlay, from the label file written for the image `name`."""
     label = media.read_png(self.folder / f"{name}_label.png")
     by_value = np.zeros((256, 3), np.uint8)
     by_value[self.label_values] = self.classes.palette()[: len(self.label_values)]
@@ -46,13 +46,13 @@ class MapWriter:
     """Writes the maps of one image.
 
     Args:
-      name: of the image; the files' names begin with it.
+      name: name of the image, with which the names of the files start.
       image: uint8 RGB [H, W, 3].
-      maps: of `Predictor`, [H, W] each.
-      kinds: of `settings.KINDS`.
+      maps: maps made by `Predictor`, [H, W] each.
+      kinds: kinds of files to write, from `settings.KINDS`.
 
     Returns:
-      What `results.json` has of it.
+      Entry of the image in `results.json`.
     """
     made = {
       "overlay": lambda: (self.overlay(image, maps["label"]), None),

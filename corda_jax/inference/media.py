@@ -1,4 +1,4 @@
-"""What `--mode=predict` reads and writes: images, folders of them, and their maps."""
+"""Finds, reads and writes the images and maps of `--mode=predict`."""
 
 import collections
 import concurrent.futures
@@ -23,9 +23,9 @@ from corda_jax.images import (
 from corda_jax.inference.settings import KINDS
 from corda_jax.training.run_files import read_json_lines
 
-JOURNAL, RESULTS = "predicted.jsonl", "results.json"  # in the folder of the output
-_LONGEST_NAME = 255  # bytes of a file's name
-_AHEAD = 4  # results that are made before they are asked for
+JOURNAL, RESULTS = "predicted.jsonl", "results.json"  # in the output folder
+_LONGEST_NAME = 255  # bytes of a file name
+_AHEAD = 4  # results computed ahead of their use
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
 
@@ -38,9 +38,9 @@ class ImageFile:
   """One image to predict.
 
   Attributes:
-    name: path of its maps below the folder of the output, without suffix.
-    path: of the file.
-    fault: why it cannot be predicted, if that is known before it is read; else "".
+    name: path of its maps below the output folder, without suffix.
+    path: path of the file.
+    fault: reason why it cannot be predicted, if known before reading; else "".
   """
 
   name: str
@@ -67,11 +67,11 @@ class ImageFile:
 def find_images(path: Path, output: Path) -> list[ImageFile]:
   """The image at `path`, or all images below it, in the order of their names.
 
-  Hidden files and folders are passed over, links to folders are followed. What is below `output` is
-  not among them: an earlier run has written it. Other files are left out, and counted in a note.
+  Hidden files and folders are skipped, links to folders are followed. Files below `output` are
+  skipped, since an earlier run wrote them. Other files are left out and counted in a note.
 
   Raises:
-    UserError: there is none, or a folder cannot be listed.
+    UserError: there are no images, or a folder cannot be listed.
   """
   if path.is_file():
     return [ImageFile(path.stem, path, _fault(path))]
@@ -101,7 +101,7 @@ def find_images(path: Path, output: Path) -> list[ImageFile]:
   if not found:
     reason = f"a folder without images{f', but with {left}' if left else ''}"
     if written:
-      reason = f"whose images are in the folder of the output, {output}: set prediction.output"
+      reason = f"whose images are all in the output folder {output}: set prediction.output"
     raise UserError(f"prediction.input is {path}, {reason}")
   if left:
     print(f"note: left out in {path}: {left}")
@@ -109,7 +109,7 @@ def find_images(path: Path, output: Path) -> list[ImageFile]:
 
 
 def _files_below(path: Path) -> list[Path]:
-  """All files that are not hidden, in the order of their names."""
+  """All files below a folder that are not hidden, in the order of their names."""
 
   def fail(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
@@ -124,17 +124,17 @@ def _files_below(path: Path) -> list[Path]:
 
 
 def _fault(file: Path) -> str:
-  """Why a file cannot be predicted, as far as that shows without reading it."""
+  """Reason why a file cannot be predicted, found without reading it, or ""."""
   if not file.exists():
     return f"is a link to {os.readlink(file)}, which does not exist"
-  if not file.is_file():  # a pipe would be waited for
+  if not file.is_file():  # reading a pipe would block
     return "is no regular file"
   longest = max(len(os.fsencode(f"{file.stem}_{kind}.png.partial")) for kind in KINDS)
   return "has a name too long for its maps: rename it" if longest > _LONGEST_NAME else ""
 
 
 def _left_out(others: Mapping[str, int]) -> str:
-  """Files of other suffixes, counted, and what to do about them."""
+  """Counts of files with other suffixes, and what to do about them."""
   parts = [", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))]
   if any(suffix in VIDEO_SUFFIXES for suffix in others):
     parts.append("name each video by itself")
@@ -144,14 +144,14 @@ def _left_out(others: Mapping[str, int]) -> str:
 
 
 def check_output(folder: Path, path: Path) -> None:
-  """Refuses a folder that holds predictions of another input, or somebody's files of their names.
+  """Checks that a folder has neither predictions of another input nor foreign files of such names.
 
   Args:
-    folder: of the output.
-    path: the input.
+    folder: output folder.
+    path: path of the input.
 
   Raises:
-    UserError: it does.
+    UserError: it has.
   """
   (header, *_) = read_json_lines(folder / JOURNAL) or [{}]
   before = header.get("input")
@@ -173,17 +173,17 @@ def check_output(folder: Path, path: Path) -> None:
 
 
 def is_video(path: Path) -> bool:
-  """Whether the name of a file is that of a video."""
+  """Whether a path is a file with the suffix of a video."""
   return path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def resized_shape(image: np.ndarray, height: int) -> tuple[int, int]:
-  """(height, width) of an image [H, W, 3] brought to a height, its width in proportion."""
+  """(height, width) of an image [H, W, 3] resized to a height, with the width in proportion."""
   return height, max(1, round(image.shape[1] * height / image.shape[0]))
 
 
 def resized(image: np.ndarray, height: int, resampling: str) -> np.ndarray:
-  """An image [H, W, 3] brought to a height, its width in proportion, as preparation does it."""
+  """Resizes an image [H, W, 3] to a height, with the width in proportion, as preparation does."""
   from PIL import Image
 
   if height == image.shape[0]:
@@ -194,12 +194,12 @@ def resized(image: np.ndarray, height: int, resampling: str) -> np.ndarray:
 
 
 def write_png(path: Path, values: np.ndarray, palette: np.ndarray | None = None) -> None:
-  """Writes a PNG, whole or not at all.
+  """Writes a PNG atomically.
 
   Args:
-    path: of the file; its folder is made.
+    path: path of the file; its folder is created.
     values: uint8 RGB [H, W, 3], or [H, W] of uint8 or uint16.
-    palette: uint8[256, 3], the colours that viewers show uint8 [H, W] in.
+    palette: uint8[256, 3], colours in which viewers show uint8 [H, W].
   """
   from PIL import Image
 
@@ -214,33 +214,36 @@ def write_png(path: Path, values: np.ndarray, palette: np.ndarray | None = None)
 def overlay(
   image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float
 ) -> np.ndarray:
-  """Blends classes over an image.
+  """Blends the colours of labels over an image.
 
   Args:
     image: uint8 RGB [H, W, 3].
-    labels: [H, W], places in `palette`.
-    palette: uint8[256, 3].
-    opacity: of the colours, 0..1.
+    labels: [H, W], indices into `palette`.
+    palette: uint8[256, 3] RGB.
+    opacity: opacity of the colours, 0..1.
+
+  Returns:
+    uint8 RGB [H, W, 3].
   """
   colors = palette[labels].astype(np.float32)
   return np.rint(image + opacity * (colors - image)).astype(np.uint8)
 
 
-def label_ids(names: Sequence[str], known: dict[str, int], expected: str) -> np.ndarray:
+def label_ids(names: Sequence[str], known: dict[str, int], kind: str) -> np.ndarray:
   """Table from training ids to the values of a label file.
 
   Args:
-    names: of the classes, in the order of their training ids.
+    names: names of the classes, in the order of their training ids.
     known: class name → label id of Cityscapes.
-    expected: "train" or "cityscapes".
+    kind: "train" or "cityscapes", the ids to write.
 
   Returns:
     uint8[len(names)].
 
   Raises:
-    UserError: a class has no such id.
+    UserError: a class has no Cityscapes id.
   """
-  if expected == "train":
+  if kind == "train":
     return np.arange(len(names), dtype=np.uint8)
   unknown = [name for name in names if name not in known]
   if unknown:
@@ -260,7 +263,7 @@ def read_png(path: Path) -> np.ndarray:
 
 
 def stamp(path: Path) -> list[int]:
-  """By which a file is known to be the same; that it cannot be read is noticed later."""
+  """Size and modification time of a file, to detect changes; empty if it cannot be accessed."""
   try:
     status = path.stat()
   except OSError:
@@ -271,7 +274,7 @@ def stamp(path: Path) -> list[int]:
 def in_order(
   pool: concurrent.futures.Executor, function: Callable[[Any], Any], values: Iterable[Any]
 ) -> Iterator[tuple[Any, concurrent.futures.Future]]:
-  """Pairs of each value and the future of its result, a few of them begun ahead."""
+  """Yields each value with the future of its result, in order; a few are submitted ahead."""
   begun: collections.deque = collections.deque()
   for value in values:
     begun.append((value, pool.submit(function, value)))

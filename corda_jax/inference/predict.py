@@ -1,4 +1,4 @@
-"""Predicts images of any size: an image, a folder of them, or a video."""
+"""Predicts images of any size: one image, a folder of images, or a video."""
 
 import collections
 import concurrent.futures
@@ -23,22 +23,22 @@ from corda_jax.training.journal import Journal
 from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import write_json
 
-_THREADS = 4  # that read images, and that write maps: compressing takes longer than predicting
-_MOST_PIXELS = 100_000_000  # of an image as it is predicted; all views and scores of it come on top
+_THREADS = 4  # for reading images and writing maps: compressing takes longer than predicting
+_MOST_PIXELS = 100_000_000  # of an image as predicted, without the memory of views and scores
 
 
 def predict(task: AdaptationTask, workdir: Path) -> Path:
-  """Predicts `prediction.input` by a checkpoint of the run in `workdir`.
+  """Predicts `prediction.input` with a checkpoint of the run in `workdir`.
 
-  Writes maps beside each other, and `results.json`. Stopped and started again it goes on where it
-  was, unless the network, the settings or an image have changed.
+  Writes maps and `results.json` into one folder. A stopped job resumes when started again; if the
+  network or the settings have changed, it starts from scratch, and changed images are repeated.
 
   Args:
     task: network, mesh and configuration.
     workdir: folder of the run.
 
   Returns:
-    The folder of the output.
+    The output folder.
 
   Raises:
     UserError: there is nothing to predict, or an image cannot be read and `prediction.bad_files`
@@ -57,9 +57,9 @@ def predict(task: AdaptationTask, workdir: Path) -> Path:
   table = files.label_ids(task.classes.names, labels.CITYSCAPES_IDS, config.label_ids)
   video = None if images else Video(path)
   files.check_output(folder, path)
-  state = restore_state(task, workdir)  # before a folder is made: there may be no run
+  state = restore_state(task, workdir)  # before a folder is created: there may be no run
   with only_writer(folder / ".lock", otherwise="set prediction.output to another folder"):
-    files.check_output(folder, path)  # again: another process may have written there meanwhile
+    files.check_output(folder, path)  # again: another process may have written there
     run = _Prediction(task, state, folder, table)
     if video is None:
       run.images(images)
@@ -70,7 +70,7 @@ def predict(task: AdaptationTask, workdir: Path) -> Path:
 
 
 class _Prediction:
-  """One run of `predict`, into one folder."""
+  """One call of `predict` with one output folder."""
 
   def __init__(self, task, state, folder, table):
     self._config = config = task.config.prediction
@@ -82,7 +82,7 @@ class _Prediction:
     self._writer = MapWriter(folder, task.classes, table, config.overlay_opacity)
     self._kinds = [k for k in config.write if task.has_depth_heads or k not in KINDS[2:]]
     if left := [k for k in config.write if k not in self._kinds]:
-      print(f"note: this network has no depth heads, so there is no {' and no '.join(left)}")
+      print(f"note: this network has no depth heads, so {' and '.join(left)} cannot be written")
     evaluation = task.config.evaluation
     self._journal = Journal(
       folder / files.JOURNAL,
@@ -104,7 +104,7 @@ class _Prediction:
     self._failed: list[str] = []
 
   def images(self, images: list[files.ImageFile]) -> None:
-    """Predicts all that were not before."""
+    """Predicts the images that are not predicted yet."""
     stamps = {image.path: files.stamp(image.path) for image in images}
     missing = []
     for image in images:
@@ -113,9 +113,9 @@ class _Prediction:
         missing.append(image)
       else:
         self._entries.append(entry)
-    missing.sort(key=lambda image: not image.fault)  # what is known to be bad is reported at once
+    missing.sort(key=lambda image: not image.fault)  # known bad files are reported first
     if self._entries:
-      print(f"{len(self._entries)} of {len(images)} images are predicted already.")
+      print(f"{len(self._entries)} of {len(images)} images are already predicted.")
 
     def write(key, pixels, maps):
       image, note = key
@@ -136,7 +136,7 @@ class _Prediction:
         bar.update()
 
   def _read(self, image: files.ImageFile) -> Picture:
-    """Reads an image that can be predicted; raises BadImageError for another."""
+    """Reads an image; raises BadImageError if it cannot be predicted."""
     picture = image.read()
     height, width = files.resized_shape(picture.rgb, self._rows(picture.rgb))
     if height * width > _MOST_PIXELS:
@@ -147,7 +147,7 @@ class _Prediction:
     return picture
 
   def _readable(self, images, bar):
-    """((image, note), pixels) of each that can be read; another is reported, or ends the run."""
+    """Yields ((image, note), pixels) of readable images; reports the others, or stops."""
     for image, found in images:
       try:
         picture = found.result()
@@ -165,13 +165,13 @@ class _Prediction:
       yield (image, picture.note), picture.rgb
 
   def _known(self, name: str, stamp: list[int]) -> dict[str, Any] | None:
-    """The entry of an image that was predicted before and whose maps exist, or None."""
+    """The entry of an image that is already predicted and whose maps exist, or None."""
     entry = self._journal.get(name, stamp)
     whole = entry and all((self._folder / file).is_file() for file in entry["files"])
     return entry if whole else None
 
   def video(self, path: Path, video: Video) -> None:
-    """Predicts the frames that were not before, and writes the video of all overlays."""
+    """Predicts the frames that are not predicted yet, and writes the video of all overlays."""
     writer = None
     if "overlay" in self._kinds:
       writer = VideoWriter(self._folder / f"{path.stem}_overlay.mp4", video.rate)
@@ -191,7 +191,7 @@ class _Prediction:
       try:
         for number, pixels in enumerate(video.read()):
           yield f"{path.stem}/{number:06d}", pixels
-      except files.BadImageError as error:  # those before it are good
+      except files.BadImageError as error:  # the frames before it are good
         broken.append(str(error))
 
     def write(name, pixels, maps):
@@ -224,8 +224,8 @@ class _Prediction:
     self._failed += broken
     if broken and self._config.bad_files == "stop":
       raise UserError(
-        f"{broken[0]}: the maps of {len(self._entries)} frames before are written; to have the "
-        "video of them, too, set --config.prediction.bad_files=skip"
+        f"{broken[0]}: the maps of the {len(self._entries)} frames before it are written; to write "
+        "their video, too, set --config.prediction.bad_files=skip"
       )
 
   def _predicted(
@@ -237,7 +237,7 @@ class _Prediction:
     known: Callable[[Any], Any] = lambda image: None,
     use_known: Callable[..., Any] | None = None,
   ) -> Iterator[Any]:
-    """What `write` makes of each image and its maps, in order, while the next are predicted."""
+    """Yields the results of `write` for each image, in order, while the next are predicted."""
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     group: list[tuple[Any, np.ndarray]] = []
 
@@ -270,12 +270,12 @@ class _Prediction:
     return image.shape[0] if self._height < 0 else self._height
 
   def _write(self, name, image, maps, kinds) -> dict[str, Any]:
-    """Writes the maps of one image; what `results.json` has of it."""
+    """Writes the maps of one image and returns its entry in `results.json`."""
     seen = files.resized(image, self._rows(image), "nearest").shape[:2]
     return self._writer.write(name, image, maps, kinds) | {"input_size": list(seen)}
 
   def report(self) -> None:
-    """Writes `results.json`, and says where everything is."""
+    """Writes `results.json` and prints the paths of the output."""
     entries = sorted(self._entries, key=lambda entry: entry["name"])
     values = dict(zip(self._classes.names, self._table.tolist(), strict=True))
     colors = dict(zip(self._classes.names, self._classes.colors, strict=True))
@@ -296,4 +296,4 @@ class _Prediction:
       for file in entries[0]["files"]:
         print(self._folder / file)
     images = "1 image" if len(entries) == 1 else f"{len(entries)} images"
-    print(f"Predictions: {self._folder} ({images}, by the {self._network} of step {self._step})")
+    print(f"Predictions: {self._folder} ({images}, {self._network} of step {self._step})")

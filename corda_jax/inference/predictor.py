@@ -1,4 +1,4 @@
-"""Maps of images by a network: views of them, tiles, and what comes out of both."""
+"""Predicts the maps of images with a network, over views and tiles."""
 
 import hashlib
 import math
@@ -19,12 +19,12 @@ from corda_jax.training.state import TrainState
 
 
 class Predictor:
-  """Maps of images by the network of a state; compiles once for each size of images.
+  """Predicts the maps of images with the network of a state; compiles once per image size.
 
   Args:
-    task: network, mesh and configuration; `evaluation` says which network, whether it sees
-      mirrored images, and at which scales, `prediction` how large images are tiled.
-    state: of a checkpoint.
+    task: network, mesh and configuration. `evaluation` sets the network, the scales and whether
+      mirrored images are averaged, too; `prediction` sets the tiling of large images.
+    state: state of a checkpoint.
   """
 
   def __init__(self, task: AdaptationTask, state: TrainState):
@@ -55,7 +55,7 @@ class Predictor:
 
   @property
   def batch_size(self) -> int:
-    """Images that are predicted together: `prediction.batch_size`, rounded up to the devices."""
+    """Images per batch: `prediction.batch_size`, rounded up to a multiple of the devices."""
     devices = self._mesh.shape[BATCH_AXIS]
     return -(-self._config.prediction.batch_size // devices) * devices
 
@@ -63,7 +63,7 @@ class Predictor:
     """Predicts images of one size.
 
     Args:
-      images: uint8 RGB [B, h, w, 3] at the size that the network is to see; at most `batch_size`.
+      images: uint8 RGB [B, h, w, 3] at the input size of the network; B is at most `batch_size`.
       size: (H, W) of the maps, in pixels.
 
     Returns:
@@ -71,7 +71,7 @@ class Predictor:
       "difficulty" [B, H, W], 0..1.
 
     Raises:
-      UserError: the network predicts numbers that are not finite.
+      UserError: the network predicts non-finite numbers.
     """
     count, evaluation = len(images), self._config.evaluation
     filled = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, 0)])
@@ -92,7 +92,7 @@ class Predictor:
 
     def logits(view):
       found = predict(view)
-      if view is x:  # depth is that of the image as it is
+      if view is x:  # depth is taken from the unscaled, unmirrored view
         outputs.update({name: value for name, value in found.items() if name != "S"})
       return found["S"]
 
@@ -102,13 +102,13 @@ class Predictor:
     maps = jax.device_get(self._finish(views, outputs, size=size))
     if not maps.pop("finite"):
       raise UserError(
-        "the network predicts numbers that are not finite: its training diverged; name another "
-        "checkpoint by evaluation.checkpoint, or train again"
+        "the network predicts numbers that are not finite, so its training diverged: set "
+        "evaluation.checkpoint to another checkpoint, or train again"
       )
     return {name: value[:count] for name, value in maps.items()}
 
   def fingerprint(self) -> str:
-    """SHA-256 of the network's parameters and statistics, by which predictions know it again."""
+    """SHA-256 of parameters and batch statistics, which identifies the network of predictions."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
       digest.update(jax.tree_util.keystr(path).encode())

@@ -5,30 +5,32 @@ from typing import ClassVar
 
 from corda_jax.configuration import check_at_least, check_one_of, check_within
 
-# What is written of an image; all but the first two need depth heads.
+# Kinds of files written for an image; all but the first two need depth heads.
 KINDS = ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What is predicted, how, and what is written.
+  """Input, output and options of a prediction.
 
   Attributes:
-    input: an image, a folder of images, or a video.
-    output: folder; "": predictions/NAME in that of the run.
-    write: of each image: the classes' colours over it; its label file; inverse depth Y in 16 bits,
-      256 (Y - 1), and in colours; difficulty, 0..1, in 8 bits with colours.
-    label_ids: in label files: "train", places in the class list, or "cityscapes".
-    overlay_opacity: 0..1.
-    height: rows that the network sees, columns in proportion; 0: data.target.height, as it was
-      trained; -1: those of the file. Maps have the file's size in any case.
-    image_filter: resizes images, "bilinear" or "bicubic".
-    tile_height: most pixels that the network sees at once; larger images are cut into tiles, each
-      with a margin that is predicted and not kept. 0: no tiles along that axis.
-    tile_width: likewise.
-    tile_margin: pixels.
-    batch_size: images of one size predicted together, over all devices.
-    bad_files: "stop", or "skip" images that cannot be read, and report them.
+    input: path of an image, a folder of images, or a video.
+    output: output folder; "": predictions/NAME in the folder of the run.
+    write: kinds of files written for each image: "overlay", class colours over the image; "label",
+      label file; "inverse_depth", inverse depth Y as 256 (Y - 1) in 16 bits;
+      "inverse_depth_color", inverse depth in colours; "difficulty", 0..1 in 8 bits with colours.
+    label_ids: values of label files: "train", indices into the class list, or "cityscapes".
+    overlay_opacity: opacity of the class colours, 0..1.
+    height: input height of the network in pixels, with the width in proportion; 0:
+      data.target.height, as in training; -1: height of the file. Maps always have the size of the
+      file.
+    image_filter: filter for resizing images, "bilinear" or "bicubic".
+    tile_height: largest input height of the network in pixels; higher images are cut into tiles,
+      each with a margin that is predicted and discarded. 0: no tiles along this axis.
+    tile_width: largest input width of the network in pixels; 0: no tiles along this axis.
+    tile_margin: margin of the tiles in pixels.
+    batch_size: number of images of one size predicted together, over all devices.
+    bad_files: "stop" at an image that cannot be read, or "skip" and report it.
   """
 
   free: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Videos that `--mode=predict` reads and writes. PyAV is imported where it is used."""
+"""Reads and writes the videos of `--mode=predict`. PyAV is imported where it is used."""
 
 import os
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from corda_jax.inference.media import BadImageError
 
 
 class Video:
-  """A video file, read frame by frame.
+  """A video file that is read frame by frame.
 
   Args:
-    path: of the file.
+    path: path of the file.
 
   Raises:
     UserError: it cannot be opened, or PyAV is not installed.
@@ -28,48 +28,48 @@ class Video:
     with self._open() as container:
       stream = container.streams.video[0]
       self.rate = stream.average_rate or stream.guessed_rate or 25
-      self.frames = stream.frames  # 0 where the file does not say
+      self.frames = stream.frames  # 0 if the file does not store it
 
   def _open(self) -> Any:
     try:
       container = self._av.open(os.fspath(self._path))
       if not container.streams.video:
         container.close()
-        raise UserError(f"{self._path} has no pictures: name a video")
+        raise UserError(f"{self._path} has no video stream: name a video")
       return container
     except (self._av.FFmpegError, OSError, ValueError) as error:
       raise UserError(f"{self._path} cannot be read as a video ({error})") from error
 
   def read(self) -> Iterator[np.ndarray]:
-    """Yields the frames in order, uint8 RGB [H, W, 3], upright as the file says.
+    """Yields the frames in order, uint8 RGB [H, W, 3], rotated upright by the metadata.
 
     Raises:
-      BadImageError: a frame cannot be decoded; those before it were yielded.
+      BadImageError: a frame cannot be decoded; the frames before it were yielded.
     """
     with self._open() as container:
       try:
         for frame in container.decode(video=0):
-          # Phones lay frames on their side and say by how much to turn them.
+          # Phones store frames sideways, with the rotation as metadata.
           yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
       except self._av.FFmpegError as error:
-        raise BadImageError(f"{self._path} cannot be read to its end ({error})") from error
+        raise BadImageError(f"{self._path} cannot be read to the end ({error})") from error
 
 
 class VideoWriter:
-  """Writes an H.264 video, which is there when it is closed, whole or not at all.
+  """Writes an H.264 video atomically: the file appears when it is closed.
 
   Args:
-    path: of the file.
-    rate: frames a second.
+    path: path of the file.
+    rate: frames per second.
   """
 
   def __init__(self, path: Path, rate: Any):
-    """Waits for the first frame, which gives the size."""
+    """Opens no file yet: the first frame sets the size."""
     self._path, self._rate, self._container = path, rate, None
     self._partial = path.with_name(path.name + ".partial")
 
   def write(self, frame: np.ndarray) -> None:
-    """Adds a frame, uint8 RGB [H, W, 3]; an odd last row or column is left out."""
+    """Adds a frame, uint8 RGB [H, W, 3]; the last row or column of an odd size is dropped."""
     av = _import_av()
     height, width = (size // 2 * 2 for size in frame.shape[:2])
     if self._container is None:
@@ -77,7 +77,7 @@ class VideoWriter:
       self._container = av.open(os.fspath(self._partial), "w", format="mp4")
       self._stream = self._container.add_stream("libx264", rate=self._rate)
       self._stream.width, self._stream.height = width, height
-      self._stream.pix_fmt = "yuv420p"  # what every player shows
+      self._stream.pix_fmt = "yuv420p"  # supported by every player
     picture = av.VideoFrame.from_ndarray(
       np.ascontiguousarray(frame[:height, :width]), format="rgb24"
     )
@@ -85,7 +85,7 @@ class VideoWriter:
       self._container.mux(packet)
 
   def close(self) -> None:
-    """Ends the file and gives it its name."""
+    """Finishes the file and renames it to its path."""
     if self._container is None:
       return
     for packet in self._stream.encode():
@@ -95,7 +95,7 @@ class VideoWriter:
     replace_durably(self._partial, self._path)
 
   def abandon(self) -> None:
-    """Leaves nothing of a file that was not closed."""
+    """Deletes a file that was not closed."""
     if self._container is not None:
       self._container.close()
       self._container = None
@@ -107,6 +107,6 @@ def _import_av() -> Any:
     import av
   except ImportError as error:
     raise UserError(
-      "videos are read by PyAV, which is not installed: pip install 'corda_jax[video]'"
+      "reading videos requires PyAV, which is not installed: pip install 'corda_jax[video]'"
     ) from error
   return av

@@ -1,7 +1,7 @@
-"""Maps of whole frames: classes, from one view of them or from several, depth and difficulty.
+"""Maps of whole frames: classes from one or several views, depth and difficulty.
 
-A view is the frame at some scale, mirrored or not. One view gives the class of the largest logit;
-several are averaged as probabilities at the size of the class map.
+A view is the frame at some scale, mirrored or not. With one view, the class is that of the largest
+logit; several are averaged as probabilities at the size of the class map.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from corda_jax.adaptation.pseudo_labels import difficulty
 from corda_jax.resize import aligned_weights, interpolate, resize_aligned, resize_centered
 
-# Rows of the class map that are made at once. Logits of a whole frame of 2048x1024 would be 160 MB,
-# for every view; of 64 rows they are 10 MB, and on a CPU three times faster for it.
+# Rows of the class map computed at once. Logits of a whole frame of 2048x1024 take 160 MB per view,
+# those of 64 rows 10 MB, which is three times faster on a CPU.
 _ROWS = 64
 
 Views = Sequence[Sequence[jax.Array]]
@@ -26,16 +26,16 @@ def make_views(
   scales: Sequence[float],
   flip: bool,
 ) -> Views:
-  """Logits of every view of some images.
+  """Logits of each view of a batch of images.
 
   Args:
     predict: [B, h, w, 3] → logits [B, h', w', C].
     images: [B, H, W, 3], normalised.
-    scales: factors of the images' size, rounded to whole pixels.
-    flip: whether each scale is seen mirrored, too.
+    scales: factors of the image size, which is rounded to whole pixels.
+    flip: whether each scale also has a mirrored view.
 
   Returns:
-    One entry a scale: (logits,), or with `flip` (logits, logits of the mirrored images).
+    One entry per scale: (logits,), or with `flip` (logits, logits of the mirrored images).
   """
   views = []
   for scale in scales:
@@ -53,21 +53,21 @@ def class_map(
   """The most probable class of every pixel.
 
   Args:
-    views: of `make_views`.
+    views: logits made by `make_views`.
     shape: (H, W) of the class map, in pixels.
-    split_columns: constrains how the [W, w] weights of columns lie on devices, and with them the
-      work; all of it is done for each column by itself.
+    split_columns: constrains the sharding of the [W, w] column weights and thereby of the whole
+      computation, which is independent for each column.
 
   Returns:
-    uint8[B, H, W], 0..C - 1. Of one view the largest upsampled logit, as released; of several the
-    largest mean probability.
+    uint8[B, H, W], 0..C - 1: the class of the largest upsampled logit for one view, as released;
+    of the largest mean probability for several.
   """
   height, width = shape
   slices = -(-height // _ROWS)
   rows, columns = [], []
   for logits, *_ in views:
     weights = jnp.asarray(aligned_weights(logits.shape[1], height), logits.dtype)
-    # Rows that only fill the last slice weigh nothing, and are cut off below.
+    # Padding rows of the last slice have zero weights and are cut off below.
     weights = jnp.pad(weights, ((0, slices * _ROWS - height), (0, 0)))
     rows.append(weights.reshape(slices, _ROWS, -1))
     of_columns = jnp.asarray(aligned_weights(logits.shape[2], width), logits.dtype)
@@ -84,12 +84,12 @@ def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array
   """Upsamples every view and averages their probabilities.
 
   Args:
-    views: of `make_views`.
+    views: logits made by `make_views`.
     rows: [H, h] weights for each scale, see `resize.aligned_weights`.
     columns: [W, w] weights for each scale.
 
   Returns:
-    [B, H, W, C]: the mean probabilities, 0..1; of a single view its logits.
+    [B, H, W, C]: the mean probabilities, 0..1; the logits if there is a single view.
   """
   if len(views) == len(views[0]) == 1:
     return interpolate(views[0][0], rows[0], columns[0])
@@ -98,21 +98,21 @@ def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array
     as_seen, *mirrored = (
       jax.nn.softmax(interpolate(logits, row_weights, column_weights)) for logits in scale
     )
-    # Mirrored back here, not before upsampling, and added first: so the mirrored frame has the
-    # mirrored probabilities to the last bit.
+    # Mirrored back after upsampling and added first, so that a mirrored frame has exactly the
+    # mirrored probabilities.
     total = total + sum((x[:, :, ::-1] for x in mirrored), start=as_seen)
   return total / sum(len(scale) for scale in views)
 
 
 def depth_maps(outputs: Mapping[str, jax.Array], shape: tuple[int, int]) -> dict[str, jax.Array]:
-  """Depth of every pixel, and how far the two depth heads differ about it.
+  """Depth of every pixel, and the disagreement of the two depth heads.
 
   Args:
-    outputs: of the network, at its output stride; without depth heads there are no maps.
+    outputs: outputs of the network at its output stride; without depth heads there are no maps.
     shape: (H, W) of the maps, in pixels.
 
   Returns:
-    "inverse_depth" [B, H, W], by the head trained on the target, and "difficulty" [B, H, W], 0..1.
+    "inverse_depth" [B, H, W] of the head trained on the target, and "difficulty" [B, H, W], 0..1.
   """
   if "D" not in outputs:
     return {}

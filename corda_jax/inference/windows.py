@@ -1,9 +1,9 @@
-"""Networks over images that are too large for one pass: tiles with margins, put together again.
+"""Predicts images that are too large for one pass in tiles with margins.
 
-A network of output stride s predicts at the pixels 0, s, 2 s, …. A tile that begins at a multiple
-of s therefore predicts at the places that the whole image would, and equals it wherever the margin
-covers what a prediction sees. So predictions are put together at the output stride, where they are
-small, and upsampled as those of a whole image are.
+A network of output stride s predicts at the pixels 0, s, 2 s, …. A tile that starts at a multiple
+of s therefore predicts at the same pixels as the whole image, with the same values wherever the
+margin covers the receptive field. So predictions are joined at the output stride, where they are
+small, and upsampled like those of a whole image.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ class Span:
   """One axis of a tile.
 
   Attributes:
-    pixels: of the image that the tile shows, margins among them.
-    kept: of the tile's predictions, those that are no margin.
+    pixels: range of the image that the tile covers, margins included, in pixels.
+    kept: range of the predictions of the tile that are kept, without margins, in strides.
   """
 
   pixels: slice
@@ -32,17 +32,19 @@ def spans(length: int, tile: int, margin: int, stride: int) -> list[Span]:
   """Cuts an axis into tiles.
 
   Args:
-    length: of the image, in pixels.
-    tile: most pixels of a tile; rounded down to the stride.
-    margin: pixels at an inner end of a tile whose predictions are not kept; rounded up to it.
-    stride: of the network's predictions, in pixels.
+    length: length of the image, in pixels.
+    tile: largest length of a tile, in pixels; rounded down to a multiple of the stride.
+    margin: pixels at each inner end of a tile whose predictions are discarded; rounded up to a
+      multiple of the stride.
+    stride: output stride of the network, in pixels.
 
   Returns:
-    The tiles, in order: one where the image is no longer than a tile; else all as long as a tile,
-    but for the last, which ends with the image and may be less than a stride shorter.
+    The tiles, in order: a single one if the image is no longer than a tile. Otherwise all have the
+    length of a tile, except the last, which ends with the image and may be shorter by less than a
+    stride.
 
   Raises:
-    ValueError: of a tile nothing is left between the margins.
+    ValueError: the margins leave nothing of a tile.
   """
   if length <= tile:
     return [Span(slice(0, length), slice(0, None))]
@@ -73,20 +75,20 @@ def predict_tiled(
   margin: int,
   stride: int,
 ) -> Outputs:
-  """What a network predicts on whole images, tile by tile.
+  """Predicts whole images tile by tile.
 
   Args:
     predict: [B, H, W, C] → predictions by name, [B, h, w, …] at the output stride.
     images: [B, H, W, C].
-    tile: (height, width), most pixels that `predict` is given at once.
-    margin: pixels around what is kept of a tile, but where the image ends.
-    stride: of the predictions, in pixels.
+    tile: (height, width), the largest input of `predict`, in pixels.
+    margin: pixels at each inner edge of a tile whose predictions are discarded.
+    stride: output stride of the predictions, in pixels.
 
   Returns:
-    What `predict` would give for `images`, if its predictions see no farther than the margin.
+    The same as `predict(images)` if the receptive field is within the margin.
 
   Raises:
-    ValueError: of a tile nothing is left between the margins.
+    ValueError: the margins leave nothing of a tile.
   """
   rows, columns = (
     spans(length, most, margin, stride)

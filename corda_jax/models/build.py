@@ -23,14 +23,14 @@ class Common:
   """What all networks of a run have in common.
 
   Attributes:
-    dtype: of the computation; parameters, statistics and losses stay wide.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation; parameters, statistics and losses stay wide.
+    param_dtype: dtype of the parameters.
     batch_norm_group: images of a batch that are normalised together in training, each group by its
       own statistics; 0: all. 2 is as released whatever the batch, and spares many devices most of
       their communication; each device then holds whole groups.
-    kernel_init: of kernels that predict nothing: "normal_0.01", as released, before pretrained
-      weights are loaded, or "he_normal", for training from scratch.
-    head_init: of kernels that predict: logits and depths begin near zero.
+    kernel_init: initialiser of kernels that predict nothing: "normal_0.01", as released, before
+      pretrained weights are loaded, or "he_normal", for training from scratch.
+    head_init: initialiser of kernels that predict: logits and depths begin near zero.
     normalization: from uint8 images to the input of the (first) network.
   """
 

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from corda_jax.configuration import check_one_of, given
+from corda_jax.models.decoders.base import Decoder
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.encoders.base import Encoder
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.layers import Convolution, Dtype
 
@@ -23,8 +25,8 @@ class CorrelationMessage(nn.Module):
 
   Attributes:
     features: channels in and out.
-    dtype: of the computation.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the kernels.
   """
 
@@ -65,14 +67,14 @@ class Corda(nn.Module):
       Released: 0. Without files to learn from, set one of the scene (65 is 10 m): from 0, read as
       499 m, photometric training has next to no gradient.
     num_classes: semantic classes.
-    dtype: of the computation.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the correlation's kernels.
     head_init: initialiser of the kernels of the initial predictions.
   """
 
-  encoder: Any = ResNet()
-  decoder: Any = DeepLabDecoder()
+  encoder: Encoder = ResNet()
+  decoder: Decoder = DeepLabDecoder()
   initial_semantics_from: str = "encoder"
   depth: bool = True
   correlation: bool = True

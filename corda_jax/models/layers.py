@@ -36,9 +36,9 @@ class Convolution(nn.Module):
     use_bias: whether a bias is added.
     reflect: whether the image is continued by its mirror image, edge pixels not repeated, and not
       by zeros.
-    dtype: of the computation; None: that of the input.
+    dtype: dtype of the computation; None: that of the input.
     predicts: whether what leaves are predictions, which are at least float32: a 1x1 kernel alone.
-    param_dtype: of the parameters.
+    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the kernel, [kernel_size, kernel_size, in, out].
     bias_init: initialiser of the bias.
   """
@@ -95,8 +95,8 @@ class BatchNorm(nn.Module):
       need no messages.
     domains: a batch takes its images in turn from this many domains, each normalised by its own
       statistics. The running ones are updated by one domain after the other.
-    dtype: of the output; None: that of the input. Statistics are never below float32.
-    param_dtype: of the parameters.
+    dtype: dtype of the output; None: that of the input. Statistics are never below float32.
+    param_dtype: dtype of the parameters.
   """
 
   epsilon: float = 1e-5  # PyTorch's default, as is the momentum; the release sets neither

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from corda_jax.configuration import check_at_least, check_whole_numbers, check_within, given
 from corda_jax.errors import UserError
+from corda_jax.models.encoders.base import Encoder
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.layers import Convolution, Dtype, accumulation_dtype, torch_uniform
 
@@ -36,8 +37,8 @@ class DepthDecoder(nn.Module):
   Attributes:
     widths: channels at the strides 1, 2, 4, …; as many as there are levels, more are not used.
     num_scales: disparities, at the strides 1, 2, 4, ….
-    dtype: of the computation; heads and sigmoid are never below float32.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation; heads and sigmoid are never below float32.
+    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the kernels.
     initial_disparity: about what fresh weights predict, between 0 and 1. Where pose is learned
       too, depths shrink first: from 0.5, as released, what is near has no room to come nearer.
@@ -116,20 +117,16 @@ class DepthNetwork(nn.Module):
 
   Attributes:
     encoder: whose levels halve the size, each that of the one before.
-    widths: of the decoder, see there.
-    num_scales: of the decoder.
-    dtype: of the decoder's computation.
-    param_dtype: of its parameters.
-    decoder_init: initialiser of its kernels.
-    initial_disparity: of the decoder.
+    widths: widths of the decoder, see there.
+    dtype: dtype of the decoder's computation.
+    param_dtype: dtype of its parameters.
+    initial_disparity: initial prediction of the decoder, see there.
   """
 
-  encoder: ResNet = ResNet(stride_on="conv2", **TORCHVISION)
+  encoder: Encoder = ResNet(stride_on="conv2", **TORCHVISION)
   widths: Sequence[int] = (16, 32, 64, 128, 256)
-  num_scales: int = given(4)
   dtype: Dtype | None = given(None)
   param_dtype: Dtype = given(jnp.float32)
-  decoder_init: nn.initializers.Initializer = given(torch_uniform)
   initial_disparity: float = 0.5
 
   def __post_init__(self):
@@ -153,13 +150,12 @@ class DepthNetwork(nn.Module):
     """
     self._check(*x.shape[1:3])
     features = self.encoder.features(x, train=train)
+    self._check_halving(x.shape, features)
     decoder = DepthDecoder(
       self.widths,
-      self.num_scales,
-      self.dtype,
-      self.param_dtype,
-      self.decoder_init,
-      self.initial_disparity,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      initial_disparity=self.initial_disparity,
       name="decoder",
     )
     return decoder(features)
@@ -172,16 +168,20 @@ class DepthNetwork(nn.Module):
         f"the encoder's levels have the strides {strides}, and the depth decoder needs {halving}: "
         "set stem_stride, stem_pool and strides of model.encoder"
       )
-    if self.encoder.stem_pool and self.encoder.stem_pool_ceil:
-      raise UserError(
-        "model.encoder.stem_pool_ceil is True, and the depth decoder needs levels of exactly half "
-        "the size: set it to False"
-      )
     if height % strides[-1] or width % strides[-1]:
       raise UserError(
         f"images of {height}x{width} pixels do not fit the depth network, expected multiples of "
         f"{strides[-1]}"
       )
+
+  def _check_halving(self, shape: tuple[int, ...], features: Sequence[jax.Array]) -> None:
+    for stride, level in zip(self.encoder.level_strides, features, strict=True):
+      if level.shape[1:3] != (shape[1] // stride, shape[2] // stride):
+        raise UserError(
+          f"the encoder's level of stride {stride} is {level.shape[1]}x{level.shape[2]} for images "
+          f"of {shape[1]}x{shape[2]}, and the depth decoder needs exactly that fraction: set "
+          "model.encoder.stem_pool_ceil to False"
+        )
 
 
 class PoseDecoder(nn.Module):
@@ -190,8 +190,8 @@ class PoseDecoder(nn.Module):
   Attributes:
     width: channels of the hidden convolutions.
     frames: motions predicted. The released network predicts two and uses the first.
-    dtype: of the computation; the last convolution and the mean are never below float32.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation; the last convolution and the mean are never below float32.
+    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the kernels.
   """
 
@@ -232,18 +232,14 @@ class PoseNetwork(nn.Module):
   Attributes:
     encoder: sees both frames, six channels.
     decoder_width: channels of the decoder.
-    frames: motions that the decoder predicts; the first is used.
-    dtype: of the decoder's computation.
-    param_dtype: of its parameters.
-    decoder_init: initialiser of its kernels.
+    dtype: dtype of the decoder's computation.
+    param_dtype: dtype of its parameters.
   """
 
-  encoder: ResNet = ResNet(stage_sizes=(2, 2, 2, 2), block="basic", expansion=1, **TORCHVISION)
+  encoder: Encoder = ResNet(stage_sizes=(2, 2, 2, 2), block="basic", expansion=1, **TORCHVISION)
   decoder_width: int = 256
-  frames: int = given(2)
   dtype: Dtype | None = given(None)
   param_dtype: Dtype = given(jnp.float32)
-  decoder_init: nn.initializers.Initializer = given(torch_uniform)
 
   def __post_init__(self):
     check_at_least(self, decoder_width=1)
@@ -263,14 +259,10 @@ class PoseNetwork(nn.Module):
     Returns:
       Axis-angle [B, 3] in radians, and translation [B, 3] in the unit of the depths.
     """
-    features = self.encoder(jnp.concatenate([first, second], axis=-1), train=train)
+    pair = jnp.concatenate([first, second], axis=-1)
+    features = self.encoder.features(pair, train=train)[-1]
     decoder = PoseDecoder(
-      self.decoder_width,
-      self.frames,
-      self.dtype,
-      self.param_dtype,
-      self.decoder_init,
-      name="decoder",
+      self.decoder_width, dtype=self.dtype, param_dtype=self.param_dtype, name="decoder"
     )
     axis_angle, translation = decoder(features)
     return axis_angle[:, 0], translation[:, 0]

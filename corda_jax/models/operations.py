@@ -26,7 +26,7 @@ def channel_product(x: jax.Array, matrix: jax.Array, dtype: Any = None) -> jax.A
   Args:
     x: [..., I].
     matrix: [I, O], of the same dtype.
-    dtype: of the result, into which its sums are added up; None: that of `x`.
+    dtype: dtype of the result, into which its sums are added up; None: that of `x`.
   """
   return _channel_product(x, matrix, dtype or x.dtype)
 
@@ -120,7 +120,7 @@ def kernel_gradient_by_convolution(
   Args:
     x: [B, H, W, I], what was convolved.
     cotangent: [B, h, w, O], of the result.
-    shape: of the kernel: rows, columns, I, O.
+    shape: shape of the kernel: rows, columns, I, O.
     padding: zeros around the image, in pixels.
     dilation: distance of the kernel's taps in pixels.
   """

@@ -1,1 +1,1 @@
-"""Weights of others: PyTorch's files read and written, names matched, initial states."""
+"""Pretrained weights: PyTorch files, matching of names, initial states."""

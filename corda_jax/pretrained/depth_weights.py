@@ -1,4 +1,4 @@
-"""What the networks of a depth run start from, and how they are distinguished."""
+"""Initial weights of the depth stage, and the digest that identifies its networks."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def read_initial_depth_weights(task: DepthTask) -> tuple[dict, str]:
   """Reads the files that `config.initial_weights` names.
 
   Returns:
-    Variables by network, those of "depth" and "pose" that have a file; and what was loaded.
+    Network, "depth" or "pose" where a file is set, → its variables; and what was loaded, as text.
 
   Raises:
-    UserError: a file cannot be read, or fits nothing of the network.
+    UserError: a file cannot be read, or does not fit the network.
   """
   shapes = task.state_shapes()
   found, lines = {}, []
   for network in shapes.params:
     path = task.config.initial_weights[network]
     if path:
-      expected = {"params": shapes.params[network], "batch_stats": shapes.batch_stats[network]}
-      found[network], summary = read_depth_weights(path, expected, network)
+      template = {"params": shapes.params[network], "batch_stats": shapes.batch_stats[network]}
+      found[network], summary = read_depth_weights(path, template, network)
       lines.append(summary)
   return found, "\n".join(lines)
 
 
 def initial_depth_state(task: DepthTask) -> DepthState:
-  """Fresh state of a training run: from `config.initial_weights`, where set."""
+  """Fresh state of a training run, with `config.initial_weights` where set."""
   found, summary = read_initial_depth_weights(task)
   state = task.initial_state()
   if not found:
@@ -55,7 +55,7 @@ def initial_depth_state(task: DepthTask) -> DepthState:
 
 
 def weights_digest(state: DepthState) -> str:
-  """A short text that differs where the depth network's weights differ."""
+  """A short text that identifies the depth network's weights."""
   digest = 0
   for leaf in jax.tree.leaves((state.params["depth"], state.batch_stats["depth"])):
     digest = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), digest)

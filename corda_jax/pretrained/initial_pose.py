@@ -25,10 +25,10 @@ def read_initial_pose(task: AdaptationTask) -> dict[str, Any] | None:
   """The pose network of the newest checkpoint of the run that `Photometric.initial_pose` names.
 
   Returns:
-    Its "params" and "batch_stats"; None where no run is named.
+    Its "params" and "batch_stats" as nested variables; None where no run is named.
 
   Raises:
-    UserError: the run has no pose network, or another one, or the task has none.
+    UserError: the run has no pose network or a different one, or the task has none.
   """
   term = task.step.terms.get(_TERM)
   folder = getattr(term, "initial_pose", "")
@@ -42,7 +42,7 @@ def read_initial_pose(task: AdaptationTask) -> dict[str, Any] | None:
     )
   trained = read_config(Path(folder))
   if trained.get("task") != "depth":
-    raise UserError(f"{_FIELD} is {folder!r}, which holds no run of the depth stage")
+    raise UserError(f"{_FIELD} is {folder!r}, expected the folder of a run of the depth stage")
   theirs = trained["model"]["normalization"]
   if any(not np.array_equal(getattr(term.normalization, name), theirs[name]) for name in theirs):
     raise UserError(
@@ -56,8 +56,7 @@ def read_initial_pose(task: AdaptationTask) -> dict[str, Any] | None:
     raise UserError(f"the run {folder} has no pose network: it was not trained on video")
   if _shapes(found) != _shapes(_kinds(expected)):
     raise UserError(
-      f"the pose network of {folder} is another one: set terms.{_TERM}.pose to model.pose of that "
-      "run"
+      f"the pose network of {folder} differs: set terms.{_TERM}.pose to model.pose of that run"
     )
   return found
 

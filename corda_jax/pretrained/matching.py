@@ -16,13 +16,13 @@ _REASONS = 6  # lines of reasons in a report
 
 
 class StateDicts(NamedTuple):
-  """What a file holds of a run.
+  """The contents of a checkpoint file.
 
   Attributes:
-    student: name → tensor.
-    teacher: the same of the exponential moving average, or None.
-    iteration: the step that the file gives, or None.
-    counts: of student and teacher, name → how many batches a normalisation has seen.
+    student: name → tensor of the network.
+    teacher: name → tensor of its exponential moving average, or None.
+    iteration: the training step that the file records, or None.
+    counts: for student and teacher, name → number of batches that a normalisation has seen.
   """
 
   student: Tensors
@@ -32,14 +32,14 @@ class StateDicts(NamedTuple):
 
 
 def find_state_dicts(tree: Any) -> StateDicts:
-  """Finds the tensors in what `read_torch_file` gave.
+  """Finds the tensors in what `read_torch_file` returned.
 
-  That is a checkpoint of DACS or CorDA ("model", "ema_model", "iteration"), one of another program
-  with "state_dict", or a state dict itself. The prefixes "module." (of DataParallel) and "Scale."
-  (of DeepLab's initialisations) are taken off names.
+  The tree is a checkpoint of DACS or CorDA ("model", "ema_model", "iteration"), a checkpoint of
+  another program with "state_dict", or a state dict itself. The prefixes "module." (of
+  DataParallel) and "Scale." (of DeepLab's initialisations) are removed from names.
 
   Raises:
-    UserError: there are no tensors at these places; says what there is.
+    UserError: there are no tensors in these places; the message lists what the file holds.
   """
   if not isinstance(tree, dict):
     kind = "single tensor" if isinstance(tree, np.ndarray) else type(tree).__name__
@@ -62,7 +62,7 @@ def find_state_dicts(tree: Any) -> StateDicts:
 
 
 def _tensors(holder: Any) -> tuple[Tensors, Tensors]:
-  """Tensors by name, and apart from them the counts of batches."""
+  """Tensors by name, and separately the batch counts by name."""
   found: Tensors = {}
   counts: Tensors = {}
   for name, value in holder.items() if isinstance(holder, dict) else ():
@@ -75,11 +75,11 @@ def _tensors(holder: Any) -> tuple[Tensors, Tensors]:
 
 
 class Report(NamedTuple):
-  """What `match` did.
+  """Which tensors `match` loaded and which it did not.
 
   Attributes:
     loaded: names of the tensors that fit.
-    left: name of each tensor of the file that did not → why.
+    left: name of each tensor of the file that was left out → why.
     missing: names of the network's tensors that the file lacks; they keep their initial values.
   """
 
@@ -90,7 +90,7 @@ class Report(NamedTuple):
 
 def match(
   tensors: Mapping[str, np.ndarray],
-  expected: Mapping[str, Any],
+  template: Mapping[str, Any],
   *,
   network: str,
   classifier_dilations: tuple[int, ...] = (),
@@ -103,19 +103,19 @@ def match(
 
   Args:
     tensors: name → tensor in PyTorch's layout.
-    expected: {"params": …, "batch_stats": …} of arrays or shapes.
+    template: {"params": …, "batch_stats": …} of the network; arrays or shapes.
     network: "corda", "deeplab", "depth" or "pose".
-    classifier_dilations: of the network, where it has some; for the report.
+    classifier_dilations: dilations of the network's classifier, if any; for the report.
 
   Returns:
-    Variables, nested as `expected`, in its dtypes, without those that are missing; and the report.
+    Variables, nested as `template`, in its dtypes, without those that are missing; and the report.
 
   Raises:
-    UserError: no convolution of the encoder fits, and says what the file holds instead; or a
+    UserError: no convolution of the encoder fits (the message lists what the file holds), or a
       tensor that fits holds NaN or infinity.
   """
   shapes = {
-    name: _torch_shape(expected, name, network) for name in tensor_names(expected, network=network)
+    name: _torch_shape(template, name, network) for name in tensor_names(template, network=network)
   }
   variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
   report = Report([], {}, [])
@@ -129,7 +129,7 @@ def match(
     report.loaded.append(name)
     collection, path = variable_path(name, network=network)
     *parents, leaf = path.split("/")
-    node, like = variables[collection], expected[collection]
+    node, like = variables[collection], template[collection]
     for parent in parents:
       node, like = node.setdefault(parent, {}), like[parent]
     array = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
@@ -152,10 +152,10 @@ def _is_encoder_kernel(name: str) -> bool:
   return bool(re.fullmatch(r"(encoder\.)?(conv1\.weight|layer\d\..+\.conv\d\.weight)", name))
 
 
-def _torch_shape(expected: Mapping[str, Any], name: str, network: str) -> tuple[int, ...]:
+def _torch_shape(template: Mapping[str, Any], name: str, network: str) -> tuple[int, ...]:
   """The shape that the tensor `name` has in a state dict of the network."""
   collection, path = variable_path(name, network=network)
-  node = expected[collection]
+  node = template[collection]
   for part in path.split("/"):
     node = node[part]
   shape = tuple(node.shape)
@@ -202,7 +202,7 @@ def format_report(report: Report, kind: str) -> str:
   """A readable summary: counts, and a line for each reason with the first names.
 
   Args:
-    report: of `match`.
+    report: the report of `match`.
     kind: what was loaded, such as "student".
   """
   total = len(report.loaded) + len(report.missing)
@@ -225,7 +225,7 @@ def format_report(report: Report, kind: str) -> str:
   if "fc.weight" in report.left:
     lines.append(
       "  note: torchvision's networks saw RGB with mean (123.675, 116.28, 103.53) and deviation "
-      "(58.395, 57.12, 57.375): set model.normalization, and as they have it "
+      "(58.395, 57.12, 57.375): set model.normalization to these, "
       "model.encoder.stride_on='conv2' and model.encoder.stem_pool_ceil=False"
     )
   return "\n".join(lines)

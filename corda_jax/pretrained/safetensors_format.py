@@ -1,4 +1,4 @@
-"""Files of safetensors: tensors by name, and nothing that could be run."""
+"""Safetensors files: tensors by name, without executable content."""
 
 import os
 from collections.abc import Mapping
@@ -29,20 +29,20 @@ _TYPES = {
 
 
 def read_weights_file(path: str | os.PathLike[str]) -> Any:
-  """Reads a weights file of PyTorch or of safetensors, by what it holds, whatever its name.
+  """Reads a PyTorch or safetensors file; the contents decide which, not the name.
 
   Returns:
-    What `read_torch_file` gives; of safetensors NumPy arrays by name.
+    What `read_torch_file` returns; for safetensors, NumPy arrays by name.
 
   Raises:
-    UserError: it cannot be read, it is something else, or it is damaged.
+    UserError: the file cannot be read, has another format, or is damaged.
   """
   try:
     with open(path, "rb") as file:
       head = file.read(9)
   except OSError as error:
     raise UserError(f"{path} cannot be read ({error.strerror}): name a weights file") from error
-  # The length of the header, of at most 100 MB, little end first; and the header, which is JSON.
+  # The length of the header, little-endian, at most 100 MB; then the header, which is JSON.
   return read_safetensors(path) if head[5:] == b"\0\0\0{" else read_torch_file(path)
 
 
@@ -50,7 +50,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Tensors by name, read-only.
 
   Raises:
-    UserError: it cannot be read, it is damaged, or it has numbers of a type that no weights have.
+    UserError: the file cannot be read, is damaged, or has numbers of an unsupported type.
   """
   try:
     tensors = dict(safetensors.deserialize(Path(path).read_bytes()))
@@ -61,16 +61,14 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   except (OSError, safetensors.SafetensorError) as error:
     reason = getattr(error, "strerror", None) or first_line(error)
     raise UserError(
-      f"{path} is damaged or no safetensors file ({reason}): download or copy it again"
+      f"{path} is damaged or not a safetensors file ({reason}): download or copy it again"
     ) from error
   except KeyError as error:
-    raise UserError(
-      f"{path} has tensors of the type {error}, expected {', '.join(_TYPES)}"
-    ) from error
+    raise UserError(f"{path} has tensors of type {error}, expected {', '.join(_TYPES)}") from error
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-  """Writes tensors by name, whole or not at all."""
+  """Writes tensors by name; the file is complete or not written at all."""
   contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
   with atomic_write(path) as partial:
     safetensors.numpy.save_file(contiguous, partial, metadata={"format": "pt"})

@@ -30,18 +30,18 @@ Variables = dict[str, Any]
 
 _KEPT = "imported.pth"  # in the folder of a run: see `InitialWeights.kept`
 
-_RELEASED_DILATIONS = (6, 12)  # of the branches that the released code sums
+_RELEASED_DILATIONS = (6, 12)  # dilations of the branches that the released code sums
 
 
 class InitialWeights(NamedTuple):
-  """What a file holds for the network of an task.
+  """The contents of a file for the network of a task.
 
   Attributes:
     student: {"params": …, "batch_stats": …}, without what the file lacks.
-    teacher: the same, or None.
+    teacher: the same variables of the teacher, or None.
     missing: how many of the network's tensors the student lacks.
-    kept: what the network has no place for and an export gives back: "iteration", "model" and
-      "ema_model", with unused branches of classifiers and counts of batches.
+    kept: contents that the network has no place for and an export writes back: "iteration", "model"
+      and "ema_model", with unused branches of classifiers and batch counts.
     summary: what was loaded, what was left and why, in lines for the console.
   """
 
@@ -56,7 +56,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   """Reads the file `config.initial_weights`.
 
   Raises:
-    UserError: none is named, it cannot be read, or it fits nothing of the network.
+    UserError: no file is named, it cannot be read, or it does not fit the network.
   """
   config = task.config
   path = config.initial_weights
@@ -64,11 +64,11 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
     raise UserError("initial_weights is '', expected a file: set --config.initial_weights=FILE.pth")
   tree = read_weights_file(path)
   shapes = task.state_shapes()
-  expected = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+  template = {"params": shapes.params, "batch_stats": shapes.batch_stats}
   options = {"network": _network(config), "classifier_dilations": _dilations(config)}
   try:
     found = find_state_dicts(tree)
-    student, report = match(found.student, expected, **options)
+    student, report = match(found.student, template, **options)
     lines = [f"Weights of {path}", format_report(report, "student")]
     if found.iteration is not None:
       lines[0] += f", written at step {found.iteration}"
@@ -79,7 +79,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
     }
     teacher = None
     if found.teacher is not None:
-      teacher, report = match(found.teacher, expected, **options)
+      teacher, report = match(found.teacher, template, **options)
       unused = {name: found.teacher[name] for name in unused_branches(report)}
       kept["ema_model"] = found.counts[1] | unused
       lines.append(format_report(report, "teacher").splitlines()[0])
@@ -89,10 +89,10 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
 
 
 def initial_state(task: AdaptationTask) -> TrainState:
-  """Fresh state of a training run: from `config.initial_weights`, if set.
+  """Fresh state of a training run, with `config.initial_weights` if set.
 
   The teacher starts as a copy of the student, whatever the file holds, as in the release: its
-  first update makes it one anyway.
+  first update makes it a copy anyway.
   """
   if not task.config.initial_weights:
     return task.initial_state()
@@ -102,7 +102,7 @@ def initial_state(task: AdaptationTask) -> TrainState:
 
 
 def _filled(task: AdaptationTask, student: Variables, teacher: Variables) -> TrainState:
-  """Fresh state with other variables; the teacher has the student's where `teacher` has none."""
+  """Fresh state with these variables; the teacher takes the student's where `teacher` has none."""
   state = task.initial_state()
   student = merged({"params": state.params, "batch_stats": state.batch_stats}, student)
   teacher = merged(student, teacher)
@@ -122,7 +122,7 @@ def _filled(task: AdaptationTask, student: Variables, teacher: Variables) -> Tra
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
-  """Nested variables: those of `over`, and of `base` what it lacks."""
+  """Nested variables: those of `over`, completed from `base`."""
   return {
     name: merged(value, over.get(name, {})) if isinstance(value, Mapping) else over.get(name, value)
     for name, value in base.items()
@@ -132,9 +132,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
 def import_torch(task: AdaptationTask, workdir: Path) -> None:
   """Writes `config.initial_weights` as the checkpoint of step 0 in `workdir`, to evaluate or train.
 
-  Step 0 whatever step the file gives: momentum is not taken over, and a finished file would leave
-  nothing to train. A file without teacher gives a copy of the student. What the network has no
-  place for is kept in `workdir/imported.pth`, for an export.
+  The step is 0 whatever the file says: momentum is not imported, and a finished run would leave
+  nothing to train. Without a teacher in the file, the teacher is a copy of the student. Contents
+  that the network has no place for are kept in `workdir/imported.pth` for an export.
 
   Args:
     task: network, mesh and configuration.
@@ -166,7 +166,7 @@ def import_torch(task: AdaptationTask, workdir: Path) -> None:
 
 
 def _check_empty(workdir: Path) -> None:
-  """Raises UserError where there are checkpoints, which an import would be among."""
+  """Raises UserError if `workdir` already has checkpoints, which an import must not mix with."""
   if has_checkpoints(workdir):
     raise UserError(f"{workdir} already holds checkpoints: choose another --workdir")
 
@@ -174,14 +174,14 @@ def _check_empty(workdir: Path) -> None:
 def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   """Writes `workdir/corda.pth`, whose "model" and "ema_model" the released modules load strictly.
 
-  And `corda.safetensors`, of the network that `evaluation.network` names.
+  Also writes `corda.safetensors`, with the network that `evaluation.network` names.
 
   Args:
-    task: network, mesh and configuration; `evaluation` says which checkpoint.
+    task: network, mesh and configuration; `evaluation` selects the checkpoint.
     workdir: folder of the run.
 
   Returns:
-    Path of the file.
+    Path of `corda.pth`.
 
   Raises:
     UserError: there is no such checkpoint.

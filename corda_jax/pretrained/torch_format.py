@@ -1,9 +1,9 @@
 """Files of `torch.save`, read without PyTorch.
 
 Two formats exist: since PyTorch 1.6 a zip archive, with a pickle and one entry a storage; before, a
-magic number and several pickles in a row, with the storages behind them. Both are described by
-PyTorch's `torch/serialization.py`. A pickle calls what it names, so it may name nothing but what
-`torch_values` has, and nothing of a file from anywhere is imported or run.
+magic number and several pickles in a row, followed by the storages. Both are described by
+PyTorch's `torch/serialization.py`. A pickle can call whatever it names, so only the names in
+`torch_values` are allowed, and nothing that a file names is imported or run.
 """
 
 import os
@@ -25,7 +25,7 @@ from corda_jax.pretrained.torch_values import ALLOWED, Storage, decode, expect
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 
-# What is often found under the name of a weights file: its first bytes, and what it is.
+# Files often mistaken for weights: their first bytes, and what they are.
 _FOREIGN = (
   (rb"\s*<", "a web page: the download expects a confirmation or failed, open its address first"),
   (rb"version https://git-lfs", "a Git LFS pointer: fetch the file itself with git lfs pull"),
@@ -35,7 +35,7 @@ _FOREIGN = (
   (rb"\x1f\x8b", "a gzip file: unpack it first"),
   (rb"\x89HDF", "an HDF5 file, of another framework: name a PyTorch file"),
 )
-# All that malformed data makes the parsers raise.
+# Everything that the parsers raise on malformed data.
 _DAMAGE = (
   *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, OSError),
   *(RuntimeError, MemoryError, pickle.UnpicklingError, struct.error, zlib.error),
@@ -51,15 +51,15 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
   """Reads what `torch.save` wrote.
 
   Args:
-    path: of a file in either format.
+    path: file in either format.
 
   Returns:
     The saved dicts (ordered ones too), lists, tuples, strings and numbers, with a NumPy array for
-    each tensor or parameter, read-only; views of one storage share memory. A device is text.
+    each tensor or parameter, read-only; views of one storage share memory. A device is a string.
 
   Raises:
-    UserError: there is no such file; it is something else; it is damaged; or it names anything but
-      tensors and plain values, such as a class or a command. Nothing of it was run.
+    UserError: the file does not exist, has another format or is damaged; or it names anything but
+      tensors and plain values, such as a class or a command. Nothing in it was run.
   """
   path = Path(path)
   try:
@@ -82,7 +82,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     except _RefusedNameError as error:
       raise UserError(
         f"{path} names {str(error)[:100]!r}, which weights do not need, so it was refused and "
-        "nothing of it was run: if you trust it, save its state_dict() alone, of dense tensors, in "
+        "nothing in it was run: if you trust it, save its state_dict() alone, of dense tensors, in "
         "PyTorch"
       ) from error
     except _DAMAGE as error:
@@ -93,12 +93,12 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-  """Reads one pickle, and leaves the file behind it."""
+  """Reads one pickle, and leaves the file position at its end."""
 
   def __init__(self, file: Any, load_storage: Callable[[Any], Any] | None = None):
     start = file.tell()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-      # A damaged index of billions would be given memory.
+      # A damaged index of billions would allocate that much memory.
       if opcode.name.endswith("PUT") and argument > number:
         raise ValueError("a pickle with a place that is not the next")
     file.seek(start)
@@ -121,7 +121,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
   if not zipfile.is_zipfile(file):
     raise ValueError("its end is missing")
   with zipfile.ZipFile(file) as archive:
-    # PyTorch compresses nothing. What unpacks to more than the file could fill the memory.
+    # PyTorch does not compress. Entries that unpack to more than the file could fill the memory.
     if sum(entry.file_size for entry in archive.infolist()) > size:
       raise ValueError("its entries are larger than the file")
     names = archive.namelist()
@@ -163,7 +163,7 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
   storages: dict[str, np.ndarray] = {}
 
   def load_storage(pid):
-    # The elements come last, so tensors are views of what is filled then.
+    # The elements come last in the file: tensors are views of storages that are filled later.
     key, dtype, count, view = _storage_id(pid)
     if key not in storages:
       if sum(x.nbytes for x in storages.values()) + count * dtype.itemsize > size:
@@ -192,7 +192,7 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
 
 
 def _storage_id(pid: Any) -> tuple[str, np.dtype, int, tuple | None]:
-  """Key, type and number of elements of a storage, and which of them a view has, or None."""
+  """Key, type and number of elements of a storage, and (key, offset, length) of a view, or None."""
   kind, dtype, key, _, count, *view = expect(pid, tuple)
   if kind != "storage" or expect(count, int) < 0:
     raise ValueError("something else in place of a storage")

@@ -1,4 +1,4 @@
-"""What PyTorch's pickles may name, and the NumPy values that stand for it."""
+"""Names that a PyTorch pickle may use, and the NumPy values that replace them."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ STORAGE_TYPES = {
 
 
 def decode(data: bytes, dtype: np.dtype, byte_order: str) -> np.ndarray:
-  """The elements of a storage, [n], in this machine's byte order; `byte_order` is of its bytes."""
+  """The elements of a storage, [n], in this machine's byte order; `data` has `byte_order`."""
   stored = np.dtype(f"u{dtype.itemsize}").newbyteorder({"little": "<", "big": ">"}[byte_order])
   values = np.frombuffer(data, stored).astype(stored.newbyteorder("="), copy=False)
   # A byte of a bool is 0 or 1 in NumPy; a file may hold others.
@@ -29,7 +29,7 @@ def decode(data: bytes, dtype: np.dtype, byte_order: str) -> np.ndarray:
 
 
 class Storage(NamedTuple):
-  """The elements that tensors are views of, [n]; a class, so that no tensor passes for one."""
+  """The elements that tensors are views of, [n]; its own type, so that no tensor passes for one."""
 
   elements: np.ndarray
 
@@ -49,7 +49,7 @@ class _Dict(dict):
 
 
 class _NumpyType:
-  """A NumPy number type, whose byte order comes after it."""
+  """A NumPy number type, whose byte order a pickle sets afterwards."""
 
   def __init__(self, name: Any, *_: Any):
     self.dtype = np.dtype(expect(name, str))
@@ -69,9 +69,9 @@ def expect(value: Any, kind: type) -> Any:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
-  """A read-only view of a storage; raises ValueError where it leaves the storage.
+  """A read-only view of a storage; raises ValueError where it exceeds the storage.
 
-  Offset and strides count elements. What follows them (gradient, hooks) is not needed.
+  Offset and strides count elements. The other arguments (gradient, hooks) are ignored.
   """
   elements = expect(storage, Storage).elements
   for number in (offset, *expect(size, tuple), *expect(stride, tuple)):
@@ -94,7 +94,7 @@ def _device(kind: Any, *index: Any) -> str:
 
 
 def _bytes(text: Any, encoding: Any) -> bytes:
-  """Protocol 2 has no bytes: they are text, and a call that encodes it."""
+  """Bytes, which protocol 2 lacks: it stores text and a call that encodes it."""
   if encoding != "latin1":
     raise ValueError("bytes in another encoding than latin1")
   return expect(text, str).encode("latin1")
@@ -107,7 +107,7 @@ def _numpy_scalar(kind: Any, data: Any) -> Any:
   return np.frombuffer(data, dtype)[0]
 
 
-# Full name in a pickle → what stands for it.
+# Full name in a pickle → its replacement.
 ALLOWED: dict[str, Any] = {
   "collections.OrderedDict": _Dict,
   "torch._utils._rebuild_tensor": _tensor,

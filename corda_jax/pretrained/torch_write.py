@@ -15,15 +15,15 @@ from corda_jax.pretrained.torch_values import STORAGE_TYPES
 
 
 def write_torch_file(path: str | os.PathLike[str], tree: Any) -> None:
-  """Writes a file that `torch.load` reads, also with `weights_only=True`; whole or not at all.
+  """Writes a file that `torch.load` reads, also with `weights_only=True`, atomically.
 
   Args:
-    path: of the file; one that is there is replaced.
+    path: file to write; replaced if it exists.
     tree: nested dicts, lists, tuples, strings, numbers, bools, None, and arrays, which become
       contiguous tensors on the CPU.
 
   Raises:
-    TypeError: there is something else in it.
+    TypeError: the tree holds anything else.
     OSError: the file cannot be written.
   """
   path = Path(path)
@@ -91,10 +91,10 @@ def _dump(value: Any, encode_array: Callable[[np.ndarray], Any]) -> bytes:
   Args:
     value: nested dicts, lists, tuples, strings, ints, floats, bools, None, arrays, and the three
       classes above.
-    encode_array: array → what is written for it.
+    encode_array: array → the value that is written for it.
 
   Raises:
-    TypeError: there is something else in it.
+    TypeError: the value holds anything else.
   """
   parts: list[bytes] = []
 
@@ -128,7 +128,7 @@ def _dump(value: Any, encode_array: Callable[[np.ndarray], Any]) -> bytes:
       case np.ndarray():
         write(encode_array(x))
       case _:
-        raise TypeError(f"a {type(x).__name__} has no place in a file for PyTorch")
+        raise TypeError(f"a {type(x).__name__} cannot be written for PyTorch")
 
   write(value)
   return b"\x80\x02" + b"".join(parts) + b"."

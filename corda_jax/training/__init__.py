@@ -1,1 +1,1 @@
-"""What any training step needs around it: state, optimiser, checkpoints, sharding."""
+"""Everything around a training step: state, optimiser, checkpoints, sharding."""

@@ -1,9 +1,9 @@
 """Checkpoints: the newest ones and the best by score, written atomically in the background.
 
-Orbax writes a checkpoint under another name and renames it when it is whole, so a kill leaves no
-half of one. It keeps no checksums of the numbers themselves: a disk that turns a bit would give
-other weights and no error. So each checkpoint is sealed by the checksums of its files once it is
-whole, and a run goes on from the newest one that its seal confirms.
+Orbax writes a checkpoint under a temporary name and renames it when it is complete, so a kill never
+leaves a partial one. It stores no checksums of the arrays: a flipped bit would silently change the
+weights. So each complete checkpoint is sealed with the checksums of its files, and a run resumes
+from the newest one whose seal matches.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from corda_jax.training.history import read_history, scores_of
 from corda_jax.training.processes import first_process_first
 from corda_jax.training.run_files import whole_checkpoints, write_json
 
-_DAMAGED = "damaged"  # folder of a run that damaged checkpoints are moved to
-_TIMEOUT_SECONDS = 300  # of processes that wait for one whose disk is full
+_DAMAGED = "damaged"  # subfolder of a run for damaged checkpoints
+_TIMEOUT_SECONDS = 300  # limit of waiting for a process whose disk is full
 
 
 class Checkpoints:
@@ -41,10 +41,11 @@ class Checkpoints:
 
   Args:
     workdir: folder of the run.
-    keep_best: how many checkpoints are kept for their score, beside the newest.
-    keep_newest: how many are kept because they are new: with 2 or more there is one to go back to.
-    read_only: whether nothing is to be changed: another process may be writing there.
-    retries: of reads: disks of networks come back.
+    keep_best: number of checkpoints kept for their score, in addition to the newest.
+    keep_newest: number of newest checkpoints kept; with 2 or more, one remains if the newest is
+      damaged.
+    read_only: whether to change nothing; another process may be writing there.
+    retries: for reads, since network disks may recover.
   """
 
   def __init__(
@@ -59,23 +60,24 @@ class Checkpoints:
     self._workdir, self._read_only, self._retries = Path(workdir), read_only, retries
     self._folder = (self._workdir / "checkpoints").absolute()
     self._scores = scores_of(read_history(workdir))
-    self._saving: int | None = None  # the step whose checkpoint is not known to be whole
+    self._saving: int | None = None  # step whose checkpoint may be incomplete
     options = ocp.CheckpointManagerOptions(
       preservation_policy=_NewestAndBest(keep_newest, keep_best, self._scores),
-      cleanup_tmp_directories=not read_only,  # what a killed run left half-written
+      cleanup_tmp_directories=not read_only,  # partial checkpoints of a killed run
       read_only=read_only,
       async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_SECONDS),
     )
-    with errors_alone() if read_only else contextlib.nullcontext():  # not what that leaves out
+    # It warns of options that a reader does not use.
+    with errors_alone() if read_only else contextlib.nullcontext():
       self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def add_score(self, step: int, score: float) -> None:
-    """Takes in how the checkpoint of `step` scored; larger is better, not finite is none."""
-    if np.isfinite(score):  # sorted, NaN would be the best
+    """Records the score of a checkpoint; larger is better, non-finite scores are ignored."""
+    if np.isfinite(score):  # NaN would be sorted as the best
       self._scores[step] = score
 
   def save(self, step: int, state: Any) -> None:
-    """Starts writing `state`, a pytree of arrays; it appears under its name when it is whole.
+    """Starts writing `state`, a pytree of arrays; its folder appears when it is complete.
 
     Raises:
       UserError: this checkpoint, or the one before, cannot be written.
@@ -86,7 +88,7 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.StandardSave(state))
 
   def check(self) -> None:
-    """Seals the last checkpoint if it is whole by now; does not wait for it.
+    """Seals the last checkpoint if it is complete; does not wait for it.
 
     Raises:
       UserError: it cannot be written.
@@ -95,31 +97,31 @@ class Checkpoints:
       self.wait()
 
   def wait(self) -> None:
-    """Until the last checkpoint is whole and sealed.
+    """Waits until the last checkpoint is complete and sealed.
 
     Raises:
-      UserError: it cannot be written; said once.
+      UserError: it cannot be written; raised once.
     """
     with self._one_line():
       self._manager.wait_until_finished()
       step = self._saving
       if step is not None and jax.process_index() == 0:
-        if not (self._folder / str(step)).is_dir():  # and the library kept to itself why
+        if not (self._folder / str(step)).is_dir():  # and the library does not say why
           raise OSError("it is missing")
         self._seal(step)
       self._saving = None
 
   def latest_step(self) -> int | None:
-    """Step of the newest whole checkpoint, or None."""
+    """Step of the newest complete checkpoint, or None."""
     return max(whole_checkpoints(self._workdir), default=None)
 
   def newest_undamaged(self) -> int | None:
-    """Step of the newest checkpoint that is as it was written; None where there is no checkpoint.
+    """Step of the newest undamaged checkpoint, or None if there is none.
 
-    Newer ones that are not are reported, and moved to `workdir/damaged`.
+    Newer, damaged ones are reported and moved to `workdir/damaged`.
 
     Raises:
-      UserError: there are checkpoints, and all are damaged.
+      UserError: there are checkpoints, but all are damaged.
     """
     with first_process_first("check the checkpoints"):
       steps = sorted(self._manager.all_steps(), reverse=True)
@@ -128,31 +130,31 @@ class Checkpoints:
         folder, place = self._folder / str(step), self._workdir / _DAMAGED / str(step)
         if not steps:
           raise UserError(
-            f"the checkpoint {folder} is damaged ({damage}), and there is none before it: restore "
-            f"it from a copy, or delete {self._folder} to begin again"
+            f"the checkpoint {folder} is damaged ({damage}), and no checkpoint precedes it: "
+            f"restore it from a copy, or delete {self._folder} to start from scratch"
           )
         shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
         print(
-          f"The checkpoint of step {step} is damaged ({damage}) and moved to {place}; the run goes "
-          "on from the one before it."
+          f"The checkpoint of step {step} is damaged ({damage}) and was moved to {place}; the run "
+          "resumes from the one before it."
         )
     self._manager.reload()
     return self.latest_step()
 
   def damage(self, step: int) -> str | None:
-    """What is wrong with the files of a checkpoint, in a few words; None: nothing.
+    """Describes the damage to the files of a checkpoint in a few words; None if they are intact.
 
     Raises:
-      UserError: they cannot be read, however often it was tried, which says nothing of them.
+      UserError: they cannot be read after all retries, so whether they are intact is unknown.
     """
     name = f"the checkpoint {self._folder / str(step)} cannot be read"
     try:
       return self._retries.call(lambda: self._damage(step), OSError, name, say=print)
     except OSError as error:
       raise UserError(
-        f"{name} ({first_line(error)}): repair the disk, and give the same command again"
+        f"{name} ({first_line(error)}): repair the disk, and run the same command again"
       ) from error
 
   def _damage(self, step: int) -> str | None:
@@ -165,7 +167,7 @@ class Checkpoints:
         return first_line(error)
       changed = differing and differing[0] in found
       return f"{differing[0]} is {'changed' if changed else 'missing'}" if differing else None
-    try:  # killed between the last file and its seal: what can be read is whole
+    try:  # killed before the seal was written: intact if it can be read
       self.restore_arrays(step)
     except UserError as error:
       cause = error.__cause__
@@ -180,11 +182,11 @@ class Checkpoints:
     """Reads the checkpoint of `step`.
 
     Args:
-      step: of a checkpoint.
-      like: a pytree of arrays or ShapeDtypeStructs with shardings, of the expected structure.
+      step: step of the checkpoint.
+      like: pytree of arrays, or of ShapeDtypeStructs with shardings, of the expected structure.
 
     Raises:
-      UserError: the checkpoint is damaged, or holds other arrays than `like`.
+      UserError: the checkpoint is damaged, or its arrays differ from those of `like`.
     """
     with self._damage_in_one_line(step):
       held = shapes_of(read_metadata(self._folder / str(step) / "default"))
@@ -193,14 +195,14 @@ class Checkpoints:
     if names:
       raise UserError(
         f"the checkpoint {self._folder / str(step)} is of another network: {len(names)} arrays "
-        f"differ, as {names[0]}, whose shape is {held.get(names[0])} in it, expected "
-        f"{expected.get(names[0])}: give the configuration that wrote it"
+        f"differ, for example {names[0]} has shape {held.get(names[0])}, expected "
+        f"{expected.get(names[0])}: use the configuration that wrote it"
       )
     with self._damage_in_one_line(step):
       return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
   def restore_arrays(self, step: int) -> dict[str, Any]:
-    """Whatever the checkpoint of `step` holds, as nested dictionaries of NumPy arrays.
+    """All arrays of the checkpoint of `step`, as nested dictionaries of NumPy arrays.
 
     Raises:
       UserError: the checkpoint is damaged.
@@ -209,7 +211,7 @@ class Checkpoints:
       return read_arrays(self._folder / str(step) / "default")
 
   def close(self) -> None:
-    """Waits for writes under way.
+    """Waits for pending writes.
 
     Raises:
       UserError: a checkpoint could not be written.
@@ -220,14 +222,14 @@ class Checkpoints:
       self._manager.close()
 
   def _seal(self, step: int) -> None:
-    """Leaves checksums beside the files of a checkpoint; it is good without them, too."""
+    """Writes checksums next to the files of a checkpoint; they are optional."""
     folder = self._folder / str(step)
-    with contextlib.suppress(OSError):  # a full disk, which the next checkpoint will report
+    with contextlib.suppress(OSError):  # on a full disk, the next checkpoint reports it
       write_json(folder / SEAL, checksums(folder))
 
   @contextlib.contextmanager
   def _damage_in_one_line(self, step: int) -> Iterator[None]:
-    """Turns what the library raises at a damaged checkpoint into one line."""
+    """Turns errors of the library about a damaged checkpoint into a one-line UserError."""
     try:
       yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -238,20 +240,21 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _one_line(self) -> Iterator[None]:
-    """Turns what a full or lost disk makes the library raise into one line."""
+    """Turns errors of the library about a full or lost disk into a one-line UserError."""
     try:
       yield
     except (OSError, ValueError, RuntimeError) as error:
       step, self._saving = self._saving, None
-      self._manager.reload()  # without what is missing
-      if jax.process_index() == 0:  # else each further try would fill the disk more
-        # Of earlier ones, too: a thread of the library may have written on after they were
-        # reported.
+      self._manager.reload()  # forget the missing checkpoint
+      if jax.process_index() == 0:  # or each retry would fill the disk further
+        # Earlier partial checkpoints, too: a thread of the library may have kept writing after
+        # their failure was reported.
         for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
           shutil.rmtree(path, ignore_errors=True)
       raise UserError(
         f"the checkpoint of step {step} in {self._folder} cannot be written ({first_line(error)}): "
-        "make room or repair the disk; the same command goes on from the newest whole one"
+        "free some space or repair the disk, then run the same command to resume from the newest "
+        "complete one"
       ) from error
 
 
@@ -262,7 +265,7 @@ def best_checkpoint(workdir: Path) -> int | None:
 
 
 class _NewestAndBest(PreservationPolicy):
-  """Keeps the newest checkpoints and the best by scores, which come after they are written."""
+  """Keeps the newest and the best checkpoints; scores arrive after a checkpoint is written."""
 
   def __init__(self, newest: int, best: int, scores: dict[int, float]):
     self._newest, self._best, self._scores = newest, best, scores
@@ -274,5 +277,5 @@ class _NewestAndBest(PreservationPolicy):
 
 
 def _best_first(steps, scores):
-  """The steps that have a score, the best first, of equals the newest."""
+  """The steps that have a score, best first; among equals, newest first."""
   return sorted(scores.keys() & set(steps), key=lambda step: (scores[step], step), reverse=True)

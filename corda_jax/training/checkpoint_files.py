@@ -1,4 +1,4 @@
-"""The files of one checkpoint: read without its manager, and their checksums."""
+"""Reads the files of one checkpoint without its manager, and computes their checksums."""
 
 import hashlib
 from pathlib import Path
@@ -10,11 +10,11 @@ import orbax.checkpoint as ocp
 
 from corda_jax.console import errors_alone
 
-SEAL = "checksums.json"  # beside the files of a checkpoint that is whole
+SEAL = "checksums.json"  # next to the files of a complete checkpoint
 
 
 def read_metadata(folder: Path) -> Any:
-  """The tree of arrays in a folder, with their shapes in place of them.
+  """The tree of arrays in a folder, with metadata (shape, type) in place of each array.
 
   Raises:
     ValueError: the list of arrays is missing.
@@ -29,13 +29,13 @@ def read_metadata(folder: Path) -> Any:
 def read_arrays(folder: Path) -> dict[str, Any]:
   """The arrays in a folder, as nested dictionaries of NumPy arrays."""
   kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), read_metadata(folder))
-  # Orbax warns of arrays read without shardings, which is intended here.
+  # Orbax warns about arrays read without shardings, which is intended here.
   with errors_alone(), _reader() as reader:
     return reader.restore(folder, restore_args=kinds)
 
 
 def _reader() -> ocp.Checkpointer:
-  """Reads by itself, without waiting for other processes, who may not be asked."""
+  """A reader of this process alone: it does not wait for others, which may not be reading."""
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(),
     active_processes={jax.process_index()},
@@ -46,7 +46,7 @@ def _reader() -> ocp.Checkpointer:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-  """SHA-256 by path of all files below a folder but the seal itself."""
+  """SHA-256 of all files below a folder except the seal, by relative path."""
   sums = {}
   for path in sorted(folder.rglob("*")):
     if path.is_file() and path.name not in (SEAL, SEAL + ".partial"):
@@ -56,7 +56,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
-  """Shapes of a tree's arrays by their paths."""
+  """Shapes of the arrays of a tree, by slash-separated path."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

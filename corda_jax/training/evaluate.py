@@ -1,4 +1,4 @@
-"""The loop of every evaluation, and the job that scores a checkpoint."""
+"""The evaluation loop, and the job that scores a checkpoint."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +16,9 @@ from corda_jax.training.task import Batches, Evaluation, HostBatch, Task
 def measured(
   measure: Callable[[HostBatch], Any], batches: Iterable[HostBatch]
 ) -> Iterator[dict[str, Any]]:
-  """What a compiled function finds in batches, on the host, in order.
+  """Yields the results of a compiled function on each batch, on the host, in order.
 
-  Each is fetched after the next was asked for: the device works on while the host reads.
+  Each is fetched after the next batch is dispatched, so the device never waits for the host.
   """
   pending: collections.deque[Any] = collections.deque()
   for batch in batches:
@@ -30,10 +30,13 @@ def measured(
 
 
 def gathered(parts: Iterable[tuple[dict[str, Any], np.ndarray]]) -> dict[str, np.ndarray]:
-  """Arrays by name, of batches one after the other, without frames that only fill one.
+  """Concatenates the arrays of all batches, without padding frames.
 
   Args:
-    parts: of each batch, arrays [B, …] by name and bool[B], True for frames that count.
+    parts: for each batch, arrays [B, …] by name, and bool[B], True for frames that count.
+
+  Returns:
+    Arrays [N, …] by name, of the N frames that count.
   """
   found: dict[str, list[np.ndarray]] = {}
   for arrays, valid in parts:
@@ -43,15 +46,15 @@ def gathered(parts: Iterable[tuple[dict[str, Any], np.ndarray]]) -> dict[str, np
 
 
 def evaluate(task: Task, workdir: Path, batches: Batches) -> tuple[Any, Evaluation]:
-  """Scores a checkpoint of the run in `workdir`, and writes `evaluation.json` there.
+  """Scores a checkpoint of the run in `workdir` and writes `evaluation.json` there.
 
   Args:
-    task: its configuration says which checkpoint.
+    task: task of the run; `evaluation.checkpoint` names the checkpoint.
     workdir: folder of the run.
-    batches: of the validation set.
+    batches: returns the batches of the validation set.
 
   Returns:
-    The state of the checkpoint, and how it scored; the result has its "step".
+    The state of the checkpoint and its evaluation, whose result has the "step".
 
   Raises:
     UserError: there is no such checkpoint.
@@ -71,15 +74,15 @@ def draw_evaluation(
   """Writes the contact sheet of an evaluation to `workdir/pictures`.
 
   Args:
-    task: whose `evaluation.pictures` says how many frames it shows.
+    task: task of the run; `evaluation.pictures` is the number of frames shown.
     workdir: folder of the run.
-    state: that was evaluated.
-    evaluation: of it, its result with "step".
-    batches: of frames of the split.
-    split: that is shown.
+    state: the evaluated state.
+    evaluation: evaluation of `state`; its result has the "step".
+    batches: returns batches of frames of the split.
+    split: name of the split, for the title.
 
   Returns:
-    Its path; None where none is needed, or another process writes it.
+    Path of the PNG; None if no picture is configured or another process writes it.
   """
   if task.config.evaluation.pictures < 1:
     return None

@@ -1,7 +1,7 @@
-"""What a run has reported so far: `history.jsonl` in its folder, a line for each thing reported.
+"""What a run has reported so far: `history.jsonl` in its folder, one entry per line.
 
-{"step": 50, "curves": {"train/total": 1.25, …}}, or that and "score" and "result" of an evaluation.
-Resumed, a run forgets what lies after the checkpoint that it goes on from: it reports it again.
+An entry is {"step": 50, "curves": {"train/total": 1.25, …}}; that of an evaluation also has "score"
+and "result". A resumed run drops the entries after its checkpoint, since it reports them again.
 """
 
 import json
@@ -19,35 +19,42 @@ _NAME = "history.jsonl"
 
 
 class History:
-  """The history of the run in a folder; the first process writes it, all may read.
+  """The history of a run; process 0 writes it, all may read.
 
-  Where it cannot be written, `OSError` says so. Nothing is lost: the next entry that can be
-  written brings those before it.
+  If an entry cannot be written, `OSError` is raised. Nothing is lost: the next successful write
+  includes the entries before it.
 
   Args:
     workdir: folder of the run.
   """
 
   def __init__(self, workdir: Path):
-    """Reads what is there."""
+    """Reads existing entries."""
     self._path = Path(workdir) / _NAME
     self.entries = read_history(workdir)
-    self._behind = False  # whether the file lacks entries: the disk was full
+    self._behind = False  # whether the file lacks entries, after a failed write
 
   def rewind(self, step: int) -> None:
-    """Forgets what was reported after `step`."""
+    """Drops the entries after `step`."""
     self.entries = [entry for entry in self.entries if entry["step"] <= step]
     if jax.process_index() == 0 and self._path.exists():
       write_text(self._path, "".join(map(_line, self.entries)))
 
   def add_curves(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds points of curves."""
+    """Adds a point to each of some curves."""
     self._add({"step": step, "curves": dict(values)})
 
   def add_evaluation(
     self, step: int, score: float, result: Mapping[str, Any], curves: Mapping[str, float]
   ) -> None:
-    """Adds an evaluation: its score (larger is better), its JSON-ready result, points of curves."""
+    """Adds an evaluation.
+
+    Args:
+      step: step of the evaluated state.
+      score: its score; larger is better.
+      result: its result, JSON-serialisable.
+      curves: value by name of the curve.
+    """
     entry = {"step": step, "score": score, "result": dict(result), "curves": dict(curves)}
     self._add(entry)
 
@@ -71,7 +78,7 @@ class History:
 
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:
-  """Entries of the history in `workdir`; a line that a kill cut short, or that is none, is left."""
+  """Entries of the history in `workdir`; truncated or invalid lines are skipped."""
   entries = read_json_lines(Path(workdir) / _NAME)
   return [entry for entry in entries if type(entry.get("step")) is int]
 

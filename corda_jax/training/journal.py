@@ -1,4 +1,4 @@
-"""What a job over many items has done: a file with a line for each, in which it goes on."""
+"""Progress of a job over many items, one line per item, so that it can resume."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from corda_jax.training.run_files import read_json_lines
 
 
 class Journal:
-  """The items that were done, by name; forgotten where they were done by other means.
+  """The finished items, by name; discarded if they were made with other settings.
 
   Args:
-    path: of the file, one JSON object a line, the first of them `made_by`.
-    made_by: JSON-ready; what all items were made by.
+    path: path of the file, one JSON object per line; the first is `made_by`.
+    made_by: what all items are made with (inputs, settings), JSON-serialisable.
   """
 
   def __init__(self, path: Path, made_by: Mapping[str, Any]):
-    """Reads what is there; starts over where it was made by something else."""
+    """Reads existing entries; starts from scratch if `made_by` differs."""
     self._path = path
     self._entries: dict[str, dict[str, Any]] = {}
     header = json.loads(json.dumps(made_by))
@@ -30,18 +30,18 @@ class Journal:
       self._append(header)
 
   def get(self, name: str, stamp: Any) -> dict[str, Any] | None:
-    """The entry of an item, if it was made from what bears the same `stamp`."""
+    """The entry of an item if its `stamp` is the same, else None."""
     entry = self._entries.get(name)
     return entry if entry is not None and entry.get("stamp") == stamp else None
 
   def add(self, entry: dict[str, Any]) -> None:
-    """Takes in an item that is done: JSON-ready, with "name" and "stamp"."""
+    """Records a finished item, a JSON-serialisable entry with "name" and "stamp"."""
     self._entries[entry["name"]] = entry
     self._append(entry)
 
   def _append(self, value):
     with open(self._path, "a", encoding="utf-8") as file:
-      # Before it, too: a line that a kill cut short must not take this one with it.
+      # A newline before it, too: a line truncated by a kill must not spoil this one.
       file.write(("\n" if file.tell() else "") + json.dumps(value) + "\n")
       file.flush()
       os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Where curves and pictures go beside the history: TensorBoard's files, by clu."""
+"""Writes curves and pictures to TensorBoard files with clu, in addition to the history."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,12 +10,12 @@ import numpy as np
 
 
 class CurvesWriter:
-  """Writes to TensorBoard's files in the background.
+  """Writes TensorBoard files in the background.
 
-  Whatever fails there is raised as `OSError` by the next call, for the run to report and go on.
+  A failure is raised as `OSError` by the next call, so that the run can report it and continue.
 
   Args:
-    writer: of clu.
+    writer: metric writer of clu.
   """
 
   def __init__(self, writer: Any):
@@ -27,16 +27,16 @@ class CurvesWriter:
       self._writer.write_scalars(step, values)
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """Adds pictures, uint8 RGB [N, H, W, 3]."""
+    """Adds pictures, uint8 RGB [N, H, W, 3], by name."""
     with _as_os_error():
       self._writer.write_images(step, images)
 
 
 @contextlib.contextmanager
 def curves_writer(workdir: Path, create: Callable[..., Any]) -> Iterator[CurvesWriter]:
-  """The writer of the run in `workdir`; closed at the end, whatever that is.
+  """Opens the writer of the run in `workdir` and closes it in any case.
 
-  Processes but the first write nothing.
+  Only process 0 writes.
 
   Args:
     workdir: folder of the run.
@@ -50,12 +50,12 @@ def curves_writer(workdir: Path, create: Callable[..., Any]) -> Iterator[CurvesW
       with _as_os_error():
         writer.close()
     except OSError as error:
-      print(f"TensorBoard's curves cannot be written ({error}); history.jsonl has them all")
+      print(f"TensorBoard's curves cannot be written ({error}); history.jsonl has all of them")
 
 
 @contextlib.contextmanager
 def not_fatal(what: str) -> Iterator[None]:
-  """A full disk at the end of a run, which is complete, is reported and is no failure of it."""
+  """Reports a full disk after a complete run instead of failing."""
   try:
     yield
   except OSError as error:

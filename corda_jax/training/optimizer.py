@@ -18,8 +18,8 @@ class ParameterGroup(NamedTuple):
   """How one parameter is updated.
 
   Attributes:
-    learning_rate_factor: multiple of the schedule's learning rate; 0 freezes the parameter.
-    updates: full momentum updates a step.
+    learning_rate_factor: factor of the schedule's learning rate; 0 freezes the parameter.
+    updates: number of full momentum updates per step.
   """
 
   learning_rate_factor: float
@@ -28,12 +28,12 @@ class ParameterGroup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderUpdates:
-  """Momentum updates a step that `SGD` makes of the encoder's parameters; published: all 1.
+  """Momentum updates per step that `SGD` makes of the encoder's parameters; in the paper all 1.
 
   Attributes:
-    stem: of the first convolution and its normalisation.
-    residual: of the blocks.
-    projection: of the blocks' shortcuts.
+    stem: updates of the first convolution and its normalisation.
+    residual: updates of the residual blocks.
+    projection: updates of the shortcuts of the blocks.
   """
 
   stem: int = 1
@@ -49,11 +49,11 @@ class Polynomial:
   """Base of `SGD` and `AdamW`: groups, and a learning rate that falls to zero.
 
   Attributes:
-    learning_rate: of the encoder, at the start.
-    head_learning_rate_factor: times that, of everything after it.
+    learning_rate: initial learning rate of the encoder.
+    head_learning_rate_factor: factor of it for all other parameters.
     schedule_power: the rate is multiplied by (1 - step / num_steps) ** schedule_power.
-    momentum: share of the velocity that an update keeps; AdamW: of the first moment.
-    weight_decay: SGD's is coupled, AdamW's is not.
+    momentum: share of the velocity that an update keeps; in AdamW, of the first moment.
+    weight_decay: weight decay; coupled in SGD, decoupled in AdamW.
   """
 
   learning_rate: float = 2.5e-4
@@ -95,7 +95,7 @@ class Polynomial:
 
     Args:
       name: slash-separated path, such as "encoder/stage1_block0/conv1/kernel".
-      freeze_encoder_affine: whether the scales and biases of the encoder's normalisations stay.
+      freeze_encoder_affine: whether scales and biases of the encoder's normalisations are frozen.
     """
     if not name.startswith("encoder/"):
       return ParameterGroup(self.head_learning_rate_factor)
@@ -111,12 +111,12 @@ class Polynomial:
 
     Args:
       num_steps: steps after which the learning rate reaches zero.
-      freeze_encoder_affine: of `group`.
+      freeze_encoder_affine: whether scales and biases of the encoder's normalisations are frozen.
     """
     polynomial = self.schedule(num_steps)
 
     def schedule(count):
-      # In the widest float enabled: float64 runs are compared with reference values.
+      # The widest float enabled: runs in float64 are compared with reference values.
       return polynomial(count.astype(jnp.result_type(float)))
 
     def group(path):
@@ -133,7 +133,7 @@ class SGD(Polynomial):
   """SGD as released; see `repeated_sgd`.
 
   Attributes:
-    encoder_updates_per_step: momentum updates a step; the release makes several.
+    encoder_updates_per_step: momentum updates per step; the release makes several.
   """
 
   encoder_updates_per_step: EncoderUpdates = EncoderUpdates()
@@ -150,7 +150,7 @@ class SGD(Polynomial):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW(Polynomial):
-  """AdamW, for short runs from scratch: it learns more in few steps than SGD does."""
+  """AdamW, for short runs from scratch, in which it learns faster than SGD."""
 
   def _transformation(self, schedule, group):
     return optax.chain(
@@ -163,16 +163,16 @@ class AdamW(Polynomial):
 
 @dataclasses.dataclass(frozen=True)
 class DepthAdam:
-  """Adam of the depth and pose networks, with a learning rate that falls in steps.
+  """Adam for the depth and pose networks, with a learning rate that falls in steps.
 
   Attributes:
-    learning_rate: at the start.
-    depth_encoder_learning_rate_factor: times that, of the depth network's encoder, which is
-      pretrained.
+    learning_rate: initial learning rate.
+    depth_encoder_learning_rate_factor: factor of it for the pretrained encoder of the depth
+      network.
     decay_at: steps at which the rate falls; released: after 15 of 20 epochs.
-    decay_factor: by which it is then multiplied.
-    beta1: decay of the first moment.
-    beta2: decay of the second moment.
+    decay_factor: factor of the learning rate at each of these steps.
+    beta1: decay rate of the first moment.
+    beta2: decay rate of the second moment.
   """
 
   learning_rate: float = 1e-4
@@ -206,7 +206,7 @@ class DepthAdam:
     return rates
 
   def build(self) -> optax.GradientTransformation:
-    """The optimiser, of parameters by network: "depth" and, with video, "pose"."""
+    """The optimiser of {"depth": parameters} and, with video, {"pose": parameters}."""
 
     def group(path):
       encoder = path_name(path).startswith("depth/encoder/")
@@ -240,17 +240,17 @@ def repeated_sgd(
   momentum: float,
   weight_decay: float,
 ) -> optax.GradientTransformation:
-  """SGD with momentum and coupled weight decay that may update a parameter several times a step.
+  """SGD with momentum, coupled weight decay, and several updates of a parameter per step.
 
   The release lists an encoder parameter once for each module that encloses it, and PyTorch's SGD
   then makes one full momentum update for each listing, with the same gradient and the weight decay
-  computed again. With one update for every parameter it is the published optimiser.
+  recomputed. With one update of every parameter it is the published optimiser.
 
   Args:
     schedule: updates made so far → learning rate.
     group: path of a parameter → its group.
     momentum: share of the velocity that an update keeps.
-    weight_decay: times the parameter, added to the gradient.
+    weight_decay: factor of the parameter that is added to the gradient.
   """
 
   def init(params):

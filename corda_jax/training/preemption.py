@@ -1,4 +1,4 @@
-"""Stopping when asked to: by a scheduler (SIGTERM), or a terminal that closes (SIGHUP)."""
+"""Stops a run on request of a scheduler (SIGTERM) or a closing terminal (SIGHUP)."""
 
 import signal
 import threading
@@ -10,29 +10,29 @@ from orbax.checkpoint.multihost import reached_preemption
 
 
 class Preemption:
-  """Notices SIGTERM and SIGHUP while it is entered.
+  """Handles SIGTERM and SIGHUP inside its context.
 
-  Several processes agree on a step: each may get SIGTERM at another time, or one of them alone.
-  They do not hear SIGHUP.
+  Several processes agree on a step to stop at: they may receive SIGTERM at different times, or only
+  one of them may receive it. They do not handle SIGHUP.
 
   Attributes:
-    signal_name: of the signal that came; SIGTERM until one has.
+    signal_name: name of the signal received; "SIGTERM" before any is.
   """
 
   signal_name = "SIGTERM"
 
   def __init__(self) -> None:
-    """Asks nothing yet."""
-    # `jax.distributed.initialize` takes the signal itself, and gives it to all processes.
+    """Initially no stop is requested."""
+    # `jax.distributed.initialize` handles the signal itself and forwards it to all processes.
     self._shared = jax.distributed.is_initialized() and jax.config.jax_enable_preemption_service
     self._asked = threading.Event()
     self._before: dict[signal.Signals, Any] = {}
 
   def __enter__(self) -> "Preemption":
-    """Begins to listen; outside the main thread Python hears no signals."""
+    """Installs the handlers; outside the main thread Python allows none."""
     if not self._shared and threading.current_thread() is threading.main_thread():
       for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
           self._before[number] = signal.signal(number, self._hear)
     return self
 
@@ -46,17 +46,17 @@ class Preemption:
     error: BaseException | None,
     traceback: TracebackType | None,
   ) -> None:
-    """Gives the signal back."""
+    """Restores the previous handlers."""
     for number, before in self._before.items():
       signal.signal(number, before)
 
   def reached(self, step: int) -> bool:
-    """Whether to save and stop after `step`: the same answer in all processes."""
+    """Whether to save and stop after `step`; the same in all processes."""
     if self._shared:
       return reached_preemption(step)
     return self._asked.is_set()
 
   @property
   def asked(self) -> bool:
-    """Whether this process, alone in its run, was asked to stop; of several each goes on."""
+    """Whether this process was asked to stop; False if several processes agree by `reached`."""
     return self._asked.is_set()

@@ -1,4 +1,4 @@
-"""Several processes, on one host or on many, that train together."""
+"""Coordinates several processes, on one host or many, that train together."""
 
 import contextlib
 import itertools
@@ -14,31 +14,30 @@ _ADDRESS, _COUNT, _INDEX = (
   "JAX_NUM_PROCESSES",
   "JAX_PROCESS_ID",
 )
-_ASK_AGAIN = 10_000  # milliseconds after which a process that waits asks again
-_meetings = itertools.count()  # all processes come to the same ones in the same order
+_ASK_AGAIN = 10_000  # milliseconds between polls of a waiting process
+_meetings = itertools.count()  # all processes reach the same ones in the same order
 
 
 def join_processes() -> int:
-  """Makes this process one of those that train together; before anything else touches a device.
+  """Joins this process to the others of a run. Call it before any device is used.
 
-  JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say where
-  the others are and which this one is. Where none of them is set, the scheduler says it: Slurm, a
-  TPU pod or Open MPI.
+  JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID identify
+  the others and this process. If none is set, the scheduler is asked: Slurm, a TPU pod or Open MPI.
 
   Returns:
-    The index of this process.
+    Index of this process, from 0.
 
   Raises:
-    UserError: some of the variables are set and others are not, a number is none, or there is no
-      scheduler.
+    UserError: only some of the variables are set, one is not a number, or none is set and there is
+      no scheduler.
   """
   given = {name: os.environ[name] for name in (_ADDRESS, _COUNT, _INDEX) if os.environ.get(name)}
   arguments = {}
   if given:
     if missing := [name for name in (_ADDRESS, _COUNT, _INDEX) if name not in given]:
       raise UserError(
-        f"--multihost finds {', '.join(given)} in the environment and not {', '.join(missing)}: "
-        "set all three, or none where Slurm, a TPU pod or Open MPI starts the processes"
+        f"--multihost found {', '.join(given)} in the environment but not {', '.join(missing)}: "
+        "set all three, or none if Slurm, a TPU pod or Open MPI starts the processes"
       )
     if wrong := [name for name in (_COUNT, _INDEX) if not given[name].isdecimal()]:
       raise UserError(f"{wrong[0]} is {given[wrong[0]]!r}, expected a whole number")
@@ -52,23 +51,24 @@ def join_processes() -> int:
   except (ValueError, RuntimeError) as error:
     raise UserError(
       f"--multihost cannot join other processes: {error} Set {_ADDRESS}, {_COUNT} and {_INDEX}, "
-      "or start the program by Slurm, on a TPU pod or by Open MPI; alone, leave --multihost out"
+      "or start the program with Slurm, on a TPU pod or with Open MPI; for one process, omit "
+      "--multihost"
     ) from error
   return jax.process_index()
 
 
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-  """What stands in this context, process 0 does before all others do it.
+  """Runs the body on process 0 first, then on the others.
 
-  For work that leaves files: the others find them done, or, on a disk of their own, do it too. It
-  may take hours: they wait by the coordinator, not by their devices, whose messages time out.
+  For work that leaves files: the others find them done or, on a disk of their own, do the work too.
+  It may take hours: they wait on the coordinator, since collectives between devices time out.
 
   Args:
-    name: of the work, the same in all processes.
+    name: name of the work, the same in all processes.
 
   Raises:
-    UserError: another process failed in it.
+    UserError: another process failed in the body.
   """
   meeting = f"{name} {next(_meetings)}"
   if jax.process_index() > 0:
@@ -82,7 +82,7 @@ def first_process_first(name: str) -> Iterator[None]:
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when every process has come to the point of this name."""
+  """Returns when every process has reached the point of this name."""
   _meet(f"{name} {next(_meetings)}")
 
 
@@ -93,9 +93,9 @@ def _meet(meeting: str) -> None:
 
 
 def _client():
-  """JAX's client of the coordinator: it alone waits for processes without a collective.
+  """JAX's client of the coordinator, the only way to wait for processes without a collective.
 
-  JAX has no public name for it; imported here, so that one process alone never needs it.
+  JAX has no public name for it. The import is local, so a single process never needs it.
   """
   from jax._src import distributed
 
@@ -108,7 +108,7 @@ def _announce(meeting: str, outcome: str) -> None:
 
 
 def _wait_for(index: int, meeting: str) -> None:
-  """Waits, however long it takes; where the coordinator is lost, JAX itself ends the process."""
+  """Waits without a limit; if the coordinator is lost, JAX itself ends the process."""
   outcome = "done" if index == jax.process_index() else None
   while outcome is None:
     try:
@@ -117,4 +117,4 @@ def _wait_for(index: int, meeting: str) -> None:
       if "DEADLINE_EXCEEDED" not in str(error):
         raise
   if outcome != "done":
-    raise UserError(f"process {index} failed: what it printed says why")
+    raise UserError(f"process {index} failed: see its output for the reason")

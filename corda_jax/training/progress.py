@@ -1,4 +1,4 @@
-"""The live line of a training run, and the averages behind its curves."""
+"""The progress line of a training run, and the averages for its curves."""
 
 import sys
 import time
@@ -10,15 +10,15 @@ import numpy as np
 
 from corda_jax.console import progress_bar
 
-_SKIPPED = "skipped"  # the metric that is 1 where a step was not applied
+_SKIPPED = "skipped"  # metric that is 1 if the step was not applied
 
 
 class _Pending(NamedTuple):
-  """A step whose metrics were not read yet."""
+  """A step whose metrics are still on the device."""
 
   step: int
   metrics: Mapping[str, jax.Array]
-  waited: float | None  # seconds for its batch; None: the clock stood
+  waited: float | None  # seconds spent waiting for its batch; None: not timed
 
 
 class Progress:
@@ -27,11 +27,11 @@ class Progress:
   Metrics stay on the device until a report.
 
   Args:
-    first: steps made before.
-    total: steps of the whole run.
-    images_per_step: for the rate.
-    shown: (words, metric, format) of what the line shows.
-    on_read: called with (step, its metrics as numbers), in order, as they are read.
+    first: number of steps made before.
+    total: number of steps of the whole run.
+    images_per_step: images of a step, for the rate.
+    shown: (label, metric, format) of each value on the line.
+    on_read: called with each step and its metrics as numbers, in order, as they are read.
   """
 
   def __init__(
@@ -43,33 +43,33 @@ class Progress:
     shown: Sequence[tuple[str, str, str]] = (("loss", "total", ".3f"),),
     on_read: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
   ):
-    """Starts the line."""
+    """Shows the line."""
     self._shown, self._on_read = shown, on_read
-    others = jax.process_index() > 0  # of several processes one shows the line
+    others = jax.process_index() > 0  # only process 0 shows the line
     self._bar = progress_bar(total=total, initial=first, desc="train", unit="step", disable=others)
     self._images_per_step = images_per_step
     self._pending: list[_Pending] = []
-    self._since: float | None = None  # when the clock started; None while it stands
+    self._since: float | None = None  # start of the timing; None while stopped
 
   def update(self, step: int, metrics: Mapping[str, jax.Array], *, waited: float = 0.0) -> None:
-    """Takes in the metrics of a step, and the seconds that its batch was waited for."""
+    """Records the metrics of a step, and the seconds that the host waited for its batch."""
     self._pending.append(_Pending(step, metrics, None if self._since is None else waited))
     if self._since is None:
       # The first step compiles, or follows an evaluation: neither belongs in the rate.
       jax.block_until_ready(metrics)
       self._since = time.monotonic()
-      self._bar.unpause()  # nor in the bar's rate and its time left
+      self._bar.unpause()  # nor in the rate of the bar and its remaining time
     self._bar.update()
 
   def report(self, until: int) -> dict[str, float]:
-    """Means of the metrics since the last report and up to the step `until`, shown on the line.
+    """Averages the metrics since the last report, up to the step `until`, and shows them.
 
-    To be asked for when a later step is under way: reading does then not make the device wait.
+    Call it when a later step is running, so that reading does not make the device wait.
 
     Returns:
-      The means over the steps that were applied (NaN where none was), "skipped", the number of the
-      others, and of steps that the clock saw "images_per_second" and "data_wait", the seconds a
-      step that the host waited for its batch.
+      Means over the applied steps (NaN if there are none); "skipped", the number of other steps;
+      and, if any step was timed, "images_per_second" and "data_wait", the mean seconds per step
+      that the host waited for its batch. Empty if no step is due.
     """
     due = [pending for pending in self._pending if pending.step <= until]
     self._pending = self._pending[len(due) :]
@@ -95,11 +95,11 @@ class Progress:
     return means
 
   def message(self, text: str) -> None:
-    """Prints a line above the live one."""
+    """Prints a line above the progress line."""
     self._bar.write(text)
 
   def stop_clock(self) -> None:
-    """Something else takes time now, until the next step."""
+    """Stops timing until the next step, for work that is not training."""
     self._since = None
     self._pending = [pending._replace(waited=None) for pending in self._pending]
 

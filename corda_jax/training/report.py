@@ -1,4 +1,4 @@
-"""One HTML page of a run that opens from disk: scores, curves, pictures, how it was made."""
+"""A self-contained HTML page about a run: scores, curves, pictures, provenance."""
 
 import base64
 import html
@@ -16,15 +16,15 @@ from corda_jax.training.report_page import PAGE
 from corda_jax.training.run_files import read_json, write_text
 
 NAME = "report.html"
-_MOST_SHEETS = 4  # contact sheets of each kind that are shown, the newest
+_MOST_SHEETS = 4  # newest contact sheets shown of each kind
 
-# Figures: title, what a curve's name begins with or is, whether the axis is logarithmic.
+# Figures: title, prefixes of the names of its curves, whether the axis is logarithmic.
 _FIGURES = (
   ("Target mIoU, %", ("target/miou",), False),
   ("Depth heads: errors", ("target/depth_",), False),
   ("Depth: errors", ("depth/",), False),
   ("Loss", ("train/total",), True),
-  ("Losses by term", ("train/ce_", "train/berhu_", "train/photometric", "train/smooth"), True),
+  ("Losses by term", ("train/ce_", "train/berhu_", "train/photometric"), True),
   ("Confident fraction, depth weight", ("train/confident_fraction", "train/depth_weight"), False),
   ("Norm of the gradients", ("train/gradient_norm",), True),
   ("Learning rates", ("learning_rate",), False),
@@ -37,17 +37,17 @@ Curves = dict[str, tuple[list[int], list[float]]]
 
 
 def write_report(workdir: Path, config: Mapping[str, Any]) -> Path:
-  """Writes `workdir/report.html`, of what lies in that folder; nothing is loaded from elsewhere.
+  """Writes `workdir/report.html`, a self-contained page built from the files of the run.
 
   Args:
     workdir: folder of a run, finished or not.
-    config: the configuration.
+    config: configuration shown if the folder has no `config.json`.
 
   Returns:
     Path of the page.
 
   Raises:
-    UserError: no run has reported anything there.
+    UserError: the folder has no history.
   """
   workdir = Path(workdir)
   history = read_history(workdir)
@@ -173,12 +173,12 @@ def _figures(curves: Curves) -> str:
   drawn = []
   for title, expected, logarithmic in _FIGURES:
     chosen = {name: curve for name, curve in curves.items() if name.startswith(expected)}
-    if any(any(values) for _, values in chosen.values()):  # not where all is zero
+    if any(any(values) for _, values in chosen.values()):  # skip figures whose values are all zero
       picture = _draw(title, chosen, logarithmic)
       drawn.append(f"<img alt='{title}' src='data:image/svg+xml;base64,{picture}'>")
   shown = tuple(prefix for _, prefixes, _ in _FIGURES for prefix in prefixes)
   others = {n: c for n, c in curves.items() if not n.startswith((*shown, "iou/"))}
-  for name, curve in others.items():  # of methods that came later
+  for name, curve in others.items():  # curves of other methods
     picture = _draw(name, {name: curve}, False)
     alt = html.escape(name, quote=True)
     drawn.append(f"<img alt='{alt}' src='data:image/svg+xml;base64,{picture}'>")

@@ -1,4 +1,4 @@
-"""The frame of a run's HTML page: nothing in it is loaded from elsewhere."""
+"""Template of the HTML page of a run; it loads nothing from elsewhere."""
 
 PAGE = """<!doctype html>
 <html lang="en">

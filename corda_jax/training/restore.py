@@ -1,4 +1,4 @@
-"""Reads the state of a run that was trained before."""
+"""Restores the state of an earlier run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from corda_jax.training.run_files import whole_checkpoints
 
 
 def restore_state(task: Any, workdir: Path) -> Any:
-  """The state of the checkpoint that `evaluation.checkpoint` names, if it is as it was written.
+  """The state of the checkpoint that `evaluation.checkpoint` names, if it is undamaged.
 
-  In place of a damaged one that is the latest, the one before it is taken, and that is reported.
+  If the latest checkpoint is damaged, the one before it is used and a message is printed.
 
   Args:
-    task: of the run.
+    task: task of the run; its configuration names the checkpoint.
     workdir: folder of the run; nothing in it is changed.
 
   Raises:
-    UserError: there is no such checkpoint, it is damaged, or it is of another network.
+    UserError: there is no such checkpoint, it is damaged, or it does not fit the network.
   """
   which = task.config.evaluation.checkpoint
   with undamaged_checkpoint(workdir, which, task.config.faults) as (checkpoints, step):
@@ -32,13 +32,14 @@ def restore_state(task: Any, workdir: Path) -> Any:
 def undamaged_checkpoint(
   workdir: Path, which: str, faults: Any
 ) -> Iterator[tuple[Checkpoints, int]]:
-  """The checkpoints of the run in `workdir` to read from, and the step of one that is whole.
+  """Opens the checkpoints of the run in `workdir`, and yields the step of an undamaged one, too.
 
   Args:
     workdir: folder of the run; nothing in it is changed.
-    which: "latest" or "best"; in place of a damaged latest one the one before it is taken, and that
-      is reported.
-    faults: how often and after how many seconds reading is tried again.
+    which: "latest" or "best". If the latest checkpoint is damaged, the one before it is used and a
+      message is printed.
+    faults: the `Faults` of the configuration: how often reading is retried, and after how many
+      seconds.
 
   Raises:
     UserError: there is no such checkpoint, or it is damaged.
@@ -54,9 +55,9 @@ def undamaged_checkpoint(
       if which != "latest":
         raise UserError(f"{damaged}: restore it from a copy, or set evaluation.checkpoint='latest'")
       if not earlier:
-        raise UserError(f"{damaged}, and there is none before it: restore it from a copy")
+        raise UserError(f"{damaged}, and no checkpoint precedes it: restore it from a copy")
       step = earlier.pop()
-      print(f"{damaged[0].upper()}{damaged[1:]}: that of step {step} is taken.")
+      print(f"{damaged[0].upper()}{damaged[1:]}: using the checkpoint of step {step}.")
     yield checkpoints, step
   finally:
     checkpoints.close()
@@ -66,7 +67,7 @@ def find_checkpoint(workdir: Path, which: str) -> int:
   """Step of the "latest" or the "best" checkpoint of the run in `workdir`; changes nothing.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no such checkpoint.
   """
   steps = whole_checkpoints(workdir)
   if not steps:

@@ -1,4 +1,4 @@
-"""What lies in the folder of a run beside its checkpoints: configuration, code version, results."""
+"""Files of a run other than its checkpoints: configuration, code version, results."""
 
 import importlib.metadata
 import json
@@ -21,15 +21,15 @@ _PACKAGES = ("corda_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 
 def has_checkpoints(workdir: Path) -> bool:
-  """Whether the run in `workdir` has a whole checkpoint; creates nothing."""
+  """Whether the run in `workdir` has a complete checkpoint; creates nothing."""
   return bool(whole_checkpoints(workdir))
 
 
 def whole_checkpoints(workdir: Path) -> list[int]:
-  """Steps of the whole checkpoints of the run in `workdir`, in order; creates nothing.
+  """Steps of the complete checkpoints of the run in `workdir`, ascending; creates nothing.
 
   Raises:
-    UserError: their folder is a link to what does not exist.
+    UserError: their folder is a link whose target does not exist.
   """
   folder = Path(workdir) / "checkpoints"
   check_links(folder)
@@ -38,39 +38,40 @@ def whole_checkpoints(workdir: Path) -> list[int]:
 
 
 def check_writable(workdir: Path) -> None:
-  """Creates the folder of a run if needed; raises UserError where nothing can be written to it."""
-  if ":/" in os.fspath(workdir):  # of "gs://…" Path leaves one slash
+  """Creates the folder of a run if needed; raises UserError if it is not writable."""
+  if ":/" in os.fspath(workdir):  # Path shortens "gs://…" to one slash
     raise UserError(
-      f"--workdir={workdir} is no folder of this machine: checkpoints are written and checked on a "
-      "disk; mount the bucket (gcsfuse, s3fs) and name the folder"
+      f"--workdir={workdir} is not a local folder, and checkpoints are written to a mounted disk: "
+      "mount the bucket (gcsfuse, s3fs) and name that folder"
     )
   for folder in ("checkpoints", "pictures", "tensorboard"):
     check_links(Path(workdir) / folder)
   try:
     Path(workdir).mkdir(parents=True, exist_ok=True)
-    # Of a name of its own: several processes ask at once, in containers all of number 1.
+    # A unique name: several processes check at once, and in containers all have process id 1.
     tempfile.TemporaryFile(dir=workdir).close()
   except OSError as error:
     raise UserError(
-      f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
+      f"--workdir={workdir} cannot be written ({error.strerror}): name a writable folder"
     ) from error
 
 
 def check_config(
   workdir: Path, config: Mapping[str, Any], *, parts: Sequence[str] | None = None
 ) -> None:
-  """Compares a configuration with that of the run in `workdir`, if there is a checkpoint of one.
+  """Compares a configuration with that of the run in `workdir`, if it has a checkpoint.
 
   Args:
     workdir: folder of the run.
     config: the whole configuration.
-    parts: what the names of fields that matter begin with, such as "model."; None: all that are not
-      `free`.
+    parts: prefixes of the fields to compare, such as "model."; None: all fields. Fields that are
+      `free` are never compared.
 
   Raises:
-    UserError: they differ; names the fields. Or there are checkpoints, and no configuration.
+    UserError: they differ, and the message names the fields; or there are checkpoints but no
+      configuration.
   """
-  if has_checkpoints(workdir):  # else nothing was made with another configuration
+  if has_checkpoints(workdir):  # without one, nothing depends on the old configuration
     matter = tuple(parts) if parts is not None else ("",)
     _check_same(workdir, config, "a run with", matter)
 
@@ -79,11 +80,11 @@ def check_results(workdir: Path, config: Mapping[str, Any]) -> None:
   """Compares a configuration with that of the results in `workdir`, with or without checkpoints.
 
   Args:
-    workdir: folder of a run that is done.
+    workdir: folder of a finished run.
     config: the whole configuration.
 
   Raises:
-    UserError: they differ in what touches numbers of training or of evaluation; names the fields.
+    UserError: fields differ that affect training or evaluation; the message names them.
   """
   _check_same(workdir, config, "results of", ("",), also=("evaluation.", "initial_weights"))
 
@@ -96,7 +97,7 @@ def _check_same(
   *,
   also: tuple[str, ...] = (),
 ) -> None:
-  """Raises UserError where fields of these parts differ that are not free, or are among `also`."""
+  """Raises UserError if fields differ that are in `parts` and not free, or free and in `also`."""
   old, new = (flatten(tree) for tree in (read_config(workdir), _as_json(config)))
   free = tuple(free_fields(config, Running))
 
@@ -117,10 +118,10 @@ def _check_same(
 
 
 def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
-  """Writes `workdir/config.json`, whole or not at all, and adds this code to `workdir/code.json`.
+  """Writes `workdir/config.json` atomically, and adds the code version to `workdir/code.json`.
 
-  The latter lists what the run was trained by, one entry after another where that changed: versions
-  of packages and, in a checkout, its commit, and the step from which on.
+  The latter has one entry for each version of the code that trained the run: versions of packages,
+  the commit (in a checkout), and the step from which that version was used.
   """
   if jax.process_index() > 0:
     return
@@ -137,12 +138,12 @@ def record_config(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def code_version() -> dict[str, Any]:
-  """Versions of this package and of those that its numbers depend on; its commit, or None."""
+  """Versions of this package and of those that its numbers depend on, and its commit or None."""
   return {name: _version(name) for name in _PACKAGES} | {"commit": _commit()}
 
 
 def _version(package: str) -> str | None:
-  """Of an installed package; None of one that is not, such as this one in a bare checkout."""
+  """Version of an installed package, or None."""
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:
@@ -150,7 +151,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-  """Of the checkout that this file lies in; "-dirty" where tracked files differ from it."""
+  """Commit of this checkout, with "-dirty" if tracked files are modified."""
   folder = Path(__file__).resolve().parents[2]
   if not (folder / ".git").exists():
     return None
@@ -165,10 +166,10 @@ def _commit() -> str | None:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-  """The configuration of the run in `workdir`, as `record_config` wrote it; tuples are lists.
+  """Configuration of the run in `workdir`, as `record_config` wrote it, with lists for tuples.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: the file is missing or damaged.
   """
   path = Path(workdir) / "config.json"
   try:
@@ -179,12 +180,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
       f"{path} cannot be read ({reason}): name the folder of a run, or restore the file from a copy"
     ) from error
   if not isinstance(config, dict):
-    raise UserError(f"{path} holds no configuration: restore it from a copy")
+    raise UserError(f"{path} is no configuration, expected a JSON object: restore it from a copy")
   return config
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-  """What a JSON file holds; None where it is not there, or is no object."""
+  """The object in a JSON file; None if the file is missing or holds no object."""
   try:
     value = json.loads(Path(path).read_text(encoding="utf-8"))
   except (OSError, ValueError, RecursionError):
@@ -193,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-  """The objects of a file that has one a line; what a kill cut short, or is none, is left out."""
+  """The objects of a JSON-lines file; truncated or invalid lines are skipped."""
   try:
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
   except (FileNotFoundError, NotADirectoryError):
@@ -210,18 +211,18 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-  """Writes `value` to `path` whole or not at all; numbers that are not finite as null."""
+  """Writes `value` to `path` atomically; non-finite numbers become null."""
   write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes `text` to `path` whole or not at all."""
+  """Writes `text` to `path` atomically."""
   with atomic_write(path) as partial, open(partial, "w", encoding="utf-8") as file:
     file.write(text)
 
 
 def finite(value: Any) -> Any:
-  """The same with None in place of NaN and infinities, which JSON does not know."""
+  """`value` with None in place of NaN and infinities, which JSON lacks."""
   if isinstance(value, Mapping):
     return {name: finite(each) for name, each in value.items()}
   if isinstance(value, list | tuple):
@@ -230,6 +231,6 @@ def finite(value: Any) -> Any:
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The configuration as a JSON file gives it back: tuples are lists."""
+  """The configuration as it is read back from JSON, with lists for tuples."""
   config = config.to_dict() if hasattr(config, "to_dict") else config
   return json.loads(json.dumps(config))

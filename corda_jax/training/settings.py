@@ -1,4 +1,4 @@
-"""Settings of every run, whatever it trains."""
+"""Settings shared by the runs of all tasks."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -11,11 +11,12 @@ class Faults:
   """What a run does when something fails.
 
   Attributes:
-    skipped_steps: a step whose loss or gradients are not finite is not applied; so many in a row
-      end the run (noticed when the curves are next written); 0: never.
-    retries: where a checkpoint cannot be written, how often it is tried again.
-    retry_seconds: before each try.
-    failed_save: what then: "stop", or "continue" until the next is due. The last one always stops.
+    skipped_steps: number of skipped steps in a row that end the run, 0: never. A step whose loss or
+      gradients are not finite is skipped; the run ends when the curves are next written.
+    retries: number of retries if a checkpoint cannot be written or read.
+    retry_seconds: seconds before each retry.
+    failed_save: what to do if all retries fail: "stop", or "continue" until the next checkpoint. A
+      failed last checkpoint always stops the run.
   """
 
   skipped_steps: int = 10
@@ -34,8 +35,8 @@ class ProfileSettings:
   """A profile of some steps for TensorBoard.
 
   Attributes:
-    at_step: its first step; 0: none.
-    steps: in a profile.
+    at_step: first step of the profile; 0: no profile.
+    steps: number of steps in the profile.
   """
 
   at_step: int = 0
@@ -51,19 +52,19 @@ class Running:
 
   Attributes:
     task: "adaptation" or "depth".
-    seed: of all that is random, from 0 on.
-    num_steps: of the whole run.
+    seed: random seed of the run, 0 or more.
+    num_steps: number of steps of the whole run.
     log_every: steps between console lines and scalars.
-    evaluate_every: steps; also evaluated after the last step.
-    checkpoint_every: steps; also written after the last step.
-    draw_every: steps between pictures of what training makes of a batch, in `pictures/` and in
-      TensorBoard; 0: none. The first of them compiles one more function.
-    initial_weights: a .pth file that a fresh run starts from (docs/weights.md), of the depth stage
-      one by each network's name; "": random weights.
-    keep_best: checkpoints kept for their score, beside the newest.
-    keep_newest: checkpoints kept because they are new; a damaged one is passed over.
-    faults: when something fails.
-    profile: of some steps.
+    evaluate_every: steps between evaluations; the last step is evaluated, too.
+    checkpoint_every: steps between checkpoints; the last step has one, too.
+    draw_every: steps between pictures of a training batch, in `pictures/` and in TensorBoard; 0: no
+      pictures. The first one compiles another function.
+    initial_weights: file that a new run starts from, PyTorch or safetensors (docs/weights.md); in
+      the depth stage one per network; "" for random weights.
+    keep_best: number of checkpoints kept for their score, in addition to the newest.
+    keep_newest: number of newest checkpoints kept; a damaged one is skipped on resuming.
+    faults: what a run does when something fails.
+    profile: profile of some steps.
   """
 
   task: str = "adaptation"
@@ -100,12 +101,12 @@ class Compute:
   """How the numbers are computed, and where they are stored.
 
   Attributes:
-    matmul_precision: of matrix products and convolutions of float32 numbers: "default", what the
-      device does by itself (TF32 on GPUs, bfloat16 on TPUs), "high" or "highest" (float32).
-    rematerialize: whether blocks are computed again in the backward pass instead of kept: less
-      memory, more time.
-    shard_state: whether optimiser state and teacher are split over the devices instead of held by
-      each.
+    matmul_precision: precision of float32 matrix products and convolutions: "default", the default
+      of the device (TF32 on GPUs, bfloat16 on TPUs), "high" or "highest" (float32).
+    rematerialize: whether the backward pass recomputes blocks instead of storing their activations,
+      which takes less memory and more time.
+    shard_state: whether optimiser state and teacher are split over the devices instead of
+      replicated.
   """
 
   matmul_precision: str = "default"
@@ -118,17 +119,16 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-  """What evaluations of every task have in common.
+  """Evaluation settings shared by all tasks.
 
   Attributes:
-    checkpoint: "latest" or "best"; for all modes that read one.
-    min_depth: least depth that is measured, and to which predictions are clipped, metres.
-    max_depth: largest one, metres.
-    median_scaling: whether each frame's prediction is first brought to the median of the true
-      depth: "always", "never", or "video", where depth was learned from video alone, which has no
-      scale.
-    max_frames: frames, spread over the validation set, that are used; 0: all.
-    pictures: frames shown in the contact sheet.
+    checkpoint: "latest" or "best", the checkpoint that every mode reads.
+    min_depth: least depth that is measured, and lower bound of predictions, metres.
+    max_depth: largest depth that is measured, and upper bound of predictions, metres.
+    median_scaling: when each frame's prediction is scaled to the median of the true depth:
+      "always", "never", or "video", if depth was learned from video alone, which has no scale.
+    max_frames: number of frames used, spread over the validation set; 0: all.
+    pictures: number of frames in the contact sheet.
   """
 
   free: ClassVar[bool] = True

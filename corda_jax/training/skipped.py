@@ -1,4 +1,4 @@
-"""Steps that were not applied because a loss or a gradient was not finite: reported, and ended."""
+"""Reports steps skipped for a non-finite loss or gradient, and stops a diverged run."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,25 +12,25 @@ from corda_jax.training.run_files import write_json
 
 
 def report_path(workdir: Path) -> Path:
-  """The file that describes a run that diverged: one a process, since each read other frames."""
+  """The file that describes a diverged run: one per process, since each reads other frames."""
   index = jax.process_index()
   return Path(workdir) / (f"diverged_{index}.json" if index else "diverged.json")
 
 
 def remove_report(workdir: Path) -> None:
-  """Forgets an end that a later run, in the same folder, has gone past."""
+  """Deletes reports of divergence that a later run in the same folder has passed."""
   for path in Path(workdir).glob("diverged*.json"):
     path.unlink(missing_ok=True)
 
 
 class SkippedSteps:
-  """Reports steps that were not applied, and stops a run that makes too many of them in a row.
+  """Reports steps that were not applied, and stops the run after too many of them in a row.
 
   Args:
     workdir: folder of the run, for the report.
-    most: steps in a row after which the run stops; 0: it never does.
-    frames_of: step → names of the frames of its batch, by domain, of this process.
-    checkpoints: → steps of the whole checkpoints, once none is being written.
+    most: number of skipped steps in a row after which the run stops; 0: never.
+    frames_of: step → names of the frames in its batch on this process, by domain.
+    checkpoints: waits for pending writes and returns the steps of the complete checkpoints.
     say: prints a line.
   """
 
@@ -43,16 +43,16 @@ class SkippedSteps:
     checkpoints: Callable[[], Sequence[int]],
     say: Callable[[str], None],
   ):
-    """Starts with none."""
+    """Starts with no skipped steps."""
     self._workdir, self._most = Path(workdir), most
     self._frames_of, self._checkpoints, self._say = frames_of, checkpoints, say
     self._row: list[dict[str, Any]] = []
 
   def read(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Takes in the metrics of a step; all steps, in order.
+    """Records the metrics of a step. Call it for all steps, in order.
 
     Raises:
-      UserError: this is one skipped step too many.
+      UserError: too many steps in a row were skipped.
     """
     if not metrics.get("skipped"):
       self._row.clear()
@@ -68,8 +68,8 @@ class SkippedSteps:
 
   def _stop(self, values: str) -> None:
     first, last = self._row[0]["step"], self._row[-1]["step"]
-    # The update before the first of these steps may have ruined the weights without a number that
-    # is not finite. With those of a checkpoint that is older, the step after it was.
+    # The update before the first of these steps may have ruined the weights without any non-finite
+    # number. An older checkpoint is good: the step after it was finite.
     good = max((step for step in self._checkpoints() if step < first - 1), default=None)
     path = report_path(self._workdir)
     report = {
@@ -80,10 +80,10 @@ class SkippedSteps:
     write_json(path, report)
     before = "no checkpoint is known to be good"
     if good is not None:
-      before = f"its checkpoint of step {good} is good, for the step after it was finite"
+      before = f"the checkpoint of step {good} is good, since the step after it was finite"
     raise UserError(
       f"training diverged: {len(self._row)} steps in a row, {first}..{last}, were not applied "
       f"({values}); {before}; see {path}. Inspect these frames, lower the learning rate or raise "
       "the precision, and start in another --workdir, from scratch or from that checkpoint "
-      "(docs/running.md, Faults); faults.skipped_steps says how many are tolerated"
+      "(docs/running.md, Faults); faults.skipped_steps is the number at which a run stops"
     )

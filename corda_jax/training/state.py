@@ -32,9 +32,10 @@ class TrainState:
     step: int32 scalar, updates made so far.
     params: the student's parameters.
     batch_stats: the student's running statistics.
-    optimizer_state: of the optax transformation.
+    optimizer_state: state of the optax transformation.
     teacher_params: exponential moving average of `params`.
-    teacher_batch_stats: running statistics of the teacher's own forward passes.
+    teacher_batch_stats: the teacher's running statistics: of its own passes, or averages of the
+      student's, as `Teacher.statistics` says.
     terms: the networks that terms bring along, by the term's name.
   """
 

@@ -29,9 +29,9 @@ class Need(NamedTuple):
 
   Attributes:
     domain: "source" or "target".
-    split: of it.
-    contents: of "image", "label", "inverse_depth", "views".
-    measured: whether some frame must have depth, to measure by.
+    split: split of that domain.
+    contents: any of "image", "label", "inverse_depth", "views".
+    measured: whether at least one frame must have depth, for evaluation.
   """
 
   domain: str
@@ -61,6 +61,9 @@ class Evaluation(NamedTuple):
 class Feed(Protocol):
   """Where batches come from: `data_pipelines.feed.Feed`."""
 
+  def provide(self, needs: Sequence[Need]) -> list[Any]:
+    """Prepares what is missing; the builder of each need's records, which has their report."""
+
   def train(self, start: int) -> Iterator[HostBatch]:
     """Batches for the step after `start` and all after it."""
 
@@ -69,7 +72,7 @@ class Feed(Protocol):
 
 
 class Writer(Protocol):
-  """Where curves go beside the history; its `OSError` is reported and ends nothing."""
+  """Where curves go beside the history; an `OSError` is reported and does not stop the run."""
 
   def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a point to each curve."""
@@ -79,17 +82,17 @@ class Writer(Protocol):
 
 
 class Task(abc.ABC):
-  """Base of the adaptation and of the depth stage.
+  """An experiment as the training loop, evaluation and the command line see it.
 
   Attributes:
     config: the whole configuration.
     mesh: devices, along the batch axis.
     step: the pure function of (state, batch, key) → (state, metrics), with `create_state`.
-    modes: the jobs of the command.
+    modes: modes of the command that the task supports.
     domains: data sets that training reads.
-    sections: of the configuration, beside the fields of `Running`.
+    sections: sections of the configuration, beside the fields of `Running`.
     read_by: mode → beginnings of the fields in which a job must agree with the run that it reads.
-    shown: (words, metric, format) of the live line of training.
+    shown: (words, metric, format) of what training's live line shows.
   """
 
   config: Any
@@ -108,6 +111,10 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def pictured(self, mode: str) -> Need:
     """Frames that the contact sheet of an evaluation shows."""
+
+  @abc.abstractmethod
+  def check_training(self) -> None:
+    """Raises UserError where the data sets lack what training needs."""
 
   @abc.abstractmethod
   def check_initial(self) -> None:
@@ -134,24 +141,24 @@ class Task(abc.ABC):
     """Writes the contact sheet of frames; all processes compute it, the first writes.
 
     Args:
-      state: of the task.
-      batches: of `pictured`, at least `config.evaluation.pictures` frames of it.
-      path: of the PNG file.
-      title: of the sheet.
+      state: state to draw.
+      batches: frames of `pictured`, at least `config.evaluation.pictures` frames of it.
+      path: path of the PNG file.
+      title: title of the sheet.
     """
 
   @abc.abstractmethod
   def draw_training(
     self, state: Any, batch: Any, key: jax.Array, *, path: Path, title: str
   ) -> None:
-    """Writes the contact sheet of what a step makes of a batch, likewise.
+    """Writes a contact sheet of the inputs and outputs of a training step, as above.
 
     Args:
-      state: before the step.
-      batch: on the devices.
-      key: of the run.
-      path: of the PNG file.
-      title: of the sheet.
+      state: state before the step.
+      batch: arrays on the devices.
+      key: PRNG key of the run.
+      path: path of the PNG file.
+      title: title of the sheet.
     """
 
   @property
@@ -211,7 +218,7 @@ def build_sections(config: Any, sections: Sequence[str]) -> dict[str, Any]:
 
   Args:
     config: the whole configuration.
-    sections: that the configuration has beside the fields of `Running`.
+    sections: sections of the configuration, beside the fields of `Running`.
 
   Raises:
     UserError: a value cannot work, or a field is unknown.

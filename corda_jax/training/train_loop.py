@@ -1,4 +1,4 @@
-"""The loop that every training runs in: steps, curves, evaluations, checkpoints, resuming."""
+"""The training loop of all tasks: steps, curves, evaluations, checkpoints, resuming."""
 
 import contextlib
 import time
@@ -33,22 +33,22 @@ def train(
 ) -> tuple[Any, Evaluation]:
   """Trains until `config.num_steps`, from the newest checkpoint in `workdir` if there is one.
 
-  A state is saved before it is evaluated, so whatever happens meanwhile loses nothing; a run that
-  goes on from it makes the evaluation that is missing.
+  A state is saved before it is evaluated, so a failing evaluation loses nothing; a run that resumes
+  from it makes the missing evaluation.
 
   Args:
-    task: what is trained.
+    task: task to train.
     workdir: existing folder for checkpoints, `history.jsonl`, pictures and `results.json`.
-    feed: of batches.
-    writer: of curves and pictures.
-    hooks: called after each step with its number, such as those of `clu.periodic_actions`.
+    feed: source of batches.
+    writer: writer of curves and pictures.
+    hooks: functions called after each step with its number, such as `clu.periodic_actions`.
 
   Returns:
-    The last state, and how it scored; `results.json` holds the result.
+    The last state and its evaluation, whose result is also in `results.json`.
 
   Raises:
-    Preempted: SIGTERM or SIGHUP asked to stop; the state is saved.
-    UserError: too many steps in a row were not finite, or a checkpoint cannot be written.
+    Preempted: SIGTERM or SIGHUP was received; the state is saved.
+    UserError: too many steps in a row were skipped, or a checkpoint cannot be written.
   """
   with Preemption() as preemption:
     return _Run(task, Path(workdir), writer, preemption).finish(feed, hooks)
@@ -73,9 +73,8 @@ class _Run:
     self._state, self._first = self._initial_or_restored()
     self._history.rewind(self._first)
     self._evaluation: Evaluation | None = None
-    self._frames: dict[
-      int, dict[str, list[str]]
-    ] = {}  # of the batches whose metrics were not read yet
+    # Frames of the batches whose metrics were not read yet, by step.
+    self._frames: dict[int, dict[str, list[str]]] = {}
     self._progress = Progress(
       self._first,
       config.num_steps,
@@ -98,9 +97,8 @@ class _Run:
     return self._checkpoints.restore(newest, self._task.state_shapes()), newest
 
   def _whole_checkpoints(self):
-    with contextlib.suppress(
-      UserError
-    ):  # that one cannot be written is reported where it is asked for
+    # A checkpoint that cannot be written is not listed; the caller reports another error.
+    with contextlib.suppress(UserError):
       self._checkpoints.wait()
     return whole_checkpoints(self._workdir)
 
@@ -108,11 +106,12 @@ class _Run:
     """Trains to the end, evaluates, and writes the results."""
     self._feed, self._hooks = feed, hooks
     last = self._config.num_steps
-    with contextlib.ExitStack() as closing:  # each is closed, whatever becomes of the others
+    with contextlib.ExitStack() as closing:  # each is closed, even if another fails
       for each in (self._checkpoints, self._progress):
         closing.callback(each.close)
       due = 0 < self._first < last and self._due(self._first, "evaluate")
-      if due and not self._history.evaluated(self._first):  # something came between
+      # The run was stopped before its evaluation.
+      if due and not self._history.evaluated(self._first):
         self._evaluate(self._first)
       if self._first < last:
         self._train(feed.train(self._first))
@@ -128,14 +127,14 @@ class _Run:
   def _train(self, batches):
     task = self._task
     key, train_step = replicated_key(task.mesh, task.config.seed), task.compile_step()
-    owed = None  # a report, made when the device has the next step to work on
+    owed = None  # step of a report that is due, made while the device runs the next step
     for step in range(self._first + 1, task.config.num_steps + 1):
       since = time.monotonic()
       host_batch = next(batches)
       batch = put_batch(task.mesh, task.batch_inputs(host_batch))
       waited = time.monotonic() - since
       self._frames[step] = _frames(host_batch)
-      if self._due(step, "draw"):  # of the state that the step sees
+      if self._due(step, "draw"):  # with the state before the step
         self._draw_training(step, batch, key)
       self._state, metrics = train_step(self._state, batch, key)
       self._progress.update(step, metrics, waited=waited)
@@ -148,7 +147,7 @@ class _Run:
       stop = self._preemption.reached(step)
       evaluate = self._due(step, "evaluate")
       save = stop or evaluate or self._due(step, "checkpoint")
-      if save:  # all that is reported of a step is reported before it is saved
+      if save:  # the reports of a step precede its checkpoint
         self._report(step)
         owed = None
         self._save(step, must=stop or step == task.config.num_steps)
@@ -180,14 +179,14 @@ class _Run:
 
   @contextlib.contextmanager
   def _not_fatal(self, what):
-    """Reporting must not end a run: a full disk is mentioned, and training goes on."""
+    """Reports a failed write, such as on a full disk, and lets training continue."""
     try:
       yield
     except (OSError, jax.errors.JaxRuntimeError) as error:
-      self._progress.message(f"{what} cannot be written ({first_line(error)}); the run goes on")
+      self._progress.message(f"{what} cannot be written ({first_line(error)}); the run continues")
 
   def _draw_training(self, step, batch, key):
-    """A sheet of what the step makes of its batch."""
+    """Writes the sheet of a training batch."""
     self._progress.stop_clock()
     path = self._workdir / "pictures" / f"train_step_{step:06d}.png"
     title = f"{self._workdir.name}: what training sees in step {step}"
@@ -197,7 +196,7 @@ class _Run:
       self._show(step, "train", path)
 
   def _draw_evaluation(self, step, evaluation):
-    """A sheet of evaluated frames."""
+    """Writes the sheet of evaluated frames."""
     need, count = self._task.pictured("train"), self._config.evaluation.pictures
     with self._not_fatal("pictures"):
       path = draw_evaluation(
@@ -215,18 +214,18 @@ class _Run:
       self._writer.write_images(step, {name: np.asarray(Image.open(path))[None, ..., :3]})
 
   def _save(self, step, *, must=False):
-    """Saves the state; tries again, and stops or goes on without, as `faults` says."""
+    """Saves the state; retries, and then stops or continues without it, as `faults` says."""
     self._check_checkpoint(step, wait=True)
 
     def save():
       self._checkpoints.save(step, self._state)
-      if must:  # not trusted to come, as the others are
+      if must:  # the other checkpoints are checked later
         self._checkpoints.wait()
 
     self._persist(step, save, must=must)
 
   def _check_checkpoint(self, step, *, wait=False):
-    """Where the one that was being written has failed, saves again at once."""
+    """Saves again at once if the checkpoint that was being written has failed."""
     try:
       (self._checkpoints.wait if wait else self._checkpoints.check)()
     except UserError as error:
@@ -241,7 +240,7 @@ class _Run:
       self._persist(step, save)
 
   def _persist(self, step, save, *, must=False):
-    """Saves, after a failure again, as often as `faults` says."""
+    """Saves, with the retries that `faults` allows."""
     faults = self._config.faults
     try:
       if self._stops_at_once():
@@ -251,15 +250,15 @@ class _Run:
     except UserError as error:
       if must or faults.failed_save == "stop" or jax.process_count() > 1:
         raise
-      self._progress.message(f"step {step}: {error}; training goes on without this checkpoint")
+      self._progress.message(f"step {step}: {error}; training continues without this checkpoint")
 
   def _stops_at_once(self):
-    """Whether nothing is tried again: several processes would each do so at another time."""
+    """Whether to stop without retries; several processes would retry at different times."""
     faults = self._config.faults
     return jax.process_count() > 1 or (faults.failed_save == "stop" and not faults.retries)
 
   def _evaluate(self, step):
-    """Scores the state, which is saved, and says how it did."""
+    """Evaluates the saved state and reports its score."""
     self._progress.stop_clock()
 
     need = self._task.needs("train")[-1]
@@ -275,7 +274,7 @@ class _Run:
     self._draw_evaluation(step, evaluation)
     with self._not_fatal("TensorBoard's curves"):
       self._writer.write_scalars(step, evaluation.curves)
-    if not self._history.evaluated(step):  # last of all: a kill before it has it made again
+    if not self._history.evaluated(step):  # after all else: a run killed before it evaluates again
       with self._not_fatal("the history"):
         self._history.add_evaluation(step, evaluation.score, evaluation.result, evaluation.curves)
     self._checkpoints.add_score(step, evaluation.score)
@@ -284,7 +283,7 @@ class _Run:
 
 
 def _frames(batch: HostBatch) -> dict[str, list[str]]:
-  """Names of a batch's frames by domain, where it holds them."""
+  """Names of the frames in a batch by domain, if it has them."""
   return {
     name.removesuffix("_name"): [str(each) for each in value]
     for name, value in batch.items()

@@ -36,21 +36,21 @@ from data_pipelines.tiled_array import TiledArray
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-  """Of records that are made here."""
+  """Information about records that are made locally."""
 
   def initialize_from_bucket(self) -> None:
     """Does nothing: TFDS would leave a temporary folder at every call."""
 
 
 class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-  """Base of the builders. What has the final name is whole, report included."""
+  """Base class of the builders. Records under their final name are complete, report included."""
 
-  VERSION = tfds.core.Version("3.0.0")  # of the records' contents
+  VERSION = tfds.core.Version("3.0.0")  # version of the record format
   MANUAL_DOWNLOAD_INSTRUCTIONS = "docs/data.md says which files each data set has."
-  TITLE: ClassVar[str]  # in messages
+  TITLE: ClassVar[str]  # name of the data set in messages
   IMAGE_FILTER: ClassVar[Image.Resampling]
-  LABEL_IDS: ClassVar[tuple[Mapping[str, int], frozenset[int]]]  # of the classes; all that occur
-  DEPTH_RECIPES: ClassVar[Mapping[str, DepthRecipe]]  # by kind
+  LABEL_IDS: ClassVar[tuple[Mapping[str, int], frozenset[int]]]  # class → id; all valid ids
+  DEPTH_RECIPES: ClassVar[Mapping[str, DepthRecipe]]  # depth kind → recipe
   TRAINING_SPLITS: ClassVar[tuple[str, ...]] = ("train",)
   HAS_VALIDATION: ClassVar[bool] = False  # a split "validation", whose labels keep their size
   VIEWS: ClassVar[tuple[str, ...]] = ()
@@ -67,7 +67,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Args:
       dataset_config: the part of a configuration that describes the data set.
-      contents: what is read of the records: "image", "label", "inverse_depth", "views".
+      contents: what is read from the records: "image", "label", "inverse_depth", "views".
       **values: fields of `FrameConfig`.
 
     Raises:
@@ -88,10 +88,10 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   @classmethod
   def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
-    """The frames of the splits of the configuration; a name is that of the file alone.
+    """The frames of the configured splits, named after their files without folders.
 
     Raises:
-      UserError: the files are laid out in another way.
+      UserError: the files have another layout.
     """
     splits, notes = {}, []
     for split in config.splits:
@@ -117,7 +117,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     split: str,
     patterns: Mapping[str, Sequence[Pattern]],
   ) -> tuple[dict[str, Sequence[Pattern]], dict[str, DataFiles]]:
-    """The patterns that are read, and the tree of each; validation has depth where there are files.
+    """The patterns that are read, and the tree of each; validation's depth files are optional.
 
     Raises:
       UserError: the folder of depth files does not exist.
@@ -139,7 +139,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """How frames of a split are prepared.
 
     Raises:
-      UserError: the data set lacks a class of the list.
+      UserError: the data set lacks one of the classes.
     """
     ids, known = cls.LABEL_IDS
     return Recipe(
@@ -162,12 +162,12 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Args:
       dataset_config: the part of a configuration that describes the data set.
-      split: of the records.
-      name: of the frame, as its record has it.
+      split: split of the records.
+      name: name of the frame, as in its record.
 
     Raises:
       ValueError: the data set has no such split.
-      UserError: the frame is not named as the data set's are.
+      UserError: the frame's name does not follow the data set's scheme.
     """
     patterns = cls.network_depth_patterns(dataset_config)
     if split not in patterns:
@@ -176,14 +176,14 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   @property
   def report(self) -> Report:
-    """Of the preparation that wrote the records."""
+    """The report of the preparation that wrote the records."""
     return Report(**self.info.metadata)
 
   def find(self, root: str = "") -> FoundFrames:
-    """Finds the frames below a root; "": the configured one.
+    """Finds the frames below the configured root, or below `root` where none is configured.
 
     Raises:
-      UserError: the root is missing or laid out in another way, or a split has no frame.
+      UserError: the root is missing or has another layout, or a split has no frames.
     """
     root = self.builder_config.root or root
     found = self.find_frames(DataFiles(root), self.builder_config)
@@ -225,7 +225,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     found = self.find("" if config.root else os.fspath(dl_manager.manual_dir))
     self._found = found
     stop = functools.partial(stop_at, self.name) if config.bad_frames == "stop" else None
-    if stop:  # missing files need no decoding to be found
+    if stop:  # missing files are found without decoding
       for split, frames in found.splits.items():
         for frame in frames:
           if (absent := missing_file(frame)) is not None:
@@ -269,7 +269,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         yield result
 
   def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-    """As in TFDS; then puts the report together, which becomes the records' metadata."""
+    """As in TFDS; then assembles the report, which becomes the records' metadata."""
     self._beam = download_config is not None and download_config.beam_runner is not None
     super()._download_and_prepare(dl_manager, download_config)
     splits = self._found.splits

@@ -34,14 +34,14 @@ def make_builder(
 ) -> FramesBuilder:
   """The builder of the records that hold a split, prepared or not.
 
-  Validation has records of its own, without views unless they are among the contents: who only
-  evaluates needs no file of training.
+  Validation has its own records, without views unless they are among the contents: evaluation
+  alone needs no training files.
 
   Args:
     dataset_config: `data.source` or `data.target` of a configuration.
     records_dir: folder of all records.
     split: "validation", or one of the configuration's `splits`.
-    contents: what is read of the records: "image", "label", "inverse_depth", "views".
+    contents: what is read from the records: "image", "label", "inverse_depth", "views".
     **options: more fields of `FrameConfig`.
 
   Raises:
@@ -85,7 +85,7 @@ def make_builder(
 
 
 def _check(cls: type[FramesBuilder], config: FrameConfig) -> None:
-  """Raises UserError where a value is none of the data set's."""
+  """Raises UserError where the data set does not support a value."""
   validation = config.splits == ("validation",) and cls.HAS_VALIDATION
   for key, given, known in (
     ("depth", (config.depth,), (*cls.depth_kinds(), "none")),
@@ -113,7 +113,7 @@ def _check(cls: type[FramesBuilder], config: FrameConfig) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Silences the progress bars and the log of TFDS, which name its own inner steps."""
+  """Silences the progress bars and the log of TFDS, which report its internal steps."""
   tfds.disable_progress_bar()
   with errors_alone():
     yield

@@ -1,4 +1,4 @@
-"""Cityscapes: 2,975 frames to train on, 500 to validate, 19,998 unlabelled; 2048x1024 pixels."""
+"""Cityscapes: 2,975 training frames, 500 for validation, 19,998 unlabelled; 2048x1024 pixels."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ _SEQUENCE = "leftImg8bit_sequence"
 
 # Depth kind → folder and suffix of its files.
 _DEPTH_FILES = {
-  "mono": ("disparity", _IMAGE),  # beside the official ones, which are something else
+  "mono": ("disparity", _IMAGE),  # in the same folder as the official ones, which differ
   "stereo": ("depth", "_depth_stereoscopic.mat"),
   "official": ("disparity", "_disparity.png"),
 }
@@ -53,18 +53,18 @@ _DEPTH_RECIPES = {
 
 
 class Cityscapes(FramesBuilder):
-  """`leftImg8bit/{train,val}/CITY/…`, `gtFine/…`, and depth by its kind.
+  """`leftImg8bit/{train,val}/CITY/…`, `gtFine/…`, and depth files by kind.
 
-  As the archives hold it, or in the released tree, where `leftImg8bit_trainvaltest/` and
-  `gtFine_trainvaltest/` hold the first two. Validation labels keep the size of their files, at
-  which the benchmark scores; validation has depth where there are files of it. `train_extra` has no
-  fine labels.
+  The layout is that of the archives or of the release, which keeps the first two in
+  `leftImg8bit_trainvaltest/` and `gtFine_trainvaltest/`. Validation labels keep the size of their
+  files, at which the benchmark scores; validation has depth where depth files exist. `train_extra`
+  has no fine labels.
   """
 
   BUILDER_CONFIGS: ClassVar = [FrameConfig(height=512, width=1024, depth="stereo")]  # as released
   TITLE = "Cityscapes"
   IMAGE_FILTER = Image.Resampling.BILINEAR
-  # 255: licence plates, -1 in the tables.
+  # 255: licence plates, which are -1 in the tables.
   LABEL_IDS = (labels.CITYSCAPES_IDS, frozenset((*range(34), 255)))
   DEPTH_RECIPES = _DEPTH_RECIPES
   NETWORK_DEPTH = "mono"
@@ -75,7 +75,7 @@ class Cityscapes(FramesBuilder):
 
   @classmethod
   def patterns(cls, config: FrameConfig, split: str) -> dict[str, tuple[str, ...]]:
-    """As in the base class; {name} holds the city's folder too."""
+    """As in the base class; {name} includes the city's folder."""
 
     def of(kind: str, suffix: str, released: str = "") -> tuple[str, ...]:
       path = f"{kind}/{_FOLDERS[split]}/{NAME}{suffix}"
@@ -94,7 +94,7 @@ class Cityscapes(FramesBuilder):
 
   @classmethod
   def trees(cls, files, config, split, patterns):
-    """As in the base class; a camera without views serves the depth alone."""
+    """As in the base class; without views, the camera is read only for depth."""
     patterns, trees = super().trees(files, config, split, patterns)
     if not config.views and "depth" not in patterns:
       patterns.pop("camera", None)
@@ -102,7 +102,7 @@ class Cityscapes(FramesBuilder):
 
   @classmethod
   def find_frames(cls, files: DataFiles, config: FrameConfig) -> FoundFrames:
-    """As in the base class, with neighbours in the sequence."""
+    """As in the base class, with neighbours from the sequence."""
     found = super().find_frames(files, config)
     by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
     offsets = {view: by[view] for view in by if view in config.views}
@@ -114,7 +114,7 @@ class Cityscapes(FramesBuilder):
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """As in the base class; {name} holds the city's folder too."""
+    """As in the base class; {name} includes the city's folder."""
     del dataset_config
     kind, suffix = _DEPTH_FILES[cls.NETWORK_DEPTH]
     return {split: f"{kind}/{folder}/{NAME}{suffix}" for split, folder in _FOLDERS.items()}
@@ -133,7 +133,7 @@ class Cityscapes(FramesBuilder):
 def _with_neighbours(
   files: DataFiles, frame: Frame, folder: str, offsets: Mapping[str, int]
 ) -> Frame:
-  """The frame with images of the sequence, by their distance in time."""
+  """The frame with neighbours from the sequence; `offsets` maps views to distances in frames."""
   match = _NAME.fullmatch(frame.name)
   if offsets and match is None:
     raise UserError(

@@ -1,4 +1,4 @@
-"""A data set of one's own: files that patterns of a configuration find."""
+"""A user-defined data set: files found by the patterns of a configuration."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ from data_pipelines.patterns import NAME, Pattern
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class FolderConfig(FrameConfig):
-  """A `FrameConfig` of a data set of one's own.
+  """A `FrameConfig` of a user-defined data set.
 
   Attributes:
     folder: where the files are and what is in them.
@@ -37,7 +37,7 @@ class FolderConfig(FrameConfig):
 class Folder(FramesBuilder):
   """Frames whose files are found by patterns, such as `train/images/{name}.jpg`.
 
-  The files of a frame are those of equal name; a name may run over folders, as in `bonn/000019`.
+  The files of a frame are those of equal name; a name may include folders, as in `bonn/000019`.
   Depth files may differ in size from the image. Validation labels keep the size of their files.
   """
 
@@ -79,7 +79,7 @@ class Folder(FramesBuilder):
 
   @classmethod
   def find_frames(cls, files: DataFiles, config: FolderConfig) -> FoundFrames:
-    """As in the base class, but names have their folders."""
+    """As in the base class, but names include folders."""
     by = {"previous": -config.neighbour_offset, "next": config.neighbour_offset}
     splits, ends, notes = {}, {}, []
     for split in config.splits:
@@ -99,7 +99,7 @@ class Folder(FramesBuilder):
 
   @classmethod
   def network_depth_patterns(cls, dataset_config: Any) -> dict[str, str]:
-    """As in the base class; those of the configuration, unless they are of measured depth."""
+    """As in the base class; the configured patterns, unless they are for measured depth."""
     patterns = {}
     for split in SPLITS:
       config = dataset_config.folder[split]
@@ -133,9 +133,9 @@ def _match(
 
 
 def _listed(files: DataFiles, frames: list[Frame], split: str, path: str) -> list[Frame]:
-  """Those of the frames that a text file names: by name, by file, or by a path that ends in it.
+  """The frames that a text file lists: by name, by file, or by a path that ends in one of these.
 
-  A line may have more columns, as where a list pairs images with labels; the first one counts.
+  A line may have more columns, such as pairs of images and labels; the first one counts.
   """
   field = f"folder.{split}.list is {path!r}"
   try:
@@ -147,7 +147,7 @@ def _listed(files: DataFiles, frames: list[Frame], split: str, path: str) -> lis
   for frame in frames:
     below = files.below(frame.image)
     for text in {frame.name, below, os.path.basename(below)}:
-      known[text] = None if text in known else frame  # of two frames
+      known[text] = None if text in known else frame  # ambiguous: the text names two frames
   listed = {}
   for line in filter(None, map(str.strip, lines)):
     starts = (text[at:] for text in (line, line.split()[0]) for at in _starts(text))
@@ -155,7 +155,7 @@ def _listed(files: DataFiles, frames: list[Frame], split: str, path: str) -> lis
     if frame is None:
       example = files.below(frames[0].image)
       raise UserError(
-        f"{field}, and names {line!r}, which is no image of the split; expected names such as "
+        f"{field}, and names {line!r}, which is not an image of the split; expected names such as "
         f"{frames[0].name!r}, or paths such as {example!r}"
       )
     listed[frame.name] = frame
@@ -165,12 +165,12 @@ def _listed(files: DataFiles, frames: list[Frame], split: str, path: str) -> lis
 
 
 def _starts(path: str) -> list[int]:
-  """Where the path itself and those without its first folders begin."""
+  """Start positions of the path itself and of its parts without the first folders."""
   return [0, *(match.end() for match in re.finditer("/", path))]
 
 
 def _check_apart(files: DataFiles, config: FolderConfig, train: list[Frame]) -> None:
-  """Raises UserError where training has images of validation."""
+  """Raises UserError where training and validation share images."""
   pattern, path = config.folder.held_out
   validation, _ = _match(files, config, "validation", {"image": pattern})
   if path:
@@ -179,13 +179,13 @@ def _check_apart(files: DataFiles, config: FolderConfig, train: list[Frame]) -> 
   if shared:
     raise UserError(
       f"{min(shared)!r} and {len(shared) - 1} more are in both folder.train and folder.validation: "
-      "make one of the patterns narrower (a name may run over folders), name lists of images, or "
+      "make one of the patterns narrower (a name may include folders), name lists of images, or "
       "set folder.shared_images=True"
     )
 
 
 def _in_videos(frames: list[Frame], split: str, offsets: Mapping[str, int]) -> list[Frame]:
-  """Those of the frames that have their neighbours, with them."""
+  """The frames that have all neighbours, with the neighbours filled in."""
   kept = with_neighbours(frames, offsets)
   if not kept:
     views = " and ".join(f"folder.{split}.{view}" for view in offsets)

@@ -43,18 +43,18 @@ NEIGHBOURS = ("previous", "next")  # views that may be images of other frames
 
 @dataclasses.dataclass(frozen=True)
 class FolderFiles:
-  """Where the files of a data set of one's own are, and what is in them.
+  """Where the files of a user-defined data set are, and what is in them.
 
   Attributes:
-    patterns: split → attribute of `Frame` → pattern below the root; those that are needed.
+    patterns: split → attribute of `Frame` → pattern below the root; only what is needed.
     lists: split → text file below the root that names its frames.
     label_classes: label id or (R, G, B) in the files → class name, "" to ignore it; empty: ids are
-      places in the class list; None: the ids of Cityscapes.
-    other_labels: "refuse" or "ignore" labels that are not among them.
-    image_filter: "bilinear" or "bicubic".
-    metres_per_unit: of 16-bit metric depth; None where there is none.
-    camera: of all frames; None where they have files of it, or none is needed.
-    held_out: pattern and list ("": none) of the images of validation, which training must not have;
+      indices into the class list; None: the ids of Cityscapes.
+    other_labels: "refuse" or "ignore", for labels that are not among them.
+    image_filter: filter that resizes images, "bilinear" or "bicubic".
+    metres_per_unit: metres per unit of 16-bit metric depth; None for other kinds.
+    camera: camera of all frames; None where they have camera files or need none.
+    held_out: pattern and list ("": none) of the validation images, which training must not contain;
       None: it may.
   """
 
@@ -79,14 +79,14 @@ class FolderFiles:
     views: Sequence[str],
     contents: Sequence[str],
   ) -> "FolderFiles":
-    """Reads the `folder` part; what neither depth nor views need is left out.
+    """Reads the `folder` section, without what neither depth nor views need.
 
     Args:
-      config: `data_pipelines.settings.Folder`.
-      splits: that are prepared.
+      config: the section, see `data_pipelines.settings.Folder`.
+      splits: splits that are prepared.
       depth: kind of the depth files, or "none".
       views: images that records hold beside the frame's own.
-      contents: what is read of the records.
+      contents: what is read from the records.
 
     Raises:
       UserError: a value is invalid.
@@ -133,7 +133,7 @@ class FolderFiles:
     """Path of a label file → training ids.
 
     Raises:
-      UserError: a label is mapped to what is no class.
+      UserError: a label is mapped to an unknown class.
     """
     refuse = self.other_labels == "refuse"
     hint = (
@@ -148,7 +148,7 @@ class FolderFiles:
     for label, name in self.label_classes.items():
       if name and name not in classes.names:
         raise UserError(
-          f"folder.label_classes maps {label} to {name!r}, which is no class; expected one of "
+          f"folder.label_classes maps {label} to {name!r}, which is not a class; expected one of "
           f"{', '.join(classes.names)}, or '' to ignore it"
         )
       ids[label] = classes.names.index(name) if name else IGNORE
@@ -160,7 +160,7 @@ class FolderFiles:
     return LabelIds(table, frozenset((*ids, IGNORE)) if refuse else None, hint)
 
   def depth_recipe(self, depth: str) -> DepthRecipe | None:
-    """How files of a kind are read. A network's inverse depth is interpolated, the rest is not."""
+    """How files of a kind are read. Only a network's inverse depth is interpolated."""
     if depth == "none":
       return None
     stereo = depth.startswith("disparity_")
@@ -192,7 +192,7 @@ def _patterns(
     if pattern.text and not pattern.is_valid(shared=kind == "camera"):
       raise UserError(
         f"{field} is {pattern.text!r}; expected {NAME} in it once, or {{clip}} and then {{frame}}, "
-        "where the frames' names stand"
+        "in place of the frames' names"
       )
     if pattern.text:
       patterns[kind] = pattern
@@ -207,7 +207,7 @@ def _camera(config: Any, stereo: bool) -> Camera | None:
   if len(numbers) != 4 or not real or min(numbers[:2]) <= 0:
     raise UserError(
       f"folder.camera.intrinsics is {numbers}, expected (fx, fy, cx, cy) in pixels, or () where "
-      "the frames have files of them"
+      "the frames have camera files"
     )
   if stereo and not 0 < config["baseline"] < math.inf:
     raise UserError(
@@ -240,7 +240,7 @@ def _label_classes(pairs: Any) -> dict[Any, str] | None:
 
 
 def _check_fields(config: Any, metric: bool) -> None:
-  """Raises UserError where a field has none of its values."""
+  """Raises UserError where a field has an invalid value."""
   for field, choices in (("other_labels", ("refuse", "ignore")), ("image_filter", FILTERS)):
     if config[field] not in choices:
       expected = " or ".join(repr(choice) for choice in choices)

@@ -13,22 +13,22 @@ from corda_jax.labels import CITYSCAPES, ClassList
 class FrameConfig(tfds.core.BuilderConfig):
   """Where a data set is and how it is prepared.
 
-  The name holds what decides the records' contents, so that every size and depth kind has a folder
-  of its own.
+  The name encodes everything that determines the records' contents, so that every size and depth
+  kind has its own folder.
 
   Attributes:
     root: folder of the data set's files; "": TFDS's manual download folder.
-    height: working resolution, pixels.
-    width: working resolution, pixels.
-    depth: which files hold the inverse depth, or "none".
+    height: rows of the records' images, the working resolution.
+    width: columns of the records' images.
+    depth: kind of the files that hold depth, or "none".
     depth_root: folder of the depth files, laid out as below the root; "" is the root itself.
     classes: classes of the records' labels.
-    splits: that are prepared: those to train on, or validation alone.
+    splits: splits that are prepared: those to train on, or validation alone.
     views: images that records hold beside the frame's own: "right", "previous", "next".
-    neighbour_offset: frames of the sequence to the previous and to the next one.
+    neighbour_offset: distance of the previous and the next image, in frames of the sequence.
     bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
-    processes: that decode and resize; 0 is one a core.
-    shard_frames: frames of a record file.
+    processes: number of processes that decode and resize; 0: one per core.
+    shard_frames: number of frames per record file.
     progress: whether to show a progress bar.
   """
 
@@ -62,7 +62,7 @@ class FrameConfig(tfds.core.BuilderConfig):
     self.name = "_".join(parts)
 
   def variant(self) -> tuple:
-    """What else decides the records' contents, and is too long for a name."""
+    """What else determines the records' contents; the name has its hash."""
     parts = () if self.classes.names == CITYSCAPES.names else (self.classes.names,)
     if self.depth_root and self.depth != "none":
       parts += (("depth_root", os.path.normpath(self.depth_root)),)

@@ -19,7 +19,7 @@ class Gta5(FramesBuilder):
   ]  # as released
   TITLE = "GTA5"
   IMAGE_FILTER = Image.Resampling.BICUBIC
-  # Those of Cityscapes; the game's table gives licence plates an id of their own, 34.
+  # Those of Cityscapes; in the game's table, licence plates have their own id, 34.
   LABEL_IDS = (labels.CITYSCAPES_IDS, frozenset((*range(35), 255)))
   DEPTH_RECIPES: ClassVar = {"disparity": preprocess.NETWORK_DISPARITY}
   NETWORK_DEPTH = "disparity"

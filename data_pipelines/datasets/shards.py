@@ -29,7 +29,7 @@ def stop_at(dataset: str, bad: Mapping[str, str]) -> None:
   """Raises the error of a frame that cannot be used.
 
   Args:
-    dataset: its name.
+    dataset: name of the data set.
     bad: "split", "file" and "reason".
 
   Raises:
@@ -44,11 +44,11 @@ def stop_at(dataset: str, bad: Mapping[str, str]) -> None:
 def generate(
   shard: Shard, results: Iterator[PreparedFrame | BadFrameError] | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Key and example of each frame of a shard that can be used; writes its part of the report."""
+  """Yields key and example of each usable frame of a shard; writes its part of the report."""
   part = Part(shard.split)
   if results is None:
     results = map(prepare_item, ((frame, shard.recipe) for frame in shard.frames))
-  for frame, result in zip(shard.frames, results, strict=False):  # `results` may go on
+  for frame, result in zip(shard.frames, results, strict=False):  # `results` may hold more
     if isinstance(result, BadFrameError):
       part.leave_out(result)
       if shard.stop:
@@ -56,6 +56,6 @@ def generate(
     else:
       part.keep(frame, result)
       contents = {"name": frame.name, **result.contents}
-      # A camera may have served the depth alone.
+      # The camera may have been read only for depth.
       yield frame.name, {key: contents[key] for key in shard.features}
   Path(shard.part).write_text(json.dumps(dataclasses.asdict(part)))

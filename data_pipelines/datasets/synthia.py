@@ -10,7 +10,7 @@ from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.patterns import NAME
 
-_NESTED = "RAND_CITYSCAPES/"  # the archive's own folder, if the root holds it
+_NESTED = "RAND_CITYSCAPES/"  # the archive's own folder, if it is below the root
 
 
 class Synthia(FramesBuilder):

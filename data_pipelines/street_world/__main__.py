@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
   except ValueError as error:
     parser.error(str(error))
   if args.gap != 1 and args.layout not in (None, "cityscapes", "folder_real"):
-    parser.error(f"--gap is of the real city, and --layout {args.layout} is not: leave it out")
+    parser.error(f"--gap is for the real city, not for --layout {args.layout}: leave it out")
   if args.benchmark:
     for domain in (domains.SYNTHETIC, real):
       rate = preview.frames_per_second(domain, height=height, width=width)
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print("stopped; the same command goes on from here", file=sys.stderr)
+    print("stopped; run the same command again to continue", file=sys.stderr)
     return 130
   print(f"{root} is complete")
   return 0

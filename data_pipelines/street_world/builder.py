@@ -5,22 +5,22 @@ import numpy as np
 from data_pipelines.street_world import textures
 from data_pipelines.street_world.parts import ID
 
-HUE_SHARE = 0.4  # standard deviation of a shift of hue over one of brightness
+HUE_SHARE = 0.4  # standard deviation of hue shifts over that of brightness shifts
 DARKER = 0.72  # a pattern's second colour over the first, where it has no material of its own
 TRIES = 8  # places tried for a thing before it is left out
 
 
 class Look:
-  """Draws linear colours of a scene's materials."""
+  """Samples linear colours of a scene's materials."""
 
   def __init__(self, domain, rng):
-    """Draws from `domain.palette` with the generator `rng`."""
+    """Samples from `domain.palette` with the generator `rng`."""
     self._domain = domain
     self._rng = rng
     self._shift = {}
 
   def draw(self, material):
-    """float64[3], the colour of one more thing of this material."""
+    """Samples the linear colour of one more thing of this material, float64[3]."""
     domain, rng = self._domain, self._rng
     if material not in self._shift:
       self._shift[material] = _spread(rng, domain.palette_shift)
@@ -48,7 +48,7 @@ class Builder:
     self.shadows = []  # one a thing that casts one, columns as in `scene.Scene.shadows`
 
   def free(self, x, y, half_x, half_y):
-    """Whether a footprint about (x, y) is clear of all that were reserved."""
+    """Whether a footprint about (x, y) is clear of all reserved ones."""
     return all(abs(x - a) >= half_x + c or abs(y - b) >= half_y + d for a, b, c, d in self._taken)
 
   def reserve(self, x, y, half_x, half_y):
@@ -60,9 +60,9 @@ class Builder:
 
     Args:
       parts: list of `Part`.
-      x: of the thing's foot, metres.
-      y: of the thing's foot, metres.
-      z: of the thing's foot, metres.
+      x: x of the thing's foot, metres.
+      y: y of the thing's foot, metres.
+      z: z of the thing's foot, metres.
       heading: radians by which its y axis turns towards -x.
       velocity: (x, y), metres a second.
       shadow: half width and half length of its shadow; None for none.
@@ -91,13 +91,13 @@ class Builder:
       self.shadows.append((x, y, z, heading, *shadow, *velocity))
 
   def try_place(self, parts, draw, half, **options):
-    """Places a thing at the first free place that `draw()` gives.
+    """Places a thing at the first free place that `draw()` returns.
 
     Args:
-      parts: of the thing.
+      parts: parts of the thing.
       draw: returns a place (x, y).
       half: half sizes of its footprint along x and y, metres.
-      **options: of `place`.
+      **options: options of `place`.
 
     Returns:
       Whether a place was found.

@@ -1,8 +1,8 @@
 """The two domains: how often things occur, what they are made of, what light and camera do to them.
 
 `SYNTHETIC` is a sunny, clean, saturated simulator; `REAL` an overcast, textured, noisy camera on a
-car. Layout and geometry are drawn by the same rules, so depth says almost the same about classes in
-both domains, while shifted palettes, light, haze and the sensor change what colours say.
+car. Layout and geometry are sampled by the same rules, so depth says almost the same about classes
+in both domains, while shifted palettes, light, haze and the sensor change what colours mean.
 `gap.real_city` moves the look of the second one nearer to the first one's, or farther from it.
 """
 
@@ -17,10 +17,10 @@ Color = tuple[float, float, float]
 class Domain:
   """Everything in which two domains differ.
 
-  A pair named "range" is drawn uniformly, once a scene.
+  A "range" is a pair of limits; its value is sampled uniformly, once per scene.
 
   Attributes:
-    name: of the domain.
+    name: name of the domain.
     focal: focal length over the image's width.
     principal_point: (x, y) over the image's width and height.
     camera_height: range, metres above the road.
@@ -28,7 +28,7 @@ class Domain:
     hood_height: share of the image's rows that the car's own hood reaches at its middle; 0: none.
     objects: expected number of things placed in view, by kind.
     frontage: weights of what lines the sidewalks, by kind.
-    verge: probability that a grass strip lies between road and sidewalk, for each side.
+    verge: probability of a grass strip between road and sidewalk, for each side.
     palette: colours as displayed, 0..1, by material; each thing takes one at random.
     palette_shift: standard deviation of a material's common colour shift in a scene.
     object_shift: standard deviation of a single thing's colour shift.

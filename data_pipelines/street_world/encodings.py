@@ -48,7 +48,7 @@ def stereo_depth_file(depth: np.ndarray) -> bytes:
   known = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
   scipy_io.savemat(buffer, {"depth_map": known}, do_compression=True)
   data = buffer.getvalue()
-  # SciPy writes the time of day into the file's text; the same frame shall give the same bytes.
+  # SciPy writes the time of day into the file's text; the same frame must give the same bytes.
   return _MAT_TEXT.ljust(116) + data[116:]
 
 
@@ -61,7 +61,7 @@ def monocular_estimate(
     depth: metres.
     error: standard deviation of the log of a smooth factor on the inverse depth.
     blur: standard deviation of the blur of the inverse depth, pixels.
-    rng: of the smooth factor.
+    rng: generator of the smooth factor.
   """
   height, width = depth.shape
   coarse = rng.normal(0.0, error, (4, 6))

@@ -10,7 +10,7 @@ from corda_jax import labels
 from data_pipelines.street_world import domains, encodings, png, render
 from data_pipelines.street_world import scene as scene_lib
 
-VERSION = 1  # of the world; raised when the same seed gives other files
+VERSION = 1  # version of the world; raised when the same seed gives other files
 LAYOUTS = ("gta5", "synthia", "cityscapes", "folder_synthetic", "folder_real")
 SPLITS = ("train", "val")
 CITIES = {
@@ -20,7 +20,7 @@ CITIES = {
 LABELLED = 19  # number of the labelled frame in its snippet
 MAX_NEIGHBOURS = 10  # a snippet has 30 frames
 EGO_VEHICLE = 1  # Cityscapes' label id of the own car's hood
-# Label ids of the plain folders, by training id; 0 is what has no class.
+# Label ids of the plain folders, by training id; 0 means no class.
 OWN_IDS = np.arange(1, 1 + len(labels.CITYSCAPES), dtype=np.uint8)
 
 Files = Mapping[str, Callable[[], bytes]]  # path below the root → the file's content
@@ -28,12 +28,12 @@ Files = Mapping[str, Callable[[], bytes]]  # path below the root → the file's 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a data set is made from; everything that its files depend on.
+  """Everything that the files of a data set depend on.
 
   Attributes:
     layout: one of `LAYOUTS`.
     frames: number of labelled frames by split.
-    seed: of the world.
+    seed: seed of the world.
     height: rows of the images.
     width: columns of the images.
     domain: what it looks like.
@@ -53,21 +53,21 @@ class Plan:
   mono_blur: float = 0.0
 
   def parameters(self) -> dict:
-    """All of it and the world's version, as JSON reads it back."""
+    """All fields and the world's version, as JSON returns them."""
     values = {"version": VERSION, **dataclasses.asdict(self)}
     return json.loads(json.dumps(values))
 
 
 def entropy_of(seed: int, layout: str, split: str, index: int) -> tuple[int, ...]:
-  """What all random draws of a frame start from: its place in the world, never its order."""
+  """Entropy of all random values of a frame: its place in the world, not its order."""
   return seed, LAYOUTS.index(layout), SPLITS.index(split), index
 
 
 class Views:
-  """The views of one street, each rendered when it is first asked for."""
+  """The views of one street, each rendered on first use."""
 
   def __init__(self, plan: Plan, split: str, index: int):
-    """Of the frame `index` of the split."""
+    """Prepares the views of frame `index` of the split."""
     self.plan, self.split, self.index = plan, split, index
     self.entropy = entropy_of(plan.seed, plan.layout, split, index)
     self._scene = None
@@ -157,7 +157,7 @@ def _cityscapes(view) -> Files:
 
 
 def _folder(view) -> Files:
-  """A plain folder, as one might have it: no layout and no label ids that a program knows."""
+  """A plain folder, as a user may have: neither its layout nor its label ids are known ones."""
   name = f"{view.index:06d}"
 
   def png_file(folder, make):

@@ -1,4 +1,4 @@
-"""The real city at another distance of its look from the synthetic one's."""
+"""The real city with a look nearer to the synthetic one's, or farther from it."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any
 from corda_jax.errors import UserError
 from data_pipelines.street_world.domains import REAL, SYNTHETIC, Domain
 
-# Not the look: where the camera is and what stands where.
+# Fields that are not the look: the camera and the layout of things.
 _LAYOUT = (
   "name",
   "focal",
@@ -20,7 +20,7 @@ _LAYOUT = (
   "frontage",
   "verge",
 )
-# What numbers of a look can be; others are at least 0.
+# Limits of the numbers of a look; others are at least 0.
 _LIMITS = {
   "palette": (0.02, 0.98),
   "texture_size": (0.2, math.inf),
@@ -34,22 +34,22 @@ MAX_GAP = 2.0
 
 
 def real_city(gap: float) -> Domain:
-  """`REAL` at another distance of its look from that of `SYNTHETIC`.
+  """`REAL` with its look moved towards `SYNTHETIC` or away from it.
 
-  Every number of the look lies on the line from one to the other; layout, things and camera are
+  Every number of the look is interpolated linearly between the two; layout, things and camera are
   those of `REAL`.
 
   Args:
-    gap: 0: looks as `SYNTHETIC`; 1: `REAL` itself; beyond it up to `MAX_GAP`, where what would
-      leave its range stays at its end.
+    gap: 0: the look of `SYNTHETIC`; 1: `REAL` itself; up to `MAX_GAP`: extrapolated. Numbers are
+      clipped to their limits.
 
   Raises:
-    UserError: it is not in that range.
+    UserError: the gap is not in that range.
   """
   if not 0 <= gap <= MAX_GAP:
     raise UserError(f"data.street_world.gap (--gap) is {gap}, expected 0 to {MAX_GAP:g}")
   if gap == 1:
-    return REAL  # to the bit
+    return REAL  # bit for bit
   look = [field.name for field in dataclasses.fields(Domain) if field.name not in _LAYOUT]
   return dataclasses.replace(
     REAL,
@@ -63,7 +63,7 @@ def real_city(gap: float) -> Domain:
 
 
 def _mix(start: Any, end: Any, share: float, low: float, high: float) -> Any:
-  """Number by number, within limits."""
+  """Mixes nested values number by number, within limits."""
   if isinstance(start, Mapping):
     return {key: _mix(start[key], end[key], share, low, high) for key in start}
   if isinstance(start, tuple):

@@ -16,14 +16,14 @@ class Part(NamedTuple):
   Attributes:
     label: name of the class.
     material: key of the palette.
-    center: in the thing's axes.
-    half: half sizes along the part's axes.
+    center: centre in the thing's axes, metres.
+    half: half sizes along the part's axes, metres.
     body: `primitives.BOX`, `CYLINDER` or `ELLIPSOID`.
     tilt: radians about the thing's x axis; positive leans backwards.
     pattern: one of `textures`' patterns.
     second: material of the pattern's second colour; "" for the same as `material`.
     cutout: one of `primitives`' cut-outs.
-    glow: light that the part gives by itself, added to its albedo times the light.
+    glow: light that the part emits, added to its albedo times the light.
   """
 
   label: str

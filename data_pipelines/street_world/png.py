@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-_LEVEL = 6  # of the compression; higher is hardly smaller
+_LEVEL = 6  # level of compression; higher is hardly smaller
 
 
 def encode(array: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""A sheet of frames for the eye, and the renderer's speed."""
+"""A contact sheet of frames, and the renderer's speed."""
 
 import os
 import time
@@ -17,7 +17,7 @@ NEAREST = 4.0  # metres, shown white
 def make_frame(
   domain: domains.Domain, entropy: tuple[int, ...], *, height: int, width: int
 ) -> render.Frame:
-  """The labelled frame of a street, from nothing."""
+  """Samples a street and renders its labelled frame."""
   scene = scene_lib.make_scene(domain, entropy)
   return render.render(scene, height=height, width=width)
 
@@ -46,7 +46,7 @@ def write_sheet(
 def frames_per_second(
   domain: domains.Domain, *, height: int, width: int, frames: int = 100
 ) -> float:
-  """Streets drawn and rendered a second in this process, one view each."""
+  """Streets sampled and rendered per second in this process, one view each."""
   make_frame(domain, (0, 0, 0, 0), height=height, width=width)
   start = time.perf_counter()
   for index in range(frames):

@@ -9,11 +9,11 @@ from data_pipelines.street_world.gap import real_city
 def render(dataset_config: Any, data_config: Any) -> None:
   """Writes the world, or checks that what exists was written with the same parameters.
 
-  A folder of the user's own beside it is left alone.
+  Folders of other data sets (`dataset` "folder") are left alone.
 
   Args:
     dataset_config: the part of a configuration that describes the data set.
-    data_config: with `street_world` and `prepare_processes`.
+    data_config: the `data` section, with `street_world` and `prepare_processes`.
 
   Raises:
     UserError: the folder holds something else.

@@ -25,7 +25,7 @@ class Frame:
     label: uint8[H, W], training ids, 255 on the car's own hood.
     depth: float32[H, W], metres along the optical axis; infinite in the sky and on the hood.
     instance: uint16[H, W], one number for each thing, 0 for the ground, the sky and the hood.
-    camera: that it was seen with.
+    camera: camera of the view.
   """
 
   image: np.ndarray
@@ -37,12 +37,12 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-  """Conditions of a scene, drawn from its domain.
+  """Light and weather of a scene, sampled from its domain.
 
   Attributes:
     sun: float32[3], unit vector towards the sun.
     strength: the sun's share of the light.
-    haze: 1 / metres.
+    haze: density of the haze, 1 / metres.
     gain: float32[3], exposure times white balance.
     sky: float32[3, 3], linear colours of zenith, horizon and clouds.
     hood: float32[3], linear colour of the car's own hood.
@@ -57,7 +57,7 @@ class Light:
 
 
 def draw_light(domain, entropy: tuple[int, ...]) -> Light:
-  """Draws the conditions of a scene; the same `entropy` gives the same light."""
+  """Samples the conditions of a scene; the same `entropy` gives the same light."""
   rng = np.random.default_rng([*entropy, 2])
   azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(*domain.sun_elevation)
   flat = np.cos(elevation)
@@ -233,11 +233,11 @@ def _road(scene, point, noise, color):
 
 
 def _shadows(scene, light, point, time):
-  """float32[P], 0..1: how much things stand between flat ground points and the light."""
+  """float32[P], 0..1: how much things hide the light from flat ground points."""
   covered = np.zeros(point.shape[1], np.float32)
   stretch = light.strength * 0.8 / max(float(light.sun[2]), 0.3)
   for x, y, _, heading, half_x, half_y, speed_x, speed_y in scene.shadows:
-    # The blob lies under the thing and a little away from the sun.
+    # The shadow is a blob under the thing, shifted a little away from the sun.
     dx = point[0] - np.float32(x + speed_x * time - stretch * light.sun[0])
     dy = point[1] - np.float32(y + speed_y * time - stretch * light.sun[1])
     cos, sin = np.float32(np.cos(heading)), np.float32(np.sin(heading))

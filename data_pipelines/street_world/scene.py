@@ -22,14 +22,14 @@ class Scene:
   """A street with N primitives at frame time 0; arrays have one row a primitive, then the ground.
 
   Attributes:
-    domain: that it was drawn from.
-    entropy: that it was drawn from, and that its light and noise are drawn from.
+    domain: domain that it was sampled from.
+    entropy: seed of the street, and of its light and noise.
     parts: the primitives at time 0.
     velocity: float64[N, 3], metres a second.
     label: uint8[N + 1], training ids; the last row is the road's.
     instance: uint16[N + 1], the same number for all parts of a thing; 0 for the ground.
     color: float32[N + 1, 2, 3], linear albedo of the parts' two colours.
-    glow: float32[N + 1], light given off.
+    glow: float32[N + 1], emitted light.
     pattern: int[N + 1], one of `textures`' patterns.
     grain: float32[N + 1, 2], size in metres and contrast of the texture.
     shadows: float64[M, 8]: x, y, z of a thing's foot, its heading, its half width and length,
@@ -81,9 +81,9 @@ class Scene:
 
 
 def make_scene(domain: domains.Domain, entropy: tuple[int, ...]) -> Scene:
-  """Draws a street; the same `entropy` gives the same street.
+  """Samples a street; the same `entropy` gives the same street.
 
-  Layout and look have generators of their own, so that the same entropy in two domains with equal
+  Layout and look have separate generators, so that the same entropy in two domains with equal
   frequencies gives the same layout in other colours.
   """
   rng = np.random.default_rng([*entropy, 0])

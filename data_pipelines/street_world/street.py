@@ -87,7 +87,7 @@ def traffic(builder, domain, rng, half_width, crossing, ego):
   builder.reserve(ego[0], 0.0, 1.5, 6.0)
 
   def lane(low, high, near, far):
-    """Draws places with x in low..high and y in view of the camera, near ones more often."""
+    """Samples places with x in low..high and y in view of the camera, near ones more often."""
 
     def draw():
       x = rng.uniform(low, high)
@@ -120,7 +120,7 @@ def traffic(builder, domain, rng, half_width, crossing, ego):
         heading=_heading(way) + rng.normal(0, 0.35), velocity=(0, way * ahead * speed),
         shadow=(0.35, 0.9),
       )  # fmt: skip
-  if np.isfinite(crossing):  # nothing stands in it
+  if np.isfinite(crossing):  # nothing is placed in it
     builder.reserve(0.0, crossing, 100.0, CROSSING_HALF)
   for _ in range(_amount(rng, domain.objects["parked car"])):
     way = _way(rng, 0.6)
@@ -141,13 +141,13 @@ def _heading(way):
 
 
 def furniture(builder, domain, rng, half_width, sides, ego):
-  """What stands and walks between the kerbs and the frontages.
+  """Things and people between the kerbs and the frontages.
 
   `sides` holds (kerb, end of the sidewalk), metres off the road's middle, left and right.
   """
 
   def strip(low, high, far):
-    """Draws places `low`..`high` (0..1) across the strip from kerb to frontage, in view."""
+    """Samples places `low`..`high` (0..1) across the strip from kerb to frontage, in view."""
 
     def draw():
       way = _way(rng, 0.58)

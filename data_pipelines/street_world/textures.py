@@ -23,7 +23,7 @@ GRAIN = {
 }
 DEFAULT_GRAIN = (1.0, 0.04)
 
-_SIDE = 32  # of the periodic lattice of random values
+_SIDE = 32  # side of the periodic lattice of random values
 _LATTICE = np.random.default_rng(20200613).random(_SIDE**3, dtype=np.float32) * 2 - 1
 
 
@@ -55,10 +55,10 @@ def second_colour(pattern: int, local: np.ndarray, half: np.ndarray, normal: np.
   """bool[P]: where the part shows its second colour.
 
   Args:
-    pattern: one of the patterns above, but `ROAD`, `FOLIAGE` and `GRASS`.
-    local: float32[3, P], metres in the part's axes.
+    pattern: one of the patterns above, except `ROAD`, `FOLIAGE` and `GRASS`.
+    local: float32[3, P], points in the part's axes, metres.
     half: float32[3, P], half sizes of the part, metres.
-    normal: float32[3, P], unit, in the part's axes.
+    normal: float32[3, P], unit normals in the part's axes.
   """
   upright = np.abs(normal[2]) < 0.5
   side = np.abs(normal[0]) > 0.5

@@ -1,8 +1,8 @@
 """Writes the street world to disk in the data sets' own layouts.
 
 A data set is written into `ROOT.partial`, file by file, each under a temporary name first, and the
-folder is renamed to ROOT when nothing is missing. A run that was stopped at any moment goes on
-where it was; a ROOT that exists is complete.
+folder is renamed to ROOT when nothing is missing. An interrupted run continues where it stopped;
+a ROOT that exists is complete.
 """
 
 import functools
@@ -37,21 +37,21 @@ def write_gta5(
   """Writes a synthetic city as GTA5: `images/`, `labels/`, `disparity/`, numbered from 00001.
 
   Args:
-    root: folder of the data set. Returns at once when it is there already, from equal parameters.
+    root: folder of the data set. Returns at once if it exists with equal parameters.
     frames: number of frames.
-    seed: of the world; the layouts never share a street.
+    seed: seed of the world; the layouts never share a street.
     height: rows of the images.
     width: columns of the images.
     domain: what it looks like.
-    processes: that render; 0 for one a core, 1 for this process alone.
+    processes: number of rendering processes; 0: one per core; 1: this process alone.
     progress: whether to show a progress bar.
 
   Returns:
     The root.
 
   Raises:
-    UserError: bad sizes, or a folder that was written from other parameters.
-    UserError: another process is writing the same folder.
+    UserError: the sizes are invalid, the folder was written with other parameters, or another
+      process is writing it.
   """
   plan = formats.Plan("gta5", {"train": frames}, seed, height, width, domain)
   return _write(root, plan, processes, progress)
@@ -99,25 +99,25 @@ def write_cityscapes(
   `depth/…_depth_stereoscopic.mat`, exact, and `disparity/…_leftImg8bit.png`, a monocular estimate.
 
   Args:
-    root: folder of the data set. Returns at once when it is there already, from equal parameters.
+    root: folder of the data set. Returns at once if it exists with equal parameters.
     train_frames: labelled frames of the split "train".
     validation_frames: labelled frames of the split "val".
-    seed: of the world; the splits never share a street.
+    seed: seed of the world; the splits never share a street.
     height: rows of the images.
     width: columns of the images.
     neighbours: frames of the sequence on each side of the labelled one, 0..10; 0: no sequence.
     mono_error: see `encodings.monocular_estimate`.
     mono_blur: see `encodings.monocular_estimate`.
     domain: what it looks like.
-    processes: that render; 0 for one a core, 1 for this process alone.
+    processes: number of rendering processes; 0: one per core; 1: this process alone.
     progress: whether to show a progress bar.
 
   Returns:
     The root.
 
   Raises:
-    UserError: bad sizes, or a folder that was written from other parameters.
-    UserError: another process is writing the same folder.
+    UserError: the sizes are invalid, the folder was written with other parameters, or another
+      process is writing it.
   """
   if not 0 <= neighbours <= formats.MAX_NEIGHBOURS:
     raise UserError(
@@ -147,7 +147,7 @@ def write_folder(
   """Writes a city of either domain as a plain folder, numbered from 000000.
 
   Folders, in `train` and in `val`: `images`, `labels` (8-bit, `formats.OWN_IDS`), `depth` (16-bit
-  centimetres), `right` and `previous` and `next` views, `camera` (JSON as Cityscapes has it).
+  centimetres), `right` and `previous` and `next` views, `camera` (Cityscapes' JSON).
   Arguments, return value and errors as `write_cityscapes`.
   """
   frames = {"train": train_frames, "val": validation_frames}
@@ -200,7 +200,7 @@ def _same_parameters(folder, plan, remedy):
     found = json.loads((folder / PARAMETERS).read_text())
   except (OSError, ValueError):
     raise UserError(
-      f"{folder} exists and is no street world (it has no readable {PARAMETERS}): for files of "
+      f"{folder} exists and is not a street world (it has no readable {PARAMETERS}): for files of "
       "your own set data.street_world.enabled=False, or choose another folder"
     ) from None
   expected = plan.parameters()

@@ -20,8 +20,8 @@ from tiny_trees import (
   write_train_extra,
 )
 
+from corda_jax.depth.inverse_depth import to_metres
 from corda_jax.errors import UserError
-from data_pipelines import inverse_depth
 from data_pipelines.street_world import write as street_world
 
 VIEWS = ("right", "previous", "next")
@@ -193,7 +193,7 @@ def test_official_disparity_of_the_street_world_is_its_depth(tmp_path):
   assert known.mean() > 0.5
   # Half a step of the disparity file is the whole difference.
   camera = json.loads(next((root / "camera/train").rglob("*.json")).read_text())
-  metres = inverse_depth.to_metres(stereo[known])
+  metres = to_metres(stereo[known])
   disparity = camera["extrinsic"]["baseline"] * camera["intrinsic"]["fx"] / metres
   tolerance = 0.51 / 256 / disparity
   assert (np.abs(official[known] / stereo[known] - 1) <= tolerance + 1e-5).all()

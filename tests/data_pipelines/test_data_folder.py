@@ -12,6 +12,7 @@ import tiny_trees
 from PIL import Image
 from tiny_trees import HEIGHT, WIDTH, examples, pixels, save
 
+from corda_jax.depth.inverse_depth import to_metres
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines import inverse_depth
@@ -133,9 +134,9 @@ def test_what_is_no_distance_is_no_depth():
   inverse = inverse_depth.from_measured(values)
   assert inverse.dtype == np.float32
   np.testing.assert_allclose(inverse[:6], 1)
-  np.testing.assert_allclose(inverse_depth.to_metres(inverse[6:]), [655.34, 0.5], rtol=1e-5)
+  np.testing.assert_allclose(to_metres(inverse[6:]), [655.34, 0.5], rtol=1e-5)
   doubled = inverse_depth.from_measured(np.array([250], np.uint16), metres_per_unit=0.02)
-  np.testing.assert_allclose(inverse_depth.to_metres(doubled), 5, rtol=1e-6)
+  np.testing.assert_allclose(to_metres(doubled), 5, rtol=1e-6)
 
 
 VIEWS = {

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from tiny_trees import dataset_config, evaluation_batches, run, save_png16
 
 from corda_jax import labels
-from data_pipelines import inverse_depth, preprocess, readers
+from corda_jax.depth.inverse_depth import NO_DEPTH
+from data_pipelines import preprocess, readers
 from data_pipelines.datasets.builders import BUILDERS
 from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.frames import Frame
@@ -135,4 +136,4 @@ def test_original_synthia_labels_give_the_same(tmp_path):
   _, label, depth = preprocess.load_frame(frame, recipe)
   _, expected, _, (y, x) = reference(folder / "loaders.npz", "synthia", 0)
   np.testing.assert_array_equal(label[y : y + 512, x : x + 512], expected)
-  np.testing.assert_array_equal(depth, np.full((720, 1280), inverse_depth.NO_DEPTH))
+  np.testing.assert_array_equal(depth, np.full((720, 1280), NO_DEPTH))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from corda_jax.depth import encodings
+from corda_jax.depth.inverse_depth import NO_DEPTH, to_metres
 from data_pipelines import inverse_depth
 
 ALL_VALUES = np.arange(65536, dtype=np.uint16)
@@ -12,7 +13,7 @@ def test_disparity_is_exact_and_inverts():
   assert depth.dtype == np.float32
   np.testing.assert_array_equal(depth, ALL_VALUES.astype(np.float64) / 256 + 1)
   np.testing.assert_array_equal(encodings.to_disparity(depth), ALL_VALUES)
-  assert depth[0] == inverse_depth.NO_DEPTH
+  assert depth[0] == NO_DEPTH
 
 
 def test_to_disparity_clips_what_a_file_cannot_hold():
@@ -39,9 +40,9 @@ def test_centimetres_against_float64_and_invert():
   expected = 655.36 / (ALL_VALUES.astype(np.float64) / 100 + 0.01)
   np.testing.assert_allclose(depth, expected, rtol=3e-7)
   # From 0 cm (65536) to 655.35 m (1): every centimetre keeps an inverse depth of its own.
-  np.testing.assert_array_equal(np.rint(100 * inverse_depth.to_metres(depth)), ALL_VALUES)
+  np.testing.assert_array_equal(np.rint(100 * to_metres(depth)), ALL_VALUES)
   assert depth[0] == pytest.approx(65536)
-  assert depth[-1] == pytest.approx(inverse_depth.NO_DEPTH)
+  assert depth[-1] == pytest.approx(NO_DEPTH)
 
 
 def test_stereo_metres():
@@ -66,6 +67,4 @@ def test_stereo_metres_computes_in_the_precision_of_the_file():
 
 def test_metres_invert():
   metres = np.geomspace(0.1, 600, 50)
-  np.testing.assert_allclose(
-    inverse_depth.to_metres(inverse_depth.from_metres(metres)), metres, rtol=1e-5
-  )
+  np.testing.assert_allclose(to_metres(inverse_depth.from_metres(metres)), metres, rtol=1e-5)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tiny_trees import HEIGHT, WIDTH, examples, pixels, save
 
+from corda_jax.depth.inverse_depth import to_metres
 from corda_jax.errors import UserError
 from corda_jax.labels import CITYSCAPES_IDS, ClassList
 from data_pipelines import cameras, inverse_depth, readers
@@ -320,12 +321,10 @@ def test_disparity_in_pixels(kitti, tmp_path, kind):
 def test_the_sign_of_a_disparity_map_is_that_of_most_pixels():
   values = np.full((4, 5), -8.0)
   values[0, 0], values[1] = 0.3, np.nan
-  metres = inverse_depth.to_metres(
-    inverse_depth.from_stereo_disparity(values, focal=100.0, baseline=0.5)
-  )
+  metres = to_metres(inverse_depth.from_stereo_disparity(values, focal=100.0, baseline=0.5))
   np.testing.assert_allclose(metres[2:], 6.25, rtol=1e-5)
   flipped = inverse_depth.from_stereo_disparity(-values, focal=100.0, baseline=0.5)
-  np.testing.assert_allclose(inverse_depth.to_metres(flipped), metres)
+  np.testing.assert_allclose(to_metres(flipped), metres)
   assert (flipped.ravel()[[0, 5]] == 1).all()
 
 

@@ -30,8 +30,8 @@ from tiny_trees import (
   write_train_extra,
 )
 
+from corda_jax.depth.inverse_depth import to_metres
 from corda_jax.errors import UserError
-from data_pipelines import inverse_depth
 from data_pipelines.input_pipeline import evaluation_dataset, record_names, train_dataset
 from data_pipelines.street_world import write as street_world
 
@@ -531,7 +531,7 @@ def test_views_and_true_depth_of_the_street_world(tmp_path):
     known = batch["inverse_depth"] > 1
     assert known.mean() > 0.5
     # The right image, moved by the disparity that the true depth gives, shows what the left does.
-    metres = inverse_depth.to_metres(batch["inverse_depth"])
+    metres = to_metres(batch["inverse_depth"])
     shift = (batch["intrinsics"][:, 0] * batch["baseline"])[:, None, None] / metres
     column = np.arange(width) - shift
     known &= (column >= 0) & (shift > 0.5)

@@ -1,4 +1,4 @@
-"""What a term is: an idea of what the student learns from.
+"""Base class of loss terms.
 
 A term is a frozen dataclass whose fields are its settings. It reads the student's passes and gives
 losses; the step adds them up and differentiates the sum once. docs/adding_a_method.md shows how one
@@ -74,27 +74,32 @@ class Context(NamedTuple):
 
   Attributes:
     step: network, normalisation, classes, views and the other terms.
-    inputs: the batch; images as network input, inverse depths wide.
-    draws: of the term's own `sample`.
-    mixed: of `Mixing.mix`; empty without a mixed pass.
-    teacher: the teacher's predictions on the target, at the size of the labels; likewise.
-    state: of the term's own network; None where it has none.
+    inputs: the batch: "source_image" and "target_image", normalised float [B, H, W, 3] without
+      augmentation; "source_frame" and "target_frame", the same as uint8; "source_label" uint8
+      [B, H, W]; "source_inverse_depth" and "target_inverse_depth", float [B, H, W], at least
+      float32; and what the terms' `batch_names` add.
+    draws: what the term's own `sample` returned.
+    mixed: what `Mixing.mix` returned; empty without a mixed pass.
+    teacher: the teacher's predictions on the target by name, [B, H, W, C] at the size of the
+      labels; empty without a mixed pass.
+    state: state of the term's own network, or None.
   """
 
-  step: AdaptationStep
+  step: AdaptationStep | None
   inputs: Maps
-  draws: Any
-  mixed: Maps
-  teacher: Maps
-  state: TermState | None
+  draws: Any = None
+  mixed: Maps = {}
+  teacher: Maps = {}
+  state: TermState | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
   """Base of the terms. All but `losses` have defaults.
 
-  `passes` names the passes that the term asks for. "source" is always made, "mixed" brings the
-  teacher with it, and others are of images that the term gives.
+  Attributes:
+    passes: names of the passes that the term requires. "source" always runs, "mixed" also runs the
+      teacher, and others are of images that a term's `images` returns.
   """
 
   passes: ClassVar[tuple[str, ...]] = ()
@@ -108,10 +113,10 @@ class Term:
     return None
 
   def init(self, key: jax.Array, step: AdaptationStep) -> TermState | None:
-    """State of a network of its own.
+    """Initial state of the term's own network, if it has one.
 
     Args:
-      key: PRNG key of the whole state: fold in a number of one's own.
+      key: PRNG key of the whole state: fold in a constant of your own.
       step: network, classes and so on.
     """
     return None
@@ -124,21 +129,21 @@ class Term:
     """Samples what is random in it.
 
     Args:
-      key: PRNG key of the step: fold in a number of one's own.
-      batch: of the step.
+      key: PRNG key of the step: fold in a constant of your own.
+      batch: batch of the step, as `Context.inputs`.
     """
     return None
 
   def images(self, context: Context) -> dict[str, jax.Array]:
-    """Network inputs [B, H, W, 3] of those of its passes that are neither source nor mixed."""
+    """Network inputs [B, H, W, 3] of its passes beside source and mixed, by the pass's name."""
     return {}
 
   def losses(self, passes: Mapping[str, Pass], context: Context) -> Found:
     """Its losses.
 
     Args:
-      passes: the student's, by name.
-      context: all else.
+      passes: the student's passes by name.
+      context: everything else that a term may read.
     """
     raise NotImplementedError
 

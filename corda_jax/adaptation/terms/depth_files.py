@@ -18,8 +18,8 @@ class DepthFiles(Term):
 
   Attributes:
     domains: whose files are learned from.
-    source_weight: of the loss on the source.
-    mixed_weight: of the loss on the mixed image, if there is one.
+    source_weight: weight of the loss on the source.
+    mixed_weight: weight of the loss on the mixed image, if there is one.
   """
 
   domains: tuple[str, ...] = ("source", "target")

@@ -57,7 +57,7 @@ class MixedSelfTraining(Term):
   Attributes:
     mean_over: what it is averaged over: "all" pixels (released: ignored ones count as zeros) or the
       "valid" ones.
-    depth_weight: of the pixels.
+    depth_weight: weight of the pixels.
   """
 
   mean_over: str = "all"
@@ -90,7 +90,7 @@ class MixedSelfTraining(Term):
 
     Args:
       student: its predictions on the mixed image, at the size of the labels.
-      context: of the term.
+      context: context of the term.
 
     Returns:
       Pixel weight [B, H, W]; depth weight [B, H, W], 0..1, or None where there is none.

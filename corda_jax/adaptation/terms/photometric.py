@@ -61,16 +61,16 @@ class Photometric(Term):
 
   Attributes:
     domains: whose heads learn from the views that data.DOMAIN.views names; none as released.
-    source_weight: of the loss on the source.
-    target_weight: of the loss on the target, where the mixed image shows it.
-    smoothness_weight: of the smoothness within both.
+    source_weight: weight of the loss on the source.
+    target_weight: weight of the loss on the target, where the mixed image shows it.
+    smoothness_weight: weight of the smoothness within both.
     automask: views that may explain a pixel better unwarped, which then does not count (what moves
       with the camera, what has no texture): "all", those that are "temporal", or "none".
     ignored_bottom: share of the rows, from below, that the own car's hood takes.
     over_views: how the errors of several views are joined: "minimum" or "mean".
-    metres_per_unit: of the pose network's translations, which begin near 0.01: small units learn
-      slowly. Video only.
-    pose_learning_rate: of Adam.
+    metres_per_unit: size of the pose network's translations, which begin near 0.01: small units
+      learn slowly. Video only.
+    pose_learning_rate: learning rate of Adam.
     pose: the motion between neighbours in time.
     normalization: from uint8 images to its input.
     initial_pose: folder of a run of the depth stage whose pose network a fresh run begins with;
@@ -154,7 +154,7 @@ class Photometric(Term):
 
     Args:
       domain: "source" or "target".
-      context: of the term.
+      context: context of the term.
       stats: running statistics of the pose network; None without one.
 
     Returns:
@@ -199,10 +199,10 @@ def photometric_losses(
   """Photometric loss and smoothness of depth heads.
 
   Args:
-    prediction: of depth heads.
-    views: of the images whose depth is predicted.
+    prediction: prediction of depth heads.
+    views: views of the images whose depth is predicted.
     options: `automask`, `over_views`, `ignored_bottom`, `smoothness_weight`.
-    key: of the noise that breaks ties of the automask.
+    key: PRNG key of the noise that breaks ties of the automask.
 
   Returns:
     Suffix → scalar, the mean over the mask's pixels whose windows are within it; 0 without any.

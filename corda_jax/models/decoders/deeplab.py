@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from corda_jax.configuration import check_at_least, check_whole_numbers, given
-from corda_jax.models.encoders.resnet import Bottleneck, rematerialized
+from corda_jax.models.blocks import Bottleneck, rematerialized
 from corda_jax.models.layers import Dtype, accumulation_dtype
 from corda_jax.models.operations import channel_product
 
@@ -22,8 +22,8 @@ class DilatedClassifier(nn.Module):
   Attributes:
     features: channels out.
     dilations: one branch each. Published: (6, 12, 18, 24); the release sums the first two alone.
-    dtype: of the computation.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the kernels.
     initial_output: what all biases together give at the start.
   """
@@ -77,14 +77,14 @@ class DeepLabDecoder:
   `features` and `predict`.
 
   Attributes:
-    width: of the bottlenecks; a task's feature has 4 times as many channels. 0: none, so that tasks
-      read the encoder's last level itself, as in DACS.
+    width: channels of the bottlenecks' 3x3 convolutions; a task's feature has 4 times as many
+      channels. 0: none, so that tasks read the encoder's last level itself, as in DACS.
     dilations: branches of the classifiers. Published: (6, 12, 18, 24).
-    batch_norm_group: as of the encoder.
-    batch_norm_domains: as of the encoder.
-    rematerialize: as of the encoder.
-    dtype: of the computation.
-    param_dtype: of the parameters.
+    batch_norm_group: as in the encoder.
+    batch_norm_domains: as in the encoder.
+    rematerialize: as in the encoder.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the bottlenecks' kernels.
     head_init: initialiser of the classifiers' kernels.
   """
@@ -107,9 +107,9 @@ class DeepLabDecoder:
     """The feature of a task.
 
     Args:
-      levels: of the encoder, [B, h, w, C] each, the coarsest last.
+      levels: features of the encoder, [B, h, w, C] each, the coarsest last.
       task: "S" (semantics) or "D" (depth); modules are named by it.
-      train: as of the network.
+      train: as in the network.
 
     Returns:
       [B, h, w, C], at the encoder's output stride.
@@ -135,8 +135,8 @@ class DeepLabDecoder:
 
     Args:
       x: [B, h, w, C].
-      name: of the module.
-      channels: of the result.
+      name: name of the module.
+      channels: channels of the result.
       initial: what fresh weights predict, but for their kernels.
 
     Returns:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# Module of the release, and module here; what stands in braces is the same in both.
+# Module of the release → module here; a part in braces is the same in both.
 _ENCODER = (
   ("conv1", "encoder/stem_conv"),
   ("bn1", "encoder/stem_norm"),
@@ -58,27 +58,27 @@ _STATISTICS = ("mean", "var")
 
 
 def _translate(name: str, patterns: Iterable[tuple[str, str]]) -> str:
-  """`name` in the other language; raises KeyError if it fits no pattern."""
-  for given, expected in patterns:
+  """`name` in the other naming scheme; raises KeyError if no pattern fits."""
+  for pattern, replacement in patterns:
     # Numbers for stage, block and i; the names of tasks and heads are letters and underscores.
-    pattern = re.sub(r"\\{(stage|block|i)\\}", r"(?P<\1>[0-9]+)", re.escape(given))
-    pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[A-Za-z_]+)", pattern)
-    if found := re.fullmatch(pattern, name):
-      return expected.format(**found.groupdict())
+    regex = re.sub(r"\\{(stage|block|i)\\}", r"(?P<\1>[0-9]+)", re.escape(pattern))
+    regex = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[A-Za-z_]+)", regex)
+    if found := re.fullmatch(regex, name):
+      return replacement.format(**found.groupdict())
   raise KeyError(name)
 
 
 def variable_path(name: str, *, network: str = "corda") -> tuple[str, str]:
-  """Where a tensor of a state dict goes.
+  """Collection and path of the variable for a tensor of a state dict.
 
   Args:
-    name: as in the state dict, such as "layer1.0.bn1.running_mean".
-    network: "corda"; "deeplab", whose classifier is the release's "layer5"; or Monodepth2's "depth"
-      or "pose", an encoder and a decoder of which it makes one file each.
+    name: the tensor's name in the state dict, such as "layer1.0.bn1.running_mean".
+    network: "corda"; "deeplab", whose classifier is the release's "layer5"; or "depth" or
+      "pose" of Monodepth2, which writes encoder and decoder to one file each.
 
   Returns:
     Collection, "params" or "batch_stats", and slash-separated path in it. A classifier's branches
-    are numbered, also those (2 and 3) that the release stores and never uses.
+    are numbered, including those (2 and 3) that the release stores and never uses.
 
   Raises:
     KeyError: the release has no such tensor in such a network.
@@ -89,7 +89,7 @@ def variable_path(name: str, *, network: str = "corda") -> tuple[str, str]:
     path = _translate(module, _MODULES[network])
     leaf = (_NORM_LEAVES if _is_norm(path) else _LEAVES)[leaf]
   except KeyError:
-    raise KeyError(f"{name!r} is no tensor of a released {network} network") from None
+    raise KeyError(f"{name!r} is not a tensor of a released {network} network") from None
   return "batch_stats" if leaf in _STATISTICS else "params", f"{path}/{leaf}{branch}"
 
 
@@ -110,7 +110,7 @@ def _is_norm(module: str) -> bool:
 def state_dict_tensor(
   variables: Mapping[str, Any], name: str, *, network: str = "corda"
 ) -> np.ndarray:
-  """The tensor `name` of the release's state dict, taken out of variables, in PyTorch's layout."""
+  """The tensor `name` of the release's state dict, from variables, in PyTorch's layout."""
   collection, path = variable_path(name, network=network)
   node = variables[collection]
   for part in path.split("/"):
@@ -143,7 +143,7 @@ def state_dict_from_variables(
 
   Args:
     variables: {"params": …, "batch_stats": …} of the network.
-    steps: training steps made: what `num_batches_tracked` holds.
+    steps: number of training steps, stored as `num_batches_tracked`.
     network: "corda", "deeplab", "depth" or "pose".
 
   Returns:

@@ -24,28 +24,28 @@ from corda_jax.pretrained.matching import (
 from corda_jax.pretrained.names.corda import tensor_names
 from corda_jax.pretrained.safetensors_format import read_weights_file
 
-# Of a folder that Monodepth2 wrote.
+# Files of a folder that Monodepth2 wrote.
 _FILES = {"depth": ("encoder.pth", "depth.pth"), "pose": ("pose_encoder.pth", "pose.pth")}
 _STEM = "encoder.conv1.weight"
 
 
 def read_depth_weights(
-  path: str | os.PathLike[str], expected: Mapping[str, Any], network: str
+  path: str | os.PathLike[str], template: Mapping[str, Any], network: str
 ) -> tuple[dict[str, Any], str]:
   """Reads pretrained weights.
 
   Args:
     path: a file of torchvision or of Monodepth2, or a folder of Monodepth2 with encoder and
       decoder.
-    expected: {"params": …, "batch_stats": …} of the network; arrays or shapes.
+    template: {"params": …, "batch_stats": …} of the network; arrays or shapes.
     network: "depth" or "pose".
 
   Returns:
-    Variables, nested as `expected`, in its dtypes, without those that are missing; and what was
+    Variables, nested as `template`, in its dtypes, without those that are missing; and what was
     loaded, what was left and why, in lines for the console.
 
   Raises:
-    UserError: a file is missing or cannot be read, or it is of another encoder.
+    UserError: a file is missing or cannot be read, or its encoder is not the network's.
   """
   path = Path(path)
   files = [path / name for name in _FILES[network]] if path.is_dir() else [path]
@@ -62,52 +62,52 @@ def read_depth_weights(
     except UserError as error:
       raise UserError(f"{file} does not fit the {network} network: {error}") from error
   try:
-    variables, report = fit_depth_weights(tensors, expected, network)
+    variables, report = fit_depth_weights(tensors, template, network)
   except UserError as error:
     raise UserError(f"{path} does not fit the {network} network: {error}") from error
   return variables, f"Weights of {path}\n{format_report(report, f'{network} network')}"
 
 
 def fit_depth_weights(
-  tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], network: str
+  tensors: Mapping[str, np.ndarray], template: Mapping[str, Any], network: str
 ) -> tuple[dict[str, Any], Report]:
-  """Picks the tensors that fit a network, as `match` does, and needs a whole encoder.
+  """Picks the tensors that fit a network, as `match` does, and requires a whole encoder.
 
   Torchvision's names are taken as Monodepth2's, "encoder." before them. Where the first convolution
   sees two frames and that of the file one, its kernel is repeated for both and divided by two, as
-  released: of equal frames it makes what it made of one.
+  released: two equal frames give the output that one gave.
 
   Args:
     tensors: name → tensor in PyTorch's layout.
-    expected: {"params": …, "batch_stats": …} of arrays or shapes.
+    template: {"params": …, "batch_stats": …} of the network; arrays or shapes.
     network: "depth" or "pose".
 
   Returns:
-    Variables, nested as `expected`, in its dtypes, without those that are missing; and the report,
+    Variables, nested as `template`, in its dtypes, without those that are missing; and the report,
     with Monodepth2's names.
 
   Raises:
-    UserError: the file is of another encoder, or lacks some of it; or a tensor that fits holds NaN
-      or infinity.
+    UserError: the encoder is not the network's, or incomplete; or a tensor that fits holds NaN or
+      infinity.
   """
   tensors = {
     re.sub(r"^(?=(conv1|bn1|layer\d+|fc)\.)", "encoder.", n): x for n, x in tensors.items()
   }
   stem = tensors.get(_STEM)
   if network == "pose" and stem is not None and stem.ndim == 4:
-    channels = expected["params"]["encoder"]["stem_conv"]["kernel"].shape[2]
+    channels = template["params"]["encoder"]["stem_conv"]["kernel"].shape[2]
     if channels == 2 * stem.shape[1]:
       tensors[_STEM] = np.tile((stem / 2).astype(stem.dtype), (1, 2, 1, 1))
   try:
-    names = tensor_names(expected, network=network)
+    names = tensor_names(template, network=network)
   except KeyError as error:
     raise UserError(
       f"no file has a place for {error}: Monodepth2's depth decoder has at most five levels and "
       "four scales"
     ) from error
-  variables, report = match(tensors, expected, network=network)
-  # Networks of torchvision share names and shapes: ResNet-34 holds all that ResNet-18 needs. A
-  # whole stage more is no other network, but one of which fewer levels are used.
+  variables, report = match(tensors, template, network=network)
+  # Networks of torchvision share names and shapes: ResNet-34 holds all that ResNet-18 needs. An
+  # additional whole stage is no misfit: the network then uses fewer levels of the same encoder.
   stages = {_stage(name) for name in names} - {None}
   misfits = {name: report.left.get(name, "not in the file") for name in report.missing}
   misfits = {name: why for name, why in misfits.items() if name.startswith("encoder.")}
