@@ -83,7 +83,7 @@ def from_stereo_disparity(
     values: numbers of any shape.
     focal: focal length along x at the files' size, pixels.
     baseline: distance of the cameras, metres.
-    pixels_per_unit: of the values; 1 / 256 in KITTI's 16-bit files.
+    pixels_per_unit: pixels of disparity per unit of the values; 1 / 256 in KITTI's 16-bit files.
   """
   disparity = np.asarray(values, np.float64) * pixels_per_unit
   if (disparity < 0).sum() > (disparity > 0).sum():
@@ -99,7 +99,7 @@ def from_measured(values: np.ndarray, *, metres_per_unit: float = 1.0) -> np.nda
 
   Args:
     values: numbers of any shape, distance along the optical axis.
-    metres_per_unit: of the values.
+    metres_per_unit: metres per unit of the values.
   """
   metres = np.asarray(values, np.float64) * metres_per_unit
   known = np.isfinite(metres) & (metres > 0)

@@ -84,7 +84,7 @@ def difficulty(
 
   Args:
     source_head: [B, H, W], inverse depth by the head trained on the source.
-    target_head: [B, H, W], that by the head trained on the target, which stands for the truth.
+    target_head: [B, H, W], that by the head trained on the target, taken as the truth.
 
   Returns:
     [B, H, W], 0..1.

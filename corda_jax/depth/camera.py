@@ -76,7 +76,7 @@ def stereo_matrix(baseline: Float[Array, " b"]) -> Float[Array, "b 4 4"]:
   """Transform to the right camera of a rectified pair.
 
   Args:
-    baseline: [B], distance of the right camera; negative if it stands to the left, as in a mirrored
+    baseline: [B], distance of the right camera; negative if it is to the left, as in a mirrored
       pair.
 
   Returns:
@@ -104,7 +104,7 @@ def reproject(
     transform: [B, 4, 4].
 
   Returns:
-    [B, H, W, 2], (x, y) in pixels of the other view; what lies behind it is somewhere.
+    [B, H, W, 2], (x, y) in pixels of the other view; points behind it have arbitrary values.
   """
   height, width = depth.shape[1:]
   fx, fy, cx, cy = (intrinsics[:, i, None, None].astype(depth.dtype) for i in range(4))

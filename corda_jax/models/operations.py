@@ -20,7 +20,7 @@ _PRODUCTS_FROM = 128
 def channel_product(x: jax.Array, matrix: jax.Array, dtype: Any = None) -> jax.Array:
   """A 1x1 convolution, x @ matrix: [..., I] and [I, O] → [..., O].
 
-  In the matrix's gradient, a product over pixels, the narrower factor stands first: a CPU copies
+  In the matrix's gradient, a product over pixels, the narrower factor comes first: a CPU copies
   that one transposed, and the automatic gradient puts the result's cotangent there, however wide.
 
   Args:
@@ -135,7 +135,7 @@ def kernel_gradient_by_products(
 ) -> jax.Array:
   """The same, as one matrix product over all pixels for each tap.
 
-  The cotangent stands first, so that it is transposed once for all taps; the other way round, or
+  The cotangent comes first, so that it is transposed once for all taps; the other way round, or
   as a single product of all taps, it is slower.
   """
   x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -154,7 +154,7 @@ def rectified_sum(x: jax.Array, y: jax.Array) -> jax.Array:
 
   It is equal to the last bit, for finite numbers. But compilers, that for CPUs at least, take a
   maximum with a constant for so cheap that they compute it again wherever it is read, and with it
-  the sum, the block before, and so on to the start of the stage. A sum that stands last they keep.
+  the sum, the block before, and so on to the start of the stage. They keep a sum that comes last.
   """
   return jnp.maximum(x, -y) + y
 

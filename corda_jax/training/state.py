@@ -16,7 +16,7 @@ class TermState:
   Attributes:
     params: its parameters.
     batch_stats: its running statistics.
-    optimizer_state: of its own optimiser; None where its parameters are frozen.
+    optimizer_state: state of its own optimiser; None where its parameters are frozen.
   """
 
   params: Any
@@ -76,8 +76,8 @@ def create_term_state(variables: Any, optimizer: optax.GradientTransformation | 
   """Fresh state of a term's network.
 
   Args:
-    variables: of the network: "params" and, perhaps, "batch_stats".
-    optimizer: of its parameters; None freezes them.
+    variables: variables of the network: "params" and, perhaps, "batch_stats".
+    optimizer: optimiser of its parameters; None freezes them.
   """
   params = variables["params"]
   optimizer_state = None if optimizer is None else optimizer.init(params)

@@ -126,7 +126,7 @@ def test_files_of_unknown_origin_are_left_alone(tmp_path, dataset):
 
 
 def test_other_depth_of_the_data_set_does_not_matter(tmp_path):
-  """The official disparity of Cityscapes lies in the same folders."""
+  """The official disparity of Cityscapes is stored in the same folders."""
   root = tiny_trees.write_cityscapes(tmp_path / "files", 1, 1)
   for path in (root / "disparity").rglob("*.png"):
     path.rename(path.with_name(path.name.replace("leftImg8bit", "disparity")))

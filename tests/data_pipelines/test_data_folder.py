@@ -1,4 +1,4 @@
-"""A data set of one's own: patterns, labels, depth, views, and what is reported about mistakes."""
+"""A user-defined data set: patterns, labels, depth, views, and what is reported about mistakes."""
 
 import json
 import shutil

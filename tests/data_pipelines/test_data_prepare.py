@@ -103,7 +103,7 @@ def test_validation_keeps_labels_and_has_no_depth(tmp_path):
 
 def test_validation_reads_depth_where_there_is_any(tmp_path):
   root = write_cityscapes(tmp_path / "files", validation=1)
-  # The official disparity lies in the same folder and is another thing.
+  # The official disparity is stored in the same folder and is different data.
   official = root / "disparity/val/aachen/aachen_000000_000019_disparity.png"
   save(official, pixels(7).disparity)
   config = dataset_config("cityscapes", root, "mono", 18, 31)
@@ -403,7 +403,7 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
 
 
 def test_a_full_disk(tmp_path):
-  """A limit on the size of files stands in for it: the writer gets an error from the system."""
+  """A limit on the size of files replaces it: the writer gets an error from the system."""
   root = write_gta5(tmp_path / "files", 6)
   config = dataset_config("gta5", root, "disparity", 180, 240)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Data sets of one's own for self-supervised depth: videos, and validation without labels."""
+"""User-defined data sets for self-supervised depth: videos, and validation without labels."""
 
 import re
 
