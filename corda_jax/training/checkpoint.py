@@ -61,14 +61,14 @@ class Checkpoints:
     self._folder = (self._workdir / "checkpoints").absolute()
     self._scores = scores_of(read_history(workdir))
     self._saving: int | None = None  # step whose checkpoint may be incomplete
-    options = ocp.CheckpointManagerOptions(
-      preservation_policy=_NewestAndBest(keep_newest, keep_best, self._scores),
-      cleanup_tmp_directories=not read_only,  # partial checkpoints of a killed run
-      read_only=read_only,
-      async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_SECONDS),
-    )
-    # It warns of options that a reader does not use.
+    # It warns of the options that a reader does not use.
     with errors_alone() if read_only else contextlib.nullcontext():
+      options = ocp.CheckpointManagerOptions(
+        preservation_policy=_NewestAndBest(keep_newest, keep_best, self._scores),
+        cleanup_tmp_directories=not read_only,  # partial checkpoints of a killed run
+        read_only=read_only,
+        async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_SECONDS),
+      )
       self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def add_score(self, step: int, score: float) -> None:

@@ -341,3 +341,9 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"checkpoints.*No space left on device"):
     checkpoints.save(1, state(1))
   checkpoints.close()
+
+
+def test_a_reader_prints_no_warning_of_the_library(workdir, caplog, capfd):
+  Checkpoints(workdir, read_only=True).close()
+  assert not [record for record in caplog.records if record.levelname == "WARNING"]
+  assert "read_only" not in capfd.readouterr().err
