@@ -252,8 +252,8 @@ def test_evaluation(stub, tmp_path, monkeypatch, capsys):
     host, whole = [evaluation.Part("batches", 1, 20.0)], evaluation.Part("all", 1, 1.0)
     return evaluation.report(host, 2, 100.0, device, whole)
 
-  assert re.search(r"device oracles .* 50.0 %", report_of(20.0))
-  assert re.search(r"host oracles .* 100.0 %", report_of(5.0))
+  assert re.search(r"device bounds .* 50.0 %", report_of(20.0))
+  assert re.search(r"host bounds .* 100.0 %", report_of(5.0))
 
 
 def test_input_pipeline(tmp_path, monkeypatch, capsys):
@@ -296,7 +296,7 @@ def test_depth_step(monkeypatch, capsys):
 def test_depth(monkeypatch, tmp_path, capsys):
   """All but the runs themselves."""
   errors = dict.fromkeys(DEPTH_ERRORS, 1.0)
-  result = errors | {"floors": {"constant": errors, "rows": errors}}
+  result = errors | {"baselines": {"constant": errors, "rows": errors}}
   result |= {"scale": 20.0, "median_scaling": True}
   adapted, labelled, read = {}, {}, {}
 
@@ -512,7 +512,7 @@ def test_oracles_train_on_what_they_know(stub, tmp_path):
   batch = experiments[oracles[0]].batch_inputs(batch)
   key, losses = jax.random.key(0), {}
   state = experiments[variants.TRUE_LABELS].initial_state()
-  maps = jax.jit(experiments[variants.TRUE_LABELS].make_maps())(state, batch, key)
+  maps = jax.jit(experiments[variants.RIGHT_ALONE].make_maps())(state, batch, key)
   pseudo_label = maps["pseudo_label"]
   none = np.full_like(pseudo_label, 255)
   some = np.where(np.indices(none.shape).sum(0) % 2, pseudo_label, none)

@@ -86,8 +86,8 @@ def table(runs: Sequence[Run], source: str) -> str:
   shared = [seed for seed in seeds if all(seed in results for results in by_variant.values())]
   if not shared:
     return "\n".join([*lines, "", "No seed is done on all of them: no table by class."])
-  seeds = ", ".join(map(str, shared))
-  lines += ["", f"| IoU, mean of seeds {seeds} | {' | '.join(by_variant)} |"]
+  listed = ", ".join(map(str, shared))
+  lines += ["", f"| IoU, mean of seeds {listed} | {' | '.join(by_variant)} |"]
   lines.append("|---" * (len(by_variant) + 1) + "|")
   first = next(iter(by_variant.values()))[shared[0]]
   for name in first["iou"]:

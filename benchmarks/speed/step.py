@@ -69,13 +69,13 @@ def main(arguments: list[str] | None = None) -> None:
     return
   results: list[dict[str, Any]] = []
   peaks: dict[str, float] = {}
-  result: dict[str, Any] = {"device": device_name(), "steps": results, "peaks": peaks}
+  summary: dict[str, Any] = {"device": device_name(), "steps": results, "peaks": peaks}
 
   def save(**found: Any) -> None:
     """Writes the results so far, whatever happens to the rest."""
-    result.update(found)
+    summary.update(found)
     if options.json:
-      options.json.write_text(json.dumps(result, indent=1))
+      options.json.write_text(json.dumps(summary, indent=1))
 
   with contextlib.ExitStack() as stack:
     references, failed = start_references(options.reference, stack)
