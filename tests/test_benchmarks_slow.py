@@ -312,7 +312,7 @@ def test_depth(monkeypatch, tmp_path, capsys):
     adapted[workdir.name] = AdaptationTask.from_config(config)
     return {"miou": 40.0 + seed, "depth": errors | {"median_scaling": True}}
 
-  def pictures(self, state, batches, count):
+  def pictures(self, state, batches):
     return {"image": 0, "truth": 0, "disparity": jnp.ones((1, 2, 2))}
 
   def compare(image, truth, depths, *, title, path):
@@ -323,6 +323,8 @@ def test_depth(monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(depth, "restore_state", lambda *_: None)
   monkeypatch.setattr(depth.DepthEvaluator, "pictures", pictures)
   monkeypatch.setattr(depth, "depth_comparison", compare)
+  monkeypatch.setattr(depth, "evaluation_dataset", lambda *_, **options: options)
+  monkeypatch.setattr(depth, "as_numpy", lambda options: options)
   depth.main(["--seeds", "2", "--workdir", str(tmp_path)])
   unit = depth_street_world.get_config().depth.metres_per_unit
   scales = {"stereo": 1, "video": 20, "both": 1}  # video has none of its own
