@@ -3,12 +3,14 @@
 Source: Monodepth2 (Godard et al., ICCV 2019, arXiv 1806.01260). Images are 0..1.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from corda_jax.configuration import check_at_least, check_one_of, check_within
 from corda_jax.depth.camera import disparity_to_depth, synthesize_view
 from corda_jax.resize import resize_centered
 from corda_jax.typing import Array, Float
@@ -16,6 +18,30 @@ from corda_jax.typing import Array, Float
 _SSIM_SHARE = 0.85
 _C1, _C2 = 0.01**2, 0.03**2
 _SMALL = 1e-7  # as released
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotometricOptions:
+  """Fields that the depth stage and depth learned in the adaptation step share.
+
+  Attributes:
+    smoothness_weight: weight of the smoothness within the loss.
+    automask: views that may explain a pixel better unwarped, which then does not count (what moves
+      with the camera, what has no texture): "all", as published, those that are "temporal", or
+      "none".
+    ignored_bottom: share of the rows, from below, that the own car's hood takes.
+    over_views: how the errors of several views are joined: "minimum", as published, or "mean".
+  """
+
+  smoothness_weight: float = 1e-3
+  automask: str = "all"
+  ignored_bottom: float = 0.0
+  over_views: str = "minimum"
+
+  def __post_init__(self):
+    check_at_least(self, smoothness_weight=0)
+    check_one_of(self, automask=("all", "temporal", "none"), over_views=("minimum", "mean"))
+    check_within(self, ignored_bottom=(0, 0.9))
 
 
 def ssim_loss(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -231,10 +257,7 @@ def photometric_loss(
   Args:
     disparities: disparities of scale s, [B, H / 2^s, W / 2^s, 1], 0..1.
     views: the image and the views that explain it.
-    config: `min_depth`, `max_depth` (in the unit of the transforms), `smoothness_weight`;
-      `automask` (views that may explain a pixel better unwarped, which then does not count: what
-      moves with the camera, and what has no texture) of `identity_error`; `over_views` of
-      `reprojection_minimum`; `ignored_bottom` of `counted_rows`.
+    config: `PhotometricOptions` with `min_depth` and `max_depth`, in the unit of the transforms.
     pyramid: the image at every scale, for the smoothness; None: made by means of 2x2 pixels.
     key: PRNG key of the noise of `identity_error`.
 

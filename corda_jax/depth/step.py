@@ -15,9 +15,9 @@ from flax import linen as nn
 from flax import struct
 
 from corda_jax.adaptation import strong_augmentation
-from corda_jax.configuration import check_above, check_at_least, check_one_of, check_within
+from corda_jax.configuration import check_above, check_within
 from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
-from corda_jax.depth.photometric import photometric_loss
+from corda_jax.depth.photometric import PhotometricOptions, photometric_loss
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.normalization import Normalization
 from corda_jax.training.settings import check_depth_range
@@ -57,20 +57,14 @@ class DepthModels(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DepthMethod:
-  """The photometric training, as published.
+class DepthMethod(PhotometricOptions):
+  """The photometric training, as published. Further fields: `PhotometricOptions`.
 
   Attributes:
     min_depth: depth of the network's output 1, in units.
     max_depth: depth of the network's output 0, in units.
     metres_per_unit: what a unit is. Published: the baseline is 0.1; Cityscapes' has 0.22 m. Video
       has no scale of its own: --mode=evaluate reports the factor by which the truth differs.
-    smoothness_weight: weight of the smoothness of disparities.
-    automask: views that may explain a pixel better unwarped, which then does not count (what moves
-      with the camera, what has no texture): "all", as published, those that are "temporal", or
-      "none".
-    ignored_bottom: share of the rows, from below, that the own car's hood takes.
-    over_views: how the errors of several views are joined: "minimum" or "mean".
     flip_probability: 0..1, of mirrored images.
     jitter_probability: 0..1, of images whose colours the networks see changed.
     jitter_strength: 0..1, see `draw_jitter`.
@@ -79,23 +73,17 @@ class DepthMethod:
   min_depth: float = 0.1
   max_depth: float = 100.0
   metres_per_unit: float = 2.2
-  smoothness_weight: float = 1e-3
-  automask: str = "all"
-  ignored_bottom: float = 0.0
-  over_views: str = "minimum"
   flip_probability: float = 0.5
   jitter_probability: float = 0.5
   jitter_strength: float = 0.2
 
   def __post_init__(self):
+    super().__post_init__()
     check_depth_range(self)
     check_above(self, metres_per_unit=0)
-    check_at_least(self, smoothness_weight=0)
-    check_one_of(self, automask=("all", "temporal", "none"), over_views=("minimum", "mean"))
     share = (0, 1)
     check_within(
       self,
-      ignored_bottom=(0, 0.9),
       flip_probability=share,
       jitter_probability=share,
       jitter_strength=share,

@@ -1,5 +1,6 @@
 """Optimisers with the release's parameter groups, as optax transformations."""
 
+import abc
 import dataclasses
 import re
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class EncoderUpdates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Polynomial:
+class Polynomial(abc.ABC):
   """Base of `SGD` and `AdamW`: groups, and a learning rate that falls to zero.
 
   Attributes:
@@ -124,8 +125,9 @@ class Polynomial:
 
     return self._transformation(schedule, group)
 
+  @abc.abstractmethod
   def _transformation(self, schedule, group) -> optax.GradientTransformation:
-    raise NotImplementedError
+    """From the schedule, step → learning rate, and the group of each parameter's path."""
 
 
 @dataclasses.dataclass(frozen=True)

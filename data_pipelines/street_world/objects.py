@@ -15,8 +15,9 @@ def _wheels(label, width, stations, radius):
   ]
 
 
-def _bar(label, material, y0, z0, y1, z1, x=0.0, thick=0.03):
+def _bar(label, material, start, end, *, x=0.0, thick=0.03):
   """A bar in the plane x = const from (y0, z0) to (y1, z1)."""
+  (y0, z0), (y1, z1) = start, end
   length = float(np.hypot(y1 - y0, z1 - z0))
   tilt = float(np.arctan2(z1 - z0, y1 - y0))
   center = (x, (y0 + y1) / 2, (z0 + z1) / 2)
@@ -87,8 +88,8 @@ def train(rng: np.random.Generator) -> list[Part]:
     ]
   parts += [
     Part("train", "tyre", (0, 0, 1.8), (1.0, 0.5, 1.5)),
-    _bar("train", "pole", -long, 3.7, -long + 1.0, 4.4, thick=0.06),
-    _bar("train", "pole", -long, 5.1, -long + 1.0, 4.4, thick=0.06),
+    _bar("train", "pole", (-long, 3.7), (-long + 1.0, 4.4), thick=0.06),
+    _bar("train", "pole", (-long, 5.1), (-long + 1.0, 4.4), thick=0.06),
     Part("train", "head lamp", (0, 2 * long + 0.4, 1.0), (0.5, 0.04, 0.12), glow=0.4),
     Part("train", "tail lamp", (0, -2 * long - 0.4, 1.0), (0.7, 0.04, 0.1), glow=0.15),
   ]
@@ -114,13 +115,19 @@ def _human(label, *, seat=0.0, lean=0.0, spread=0.1, head="skin", arms=0.0):
   ]
   for side in (-1, 1):
     if seat:
-      parts.append(_bar(label, "trousers", 0, hips, 0.36, hips - 0.12, side * 0.14, 0.09))
-      parts.append(_bar(label, "trousers", 0.36, hips - 0.1, 0.22, 0.3, side * 0.14, 0.075))
+      parts.append(
+        _bar(label, "trousers", (0, hips), (0.36, hips - 0.12), x=side * 0.14, thick=0.09)
+      )
+      parts.append(
+        _bar(label, "trousers", (0.36, hips - 0.1), (0.22, 0.3), x=side * 0.14, thick=0.075)
+      )
     else:
       step = side * spread
-      parts.append(_bar(label, "trousers", 0, hips + 0.05, step, 0.03, side * 0.1, 0.085))
+      parts.append(
+        _bar(label, "trousers", (0, hips + 0.05), (step, 0.03), x=side * 0.1, thick=0.085)
+      )
     hand = (ahead + 0.42, hips + 0.25) if arms else (side * -spread, hips)
-    parts.append(_bar(label, "shirt", ahead * 0.9, top - 0.06, *hand, side * 0.26, 0.055))
+    parts.append(_bar(label, "shirt", (ahead * 0.9, top - 0.06), hand, x=side * 0.26, thick=0.055))
   return parts
 
 
@@ -137,11 +144,11 @@ def bicycle(rng: np.random.Generator) -> list[Part]:
   return [
     Part(name, "tyre", (0, -0.52, 0.35), wheel, cutout=prim.RING),
     Part(name, "tyre", (0, 0.52, 0.35), wheel, cutout=prim.RING),
-    _bar(name, name, -0.52, 0.35, -0.15, 0.85, thick=0.05),
-    _bar(name, name, -0.15, 0.8, 0.38, 0.82, thick=0.05),
-    _bar(name, name, -0.02, 0.32, 0.4, 0.85, thick=0.05),
-    _bar(name, name, 0.38, 0.98, 0.52, 0.35, thick=0.05),
-    _bar(name, name, -0.52, 0.35, 0.0, 0.32, thick=0.05),
+    _bar(name, name, (-0.52, 0.35), (-0.15, 0.85), thick=0.05),
+    _bar(name, name, (-0.15, 0.8), (0.38, 0.82), thick=0.05),
+    _bar(name, name, (-0.02, 0.32), (0.4, 0.85), thick=0.05),
+    _bar(name, name, (0.38, 0.98), (0.52, 0.35), thick=0.05),
+    _bar(name, name, (-0.52, 0.35), (0.0, 0.32), thick=0.05),
     Part(name, name, (0, 0.4, 1.0), (0.3, 0.05, 0.04)),
     Part(name, "tyre", (0, -0.2, 0.92), (0.1, 0.14, 0.05), prim.ELLIPSOID),
   ]
@@ -159,7 +166,7 @@ def motorcycle(rng: np.random.Generator) -> list[Part]:
     Part(name, name, (0, 0.22, 0.82), (0.2, 0.36, 0.17), prim.ELLIPSOID),
     Part(name, "tyre", (0, -0.4, 0.8), (0.17, 0.42, 0.09)),
     Part(name, name, (0, -0.75, 0.78), (0.16, 0.2, 0.12), prim.ELLIPSOID),
-    _bar(name, "pole", 0.45, 1.05, 0.7, 0.32, thick=0.06),
+    _bar(name, "pole", (0.45, 1.05), (0.7, 0.32), thick=0.06),
     Part(name, "tyre", (0, 0.42, 1.06), (0.4, 0.05, 0.04)),
     Part(name, name, (0, 0.58, 0.92), (0.2, 0.1, 0.2), prim.ELLIPSOID),
     Part(name, "tail lamp", (0, -0.95, 0.75), (0.09, 0.03, 0.06), glow=0.15),

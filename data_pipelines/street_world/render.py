@@ -100,7 +100,15 @@ def render(
   radiance = _sky(scene.domain, light, direction)
   hit = np.flatnonzero(index >= 0)
   point = camera.position.astype(np.float32)[:, None] + depth[hit] * direction[:, hit]
-  color, hit_label = _shade(scene, light, parts, index[hit], point, depth[hit] / camera.focal, time)
+  color, hit_label = _shade(
+    scene,
+    light,
+    parts,
+    index[hit],
+    point=point,
+    footprint=depth[hit] / camera.focal,
+    time=time,
+  )
   distance = depth[hit] * np.sqrt((rays[:, hit] ** 2).sum(0))
   clear = np.exp(-light.haze * distance)
   haze = np.asarray(scene.domain.haze_color, np.float32)[:, None]
@@ -143,7 +151,7 @@ def _sky(domain, light, direction):
   return color * (1 - cover) + light.sky[2][:, None] * cover
 
 
-def _shade(scene, light, parts, index, point, footprint, time):
+def _shade(scene, light, parts, index, *, point, footprint, time):
   """Linear colours float32[3, P] and training ids uint8[P] of the hit points."""
   count = len(parts.body)
   label = scene.label[index]

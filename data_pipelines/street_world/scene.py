@@ -99,9 +99,12 @@ def make_scene(domain: domains.Domain, entropy: tuple[int, ...]) -> Scene:
     rng.uniform(*domain.camera_height),
     rng.uniform(*domain.camera_pitch),
   )
-  sides = [street.side(builder, domain, rng, side, half_width, crossing) for side in (-1, 1)]
-  rails = street.traffic(builder, domain, rng, half_width, crossing, ego)
-  street.furniture(builder, domain, rng, half_width, sides, ego)
+  sides = [
+    street.side(builder, domain, rng, side, half_width=half_width, crossing=crossing)
+    for side in (-1, 1)
+  ]
+  rails = street.traffic(builder, domain, rng, half_width=half_width, crossing=crossing, ego=ego)
+  street.furniture(builder, domain, rng, half_width=half_width, sides=sides, ego=ego)
   street.far_end(builder, rng)
   ground = np.stack([look.draw(m) for m in ("paint", "soil", "grass", "tyre")])
   size, contrast = textures.GRAIN["asphalt"]

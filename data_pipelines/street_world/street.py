@@ -15,15 +15,16 @@ SIGHT = 0.42  # tangent of half the horizontal field of view, about the same in 
 KERB = 0.13  # height of sidewalks and verges
 
 
-def _strip(builder, label, material, side, near, far, start, end, pattern, second):
-  """A raised strip of ground along the street, from `near` to `far` metres off its middle."""
+def _strip(builder, label, material, *, side, across, along, pattern, second=""):
+  """A raised strip of ground: ranges in metres across (off the middle) and along the street."""
+  (near, far), (start, end) = across, along
   center = (0.0, 0.0, KERB / 2 - 0.1)
   half = ((far - near) / 2, (end - start) / 2, KERB / 2 + 0.1)
   part = Part(label, material, center, half, pattern=pattern, second=second)
   builder.place([part], side * (near + far) / 2, (start + end) / 2)
 
 
-def side(builder, domain, rng, side, half_width, crossing):
+def side(builder, domain, rng, side, *, half_width, crossing):
   """Verge, sidewalk and frontage of one side; returns (kerb, end of the sidewalk)."""
   verge = rng.uniform(1.0, 2.6) if rng.random() < domain.verge else 0.0
   start = half_width + verge
@@ -32,15 +33,15 @@ def side(builder, domain, rng, side, half_width, crossing):
   if np.isfinite(crossing):
     runs = [(-15.0, crossing - CROSSING_HALF), (crossing + CROSSING_HALF, FAR_END)]
   for low, high in runs:
+    where = {"side": side, "along": (low, high)}
     if verge:
-      _strip(
-        builder, "terrain", "grass", side, half_width, start, low, high, textures.GRASS, "soil"
-      )
-    _strip(builder, "sidewalk", "paving", side, start, end, low, high, textures.PAVING, "")
+      ground = {"across": (half_width, start), "pattern": textures.GRASS, "second": "soil"}
+      _strip(builder, "terrain", "grass", **where, **ground)
+    _strip(builder, "sidewalk", "paving", **where, across=(start, end), pattern=textures.PAVING)
     at = max(low, 1.0)
     while at < high - 3:
       length = min(rng.uniform(8, 17), high - at)
-      _frontage(builder, domain, rng, side, end, at + length / 2, length)
+      _frontage(builder, domain, rng, side, edge=end, y=at + length / 2, length=length)
       at += length
   return half_width, end
 
@@ -50,7 +51,7 @@ def _choose(rng, weights):
   return list(weights)[int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))]
 
 
-def _frontage(builder, domain, rng, side, edge, y, length):
+def _frontage(builder, domain, rng, side, *, edge, y, length):
   kind = _choose(rng, domain.frontage)
   heading = _heading(side)  # frontages are built towards their own +x
 
@@ -80,7 +81,7 @@ def _amount(rng, expected):
   return int(expected) + int(rng.random() < expected - int(expected))
 
 
-def traffic(builder, domain, rng, half_width, crossing, ego):
+def traffic(builder, domain, rng, *, half_width, crossing, ego):
   """Vehicles and riders on the road; returns x of the tram's rails."""
   here, ahead, kerb = half_width * 0.5, rng.uniform(3, 9), half_width - 1.05
   rails = np.inf
@@ -140,7 +141,7 @@ def _heading(way):
   return 0.0 if way > 0 else np.pi
 
 
-def furniture(builder, domain, rng, half_width, sides, ego):
+def furniture(builder, domain, rng, *, half_width, sides, ego):
   """Things and people between the kerbs and the frontages.
 
   `sides` holds (kerb, end of the sidewalk), metres off the road's middle, left and right.

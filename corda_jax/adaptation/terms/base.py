@@ -7,6 +7,7 @@ is written.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -94,7 +95,7 @@ class Context(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
+class Term(abc.ABC):
   """Base of the terms. All but `losses` have defaults.
 
   Attributes:
@@ -138,6 +139,7 @@ class Term:
     """Network inputs [B, H, W, 3] of its passes beside source and mixed, by the pass's name."""
     return {}
 
+  @abc.abstractmethod
   def losses(self, passes: Mapping[str, Pass], context: Context) -> Found:
     """Its losses.
 
@@ -145,7 +147,6 @@ class Term:
       passes: the student's passes by name.
       context: everything else that a term may read.
     """
-    raise NotImplementedError
 
 
 def depth_heads(outputs: Maps, domain: str) -> dict[str, jax.Array]:

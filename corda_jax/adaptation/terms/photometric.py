@@ -17,13 +17,12 @@ from corda_jax.adaptation.terms.base import Context, Found, Loss, Maps, Pass, Te
 from corda_jax.configuration import (
   check_above,
   check_at_least,
-  check_one_of,
   check_subset,
-  check_within,
   free,
 )
 from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import (
+  PhotometricOptions,
   Views,
   counted_rows,
   identity_error,
@@ -54,20 +53,15 @@ class Prediction(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Photometric(Term):
+class Photometric(PhotometricOptions, Term):
   """Photometric loss and smoothness of the depth heads: "photometric_src", "photometric_mix".
 
-  Source of the loss: Monodepth2 (Godard et al., ICCV 2019).
+  Source of the loss: Monodepth2 (Godard et al., ICCV 2019). Further fields: `PhotometricOptions`.
 
   Attributes:
     domains: whose heads learn from the views that data.DOMAIN.views names; none as released.
     source_weight: weight of the loss on the source.
     target_weight: weight of the loss on the target, where the mixed image shows it.
-    smoothness_weight: weight of the smoothness within both.
-    automask: views that may explain a pixel better unwarped, which then does not count (what moves
-      with the camera, what has no texture): "all", those that are "temporal", or "none".
-    ignored_bottom: share of the rows, from below, that the own car's hood takes.
-    over_views: how the errors of several views are joined: "minimum" or "mean".
     metres_per_unit: size of the pose network's translations, which begin near 0.01: small units
       learn slowly. Video only.
     pose_learning_rate: learning rate of Adam.
@@ -80,10 +74,6 @@ class Photometric(Term):
   domains: tuple[str, ...] = ()
   source_weight: float = 1.0
   target_weight: float = 1.0
-  smoothness_weight: float = 1e-3
-  automask: str = "all"
-  ignored_bottom: float = 0.0
-  over_views: str = "minimum"
   metres_per_unit: float = 5.0
   pose_learning_rate: float = 1e-4
   pose: PoseNetwork = PoseNetwork()
@@ -92,11 +82,8 @@ class Photometric(Term):
 
   def __post_init__(self):
     check_subset(self, domains=("source", "target"))
-    check_at_least(
-      self, source_weight=0, target_weight=0, smoothness_weight=0, pose_learning_rate=0
-    )
-    check_one_of(self, automask=("all", "temporal", "none"), over_views=("minimum", "mean"))
-    check_within(self, ignored_bottom=(0, 0.9))
+    super().__post_init__()
+    check_at_least(self, source_weight=0, target_weight=0, pose_learning_rate=0)
     check_above(self, metres_per_unit=0)
 
   def _taught(self, step: Any) -> tuple[str, ...]:
@@ -194,14 +181,14 @@ class Photometric(Term):
 
 
 def photometric_losses(
-  prediction: Prediction, views: Views, options: Photometric, *, key: jax.Array
+  prediction: Prediction, views: Views, options: PhotometricOptions, *, key: jax.Array
 ) -> dict[str, jax.Array]:
   """Photometric loss and smoothness of depth heads.
 
   Args:
     prediction: prediction of depth heads.
     views: views of the images whose depth is predicted.
-    options: `automask`, `over_views`, `ignored_bottom`, `smoothness_weight`.
+    options: how views are compared and joined.
     key: PRNG key of the noise that breaks ties of the automask.
 
   Returns:

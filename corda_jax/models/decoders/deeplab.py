@@ -118,8 +118,8 @@ class DeepLabDecoder:
     bottleneck = rematerialized(Bottleneck, self.rematerialize)
     for block in range(2 if self.width else 0):
       x = bottleneck(
-        self.width,
         4 * self.width,
+        width=self.width,
         project=block == 0,
         batch_norm_group=self.batch_norm_group,
         batch_norm_domains=self.batch_norm_domains,

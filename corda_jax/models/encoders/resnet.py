@@ -149,7 +149,7 @@ class ResNet(nn.Module):
     if self.block == "basic":
       return rematerialized(BasicBlock, self.rematerialize)(features, **options)
     bottleneck = rematerialized(Bottleneck, self.rematerialize)
-    return bottleneck(width, features, stride_on=self.stride_on, **options)
+    return bottleneck(features, width=width, stride_on=self.stride_on, **options)
 
 
 def max_pool(x: jax.Array, *, ceil: bool) -> jax.Array:
