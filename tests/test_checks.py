@@ -72,6 +72,9 @@ ADAPTATION = [
   ("terms.photometric.pose.decoder_width", 0, "1 or more"),
   ("terms.photometric.normalization.std", (1.0, 0.0, 1.0), "above 0"),
   ("terms.photometric.metres_per_unit", 0.0, "more than 0"),
+  ("terms.photometric.ignored_bottom", 1.0, "0 to 0.9"),
+  ("terms.photometric.smoothness_weight", -1.0, "0 or more"),
+  ("terms.photometric.automask", "some", "'temporal'"),
   ("model.encoder.stem_kernel", 4, "odd"),
   ("model.encoder.strides", (1,), "stage"),
   ("model.decoder.width", -1, "0 or more"),
@@ -94,8 +97,11 @@ DEPTH = [
   ("depth.over_views", "median", "'minimum' or 'mean'"),
   ("depth.flip_probability", 1.5, "0 to 1"),
   ("depth.smoothness_weight", float("nan"), ""),
+  ("depth.smoothness_weight", -1.0, "0 or more"),
+  ("depth.automask", "some", "'temporal'"),
   ("optimizer.beta2", -0.1, "0 to 1"),
   ("label_depth.encoding", "png", "'sigmoid' or 'metric'"),
+  ("depth.ignored_bottom", 1.0, "0 to 0.9"),
   ("depth.ignored_bottom", 0.1, "35"),
 ]
 CASES = [(tiny_depth, *case) for case in RUNNING + DEPTH]
