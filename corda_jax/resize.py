@@ -104,6 +104,34 @@ def resize_centered(x: Array, shape: tuple[Dim, Dim]) -> Array:
   return jax.image.resize(x, size, "linear", antialias=False)
 
 
+def cubic_weights(input_size: int, output_size: int, *, step: float | None = None) -> np.ndarray:
+  """Interpolation matrix of one axis, cubic by pixel centres as PyTorch's and OpenCV's (a = -0.75).
+
+  Edge pixels are repeated, and shrinking does not antialias. (`jax.image.resize` has a = -0.5.)
+
+  Args:
+    input_size: length of the axis, in pixels.
+    output_size: length after resizing, in pixels.
+    step: distance of two outputs in input pixels; None: input_size / output_size.
+
+  Returns:
+    float64[output_size, input_size] whose rows sum to one. Row i weights the four neighbours of the
+    position (i + 0.5) step - 0.5.
+  """
+  a = -0.75
+  step = input_size / output_size if step is None else step
+  position = (np.arange(output_size) + 0.5) * step - 0.5
+  low = np.floor(position).astype(int)
+  weights = np.zeros((output_size, input_size))
+  rows = np.arange(output_size)
+  for tap in range(-1, 3):
+    t = np.abs(position - low - tap)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
+    np.add.at(weights, (rows, np.clip(low + tap, 0, input_size - 1)), np.where(t <= 1, near, far))
+  return weights
+
+
 def resize_nearest(labels: Array, shape: tuple[Dim, Dim]) -> Array:
   """Resizes label maps to the nearest pixel centre, identical to Pillow's `NEAREST`.
 

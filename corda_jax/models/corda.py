@@ -6,6 +6,7 @@ Self-Supervised Depth Estimation", ICCV 2021; the correlation goes back to PAD-N
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -108,13 +109,37 @@ class Corda(nn.Module):
     }
     return self.clone(**normalized)
 
+  @nn.nowrap
+  def sample_kept(self, key: jax.Array, batch: int) -> dict[str, Any]:
+    """Samples what stochastic depth and dropout keep in a pass, for `__call__`.
+
+    Args:
+      key: PRNG key.
+      batch: images B.
+
+    Returns:
+      "encoder", as the encoder's own `sample_kept`, and "channels", bool[B, C] of the semantic
+      feature; without those that the parts do not have, or whose rates are 0.
+    """
+    of_encoder, of_channels = jax.random.split(key)
+    kept = {}
+    if hasattr(self.encoder, "sample_kept"):
+      kept["encoder"] = self.encoder.sample_kept(of_encoder, batch)
+    if dropout := getattr(self.decoder, "dropout", 0.0):
+      shape = (batch, self.decoder.width)
+      kept["channels"] = jax.random.uniform(of_channels, shape) >= dropout
+    return {name: value for name, value in kept.items() if not isinstance(value, dict) or value}
+
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+  def __call__(
+    self, x: jax.Array, *, train: bool, kept: Mapping[str, Any] | None = None
+  ) -> dict[str, jax.Array]:
     """Predicts semantics and inverse depth at the decoder's stride.
 
     Args:
       x: [B, H, W, 3] normalised images.
       train: whether to normalise by the statistics of the batch, and to update the running ones.
+      kept: result of `sample_kept`; None drops nothing.
 
     Returns:
       "S", logits [B, h, w, num_classes], and, unless there is none, "initial_S"; with depth also
@@ -122,7 +147,9 @@ class Corda(nn.Module):
       "initial_D_src" and "D_src", by those trained on the source. The encoder's levels are left in
       the collection "intermediates".
     """
-    levels = self.encoder.features(x, train=train)
+    kept = kept or {}
+    drawn = {"kept": kept["encoder"]} if "encoder" in kept else {}
+    levels = self.encoder.features(x, train=train, **drawn)
     self.sow("intermediates", "levels", levels)
     semantic = self.decoder.features(levels, "S", train=train)
     outputs = {}
@@ -131,7 +158,7 @@ class Corda(nn.Module):
     elif self.initial_semantics_from == "decoder":
       outputs["initial_S"] = self._project(semantic, "initial_S", self.num_classes)
     if not self.depth:
-      return outputs | {"S": self.decoder.predict(semantic, "final_S", self.num_classes)}
+      return outputs | {"S": self._final_semantics(semantic, kept)}
 
     start = self.initial_inverse_depth
     depth = self.decoder.features(levels, "D", train=train)
@@ -142,10 +169,16 @@ class Corda(nn.Module):
         semantic + self._message(depth, "correlation_D_to_S"),
         depth + self._message(semantic, "correlation_S_to_D"),
       )
-    outputs["S"] = self.decoder.predict(semantic, "final_S", self.num_classes)
+    outputs["S"] = self._final_semantics(semantic, kept)
     outputs["D"] = self.decoder.predict(depth, "final_D", 1, initial=start)
     outputs["D_src"] = self.decoder.predict(depth, "final_D_src", 1, initial=start)
     return outputs
+
+  def _final_semantics(self, x: jax.Array, kept: Mapping[str, Any]) -> jax.Array:
+    if "channels" in kept:
+      factors = kept["channels"][:, None, None].astype(x.dtype) / (1 - self.decoder.dropout)
+      x = x * factors
+    return self.decoder.predict(x, "final_S", self.num_classes)
 
   def _project(self, x: jax.Array, name: str, channels: int, start: float = 0.0) -> jax.Array:
     """A prediction by a 1x1 convolution."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from corda_jax.models.operations import channel_product, convolve
+from corda_jax.models.operations import channel_product, convolve, depthwise_convolve
 
 Dtype = Any
 
@@ -77,6 +77,135 @@ class Convolution(nn.Module):
       bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
       y = y + bias.astype(y.dtype)
     return y
+
+
+class PatchConvolution(nn.Module):
+  """A convolution whose stride is its kernel's side, with bias: one matrix product of patches.
+
+  Rows and columns that do not fill a patch are dropped.
+
+  Attributes:
+    features: channels out.
+    size: side of the patches, in pixels.
+    dtype: dtype of the computation; None: that of the input.
+    param_dtype: dtype of the parameters.
+    kernel_init: initialiser of the kernel, [size, size, in, out].
+  """
+
+  features: int
+  size: int
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] to [B, floor(H / size), floor(W / size), features]."""
+    size, (batch, height, width, channels) = self.size, x.shape
+    shape = (size, size, channels, self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+    dtype = self.dtype or x.dtype
+    rows, columns = height // size, width // size
+    x = x[:, : rows * size, : columns * size].astype(dtype)
+    patches = x.reshape(batch, rows, size, columns, size, channels).swapaxes(2, 3)
+    patches = patches.reshape(batch, rows, columns, size * size * channels)
+    matrix = kernel.astype(dtype).reshape(-1, self.features)
+    return channel_product(patches, matrix) + bias.astype(dtype)
+
+
+class TransposedConvolution(nn.Module):
+  """A transposed convolution whose stride is its kernel's side: each pixel gives a patch.
+
+  Attributes:
+    features: channels out.
+    size: side of the patches, in pixels.
+    use_bias: whether a bias is added.
+    dtype: dtype of the computation; None: that of the input.
+    param_dtype: dtype of the parameters.
+    kernel_init: initialiser of the kernel, [size, size, in, out].
+  """
+
+  features: int
+  size: int
+  use_bias: bool = False
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] to [B, size H, size W, features]."""
+    size, (batch, height, width, channels) = self.size, x.shape
+    shape = (size, size, channels, self.features)
+    kernel = self.param("transposed_kernel", self.kernel_init, shape, self.param_dtype)
+    dtype = self.dtype or x.dtype
+    matrix = kernel.astype(dtype).transpose(2, 0, 1, 3).reshape(channels, -1)
+    y = channel_product(x.astype(dtype), matrix)
+    y = y.reshape(batch, height, width, size, size, self.features).swapaxes(2, 3)
+    y = y.reshape(batch, size * height, size * width, self.features)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+      y = y + bias.astype(dtype)
+    return y
+
+
+class DepthwiseConvolution(nn.Module):
+  """A 3x3 convolution of each channel by itself, zeros around the image.
+
+  Attributes:
+    dilation: distance of the kernel's taps in pixels.
+    use_bias: whether a bias is added.
+    dtype: dtype of the computation; None: that of the input.
+    param_dtype: dtype of the parameters.
+    kernel_init: initialiser of the kernel, [3, 3, 1, channels].
+  """
+
+  dilation: int = 1
+  use_bias: bool = False
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] to the same shape."""
+    shape = (3, 3, 1, x.shape[-1])
+    kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+    dtype = self.dtype or x.dtype
+    y = depthwise_convolve(x.astype(dtype), kernel[:, :, 0].astype(dtype), self.dilation)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+      y = y + bias.astype(dtype)
+    return y
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation over channels.
+
+  Unlike `flax.linen.LayerNorm` with strict promotion, it takes float64, too.
+
+  Attributes:
+    epsilon: added to the variance.
+    dtype: dtype of the output; None: that of the input. Statistics are never below float32.
+    param_dtype: dtype of the parameters.
+  """
+
+  epsilon: float
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises [..., C]."""
+    shape = (x.shape[-1],)
+    scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+    dtype, wide = self.dtype or x.dtype, accumulation_dtype(x.dtype)
+    x = x.astype(wide)
+    centered = x - x.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.epsilon)
+    return (centered * factor * scale.astype(wide) + bias.astype(wide)).astype(dtype)
 
 
 class BatchNorm(nn.Module):

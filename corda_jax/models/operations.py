@@ -148,6 +148,52 @@ def kernel_gradient_by_products(
   return jnp.stack(taps).swapaxes(1, 2).reshape(shape)
 
 
+def depthwise_convolve(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+  """A convolution of stride 1 of each channel by itself, zeros around the image.
+
+  As sums of shifted products, which a compiler makes one pass over the image: libraries are slow
+  at these convolutions, on CPUs above all at their gradients.
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [rows, columns, C], rows and columns odd.
+    dilation: distance of the kernel's taps in pixels.
+
+  Returns:
+    [B, H, W, C].
+  """
+  return _depthwise_convolution(x, kernel, dilation)
+
+
+def _shifted(x, shape, dilation):
+  """X at each tap of a kernel [rows, columns], zero outside: (row, column, [B, H, W, C])."""
+  rows, columns = (dilation * (n // 2) for n in shape[:2])
+  height, width = x.shape[1:3]
+  x = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+  for row, column in itertools.product(range(shape[0]), range(shape[1])):
+    top, left = dilation * row, dilation * column
+    yield row, column, x[:, top : top + height, left : left + width]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_convolution(x, kernel, dilation):
+  return sum(kernel[row, column] * tap for row, column, tap in _shifted(x, kernel.shape, dilation))
+
+
+def _depthwise_convolution_forward(x, kernel, dilation):
+  return _depthwise_convolution(x, kernel, dilation), (x, kernel)
+
+
+def _depthwise_convolution_backward(dilation, residuals, cotangent):
+  x, kernel = residuals
+  of_x = _depthwise_convolution(cotangent, kernel[::-1, ::-1], dilation)
+  taps = [(tap * cotangent).sum((0, 1, 2)) for *_, tap in _shifted(x, kernel.shape, dilation)]
+  return of_x, jnp.stack(taps).reshape(kernel.shape)
+
+
+_depthwise_convolution.defvjp(_depthwise_convolution_forward, _depthwise_convolution_backward)
+
+
 @jax.custom_vjp
 def rectified_sum(x: jax.Array, y: jax.Array) -> jax.Array:
   """max(x + y, 0), where a residual block ends; two arrays of one shape. Its gradient at 0 is 0.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from corda_jax.errors import UserError
-from corda_jax.pretrained.names.corda import tensor_names, variable_path
+from corda_jax.pretrained.names.tables import NameTable, Place, torch_axes
 
 Tensors = dict[str, np.ndarray]
 
@@ -91,8 +91,8 @@ class Report(NamedTuple):
 def match(
   tensors: Mapping[str, np.ndarray],
   template: Mapping[str, Any],
+  table: NameTable,
   *,
-  network: str,
   classifier_dilations: tuple[int, ...] = (),
 ) -> tuple[dict[str, Any], Report]:
   """Picks the tensors that fit a network by name and shape.
@@ -104,62 +104,76 @@ def match(
   Args:
     tensors: name → tensor in PyTorch's layout.
     template: {"params": …, "batch_stats": …} of the network; arrays or shapes.
-    network: "corda", "deeplab", "depth" or "pose".
+    table: names of the network's tensors.
     classifier_dilations: dilations of the network's classifier, if any; for the report.
 
   Returns:
     Variables, nested as `template`, in its dtypes, without those that are missing; and the report.
 
   Raises:
-    UserError: no convolution of the encoder fits (the message lists what the file holds), or a
-      tensor that fits holds NaN or infinity.
+    UserError: no kernel of the encoder fits (the message lists what the file holds), or a tensor
+      that fits holds NaN or infinity.
   """
-  shapes = {
-    name: _torch_shape(template, name, network) for name in tensor_names(template, network=network)
-  }
-  variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+  places = table.names(template)
+  shapes = {name: _torch_shape(place, template) for name, place in places.items()}
   report = Report([], {}, [])
+  fitting: dict[str, np.ndarray] = {}
   for name, tensor in tensors.items():
-    reason = _why_left(name, tensor, shapes, classifier_dilations)
-    if reason:
+    if reason := _why_left(name, tensor, shapes, classifier_dilations):
       report.left[name] = reason
       continue
     if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
       raise UserError(f"{name} holds NaN or infinity: take a checkpoint from before that happened")
-    report.loaded.append(name)
-    collection, path = variable_path(name, network=network)
-    *parents, leaf = path.split("/")
-    node, like = variables[collection], template[collection]
-    for parent in parents:
-      node, like = node.setdefault(parent, {}), like[parent]
-    array = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
-    node[leaf] = array.astype(like[leaf].dtype)
-  report.missing.extend(name for name in shapes if name not in tensors or name in report.left)
-  if not any(_is_encoder_kernel(name) for name in report.loaded):
-    prefix = "encoder." if network in ("depth", "pose") else ""
-    encoder_first = sorted(
-      report.left, key=lambda n: not re.match(r"(encoder\.)?(conv1|layer\d)", n)
-    )
+    fitting[name] = tensor
+  # The variables of stacked blocks go in whole.
+  blocks: dict[tuple[str, str], set[str]] = {}
+  for name, place in places.items():
+    blocks.setdefault(place[:2], set()).add(name)
+  for name in [n for n in fitting if not blocks[places[n][:2]] <= fitting.keys()]:
+    report.left[name] = "other blocks of the file lack it"
+  report.loaded.extend(name for name in fitting if name not in report.left)
+  report.missing.extend(name for name in places if name not in fitting or name in report.left)
+  kernels = sorted(n for n, place in places.items() if _is_encoder_kernel(place))
+  if not set(kernels) & set(report.loaded):
+    encoder_first = sorted(report.left, key=lambda n: n not in kernels)
     held = [f"{name} ({report.left[name]})" for name in encoder_first] + report.loaded
     raise UserError(
-      f"no convolution of the encoder is in it: it holds {listed(held)}, expected names such as "
-      f"{prefix}conv1.weight and {prefix}layer1.0.conv1.weight with the shapes of model.encoder"
+      f"no kernel of the encoder is in it: it holds {listed(held)}, expected names such as "
+      f"{' and '.join(kernels[:2])} with the shapes of model.encoder"
     )
-  return variables, report
+  return _variables({name: fitting[name] for name in report.loaded}, template, places), report
 
 
-def _is_encoder_kernel(name: str) -> bool:
-  return bool(re.fullmatch(r"(encoder\.)?(conv1\.weight|layer\d\..+\.conv\d\.weight)", name))
+def _variables(
+  tensors: Mapping[str, np.ndarray], template: Mapping[str, Any], places: Mapping[str, Place]
+) -> dict[str, Any]:
+  """Tensors as variables; those of stacked blocks are all there."""
+  variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+  for name, tensor in tensors.items():
+    place = places[name]
+    *parents, leaf = place.path.split("/")
+    node, like = variables[place.collection], place.variable(template)
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    axes = torch_axes(place.path, tensor.ndim)
+    array = (tensor.transpose(axes) if axes else tensor).astype(like.dtype)
+    if place.index is None:
+      node[leaf] = array
+    else:
+      node.setdefault(leaf, np.zeros(like.shape, like.dtype))[place.index] = array
+  return variables
 
 
-def _torch_shape(template: Mapping[str, Any], name: str, network: str) -> tuple[int, ...]:
-  """The shape that the tensor `name` has in a state dict of the network."""
-  collection, path = variable_path(name, network=network)
-  node = template[collection]
-  for part in path.split("/"):
-    node = node[part]
-  shape = tuple(node.shape)
-  return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+def _is_encoder_kernel(place: Place) -> bool:
+  return place.path.startswith("encoder/") and place.path.endswith("/kernel")
+
+
+def _torch_shape(place: Place, template: Mapping[str, Any]) -> tuple[int, ...]:
+  """The shape that a tensor has in a file."""
+  shape = tuple(place.variable(template).shape)
+  shape = shape if place.index is None else shape[1:]
+  axes = torch_axes(place.path, len(shape))
+  return tuple(shape[axis] for axis in np.argsort(axes)) if axes else shape
 
 
 def _why_left(
@@ -173,7 +187,7 @@ def _why_left(
     branch = re.search(r"\.conv2d_list\.\d+\.", name)
     if branch and name.replace(branch[0], ".conv2d_list.0.") in shapes:
       return f"{_UNUSED_BRANCH} {dilations}"
-    if re.match(r"(encoder\.)?fc\.", name):
+    if re.match(r"(encoder\.|backbone\.)?(fc|head)\.", name):
       return "classifier of ImageNet"
     if name.startswith("layer5."):
       return "classifier of a plain DeepLab, which this network is not"

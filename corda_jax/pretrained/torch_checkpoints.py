@@ -13,7 +13,8 @@ import numpy as np
 from corda_jax.errors import UserError
 from corda_jax.locks import only_writer
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match, unused_branches
-from corda_jax.pretrained.names.corda import state_dict_from_variables
+from corda_jax.pretrained.names.corda import CORDA, DEEPLAB
+from corda_jax.pretrained.names.tables import NameTable
 from corda_jax.pretrained.safetensors_format import read_weights_file, write_safetensors
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
@@ -65,10 +66,10 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   tree = read_weights_file(path)
   shapes = task.state_shapes()
   template = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-  options = {"network": _network(config), "classifier_dilations": _dilations(config)}
+  table, options = _table(config), {"classifier_dilations": _dilations(config)}
   try:
     found = find_state_dicts(tree)
-    student, report = match(found.student, template, **options)
+    student, report = match(found.student, template, table, **options)
     lines = [f"Weights of {path}", format_report(report, "student")]
     if found.iteration is not None:
       lines[0] += f", written at step {found.iteration}"
@@ -79,7 +80,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
     }
     teacher = None
     if found.teacher is not None:
-      teacher, report = match(found.teacher, template, **options)
+      teacher, report = match(found.teacher, template, table, **options)
       unused = {name: found.teacher[name] for name in unused_branches(report)}
       kept["ema_model"] = found.counts[1] | unused
       lines.append(format_report(report, "teacher").splitlines()[0])
@@ -197,7 +198,7 @@ def export_torch(task: AdaptationTask, workdir: Path) -> Path:
 
   def tensors(params, batch_stats, kept):
     variables = {"params": params, "batch_stats": batch_stats}
-    state = state_dict_from_variables(variables, steps=step, network=_network(config))
+    state = _table(config).state_dict(variables, steps=step)
     counts = {n: np.asarray(x + step) for n, x in kept.items() if n.endswith("num_batches_tracked")}
     return state | kept | counts
 
@@ -218,8 +219,8 @@ def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   return path
 
 
-def _network(config: Any) -> str:
-  """The name table of a network: "corda" or "deeplab".
+def _table(config: Any) -> NameTable:
+  """Names of the network's tensors.
 
   Raises:
     UserError: the released code has no such network.
@@ -228,7 +229,7 @@ def _network(config: Any) -> str:
     raise UserError(
       f"model.decoder is {config.model.decoder.get('part')}, but the released code has DeepLab's"
     )
-  return "corda" if config.model.decoder.width else "deeplab"
+  return CORDA if config.model.decoder.width else DEEPLAB
 
 
 def _dilations(config: Any) -> tuple[int, ...]:

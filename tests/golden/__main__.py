@@ -2,7 +2,7 @@
 
 python -m tests.golden                     those in tests/golden
 python -m tests.golden --folder DIR        others
-python -m tests.golden corda_gta.npz ...   these of them
+python -m tests.golden corda_gta.npz ...   these of them; daformer/mit_b0.npz of a folder below
 """
 
 import argparse
@@ -12,10 +12,9 @@ from pathlib import Path
 
 import jax
 
-from tests.golden import depth_networks, depth_parts, files, folder, parts
+from tests.golden import files, folder
+from tests.golden.kinds import KINDS
 from tests.golden.released_run import ReleasedRun
-
-_KINDS = ("losses", "augment", "monodepth", "corda")
 
 
 def main() -> None:
@@ -28,30 +27,32 @@ def main() -> None:
   options = parser.parse_args()
   if options.folder:
     os.environ["CORDA_GOLDEN_DIR"] = os.fspath(options.folder)
-  found = [path.name for kind in _KINDS for path in files(kind)]
+  found = [name_of(path) for kind in ("corda", *KINDS) for path in files(kind)]
   unknown = sorted(set(options.files) - set(found))
   if unknown or not found:
     parser.error(
       f"{folder()} does not hold {', '.join(unknown) or 'any reference values'}, expected "
-      f"{', '.join(found or [f'{kind}*.npz' for kind in _KINDS])}"
+      f"{', '.join(found or [f'{kind}*.npz' for kind in KINDS])}"
     )
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_enable_x64", True)
   jax.config.update("jax_numpy_dtype_promotion", "strict")
   expected = options.files
   missed = 0
-  runs = [(path, "float64", parts.losses_file) for path in files("losses")]
-  runs += [(path, "float64", parts.augment_file) for path in files("augment")]
-  runs += [(path, "float64", depth_parts.monodepth_file) for path in files("monodepth")]
-  runs += [(path, "float64", depth_networks.decoders_file) for path in files("monodepth")]
+  runs = [
+    (path, "float64", measures)
+    for kind, functions in KINDS.items()
+    for path in files(kind)
+    for measures in functions
+  ]
   runs += [(path, "float64", lambda p: ReleasedRun(p).measures()) for path in files("corda")]
   runs += [
     (path, "float32", lambda p: ReleasedRun(p, "float32").outputs()) for path in files("corda")
   ]
   for path, dtype, measures in runs:
-    if expected and path.name not in expected:
+    if expected and name_of(path) not in expected:
       continue
-    print(f"\n{path.name}, {dtype}")
+    print(f"\n{name_of(path)}, {dtype}")
     print(f"  {'quantity':<30} {'compared':>9} {'largest error':>14} {'bound':>9}")
     for measure in measures(path):
       met = measure.error < measure.bound
@@ -64,6 +65,11 @@ def main() -> None:
         flush=True,
       )
   sys.exit(1 if missed else 0)
+
+
+def name_of(path: Path) -> str:
+  """The name of a file below the folder of reference values."""
+  return path.relative_to(folder()).as_posix()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax.models.monodepth import DepthDecoder, PoseDecoder
-from corda_jax.pretrained.names.corda import variable_path
+from corda_jax.pretrained.names.monodepth import TABLES
 from tests.golden import golden, released_shapes
 from tests.golden.released_run import STORED, Measure, relative
 
@@ -41,7 +41,7 @@ def decoder_params(network: str) -> dict[str, dict[str, jax.Array]]:
   params: dict[str, dict[str, jax.Array]] = {}
   for name, shape in released_shapes(f"monodepth_{network}_decoder").items():
     tensor = golden.parameter(f"{network}.{name}", shape)
-    _, module, leaf = variable_path(name, network=network)[1].split("/")
+    _, module, leaf = TABLES[network].place(name).path.split("/")
     tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
     params.setdefault(module, {})[leaf] = jnp.asarray(tensor)
   return params

@@ -20,7 +20,7 @@ import optax
 from configs import gta2cs, synthia2cs
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.pretrained.matching import find_state_dicts, match
-from corda_jax.pretrained.names.corda import state_dict_tensor
+from corda_jax.pretrained.names.corda import CORDA
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.sharding import make_mesh
@@ -145,7 +145,7 @@ class ReleasedRun:
     variables, report = match(
       tensors,
       {"params": shapes.params, "batch_stats": shapes.batch_stats},
-      network="corda",
+      CORDA,
       classifier_dilations=tuple(self.config.model.decoder.dilations),
     )
     assert not report.missing
@@ -182,7 +182,7 @@ class ReleasedRun:
           yield Measure(f"{mode}/{name}", float(np.quantile(errors, 0.98)), SPREAD, 1)
           yield Measure(f"{mode}/{name}, largest", float(errors.max()), FLIPPED, 1)
     entries = [n for n in self.reference.files if n.startswith("after_train_forward/")]
-    tensors = [state_dict_tensor(updated, n.removeprefix("after_train_forward/")) for n in entries]
+    tensors = [CORDA.tensor(updated, n.removeprefix("after_train_forward/")) for n in entries]
     errors = [relative(t, self.reference[n]) for t, n in zip(tensors, entries, strict=True)]
     bound = EXACT if self.dtype == "float64" else SPREAD
     yield worst("after_train_forward/*", errors, bound)
@@ -290,7 +290,7 @@ class ReleasedRun:
     errors = []
     for index, name in self._used():
       expected = self.reference["step0/grad_norm"][index]
-      got = state_dict_tensor({"params": norms}, name)
+      got = CORDA.tensor({"params": norms}, name)
       if np.isnan(expected):  # frozen
         errors.append(0.0 if got == 0 else np.inf)
       else:
@@ -302,7 +302,7 @@ class ReleasedRun:
     norms, probes = [], []
     for index, name in self._used():
       start = golden.parameter(name, self.shapes[name])
-      change = state_dict_tensor({"params": params}, name) - start
+      change = CORDA.tensor({"params": params}, name) - start
       norm = self.reference[prefix + "delta_norm"][index]
       size = max(1, np.linalg.norm(start))
       if norm < 1e-13 * size:  # frozen, or never reached by a gradient
@@ -321,7 +321,7 @@ class ReleasedRun:
     """Running statistics of the student after the last step."""
     norms, probes = [], []
     for index, name in enumerate(str(n) for n in self.reference["stat_names"]):
-      got = state_dict_tensor({"batch_stats": stats}, name)
+      got = CORDA.tensor({"batch_stats": stats}, name)
       norm = self.reference["stat_norm"][index]
       norms.append(abs(np.linalg.norm(got) / norm - 1))
       probes.append(abs(golden.probe(name, got) - self.reference["stat_probe"][index]) / norm)

@@ -16,7 +16,7 @@ from corda_jax.models.monodepth import (
   PoseDecoder,
   PoseNetwork,
 )
-from corda_jax.pretrained.names.corda import state_dict_from_variables
+from corda_jax.pretrained.names.monodepth import TABLES
 
 HEIGHT, WIDTH = 48, 32
 
@@ -156,7 +156,7 @@ def test_encoders_compute_what_pytorch_does(float64, random, fields):
 
 def features_in_numpy(variables, x, fields):
   """Torchvision's forward pass, after its source, on the state dict of the network."""
-  state = state_dict_from_variables(variables, steps=0, network="depth")
+  state = TABLES["depth"].state_dict(variables, steps=0)
   state = {name: tensor.astype(np.float64) for name, tensor in state.items()}
 
   def convolution(x, name, stride=1, dilation=1):

@@ -11,13 +11,7 @@ from configs import gta2cs, synthia2cs
 from corda_jax.errors import UserError
 from corda_jax.models.build import build_network
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match
-from corda_jax.pretrained.names.corda import (
-  state_dict_from_variables,
-  state_dict_tensor,
-  tensor_name,
-  tensor_names,
-  variable_path,
-)
+from corda_jax.pretrained.names.corda import CORDA, DEEPLAB
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
 from tests import tiny
@@ -39,12 +33,12 @@ def variable_shapes(config):
 
 
 def network_of(config):
-  return "corda" if config.model.decoder.width else "deeplab"
+  return CORDA if config.model.decoder.width else DEEPLAB
 
 
 def options(config):
   return {
-    "network": network_of(config),
+    "table": network_of(config),
     "classifier_dilations": tuple(config.model.decoder.dilations),
   }
 
@@ -65,7 +59,7 @@ def case(network):
   shapes = variable_shapes(config)
   random = np.random.RandomState(5)
   variables = jax.tree.map(lambda x: random.standard_normal(x.shape).astype(x.dtype), shapes)
-  state = state_dict_from_variables(variables, steps=7, network=network_of(config))
+  state = network_of(config).state_dict(variables, steps=7)
   return variables, shapes, options(config), state
 
 
@@ -73,10 +67,10 @@ def case(network):
 def test_names_there_and_back(variant):
   released = released_shapes(variant)
   for name in released:
-    assert tensor_name(variable_path(name)[1]) == name
+    assert CORDA.name(CORDA.place(name)) == name
   shapes = variable_shapes(RELEASED[variant].get_config())
   unused = {n for n in released if ".conv2d_list.2." in n or ".conv2d_list.3." in n}
-  assert set(tensor_names(shapes)) == released.keys() - unused
+  assert CORDA.names(shapes).keys() == released.keys() - unused
 
 
 def test_names_mean_what_the_release_means():
@@ -92,24 +86,25 @@ def test_names_mean_what_the_release_means():
     (f"{heads}.conv_out.D_src.bias", "params", "initial_D_src/bias"),
     ("heads.D_src.conv2d_list.1.weight", "params", "final_D_src/kernel1"),
   ):
-    assert variable_path(name) == (collection, path)
+    assert CORDA.place(name) == (collection, path, None)
 
 
 def test_names_that_mean_nothing():
-  assert variable_path("layer5.conv2d_list.1.bias", network="deeplab") == (
+  assert DEEPLAB.place("layer5.conv2d_list.1.bias") == (
     "params",
     "final_S/bias1",
+    None,
   )
   for name, network in (
-    ("layer5.conv2d_list.1.bias", "corda"),
-    ("heads.S.conv2d_list.0.weight", "deeplab"),
-    ("fc.weight", "corda"),
-    ("layer1.0.bn1.num_batches_tracked", "corda"),
-    ("layer1.0.conv1.running_mean", "corda"),
-    ("layer1.0.conv1", "corda"),
+    ("layer5.conv2d_list.1.bias", CORDA),
+    ("heads.S.conv2d_list.0.weight", DEEPLAB),
+    ("fc.weight", CORDA),
+    ("layer1.0.bn1.num_batches_tracked", CORDA),
+    ("layer1.0.conv1.running_mean", CORDA),
+    ("layer1.0.conv1", CORDA),
   ):
-    with pytest.raises(KeyError, match=rf"{re.escape(name)}.*{network}"):
-      variable_path(name, network=network)
+    with pytest.raises(KeyError, match=rf"{re.escape(name)}.*{network.network}"):
+      network.place(name)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -124,8 +119,8 @@ def test_a_round_trip_is_exact(tmp_path, network):
     assert report.missing == []
     (reason,) = set(report.left.values())
     assert re.search(r"decoder\.dilations.*\(1, 2\)", reason)
-    assert sorted(report.loaded) == sorted(tensor_names(shapes, network=kwargs["network"]))
-  again = state_dict_from_variables(got, steps=7, network=kwargs["network"])
+    assert sorted(report.loaded) == sorted(kwargs["table"].names(shapes))
+  again = kwargs["table"].state_dict(got, steps=7)
   assert again.keys() == state.keys()
   for name, tensor in again.items():
     np.testing.assert_array_equal(tensor, state[name])
@@ -145,7 +140,7 @@ def test_what_a_strict_load_needs_beside_the_weights(corda):
   kernel = variables["params"]["final_D"]["kernel1"]
   assert state["heads.D.conv2d_list.1.weight"][0, 5, 2, 1] == kernel[2, 1, 5, 0]
   wide = jax.tree.map(lambda x: x.astype(np.float64), variables)
-  dtypes = {tensor.dtype.name for tensor in state_dict_from_variables(wide, steps=0).values()}
+  dtypes = {tensor.dtype.name for tensor in CORDA.state_dict(wide, steps=0).values()}
   assert dtypes == {"float32", "int64"}
 
 
@@ -165,9 +160,9 @@ def test_released_files_fit_whole(tmp_path, variant):
   assert len(report.left) == {"gta": 16, "synthia": 12}[variant]
   assert len(report.loaded) + len(report.left) == len(released)
   for name in report.loaded:
-    np.testing.assert_array_equal(state_dict_tensor(got, name), tensors[name])
+    np.testing.assert_array_equal(CORDA.tensor(got, name), tensors[name])
   assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, shapes)
-  exported = state_dict_from_variables(got, steps=3)
+  exported = CORDA.state_dict(got, steps=3)
   counts = {n for n in exported if n.endswith("num_batches_tracked")}
   assert {n: exported[n].shape for n in exported.keys() - counts} == released
   assert len(counts) == sum(n.endswith("running_var") for n in released)

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from corda_jax.errors import UserError
-from corda_jax.pretrained.names.corda import (
-  state_dict_from_variables,
-  state_dict_tensor,
-  tensor_name,
-  tensor_names,
-  variable_path,
-)
-from corda_jax.pretrained.names.monodepth import read_depth_weights
+from corda_jax.pretrained.names.monodepth import TABLES, read_depth_weights
 from corda_jax.pretrained.torch_write import write_torch_file
 from tests.golden import released_shapes
 from tests.models.test_monodepth import (
@@ -54,7 +47,7 @@ def drawn(shapes, seed=5):
 
 
 def state_of(network, variables):
-  return state_dict_from_variables(variables, steps=7, network=network)
+  return TABLES[network].state_dict(variables, steps=7)
 
 
 def imagenet(variables):
@@ -81,14 +74,13 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("network", ["depth", "pose"])
 def test_names_are_those_of_the_release(network):
   shapes = shapes_of(network, released_config())
-  names = tensor_names(shapes, network=network)
+  names = TABLES[network].names(shapes)
   for name in names:
-    _, path = variable_path(name, network=network)
-    assert tensor_name(path, network=network) == name
+    assert TABLES[network].name(TABLES[network].place(name)) == name
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
   released = released_shapes(f"monodepth_{network}_decoder")
   decoder = {n for n in names if not n.startswith("encoder.")}
-  assert {n: state_dict_tensor(zeros, n, network=network).shape for n in decoder} == released
+  assert {n: TABLES[network].tensor(zeros, n).shape for n in decoder} == released
   encoder = {
     "encoder.conv1.weight": (64, 3 if network == "depth" else 6, 7, 7),
     "encoder.bn1.running_var": (64,),
@@ -98,7 +90,7 @@ def test_names_are_those_of_the_release(network):
     "encoder.layer4.1.bn2.bias": (512,),
   }
   for name, shape in encoder.items():
-    assert state_dict_tensor(zeros, name, network=network).shape == shape
+    assert TABLES[network].tensor(zeros, name).shape == shape
   assert len(names) == len(released) + 20 * 5  # convolutions, each with a normalisation
 
 
@@ -113,10 +105,10 @@ def test_names_mean_what_the_release_means():
     ("pose", "net.3.bias", "decoder/pose2/bias"),
     ("pose", "encoder.layer3.1.bn2.weight", "encoder/stage3_block1/norm2/scale"),
   ):
-    assert variable_path(name, network=network) == ("params", path)
+    assert TABLES[network].place(name) == ("params", path, None)
   for network, name in (("depth", "net.0.weight"), ("pose", "decoder.0.conv.conv.weight")):
     with pytest.raises(KeyError, match=rf"{re.escape(name)}.*{network}"):
-      variable_path(name, network=network)
+      TABLES[network].place(name)
 
 
 @pytest.mark.parametrize("network", ["depth", "pose"])
@@ -129,7 +121,7 @@ def test_a_folder_of_monodepth2_there_and_back(tmp_path, network):
   got, summary = read_depth_weights(tmp_path, shapes, network)
   assert_same(got, variables)
   assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, shapes)
-  total = len(tensor_names(shapes, network=network))
+  total = len(TABLES[network].names(shapes))
   title, counts = summary.splitlines()  # nothing left, nothing missing
   assert str(tmp_path) in title
   assert re.search(rf"{network}.*\b{total}\b.*\b{total}\b", counts)

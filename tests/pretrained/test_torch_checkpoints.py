@@ -6,7 +6,7 @@ import pytest
 
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
-from corda_jax.pretrained.names.corda import state_dict_from_variables
+from corda_jax.pretrained.names.corda import CORDA
 from corda_jax.pretrained.safetensors_format import read_safetensors
 from corda_jax.pretrained.torch_checkpoints import (
   export_torch,
@@ -37,7 +37,7 @@ def state_dict(seed):
   variables = jax.tree.map(
     lambda x: random.uniform(0.1, 0.3, x.shape).astype(np.float32), variables
   )
-  return state_dict_from_variables(variables, steps=0)
+  return CORDA.state_dict(variables, steps=0)
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import jax
 class Decoder(Protocol):
   """From the encoder's levels to a feature of each task, and from a feature to predictions.
 
-  Both functions are called inside the network's `__call__`, which owns the parameters.
+  Both functions are called inside the network's `__call__`, which owns the parameters. A decoder
+  with the field `dropout` also has `width`: so many channels of the semantic feature are dropped at
+  that rate before the final prediction.
   """
 
   def features(self, levels: Sequence[jax.Array], task: str, *, train: bool) -> jax.Array:

@@ -11,7 +11,8 @@ class Encoder(Protocol):
 
   An encoder that normalises by batches also has the field `batch_norm_domains`, which
   `Corda.for_domains` sets, and may have `trainable_affine`: False freezes the scales and biases of
-  its normalisations.
+  its normalisations. One with stochastic depth has `sample_kept(key, batch)`, whose result
+  `features` takes as `kept`.
 
   Attributes:
     level_strides: stride of each level in pixels of the image, finest first.

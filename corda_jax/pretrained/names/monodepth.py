@@ -21,9 +21,29 @@ from corda_jax.pretrained.matching import (
   listed,
   match,
 )
-from corda_jax.pretrained.names.corda import tensor_names
+from corda_jax.pretrained.names.corda import RESNET
+from corda_jax.pretrained.names.tables import NameTable, prefixed
 from corda_jax.pretrained.safetensors_format import read_weights_file
 
+# Monodepth2 counts its decoder's convolutions from the coarsest of five levels on, two a level, and
+# the heads after them.
+_DEPTH = NameTable(
+  "released depth",
+  (
+    *prefixed("encoder.", RESNET),
+    *((f"decoder.{k}.conv.conv", f"decoder/upconv{4 - k // 2}_{k % 2}") for k in range(10)),
+    *((f"decoder.{10 + scale}.conv", f"decoder/head{scale}") for scale in range(4)),
+  ),
+)
+_POSE = NameTable(
+  "released pose",
+  (
+    *prefixed("encoder.", RESNET),
+    ("net.0", "decoder/squeeze"),
+    *((f"net.{k}", f"decoder/pose{k - 1}") for k in (1, 2, 3)),
+  ),
+)
+TABLES = {"depth": _DEPTH, "pose": _POSE}
 # Files of a folder that Monodepth2 wrote.
 _FILES = {"depth": ("encoder.pth", "depth.pth"), "pose": ("pose_encoder.pth", "pose.pth")}
 _STEM = "encoder.conv1.weight"
@@ -99,13 +119,13 @@ def fit_depth_weights(
     if channels == 2 * stem.shape[1]:
       tensors[_STEM] = np.tile((stem / 2).astype(stem.dtype), (1, 2, 1, 1))
   try:
-    names = tensor_names(template, network=network)
+    names = TABLES[network].names(template)
   except KeyError as error:
     raise UserError(
       f"no file has a place for {error}: Monodepth2's depth decoder has at most five levels and "
       "four scales"
     ) from error
-  variables, report = match(tensors, template, network=network)
+  variables, report = match(tensors, template, TABLES[network])
   # Networks of torchvision share names and shapes: ResNet-34 holds all that ResNet-18 needs. An
   # additional whole stage is no misfit: the network then uses fewer levels of the same encoder.
   stages = {_stage(name) for name in names} - {None}

@@ -1,0 +1,17 @@
+"""What is measured of each kind of file, but for the released runs, which are processes."""
+
+from tests.golden import decoders, depth_networks, depth_parts, encoders, parts
+
+KINDS = {
+  "losses": (parts.losses_file,),
+  "augment": (parts.augment_file,),
+  "monodepth": (depth_parts.monodepth_file, depth_networks.decoders_file),
+  "daformer/mit_": (encoders.mit_file,),
+  "daformer/heads": (decoders.heads_file,),
+  "daformer/daformer_": (decoders.daformer_file,),
+  "foundation/dinov2_": (encoders.dinov2_file,),
+  "foundation/dinov3_": (encoders.dinov3_file,),
+  "foundation/segformer_": (decoders.segformer_file,),
+  "foundation/lightweight_head": (decoders.lightweight_file,),
+  "foundation/resampling": (encoders.resampling_file,),
+}
