@@ -20,6 +20,7 @@ from corda_jax.configuration import settings
 from corda_jax.inference.settings import Prediction
 from corda_jax.models.build import model_settings
 from corda_jax.models.corda import Corda
+from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.training.optimizer import SGD
 from corda_jax.training.settings import Running
 from data_pipelines.settings import Data
@@ -63,10 +64,15 @@ def running(**values) -> ml_collections.ConfigDict:
 
 
 def without_depth(config: ml_collections.ConfigDict) -> None:
-  """Removes depth heads, depth losses and depth files, in place: what remains is DACS's network."""
+  """Removes depth heads, depth losses and depth files, in place.
+
+  What remains of CorDA is DACS's network, whose classifier reads the encoder itself.
+  """
   config.model.initial_semantics_from = "none"
   config.model.depth = config.model.correlation = False
-  config.model.decoder.width = 0
+  deeplab = settings(DeepLabDecoder).part
+  if config.model.decoder.get("part", deeplab) == deeplab:
+    config.model.decoder.width = 0
   del config.terms.depth_files, config.terms.photometric
   config.data.source.depth = config.data.target.depth = "none"
 

@@ -12,6 +12,7 @@ import jax
 
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.training.restore import find_checkpoint
 from corda_jax.training.run_files import check_config, check_writable, has_checkpoints
 from corda_jax.training.sharding import check_divisible, check_training_batch, frame_mesh
@@ -31,7 +32,19 @@ def check_adaptation(config: Any, step: AdaptationStep, classes: ClassList) -> N
       f"evaluation.classes is {config.evaluation.classes!r}, expected "
       f"{' or '.join(map(repr, sets))}; evaluation.class_sets adds others"
     )
-  _check_tiles(config.prediction, step.model.encoder.level_strides[-1])
+  encoder = step.model.encoder
+  _check_tiles(config.prediction, encoder.level_strides[-1])
+  if isinstance(encoder, VisionTransformer):
+    if encoder.image_scale != 1 and (config.prediction.tile_height or config.prediction.tile_width):
+      raise UserError(
+        f"model.encoder.image_scale is {encoder.image_scale}, and patches of resized images do not "
+        "join where tiles do: set prediction.tile_height=0 and prediction.tile_width=0"
+      )
+  elif config.optimizer.get("layer_decay", 1) != 1:
+    raise UserError(
+      f"optimizer.layer_decay is {config.optimizer.layer_decay}, but model.encoder is no Vision "
+      "Transformer: set it to 1"
+    )
   target = config.data.target
   if target.dataset == "folder" and not target.folder.validation.images:
     raise UserError(

@@ -44,7 +44,7 @@ def settings(part: type | Any, **values: Any) -> ml_collections.ConfigDict:
   """
   made = part(**values) if isinstance(part, type) else dataclasses.replace(part, **values)
   section = _section(made)
-  section[_PART] = f"{type(made).__module__}:{type(made).__qualname__}"
+  section[_PART] = _name_of(made)
   return section
 
 
@@ -54,8 +54,17 @@ def _section(part: Any) -> ml_collections.ConfigDict:
     value = getattr(part, field.name)
     if isinstance(value, Mapping):
       value = ml_collections.ConfigDict(value)
-    section[field.name] = _section(value) if _is_part(value) else value
+    if _is_part(value):
+      below = _section(value)
+      if type(value) is not _type_of(field):
+        below[_PART] = _name_of(value)
+      value = below
+    section[field.name] = value
   return section
+
+
+def _name_of(part: Any) -> str:
+  return f"{type(part).__module__}:{type(part).__qualname__}"
 
 
 def build(

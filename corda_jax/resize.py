@@ -1,9 +1,11 @@
-"""Resizing: predictions with aligned corners, images by pixel centres, labels by nearest.
+"""Resizing: predictions with aligned corners or by pixel centres, labels by nearest.
 
-The method compares predictions at the size of the label, resized so that the corner pixels of input
-and output coincide (PyTorch's `align_corners=True`). `jax.image.resize` aligns the edges of the
-pixels instead, hence `resize_aligned`.
+CorDA compares predictions at the size of the label, resized so that the corner pixels of input and
+output coincide (PyTorch's `align_corners=True`); DAFormer and its heirs align the edges of the
+pixels instead.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,38 +27,50 @@ def aligned_weights(input_size: Dim, output_size: Dim) -> Array:
     i (input_size - 1) / (output_size - 1).
   """
   if not (isinstance(input_size, int) and isinstance(output_size, int)):
-    return _weights_of_unknown_size(input_size, output_size)
+    steps = jnp.asarray(output_size) - 1
+    return _weights_at(jnp.arange(output_size) * (jnp.asarray(input_size) - 1), steps, input_size)
   if output_size == 1:
     position = np.zeros(1)
   else:
     position = np.arange(output_size) * ((input_size - 1) / (output_size - 1))
+  return _linear_weights(position, input_size)
+
+
+def _linear_weights(position: np.ndarray, input_size: int) -> np.ndarray:
+  """Rows that weight the two neighbours of each position, which is in pixels and not negative."""
   low = np.minimum(np.floor(position).astype(int), max(input_size - 2, 0))
-  fraction = position - low
-  weights = np.zeros((output_size, input_size))
-  rows = np.arange(output_size)
+  fraction = np.minimum(position - low, min(input_size - 1, 1))
+  weights = np.zeros((len(position), input_size))
+  rows = np.arange(len(position))
   weights[rows, low] = 1 - fraction
   weights[rows, np.minimum(low + 1, input_size - 1)] += fraction
   return weights
 
 
-def _weights_of_unknown_size(input_size, output_size):
-  """`aligned_weights` for 2 pixels or more; exact, by integer quotients and remainders."""
-  steps = jnp.asarray(output_size) - 1
-  scaled = jnp.arange(output_size) * (jnp.asarray(input_size) - 1)
-  low, fraction = scaled // steps, (scaled % steps).astype(jnp.float32) / steps.astype(jnp.float32)
-  places = jnp.arange(input_size)
+def _weights_at(numerator: jax.Array, denominator: jax.Array, input_size: Dim) -> jax.Array:
+  """The same for positions that are fractions; exact, by integer quotients and remainders."""
+  low = numerator // denominator
+  fraction = (numerator % denominator).astype(jnp.float32) / denominator.astype(jnp.float32)
+  places, last = jnp.arange(input_size), jnp.asarray(input_size) - 1
   at_low = jnp.where(places == low[:, None], 1 - fraction[:, None], 0)
-  return at_low + jnp.where(places == low[:, None] + 1, fraction[:, None], 0)
+  above = jnp.minimum(low + 1, last)
+  return at_low + jnp.where(places == above[:, None], fraction[:, None], 0)
 
 
-def resize_aligned(
-  x: Float[Array, "b h w c"], shape: tuple[Dim, Dim]
+def resize_weights(method: str) -> Callable[[Dim, Dim], Array]:
+  """`aligned_weights` or `centered_weights`; `method`: "aligned" or "centered"."""
+  return {"aligned": aligned_weights, "centered": centered_weights}[method]
+
+
+def resize(
+  x: Float[Array, "b h w c"], shape: tuple[Dim, Dim], method: str
 ) -> Float[Array, "b height width c"]:
-  """Resizes images bilinearly with aligned corners, as two matrix products.
+  """Resizes images bilinearly, as two matrix products.
 
   Args:
-    x: [B, h, w, C], any real dtype.
+    x: [B, h, w, C], floating point.
     shape: (H, W), the output size in pixels.
+    method: "aligned" corners, or "centered" pixels.
 
   Returns:
     [B, H, W, C] of the dtype of `x`.
@@ -65,10 +79,18 @@ def resize_aligned(
     ValueError: `x` does not have four axes.
   """
   if x.ndim != 4:
-    raise ValueError(f"resize_aligned needs [B, h, w, C], got shape {x.shape}")
-  rows = jnp.asarray(aligned_weights(x.shape[1], shape[0]), x.dtype)
-  columns = jnp.asarray(aligned_weights(x.shape[2], shape[1]), x.dtype)
+    raise ValueError(f"resizing needs [B, h, w, C], got shape {x.shape}")
+  weights = resize_weights(method)
+  rows = jnp.asarray(weights(x.shape[1], shape[0]), x.dtype)
+  columns = jnp.asarray(weights(x.shape[2], shape[1]), x.dtype)
   return interpolate(x, rows, columns)
+
+
+def resize_aligned(
+  x: Float[Array, "b h w c"], shape: tuple[Dim, Dim]
+) -> Float[Array, "b height width c"]:
+  """Resizes images bilinearly with aligned corners: `resize` by "aligned"."""
+  return resize(x, shape, "aligned")
 
 
 def interpolate(x: Array, rows: Array, columns: Array) -> Array:
@@ -87,7 +109,27 @@ def interpolate(x: Array, rows: Array, columns: Array) -> Array:
   return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def resize_centered(x: Array, shape: tuple[Dim, Dim]) -> Array:
+def centered_weights(input_size: Dim, output_size: Dim) -> Array:
+  """Interpolation matrix of one axis, by pixel centres, edges repeated, without antialiasing.
+
+  Args:
+    input_size: length of the axis, in pixels; may be symbolic in an exported function.
+    output_size: length after resizing, in pixels; may be symbolic, too.
+
+  Returns:
+    As `aligned_weights`; row i weights the two neighbours of the position
+    (i + 0.5) input_size / output_size - 0.5, or of 0 where that is negative.
+  """
+  if not (isinstance(input_size, int) and isinstance(output_size, int)):
+    doubled = (2 * jnp.arange(output_size) + 1) * jnp.asarray(input_size) - output_size
+    return _weights_at(jnp.maximum(doubled, 0), 2 * jnp.asarray(output_size), input_size)
+  position = np.maximum((np.arange(output_size) + 0.5) * (input_size / output_size) - 0.5, 0)
+  return _linear_weights(position, input_size)
+
+
+def resize_centered(
+  x: Float[Array, "b h w c"], shape: tuple[Dim, Dim]
+) -> Float[Array, "b height width c"]:
   """Resizes images bilinearly by pixel centres, edges repeated, as OpenCV's `INTER_LINEAR`.
 
   No antialiasing, even when shrinking: this matches common multi-scale evaluation code, which uses
@@ -100,8 +142,7 @@ def resize_centered(x: Array, shape: tuple[Dim, Dim]) -> Array:
   Returns:
     [B, H, W, C] of the dtype of `x`.
   """
-  size = (x.shape[0], *shape, x.shape[3])
-  return jax.image.resize(x, size, "linear", antialias=False)
+  return resize(x, shape, "centered")
 
 
 def cubic_weights(input_size: int, output_size: int, *, step: float | None = None) -> np.ndarray:

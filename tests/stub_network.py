@@ -65,6 +65,7 @@ class StubNetwork(nn.Module):
     num_classes: semantic classes.
     initial_inverse_depth: what the depth heads predict at the start, but for their kernels.
     depth: whether there are depth heads.
+    resize_outputs: as of `Corda`.
     dtype: of the computation.
     param_dtype: of the parameters.
   """
@@ -74,8 +75,13 @@ class StubNetwork(nn.Module):
   num_classes: int
   initial_inverse_depth: float = 0.0
   depth: bool = True
+  resize_outputs: str = "aligned"
   dtype: Any = None
   param_dtype: Any = jnp.float32
+
+  @nn.nowrap
+  def sample_kept(self, key, batch):
+    return {}
 
   def for_domains(self, domains):
     return self.clone(encoder=self.encoder.clone(batch_norm_domains=domains))

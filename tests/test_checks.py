@@ -9,7 +9,11 @@ from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.configuration import settings
 from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
-from corda_jax.training.optimizer import AdamW
+from corda_jax.models.decoders.daformer import FusionDecoder
+from corda_jax.models.decoders.lightweight import LightweightDecoder
+from corda_jax.models.encoders.mix_transformer import MixTransformer
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
+from corda_jax.training.optimizer import AdamW, Warmup
 from corda_jax.training.sharding import check_divisible, make_mesh
 from tests import tiny, tiny_depth, tiny_joint
 
@@ -142,6 +146,38 @@ def test_the_hood_of_crops_anywhere_in_the_frame_is_refused():
 def test_a_network_without_depth_needs_none():
   fields = {"data.source.depth": "none", "data.target.depth": "none"}
   check(tiny.get_config(**fields, **{"model.depth": False, "model.correlation": False}))
+
+
+def test_what_goes_with_vision_transformers_alone():
+  config = tiny.get_config()
+  config.optimizer = settings(AdamW, layer_decay=0.9)
+  refused(config, r"optimizer\.layer_decay", "0.9", r"model\.encoder")
+  encoder = VisionTransformer(width=8, depth=1, heads=2, levels=(0,), image_scale=1.1)
+  config.model.encoder = settings(encoder)
+  refused(config, r"image_scale", "1.1", r"prediction\.tile_height=0")
+  config.prediction.tile_height = config.prediction.tile_width = 0
+  check(config)
+
+
+@pytest.mark.parametrize(
+  ("part", "fields", "message"),
+  [
+    (MixTransformer, {"widths": (8, 8)}, "widths.*depths"),
+    (MixTransformer, {"heads": (3, 2, 5, 8)}, "widths.*32.*3"),
+    (MixTransformer, {"drop_path": 1.0}, "drop_path"),
+    (VisionTransformer, {"levels": (3, 2)}, "levels.*11"),
+    (VisionTransformer, {"levels": ()}, "levels"),
+    (VisionTransformer, {"width": 100}, "width.*12"),
+    (VisionTransformer, {"positions": "learned"}, "positions.*offset"),
+    (FusionDecoder, {"fusion": "sum"}, "fusion.*separable_aspp"),
+    (LightweightDecoder, {"width": -1}, "width"),
+    (Warmup, {"start": 2.0}, "start"),
+    (AdamW, {"layer_decay": 1.1}, "layer_decay"),
+  ],
+)
+def test_parts_check_their_own_settings(part, fields, message):
+  with pytest.raises(ValueError, match=message):
+    part(**fields)
 
 
 def test_unknown_fields_are_refused_with_the_nearest_name():

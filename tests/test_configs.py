@@ -200,6 +200,43 @@ OWN_DEPTH = {
 }
 
 
+# Networks and optimisers of DAFormer and VFM-UDA as released.
+TRANSFORMERS = {
+  "gta2cs_corda_mit": {
+    "model.encoder.widths": (64, 128, 320, 512),
+    "model.encoder.depths": (3, 6, 40, 3),
+    "model.encoder.drop_path": 0.1,
+    "model.decoder.fusion": "separable_aspp",
+    "model.decoder.width": 256,
+    "model.decoder.dropout": 0.1,
+    "model.depth": True,
+    "model.correlation": True,
+    "model.resize_outputs": "aligned",
+    "optimizer.learning_rate": 6e-5,
+    "optimizer.warmup.steps": 1_500,
+    "optimizer.warmup.start": 1e-6,
+    "optimizer.warmup.with_decay": True,
+    "optimizer.decay_encoder_norms": False,
+  },
+  "gta2cs_dinov2_source_only": {
+    "model.encoder.width": 768,
+    "model.encoder.image_scale": 1.1,
+    "model.encoder.positions": "offset",
+    "model.depth": False,
+    "model.resize_outputs": "centered",
+    "optimizer.learning_rate": pytest.approx(0.1 * 5e-5 * 2**0.5),
+    "optimizer.warmup.start": 1e-3,
+    "optimizer.warmup.with_decay": False,
+    "optimizer.layer_decay": 1.0,
+  },
+}
+TRANSFORMERS["gta2cs_daformer_source_only"] = TRANSFORMERS["gta2cs_corda_mit"] | {
+  "model.depth": False,
+  "model.correlation": False,
+  "model.resize_outputs": "centered",
+}
+
+
 def build(config):
   kind = DepthTask if config.get("task") == "depth" else AdaptationTask
   return kind.from_config(config)
@@ -247,6 +284,29 @@ def test_recipes_say_command_score_and_source(recipe):
   assert "arXiv" in text or "AdaptSegNet" in text
   assert "Expected: " in text
   assert "Not run here on the real data" in text
+
+
+@pytest.mark.parametrize("recipe", TRANSFORMERS)
+def test_recipes_of_transformers(recipe):
+  common = {
+    "num_steps": 40_000,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.schedule_power": 1.0,
+    "optimizer.head_learning_rate_factor": 10.0,
+    "model.normalization.mean": (123.675, 116.28, 103.53),
+    "model.normalization.std": (58.395, 57.12, 57.375),
+    "model.normalization.bgr": False,
+  }
+  config = get_config(recipe)
+  assert_holds(config, common | TRANSFORMERS[recipe])
+  adapts = recipe == "gta2cs_corda_mit"
+  assert build(config).step.adapts == adapts
+  text = " ".join(importlib.import_module(f"configs.{recipe}").__doc__.split())
+  assert f"--config=configs/{recipe}.py" in text
+  assert "mIoU" in text
+  assert "Not run here on the real data" in text
+  larger = get_config(recipe, "batch=16")
+  assert (larger.data.batch_size, larger.num_steps) == (16, 5_000)
 
 
 def test_the_table_of_switches_names_every_one_with_its_default():

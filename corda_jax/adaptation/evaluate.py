@@ -17,7 +17,7 @@ from corda_jax.depth.scores import DepthErrors, known_metres
 from corda_jax.inference.views import class_map, depth_maps, make_views
 from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
-from corda_jax.resize import resize_aligned, resize_nearest
+from corda_jax.resize import resize, resize_nearest
 from corda_jax.training.evaluate import gathered, measured
 from corda_jax.training.sharding import BATCH_AXIS, PIXEL_AXIS, frame_mesh, put_batch
 from corda_jax.training.state import TrainState
@@ -55,7 +55,12 @@ class Evaluator:
       )
       # Every column of a class map needs logits of all rows; these are small.
       views = jax.tree.map(lambda logits: constrain(logits, BATCH_AXIS), views)
-      return class_map(views, size, lambda columns: constrain(columns, PIXEL_AXIS))
+      return class_map(
+        views,
+        size,
+        lambda columns: constrain(columns, PIXEL_AXIS),
+        method=model.resize_outputs,
+      )
 
     def measure(variables, batch):
       images, labels, valid = batch["image"], batch["label"], batch["valid"]
@@ -68,7 +73,8 @@ class Evaluator:
         "frames": valid.sum(),
       }
       if "inverse_depth" in batch:  # the compiler merges this pass with the equal view
-        head = resize_aligned(apply(variables, x)["D"], images.shape[1:3])[..., 0]
+        depth = apply(variables, x)["D"]
+        head = resize(depth, images.shape[1:3], model.resize_outputs)[..., 0]
         found["depth"] = head_to_metres(head)
         found |= {name: batch[name] for name in ("inverse_depth", "valid")}
       return found
@@ -78,7 +84,8 @@ class Evaluator:
       x = normalization.normalize(images, wide)
       pictures = {"prediction": classify(variables, x, size)}
       # The compiler merges this pass with the equal view, and drops it where there is no depth.
-      return pictures | depth_maps(apply(variables, x), size)
+      outputs = apply(variables, x)
+      return pictures | depth_maps(outputs, size, method=model.resize_outputs)
 
     # Every process gets all results: they all measure all frames.
     self._measure = task.compile_for_frames(measure, mesh)

@@ -1,6 +1,7 @@
 """Forward passes of student and teacher in training."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from flax import linen as nn
 
 from corda_jax.adaptation.terms.base import Context, Pass
 from corda_jax.models.layers import accumulation_dtype
-from corda_jax.resize import resize_aligned
+from corda_jax.resize import resize
 from corda_jax.training.state import TrainState
 
 
@@ -20,7 +21,12 @@ class Passed(NamedTuple):
   batch_stats: Any
 
 
-def student_passes(model: nn.Module, state: TrainState, contexts: Mapping[str, Context]) -> Passed:
+def student_passes(
+  model: nn.Module,
+  state: TrainState,
+  contexts: Mapping[str, Context],
+  kept: Mapping[str, Any] = MappingProxyType({}),
+) -> Passed:
   """The student sees the source, the mixed image if there is one, and those of the terms.
 
   Each once, in this order; statistics go from one pass to the next.
@@ -29,6 +35,8 @@ def student_passes(model: nn.Module, state: TrainState, contexts: Mapping[str, C
     model: the network.
     state: state whose student it is.
     contexts: contexts of the terms, by name.
+    kept: what stochastic depth and dropout keep, by pass: results of the network's `sample_kept`;
+      of other passes, everything.
 
   Raises:
     ValueError: two passes have one name, or a term requires a pass that has no image.
@@ -49,6 +57,7 @@ def student_passes(model: nn.Module, state: TrainState, contexts: Mapping[str, C
         "it from `images`"
       )
   size = context.inputs["source_label"].shape[1:]
+  sizing = {"size": size, "method": model.resize_outputs}
   passes, stats = {}, state.batch_stats
   if context.mixed and context.step.one_student_pass:
     with jax.named_scope("student"):
@@ -56,31 +65,47 @@ def student_passes(model: nn.Module, state: TrainState, contexts: Mapping[str, C
       both = jnp.stack([images["source"], images["mixed"]], axis=1)
       both = both.reshape(-1, *both.shape[2:])
       variables = {"params": state.params, "batch_stats": stats}
-      *found, stats = forward(model.for_domains(2), variables, both)
+      kept_of_both = jax.tree.map(
+        lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]),
+        kept.get("source"),
+        kept.get("mixed"),
+      )
+      *found, stats = forward(model.for_domains(2), variables, both, kept=kept_of_both)
     for first, name in enumerate(("source", "mixed")):
       part = jax.tree.map(lambda x, first=first: x[first::2], found)
-      passes[name] = _pass_of(images.pop(name), *part, size)
+      passes[name] = _pass_of(images.pop(name), *part, **sizing)
   for name, image in images.items():
     with jax.named_scope(name):
       variables = {"params": state.params, "batch_stats": stats}
-      *found, stats = forward(model, variables, image)
-      passes[name] = _pass_of(image, *found, size)
+      *found, stats = forward(model, variables, image, kept=kept.get(name))
+      passes[name] = _pass_of(image, *found, **sizing)
   return Passed(passes, stats)
 
 
 def forward(
-  model: nn.Module, variables: Any, x: jax.Array, *, by_batch: bool = True
+  model: nn.Module,
+  variables: Any,
+  x: jax.Array,
+  *,
+  by_batch: bool = True,
+  kept: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, jax.Array], tuple[jax.Array, ...], Any]:
   """Outputs of the network, at least float32, the encoder's levels, and updated statistics."""
-  kept = ["batch_stats", "intermediates"]
-  outputs, updated = model.apply(variables, x, train=by_batch, mutable=kept)
+  dropped = {"kept": kept} if kept else {}
+  mutable = ["batch_stats", "intermediates"]
+  outputs, updated = model.apply(variables, x, train=by_batch, mutable=mutable, **dropped)
   wide = {name: y.astype(accumulation_dtype(y.dtype)) for name, y in outputs.items()}
   levels = updated.get("intermediates", {}).get("levels", ((),))[0]
   return wide, tuple(levels), updated.get("batch_stats", {})
 
 
 def _pass_of(
-  image: jax.Array, outputs: Mapping[str, jax.Array], levels: Any, size: tuple[int, int]
+  image: jax.Array,
+  outputs: Mapping[str, jax.Array],
+  levels: Any,
+  *,
+  size: tuple[int, int],
+  method: str,
 ) -> Pass:
-  sized = {name: resize_aligned(y, size) for name, y in outputs.items()}
+  sized = {name: resize(y, size, method) for name, y in outputs.items()}
   return Pass(image, sized, levels)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from corda_jax.adaptation import pseudo_labels
 from corda_jax.adaptation.step import AdaptationStep
-from corda_jax.resize import resize_aligned
+from corda_jax.resize import resize
 from corda_jax.training.state import TrainState
 
 
@@ -44,6 +44,7 @@ def step_maps(
     teacher = found["teacher_outputs"]
     for head, name in (("D", "inverse_depth"), ("D_src", "source_inverse_depth")):
       if head in teacher:
-        depth = resize_aligned(teacher[head], found["label"].shape[1:])
+        size = found["label"].shape[1:]
+        depth = resize(teacher[head], size, step.model.resize_outputs)
         shown[f"teacher_{name}"] = depth[..., 0]
   return shown

@@ -21,13 +21,15 @@ from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.base import Context, Found, Loss, Pass, Term
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.normalization import Normalization
-from corda_jax.resize import resize_aligned
+from corda_jax.resize import resize
 from corda_jax.training.state import TrainState, create_train_state, skip_unless_finite
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Maps = dict[str, jax.Array]
 Draws = Mapping[str, Any]
+
+_KEPT = 1000  # folded into the key of a step for what the network drops, one more for each pass
 
 
 class Taught(NamedTuple):
@@ -86,6 +88,12 @@ class AdaptationStep:
     """Whether a term asks for the mixed image, and so for the teacher."""
     return any("mixed" in term.passes for term in self.terms.values())
 
+  @property
+  def passes(self) -> tuple[str, ...]:
+    """Names of the student's passes; source and mixed come first."""
+    of_terms = {name: None for term in self.terms.values() for name in term.passes}
+    return tuple(dict.fromkeys(("source", *("mixed",) * self.adapts, *of_terms)))
+
   def depth_from(self, domain: str) -> frozenset[str]:
     """What a domain's depth heads learn from, of "files" and "views"."""
     found = {term.depth_from(domain) for term in self.terms.values()}
@@ -112,7 +120,7 @@ class AdaptationStep:
     Returns:
       The batch, but "DOMAIN_image" as network input, "DOMAIN_frame" as it was, and inverse depths
       of the type of the statistics; and what `Mixing.sample` gives, with "terms", by name, what
-      their `sample` gives.
+      their `sample` gives, and "kept", by pass, what stochastic depth and dropout keep.
     """
     wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
     inputs: dict[str, Any] = dict(batch)
@@ -124,6 +132,12 @@ class AdaptationStep:
     key = jax.random.fold_in(key, state.step)
     draws = self.mixing.sample(key, batch["source_label"], self.num_classes)
     draws["terms"] = {name: term.sample(key, inputs) for name, term in self.terms.items()}
+    keys = {name: _KEPT + index for index, name in enumerate(self.passes)}
+    batch_size = len(batch["source_image"])
+    draws["kept"] = {
+      name: self.model.sample_kept(jax.random.fold_in(key, constant), batch_size)
+      for name, constant in keys.items()
+    }
     return inputs, draws
 
   def adapt(
@@ -148,7 +162,7 @@ class AdaptationStep:
       terms = {name: trained[name].replace(params=own) for name, own in term_params.items()}
       student = state.replace(params=params, terms=state.terms | terms)
       contexts = self.contexts(student, inputs, draws, taught)
-      passed = student_passes(self.model, student, contexts)
+      passed = student_passes(self.model, student, contexts, draws["kept"])
       found = self.find_losses(passed.passes, contexts)
       return sum(_weighted(found.losses).values()), (found, passed)
 
@@ -190,7 +204,7 @@ class AdaptationStep:
         inputs["target_image"],
         by_batch=self.teacher.normalization == "batch",
       )
-      labels = self.teacher.label(outputs, state.step, inputs)
+      labels = self.teacher.label(outputs, state.step, inputs, self.model.resize_outputs)
     return Taught(outputs, stats, self.mixing.mix(labels, inputs, draws, self.normalization))
 
   def contexts(
@@ -199,7 +213,9 @@ class AdaptationStep:
     """What each term reads beside the student's passes."""
     size = inputs["source_label"].shape[1:]
     with jax.named_scope("teacher"):
-      teacher = {name: resize_aligned(x, size) for name, x in taught.outputs.items()}
+      teacher = {
+        name: resize(x, size, self.model.resize_outputs) for name, x in taught.outputs.items()
+      }
     return {
       name: Context(
         self,
@@ -246,7 +262,8 @@ class AdaptationStep:
     """
     inputs, draws = self.prepare(state, batch, key)
     contexts = self.contexts(state, inputs, draws, self.teach(state, inputs, draws))
-    passed = student_passes(self.model, state.replace(params=params), contexts)
+    student = state.replace(params=params)
+    passed = student_passes(self.model, student, contexts, draws["kept"])
     return _weighted(self.find_losses(passed.passes, contexts).losses)
 
   def _update(self, state: TrainState, gradients: Any, term_gradients: Any) -> TrainState:

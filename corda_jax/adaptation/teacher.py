@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from corda_jax.adaptation import pseudo_labels
 from corda_jax.configuration import check_at_least, check_one_of, check_within
-from corda_jax.resize import resize_aligned
+from corda_jax.resize import resize
 from corda_jax.training.state import TrainState, update_teacher
 
 Maps = Mapping[str, jax.Array]
@@ -66,19 +66,22 @@ class Teacher:
         "normalises by the batch: set statistics='average'"
       )
 
-  def label(self, outputs: Maps, step: jax.Array, inputs: Mapping[str, Any]) -> PseudoLabels:
+  def label(
+    self, outputs: Maps, step: jax.Array, inputs: Mapping[str, Any], method: str = "aligned"
+  ) -> PseudoLabels:
     """Labels of the target at full size.
 
     Args:
       outputs: its predictions on the target, at the output stride.
       step: int32 scalar, number of the step.
       inputs: inputs of the step.
+      method: how predictions are resized, as of `resize`.
     """
     logits = outputs["S"]
     if "initial_S" in outputs and self.initial_label_steps:
       logits = jnp.where(step < self.initial_label_steps, outputs["initial_S"], logits)
     size = inputs["source_label"].shape[1:]
-    label, confidence = pseudo_labels.pseudo_labels(resize_aligned(logits, size))
+    label, confidence = pseudo_labels.pseudo_labels(resize(logits, size, method))
     fraction = pseudo_labels.confident_fraction(
       confidence, threshold=self.confidence_threshold, over=self.fraction_over
     )

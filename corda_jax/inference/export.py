@@ -17,6 +17,7 @@ from corda_jax.errors import UserError, first_line
 from corda_jax.inference import bundle
 from corda_jax.inference.views import class_map, depth_maps
 from corda_jax.labels import CITYSCAPES_IDS
+from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.restore import restore_state
@@ -161,8 +162,9 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
       place[last] = value.astype(types[name])
     outputs = model.apply(tree, normalization.normalize(images, wide), train=False)
     outputs = {name: value.astype(wide) for name, value in outputs.items()}
-    maps = {"label": class_map([(outputs["S"],)], images.shape[1:3]), "logits": outputs["S"]}
-    return maps | depth_maps(outputs, images.shape[1:3])
+    size, sizing = images.shape[1:3], {"method": model.resize_outputs}
+    maps = {"label": class_map([(outputs["S"],)], size, **sizing), "logits": outputs["S"]}
+    return maps | depth_maps(outputs, size, **sizing)
 
   smallest = smallest_size(task)
   shape = jax_export.symbolic_shape(
@@ -177,7 +179,9 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
 
 def smallest_size(task: AdaptationTask) -> int:
   """Smallest side in pixels that an exported program takes; all taps of the decoder fit in it."""
-  return task.stride * (max(task.config.model.decoder.get("dilations", (1,))) + 2)
+  decoder = task.model.decoder
+  dilations = decoder.dilations if isinstance(decoder, DeepLabDecoder) else (1,)
+  return task.stride * (max(dilations) + 2)
 
 
 def _information(task: AdaptationTask, step: int) -> dict[str, Any]:

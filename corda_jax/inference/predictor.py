@@ -34,6 +34,7 @@ class Predictor:
     self.variables = network_variables(state, self._config.evaluation.network)
     model, normalization = task.model, task.normalization
     wide = accumulation_dtype(jnp.dtype(self._config.model.param_dtype))
+    sizing = {"method": model.resize_outputs}
 
     def compiled(function, **options):
       function = at_matmul_precision(function, self._config.compute.matmul_precision)
@@ -46,7 +47,8 @@ class Predictor:
 
     def finish(views, outputs, size):
       finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((views, outputs))]).all()
-      return {"label": class_map(views, size), "finite": finite} | depth_maps(outputs, size)
+      maps = {"label": class_map(views, size, **sizing), "finite": finite}
+      return maps | depth_maps(outputs, size, **sizing)
 
     split = batch_sharded(self._mesh)
     self._normalize = compiled(lambda images: normalization.normalize(images, wide))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.adaptation.pseudo_labels import difficulty
-from corda_jax.resize import aligned_weights, interpolate, resize_aligned, resize_centered
+from corda_jax.resize import interpolate, resize, resize_centered, resize_weights
 
 # Rows of the class map computed at once. Logits of a whole frame of 2048x1024 take 160 MB per view,
 # those of 64 rows 10 MB, which is three times faster on a CPU.
@@ -49,6 +49,8 @@ def class_map(
   views: Views,
   shape: tuple[int, int],
   split_columns: Callable[[jax.Array], jax.Array] = lambda columns: columns,
+  *,
+  method: str = "aligned",
 ) -> jax.Array:
   """The most probable class of every pixel.
 
@@ -57,20 +59,22 @@ def class_map(
     shape: (H, W) of the class map, in pixels.
     split_columns: constrains the sharding of the [W, w] column weights and thereby of the whole
       computation, which is independent for each column.
+    method: how logits are resized: with "aligned" corners, or by pixel centres ("centered").
 
   Returns:
     uint8[B, H, W], 0..C - 1: the class of the largest upsampled logit for one view, as released;
     of the largest mean probability for several.
   """
   height, width = shape
+  weights_of = resize_weights(method)
   slices = -(-height // _ROWS)
   rows, columns = [], []
   for logits, *_ in views:
-    weights = jnp.asarray(aligned_weights(logits.shape[1], height), logits.dtype)
+    weights = jnp.asarray(weights_of(logits.shape[1], height), logits.dtype)
     # Padding rows of the last slice have zero weights and are cut off below.
     weights = jnp.pad(weights, ((0, slices * _ROWS - height), (0, 0)))
     rows.append(weights.reshape(slices, _ROWS, -1))
-    of_columns = jnp.asarray(aligned_weights(logits.shape[2], width), logits.dtype)
+    of_columns = jnp.asarray(weights_of(logits.shape[2], width), logits.dtype)
     columns.append(split_columns(of_columns))
 
   def classes_of_slice(rows):
@@ -85,7 +89,7 @@ def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array
 
   Args:
     views: logits made by `make_views`.
-    rows: [H, h] weights for each scale, see `resize.aligned_weights`.
+    rows: [H, h] weights for each scale, see `resize.resize_weights`.
     columns: [W, w] weights for each scale.
 
   Returns:
@@ -104,17 +108,20 @@ def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array
   return total / sum(len(scale) for scale in views)
 
 
-def depth_maps(outputs: Mapping[str, jax.Array], shape: tuple[int, int]) -> dict[str, jax.Array]:
+def depth_maps(
+  outputs: Mapping[str, jax.Array], shape: tuple[int, int], *, method: str = "aligned"
+) -> dict[str, jax.Array]:
   """Depth of every pixel, and the disagreement of the two depth heads.
 
   Args:
     outputs: outputs of the network at its output stride; without depth heads there are no maps.
     shape: (H, W) of the maps, in pixels.
+    method: how predictions are resized, as of `class_map`.
 
   Returns:
     "inverse_depth" [B, H, W] of the head trained on the target, and "difficulty" [B, H, W], 0..1.
   """
   if "D" not in outputs:
     return {}
-  target, source = (resize_aligned(outputs[name], shape)[..., 0] for name in ("D", "D_src"))
+  target, source = (resize(outputs[name], shape, method)[..., 0] for name in ("D", "D_src"))
   return {"inverse_depth": target, "difficulty": difficulty(source, target)}

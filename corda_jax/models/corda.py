@@ -67,6 +67,8 @@ class Corda(nn.Module):
     initial_inverse_depth: what the depth heads predict at the start, but for their kernels.
       Released: 0. Without files to learn from, set one of the scene (65 is 10 m): from 0, read as
       499 m, photometric training has next to no gradient.
+    resize_outputs: how predictions are brought to the size of the labels: with "aligned" corners,
+      as CorDA does, or by pixel centres ("centered"), as DAFormer does.
     num_classes: semantic classes.
     dtype: dtype of the computation.
     param_dtype: dtype of the parameters.
@@ -80,6 +82,7 @@ class Corda(nn.Module):
   depth: bool = True
   correlation: bool = True
   initial_inverse_depth: float = 0.0
+  resize_outputs: str = "aligned"
   num_classes: int = given(19)
   dtype: Dtype | None = given(None)
   param_dtype: Dtype = given(jnp.float32)
@@ -87,7 +90,11 @@ class Corda(nn.Module):
   head_init: nn.initializers.Initializer = given(nn.initializers.normal(0.01))
 
   def __post_init__(self):
-    check_one_of(self, initial_semantics_from=("encoder", "decoder", "none"))
+    check_one_of(
+      self,
+      initial_semantics_from=("encoder", "decoder", "none"),
+      resize_outputs=("aligned", "centered"),
+    )
     if self.correlation and not self.depth:
       raise ValueError(
         "correlation is True and depth is False, but one task alone has nothing to correlate: set "

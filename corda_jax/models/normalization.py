@@ -47,5 +47,7 @@ class Normalization:
     return (x * 255 - mean) / std
 
 
+# Of torchvision's networks, SegFormer's, DINOv2's and DINOv3's.
+IMAGENET = Normalization(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr=False)
 # Of Monodepth2's networks: 0.45 and 0.225 of 255.
 MONODEPTH = Normalization(mean=(114.75,) * 3, std=(57.375,) * 3, bgr=False)

@@ -36,7 +36,9 @@ def find_state_dicts(tree: Any) -> StateDicts:
 
   The tree is a checkpoint of DACS or CorDA ("model", "ema_model", "iteration"), a checkpoint of
   another program with "state_dict", or a state dict itself. The prefixes "module." (of
-  DataParallel) and "Scale." (of DeepLab's initialisations) are removed from names.
+  DataParallel) and "Scale." (of DeepLab's initialisations) are removed from names. A training
+  checkpoint of DAFormer, HRDA or MIC has its student's tensors below "model.", and its teacher's
+  below "ema_model."; the frozen ImageNet copy below "imnet_model." is left out.
 
   Raises:
     UserError: there are no tensors in these places; the message lists what the file holds.
@@ -57,6 +59,14 @@ def find_state_dicts(tree: Any) -> StateDicts:
   iteration = tree.get("iteration")
   known = isinstance(iteration, int) and 0 <= iteration < 2**63
   teacher, teacher_counts = _tensors(tree.get("ema_model"))
+  if not teacher and any(name.startswith("ema_model.") for name in student):
+    (teacher, teacher_counts), (student, counts) = (
+      [
+        {name.removeprefix(prefix): x for name, x in part.items() if name.startswith(prefix)}
+        for part in (student, counts)
+      ]
+      for prefix in ("ema_model.", "model.")
+    )
   counts = (counts, teacher_counts)
   return StateDicts(student, teacher or None, iteration if known else None, counts)
 
@@ -187,6 +197,8 @@ def _why_left(
     branch = re.search(r"\.conv2d_list\.\d+\.", name)
     if branch and name.replace(branch[0], ".conv2d_list.0.") in shapes:
       return f"{_UNUSED_BRANCH} {dilations}"
+    if re.search(r"(bias_mask|rope_embed\.periods)$", name):
+      return "constant that follows from the configuration"
     if re.match(r"(encoder\.|backbone\.)?(fc|head)\.", name):
       return "classifier of ImageNet"
     if name.startswith("layer5."):

@@ -12,9 +12,16 @@ import numpy as np
 
 from corda_jax.errors import UserError
 from corda_jax.locks import only_writer
+from corda_jax.models.corda import Corda
+from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match, unused_branches
-from corda_jax.pretrained.names.corda import CORDA, DEEPLAB
-from corda_jax.pretrained.names.tables import NameTable
+from corda_jax.pretrained.names.networks import (
+  constants,
+  hub_tensors,
+  licence_note,
+  table_of,
+  under_table_names,
+)
 from corda_jax.pretrained.safetensors_format import read_weights_file, write_safetensors
 from corda_jax.pretrained.torch_format import read_torch_file
 from corda_jax.pretrained.torch_write import write_torch_file
@@ -66,9 +73,12 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   tree = read_weights_file(path)
   shapes = task.state_shapes()
   template = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-  table, options = _table(config), {"classifier_dilations": _dilations(config)}
+  model = task.model
+  table, options = table_of(model), {"classifier_dilations": _dilations(model)}
   try:
     found = find_state_dicts(tree)
+    names = table.names(template)
+    found = found._replace(student=under_table_names(found.student, model, names))
     student, report = match(found.student, template, table, **options)
     lines = [f"Weights of {path}", format_report(report, "student")]
     if found.iteration is not None:
@@ -80,10 +90,12 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
     }
     teacher = None
     if found.teacher is not None:
-      teacher, report = match(found.teacher, template, table, **options)
-      unused = {name: found.teacher[name] for name in unused_branches(report)}
+      tensors = under_table_names(found.teacher, model, names)
+      teacher, report = match(tensors, template, table, **options)
+      unused = {name: tensors[name] for name in unused_branches(report)}
       kept["ema_model"] = found.counts[1] | unused
       lines.append(format_report(report, "teacher").splitlines()[0])
+    lines.extend(filter(None, [licence_note(model)]))
   except UserError as error:
     raise UserError(f"{path} does not fit the network: {error}") from error
   return InitialWeights(student, teacher, missing, kept, "\n".join(lines))
@@ -175,7 +187,8 @@ def _check_empty(workdir: Path) -> None:
 def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   """Writes `workdir/corda.pth`, whose "model" and "ema_model" the released modules load strictly.
 
-  Also writes `corda.safetensors`, with the network that `evaluation.network` names.
+  Also writes `corda.safetensors`, with the network that `evaluation.network` names, and, where
+  Hugging Face's transformers has the encoder, `hub/model.safetensors` with its names there.
 
   Args:
     task: network, mesh and configuration; `evaluation` selects the checkpoint.
@@ -194,11 +207,12 @@ def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   if jax.process_index() > 0:
     return path
 
+  table = table_of(task.model)
   kept = read_torch_file(workdir / _KEPT) if (workdir / _KEPT).exists() else {}
 
   def tensors(params, batch_stats, kept):
     variables = {"params": params, "batch_stats": batch_stats}
-    state = _table(config).state_dict(variables, steps=step)
+    state = table.state_dict(variables, steps=step) | constants(task.model)
     counts = {n: np.asarray(x + step) for n, x in kept.items() if n.endswith("num_batches_tracked")}
     return state | kept | counts
 
@@ -210,27 +224,19 @@ def export_torch(task: AdaptationTask, workdir: Path) -> Path:
   write_torch_file(path, {"model": student, "ema_model": teacher, "iteration": iteration})
   evaluated = teacher if config.evaluation.network == "teacher" else student
   write_safetensors(path.with_suffix(".safetensors"), evaluated)
+  if of_hub := hub_tensors(evaluated, task.model):
+    (workdir / "hub").mkdir(exist_ok=True)
+    write_safetensors(workdir / "hub" / "model.safetensors", of_hub)
+    print(f"{workdir / 'hub' / 'model.safetensors'}: {len(of_hub)} tensors under the Hub's names")
   print(f"{path}: {len(student)} tensors each of student and teacher after {iteration} steps")
-  if _dilations(config) != _RELEASED_DILATIONS:
+  if _dilations(task.model) not in ((), _RELEASED_DILATIONS):
     print(
       f"note: the released code sums branches of dilations {_RELEASED_DILATIONS}, this network has "
-      f"{_dilations(config)}: there it would predict something else"
+      f"{_dilations(task.model)}: there it would predict something else"
     )
   return path
 
 
-def _table(config: Any) -> NameTable:
-  """Names of the network's tensors.
-
-  Raises:
-    UserError: the released code has no such network.
-  """
-  if "dilations" not in config.model.decoder:
-    raise UserError(
-      f"model.decoder is {config.model.decoder.get('part')}, but the released code has DeepLab's"
-    )
-  return CORDA if config.model.decoder.width else DEEPLAB
-
-
-def _dilations(config: Any) -> tuple[int, ...]:
-  return tuple(config.model.decoder.dilations)
+def _dilations(model: Corda) -> tuple[int, ...]:
+  """Branches of DeepLab's classifier, if the network has one."""
+  return tuple(model.decoder.dilations) if isinstance(model.decoder, DeepLabDecoder) else ()

@@ -21,10 +21,46 @@ class ParameterGroup(NamedTuple):
   Attributes:
     learning_rate_factor: factor of the schedule's learning rate; 0 freezes the parameter.
     updates: number of full momentum updates per step.
+    weight_decay_factor: factor of the weight decay.
   """
 
   learning_rate_factor: float
   updates: int = 1
+  weight_decay_factor: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup:
+  """First steps in which the learning rate rises linearly.
+
+  Attributes:
+    steps: number of these steps; 0: none.
+    start: the factor of the learning rate at the first of them.
+    with_decay: whether the rate also falls meanwhile, by the product of both, as in DAFormer; or
+      rises to its full value and then jumps to what the schedule says, as in VFM-UDA.
+  """
+
+  steps: int = 0
+  start: float = 1e-6
+  with_decay: bool = True
+
+  def __post_init__(self):
+    check_at_least(self, steps=0)
+    check_within(self, start=(0, 1))
+
+  def applied(self, schedule: optax.Schedule, peak: float) -> optax.Schedule:
+    """The schedule with these first steps; `peak` is its full value."""
+    if not self.steps:
+      return schedule
+
+    last = self.steps if self.with_decay else max(self.steps - 1, 1)
+
+    def warmed(count):
+      rise = 1 - (1 - count / last) * (1 - self.start)
+      rising = rise * (schedule(count) if self.with_decay else peak)
+      return jnp.where(count < self.steps, rising, schedule(count))
+
+    return warmed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +91,7 @@ class Polynomial(abc.ABC):
     schedule_power: the rate is multiplied by (1 - step / num_steps) ** schedule_power.
     momentum: share of the velocity that an update keeps; in AdamW, of the first moment.
     weight_decay: weight decay; coupled in SGD, decoupled in AdamW.
+    warmup: first steps in which the rate rises.
   """
 
   learning_rate: float = 2.5e-4
@@ -62,6 +99,7 @@ class Polynomial(abc.ABC):
   schedule_power: float = 0.9
   momentum: float = 0.9
   weight_decay: float = 5e-4
+  warmup: Warmup = Warmup()
 
   def __post_init__(self):
     check_at_least(
@@ -71,12 +109,13 @@ class Polynomial(abc.ABC):
 
   def schedule(self, num_steps: int) -> optax.Schedule:
     """Updates made so far → learning rate of the encoder."""
-    return optax.polynomial_schedule(
+    falling = optax.polynomial_schedule(
       init_value=self.learning_rate,
       end_value=0.0,
       power=self.schedule_power,
       transition_steps=num_steps,
     )
+    return self.warmup.applied(falling, self.learning_rate)
 
   def rates(self, num_steps: int) -> Callable[[int], dict[str, float]]:
     """Updates made so far → learning rates of the next by the names of their curves."""
@@ -152,13 +191,40 @@ class SGD(Polynomial):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW(Polynomial):
-  """AdamW, for short runs from scratch, in which it learns faster than SGD."""
+  """AdamW, for transformers, and for short runs from scratch, in which it learns faster than SGD.
+
+  With learning rate 6e-5, weight decay 0.01, schedule power 1, `decay_encoder_norms` False and a
+  warm-up of 1,500 steps it is DAFormer's.
+
+  Attributes:
+    beta2: decay rate of the second moment.
+    decay_encoder_norms: whether the weight decay acts on scales and biases of the encoder's
+      normalisations, too.
+    layer_decay: factor of the learning rate from each block of a Vision Transformer to the one
+      before, and from the first block to what embeds the image. VFM-UDA++: 0.9.
+  """
+
+  beta2: float = 0.999
+  decay_encoder_norms: bool = True
+  layer_decay: float = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_within(self, beta2=(0, 1), layer_decay=(0, 1))
+
+  def group(self, name: str, *, freeze_encoder_affine: bool) -> ParameterGroup:
+    """As in the base class."""
+    group = super().group(name, freeze_encoder_affine=freeze_encoder_affine)
+    undecayed = not self.decay_encoder_norms and name.startswith("encoder/")
+    factor = 0.0 if undecayed and _AFFINE.search(name) else 1.0
+    return group._replace(weight_decay_factor=factor)
 
   def _transformation(self, schedule, group):
     return optax.chain(
-      optax.scale_by_adam(b1=self.momentum),
-      optax.add_decayed_weights(self.weight_decay),
+      optax.scale_by_adam(b1=self.momentum, b2=self.beta2),
+      _decay_groups(group, self.weight_decay),
       _scale_groups(group),
+      *(() if self.layer_decay == 1 else (_decay_layers(self.layer_decay),)),
       optax.scale_by_learning_rate(schedule),
     )
 
@@ -235,6 +301,41 @@ def _scale_groups(group: Callable[[Any], ParameterGroup]) -> optax.GradientTrans
   return optax.stateless(scale)
 
 
+def _decay_groups(
+  group: Callable[[Any], ParameterGroup], weight_decay: float
+) -> optax.GradientTransformation:
+  """Adds each parameter times the weight decay of its group."""
+
+  def decay(updates, params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, update, param: update + weight_decay * group(path).weight_decay_factor * param,
+      updates,
+      params,
+    )
+
+  return optax.stateless(decay)
+
+
+def _decay_layers(factor: float) -> optax.GradientTransformation:
+  """Scales updates of a Vision Transformer's blocks by their distance from the last one."""
+
+  def scale(updates, _):
+    depth = jax.tree.leaves(updates["encoder"]["blocks"])[0].shape[0]
+
+    def scaled(path, update):
+      name = path_name(path)
+      if not name.startswith("encoder/") or name.startswith("encoder/norm/"):
+        return update
+      if not name.startswith("encoder/blocks/"):
+        return factor**depth * update
+      of_blocks = factor ** jnp.arange(depth - 1, -1, -1, dtype=update.dtype)
+      return update * of_blocks.reshape(-1, *(1,) * (update.ndim - 1))
+
+    return jax.tree_util.tree_map_with_path(scaled, updates)
+
+  return optax.stateless(scale)
+
+
 def repeated_sgd(
   schedule: optax.Schedule,
   group: Callable[[Any], ParameterGroup],
@@ -262,10 +363,10 @@ def repeated_sgd(
     rate = schedule(state["count"])
 
     def update_leaf(path, gradient, velocity, param):
-      factor, updates = group(path)
+      factor, updates, decay_factor = group(path)
       value = param
       for _ in range(updates):
-        velocity = momentum * velocity + (gradient + weight_decay * value)
+        velocity = momentum * velocity + (gradient + weight_decay * decay_factor * value)
         value = value - (rate * factor).astype(value.dtype) * velocity
       return value - param, velocity
 

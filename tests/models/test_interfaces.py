@@ -7,9 +7,13 @@ from flax import linen as nn
 
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.base import Decoder
+from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.decoders.lightweight import LightweightDecoder
 from corda_jax.models.encoders.base import Encoder
+from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.resnet import ResNet
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.models.monodepth import DepthNetwork, PoseNetwork
 
 
@@ -38,29 +42,110 @@ class Linear:
     return nn.Conv(channels, (1, 1), bias_init=bias, name=name)(x)
 
 
-SMALL = {"stage_sizes": (1, 1, 1), "width": 4, "strides": (1, 2, 1), "dilations": (1, 1, 2)}
+ENCODERS = {
+  "plain": Plain(),
+  "resnet": ResNet(
+    stage_sizes=(1, 1, 1), width=4, strides=(1, 2, 1), dilations=(1, 1, 2), trainable_affine=True
+  ),
+  "mit": MixTransformer(widths=(4, 6, 8, 10), depths=(1, 2, 1, 1), heads=(1, 2, 2, 2)),
+  "dinov2": VisionTransformer(
+    width=8, depth=3, heads=2, registers=2, position_grid=3, levels=(0, 2), image_scale=1.1
+  ),
+  "dinov3": VisionTransformer(
+    width=8, depth=2, heads=2, patch=16, mlp="swiglu", positions="rotary", levels=(1,)
+  ),
+}
+_SMALL = {"embed_width": 4, "width": 6}
+DECODERS = {
+  "linear": Linear(),
+  "deeplab": DeepLabDecoder(width=4),
+  "deeplab, reduced": DeepLabDecoder(width=0),
+  "daformer": FusionDecoder(**_SMALL),
+  "aspp": FusionDecoder(**_SMALL, fusion="aspp"),
+  "bottleneck": FusionDecoder(**_SMALL, fusion="bottleneck"),
+  "segformer": FusionDecoder(**_SMALL, fusion="convolution", coarsest_first=True),
+  "lightweight": LightweightDecoder(),
+}
+TASKS = {
+  "corda": {"initial_semantics_from": "encoder"},
+  "corda, decoder": {"initial_semantics_from": "decoder"},
+  "semantics": {"initial_semantics_from": "none", "depth": False, "correlation": False},
+}
+SIZE = (2, 45, 66, 3)
 
 
-@pytest.mark.parametrize("encoder", [Plain(), ResNet(**SMALL)])
-@pytest.mark.parametrize("decoder", [Linear(), DeepLabDecoder(width=4)])
-@pytest.mark.parametrize("semantics", ["encoder", "decoder"])
-def test_any_encoder_with_any_decoder_and_all_tasks(encoder, decoder, semantics):
-  assert isinstance(encoder, Encoder)
-  assert isinstance(decoder, Decoder)
-  network = Corda(encoder=encoder, decoder=decoder, initial_semantics_from=semantics)
-  images = jax.ShapeDtypeStruct((2, 33, 50, 3), jnp.float32)
+@pytest.fixture(params=ENCODERS)
+def encoder(request):
+  return ENCODERS[request.param]
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request):
+  return DECODERS[request.param]
+
+
+@pytest.fixture(params=TASKS)
+def network(request, encoder, decoder):
+  return Corda(encoder=encoder, decoder=decoder, **TASKS[request.param])
+
+
+def check(network, outputs):
+  """Shapes of the predictions: one size of all but the initial one of the encoder's last level."""
+  channels = {name: 19 if name.endswith("S") else 1 for name in outputs}
+  assert {name: (x.shape[0], x.shape[3]) for name, x in outputs.items()} == {
+    name: (SIZE[0], number) for name, number in channels.items()
+  }
+  expected = {"S"} | ({"initial_S"} if network.initial_semantics_from != "none" else set())
+  if network.depth:
+    expected |= {"D", "D_src", "initial_D", "initial_D_src"}
+  assert outputs.keys() == expected
+  own = {"initial_S"} if network.initial_semantics_from == "encoder" else set()
+  assert len({x.shape[1:3] for name, x in outputs.items() if name not in own}) == 1
+
+
+def test_any_encoder_with_any_decoder_and_all_tasks(network):
+  assert isinstance(network.encoder, Encoder)
+  assert isinstance(network.decoder, Decoder)
   outputs, variables = jax.eval_shape(
-    lambda x: network.init_with_output(jax.random.key(0), x, train=True), images
+    lambda x: network.init_with_output(jax.random.key(0), x, train=True),
+    jax.ShapeDtypeStruct(SIZE, jnp.float32),
   )
-  stride = encoder.level_strides[0 if isinstance(decoder, Linear) else -1]
-  shapes = {name: 19 if name.endswith("S") else 1 for name in outputs}
-  assert shapes.keys() >= {"S", "initial_S", "D", "D_src", "initial_D", "initial_D_src"}
-  for name in ("S", "D", "D_src"):
-    (batch, height, width, channels) = outputs[name].shape
-    assert (batch, channels) == (2, shapes[name])
-    assert abs(height - 33 / stride) < 2
-    assert abs(width - 50 / stride) < 2
+  check(network, outputs)
   assert "encoder" in variables["params"]
+
+
+@pytest.mark.slow  # each compiles a network
+def test_any_encoder_with_any_decoder_runs(network, random):
+  x = jnp.asarray(random.standard_normal(SIZE), jnp.float32)
+  variables = jax.jit(lambda x: network.init(jax.random.key(0), x, train=False))(x)
+
+  @jax.jit
+  def loss(params, x, key):
+    kept = network.sample_kept(key, len(x))
+    outputs, _ = network.apply(
+      {**variables, "params": params}, x, train=True, kept=kept, mutable=["batch_stats"]
+    )
+    return sum(jnp.square(y).mean() for y in outputs.values()), outputs
+
+  gradients, outputs = jax.grad(loss, has_aux=True)(variables["params"], x, jax.random.key(1))
+  check(network, outputs)
+  leaves = jax.tree.leaves((gradients, outputs))
+  assert all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
+  assert (
+    sum(bool(g.any()) for g in jax.tree.leaves(gradients)) > len(jax.tree.leaves(gradients)) / 2
+  )
+
+
+@pytest.mark.parametrize("encoder", ["resnet", "mit", "dinov2"], indirect=True)
+def test_strides_are_those_of_the_levels(encoder):
+  levels = jax.eval_shape(
+    lambda x: encoder.init_with_output(jax.random.key(0), x, train=False, method="features")[0],
+    jax.ShapeDtypeStruct(SIZE, jnp.float32),
+  )
+  scale = getattr(encoder, "image_scale", 1)
+  for level, stride in zip(levels, encoder.level_strides, strict=True):
+    for got, size in zip(level.shape[1:3], SIZE[1:3], strict=True):
+      assert abs(got - scale * size / stride) < 2
 
 
 def test_any_encoder_in_the_depth_stage():

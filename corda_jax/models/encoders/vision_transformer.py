@@ -190,7 +190,7 @@ class VisionTransformer(nn.Module):
     angles = None
     if self.positions == "rotary":  # at least float32, as released
       wide = accumulation_dtype(x.dtype)
-      angles = jnp.asarray(_angles(self.width // self.heads, grid), wide)
+      angles = jnp.asarray(_angles(self.periods(), grid), wide)
     several = tuple(blocks) != (self.depth - 1,)
     stack = scanned(_Block, self.depth, shared=1, rematerialize=self.rematerialize)
     x, every = stack(
@@ -206,6 +206,12 @@ class VisionTransformer(nn.Module):
     found = [every[block] for block in blocks] if several else [x]
     norm = LayerNorm(self.norm_epsilon, name="norm", **types)
     return Tokens(embedded, found, [norm(each) for each in found])
+
+  @nn.nowrap
+  def periods(self) -> np.ndarray:
+    """Periods of the rotary positions, float64[width / heads / 4]."""
+    count = self.width // self.heads // 4
+    return _SLOWEST_PERIOD ** (np.arange(count) / count)
 
   def _hidden(self) -> int:
     if self.mlp == "gelu":
@@ -267,9 +273,8 @@ def resample_positions(
   return jnp.concatenate([table[:, :1], patches.reshape(1, -1, channels)], axis=1)
 
 
-def _angles(width: int, grid: tuple[int, int]) -> np.ndarray:
-  """Angles of the rotary positions in radians: float64[patches by rows, width / 2]."""
-  periods = _SLOWEST_PERIOD ** (np.arange(width // 4) / (width // 4))
+def _angles(periods: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+  """Angles of the rotary positions in radians: float64[patches by rows, 2 periods]."""
   y, x = (2 * (np.arange(n) + 0.5) / n - 1 for n in grid)
   centers = np.stack(np.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2, 1)
   return (2 * np.pi * centers / periods).reshape(len(centers), -1)

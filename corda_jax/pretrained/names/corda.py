@@ -35,17 +35,13 @@ def _branches(theirs: str, ours: str) -> Patterns:
 
 INITIAL_HEADS = ((_HEADS, "initial_{head}"),)
 HEADS = (*_branches(_HEADS, "initial_{head}"), *_branches("heads.{head}", "final_{head}"))
-CORDA = NameTable(
-  "released corda",
-  (
-    *RESNET,
-    (_DECODER + ".conv{i}", "decoder_{task}_block{block}/conv{i}"),
-    (_DECODER + ".bn{i}", "decoder_{task}_block{block}/norm{i}"),
-    (_DECODER + ".downsample.0", "decoder_{task}_block{block}/projection_conv"),
-    (_DECODER + ".downsample.1", "decoder_{task}_block{block}/projection_norm"),
-    *CORRELATION,
-    *INITIAL_HEADS,
-  ),
-  HEADS,
+DECODER = (
+  (_DECODER + ".conv{i}", "decoder_{task}_block{block}/conv{i}"),
+  (_DECODER + ".bn{i}", "decoder_{task}_block{block}/norm{i}"),
+  (_DECODER + ".downsample.0", "decoder_{task}_block{block}/projection_conv"),
+  (_DECODER + ".downsample.1", "decoder_{task}_block{block}/projection_norm"),
+  *CORRELATION,
+  *INITIAL_HEADS,
 )
+CORDA = NameTable("released corda", (*RESNET, *DECODER), HEADS)
 DEEPLAB = NameTable("released deeplab", RESNET, _branches("layer5", "final_S"))

@@ -1,4 +1,9 @@
-"""Names of Mix Transformers: SegFormer's ImageNet files, and the Hub's."""
+"""Names of Mix Transformers: SegFormer's ImageNet files, the Hub's and mmsegmentation's."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
 
 from corda_jax.pretrained.names.renaming import Rule
 from corda_jax.pretrained.names.tables import Patterns
@@ -46,3 +51,40 @@ def _of_hub(stage: int) -> tuple[Rule, ...]:
 
 
 HUB = tuple(rule for stage in range(4) for rule in _of_hub(stage))
+
+
+def _of_mmseg(stage: int) -> tuple[Rule, ...]:
+  """Mmsegmentation's own checkpoints; `split_attention` comes before."""
+  s, block = stage + 1, f"layers.{stage}.1.{{block}}"
+  rules = (
+    (f"patch_embed{s}.proj", f"layers.{stage}.0.projection"),
+    (f"patch_embed{s}.norm", f"layers.{stage}.0.norm"),
+    (f"norm{s}", f"layers.{stage}.2"),
+    *((f"block{s}.{{block}}.{name}", f"{block}.{name}") for name in ("norm1", "norm2")),
+    *((f"block{s}.{{block}}.attn.{n}", f"{block}.attn.{n}") for n in ("q", "kv", "sr", "norm")),
+    (f"block{s}.{{block}}.attn.proj", f"{block}.attn.attn.out_proj"),
+    *(
+      (f"block{s}.{{block}}.mlp.{name}", f"{block}.ffn.layers.{k}")
+      for name, k in (("fc1", 0), ("dwconv.dwconv", 1), ("fc2", 4))
+    ),
+  )
+  return tuple(Rule(f"{ours}.{{leaf}}", (f"{theirs}.{{leaf}}",)) for ours, theirs in rules)
+
+
+MMSEG = tuple(rule for stage in range(4) for rule in _of_mmseg(stage))
+
+
+def split_attention(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Mmsegmentation's tensors with queries apart from keys and values, and matrices as such."""
+  found = {}
+  for name, tensor in tensors.items():
+    block, _, leaf = name.partition(".attn.attn.in_proj_")
+    if leaf:
+      query, *others = np.split(tensor, 3)
+      found[f"{block}.attn.q.{leaf}"] = query
+      found[f"{block}.attn.kv.{leaf}"] = np.concatenate(others)
+    elif re.search(r"\.ffn\.layers\.[04]\.weight$", name) and tensor.ndim == 4:
+      found[name] = tensor[:, :, 0, 0]
+    else:
+      found[name] = tensor
+  return found

@@ -52,7 +52,7 @@ HUB_DINOV2 = (
   _rule("norm.{leaf}", "layernorm.{leaf}"),
 )
 _LAYER3 = "layer.{block}"
-HUB_DINOV3 = (
+_HUB_DINOV3 = (
   _rule("storage_tokens", "embeddings.register_tokens"),
   _rule("cls_token", "embeddings.cls_token"),
   Rule("mask_token", ("embeddings.mask_token",), leading_axis=True),
@@ -70,12 +70,18 @@ HUB_DINOV3 = (
   _rule(f"{_BLOCK}.attn.proj.{{leaf}}", f"{_LAYER3}.attention.o_proj.{{leaf}}"),
   _rule(f"{_BLOCK}.ls{{k}}.gamma", f"{_LAYER3}.layer_scale{{k}}.lambda1"),
   _rule(f"{_BLOCK}.norm{{k}}.{{leaf}}", f"{_LAYER3}.norm{{k}}.{{leaf}}"),
-  # A gate comes before what it gates, and says that the others are not a plain network's.
+  _rule("norm.{leaf}", "norm.{leaf}"),
+)
+HUB_DINOV3 = (
+  *_HUB_DINOV3,
+  _rule(f"{_BLOCK}.mlp.fc1.{{leaf}}", f"{_LAYER3}.mlp.up_proj.{{leaf}}"),
+  _rule(f"{_BLOCK}.mlp.fc2.{{leaf}}", f"{_LAYER3}.mlp.down_proj.{{leaf}}"),
+)
+HUB_DINOV3_GATED = (
+  *_HUB_DINOV3,
   _rule(
     f"{_BLOCK}.mlp.w12.{{leaf}}",
     *(f"{_LAYER3}.mlp.{part}_proj.{{leaf}}" for part in ("gate", "up")),
   ),
-  _rule(f"{_BLOCK}.mlp.fc1.{{leaf}}", f"{_LAYER3}.mlp.up_proj.{{leaf}}"),
-  _rule(f"{_BLOCK}.mlp.fc2.{{leaf}}", f"{_LAYER3}.mlp.down_proj.{{leaf}}"),
-  _rule("norm.{leaf}", "norm.{leaf}"),
+  _rule(f"{_BLOCK}.mlp.w3.{{leaf}}", f"{_LAYER3}.mlp.down_proj.{{leaf}}"),
 )

@@ -1,0 +1,153 @@
+"""The table of names of a network, from its parts, and files of other origins under these names."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from corda_jax.errors import UserError
+from corda_jax.models.corda import Corda
+from corda_jax.models.decoders.daformer import FusionDecoder
+from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.decoders.lightweight import LightweightDecoder
+from corda_jax.models.encoders.mix_transformer import MixTransformer
+from corda_jax.models.encoders.resnet import ResNet
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
+from corda_jax.pretrained.names import corda, decode_heads, mix_transformer, vision_transformer
+from corda_jax.pretrained.names.renaming import Rule, Tensors, to_original, to_other
+from corda_jax.pretrained.names.tables import NameTable, prefixed
+
+_BACKBONE = "backbone."
+# What programs put before the names of a network or of its encoder.
+_PREFIXES = re.compile(r"^((module|model|backbone|pretrained|dinov2|dinov3_vit)\.)+")
+# DINOv2's training checkpoints number blocks in chunks.
+_CHUNK = re.compile(r"blocks\.\d+\.(?=\d+\.)")
+
+
+def table_of(network: Corda) -> NameTable:
+  """Names of a network's tensors in files: CorDA's or DACS's, or those of mmsegmentation.
+
+  With a ResNet and DeepLab's decoder the names are those of the released code. Otherwise the
+  encoder's original names have "backbone." before them, and those of the decoder "decode_head.".
+
+  Raises:
+    UserError: files have no names for a part of the network.
+  """
+  encoder, decoder = network.encoder, network.decoder
+  match encoder:
+    case ResNet():
+      modules, tensors = corda.RESNET, ()
+    case MixTransformer():
+      modules, tensors = mix_transformer.MODULES, ()
+    case VisionTransformer():
+      modules = vision_transformer.MODULES
+      rotary = encoder.positions == "rotary"
+      tensors = vision_transformer.DINOV3 if rotary else vision_transformer.DINOV2
+    case _:
+      raise UserError(f"model.encoder is {type(encoder).__name__}, of which files have no names")
+  modules, tensors = prefixed(_BACKBONE, modules), prefixed(_BACKBONE, tensors)
+  name = f"{type(encoder).__name__} with {type(decoder).__name__}"
+  match decoder:
+    case DeepLabDecoder() if isinstance(encoder, ResNet):
+      return corda.CORDA if decoder.width else corda.DEEPLAB
+    case DeepLabDecoder() if decoder.width:
+      return NameTable(name, (*modules, *corda.DECODER), (*tensors, *corda.HEADS))
+    case DeepLabDecoder():
+      others = (*corda.CORRELATION, *corda.INITIAL_HEADS)
+      return NameTable(name, (*modules, *others), (*tensors, *decode_heads.DEEPLAB))
+    case FusionDecoder():
+      return NameTable(name, (*modules, *decode_heads.FUSION), tensors)
+    case LightweightDecoder():
+      tensors = (*tensors, *decode_heads.LIGHTWEIGHT_TENSORS)
+      return NameTable(name, (*modules, *decode_heads.LIGHTWEIGHT), tensors)
+  raise UserError(f"model.decoder is {type(decoder).__name__}, of which files have no names")
+
+
+def under_table_names(
+  tensors: Mapping[str, np.ndarray], network: Corda, names: Iterable[str]
+) -> Tensors:
+  """The tensors of a file under the names of the network's table.
+
+  The file may be of the encoder alone, and of the Hub. Tensors that the network does not have keep
+  a name that says what they are.
+
+  Args:
+    tensors: name → tensor.
+    network: the network.
+    names: names of its tensors.
+  """
+  bare: Tensors = {}
+  for name, tensor in tensors.items():
+    short = _CHUNK.sub("blocks.", _PREFIXES.sub("", name))
+    bare[name if short in bare else short] = tensor
+  if isinstance(network.encoder, MixTransformer):
+    bare = mix_transformer.split_attention(bare)
+  bare = to_original(bare, (*_rules_of(network), *_other_rules_of(network)))
+  known = set(names)
+  return {
+    _BACKBONE + name if _BACKBONE + name in known else name: tensor for name, tensor in bare.items()
+  }
+
+
+def hub_tensors(state: Mapping[str, np.ndarray], network: Corda) -> Tensors:
+  """What Hugging Face's transformers reads of a network, under its names; {}: nothing.
+
+  Args:
+    state: name → tensor, of the network's table.
+    network: the network.
+  """
+  bare = {name.removeprefix(_BACKBONE): tensor for name, tensor in state.items()}
+  return to_other(bare, _rules_of(network))
+
+
+def constants(network: Corda) -> Tensors:
+  """Tensors of the original files that are no weights."""
+  encoder = network.encoder
+  if not (isinstance(encoder, VisionTransformer) and encoder.positions == "rotary"):
+    return {}
+  found = {f"{_BACKBONE}rope_embed.periods": encoder.periods().astype(np.float32)}
+  mask = np.repeat(np.float32([1, 0, 1]), encoder.width)
+  if not encoder.key_bias:
+    for block in range(encoder.depth):
+      found[f"{_BACKBONE}blocks.{block}.attn.qkv.bias_mask"] = mask
+  return found
+
+
+def licence_note(network: Corda) -> str:
+  """The licence of the encoder's published weights in a line, where it restricts use; else ""."""
+  encoder = network.encoder
+  if isinstance(encoder, MixTransformer):
+    return (
+      "note: weights of SegFormer's authors are under the NVIDIA Source Code License, for "
+      "non-commercial use"
+    )
+  if isinstance(encoder, VisionTransformer) and encoder.positions == "rotary":
+    return (
+      "note: weights of DINOv3 are under the DINOv3 License of 19 August 2025, which excludes some "
+      "uses and must be passed on with them"
+    )
+  return ""
+
+
+def _rules_of(network: Corda) -> tuple[Rule, ...]:
+  """Names of the Hub."""
+  match network.encoder:
+    case MixTransformer():
+      return (*mix_transformer.HUB, *decode_heads.HUB_SEGFORMER)
+    case VisionTransformer(positions="rotary", mlp="swiglu"):
+      return vision_transformer.HUB_DINOV3_GATED
+    case VisionTransformer(positions="rotary"):
+      return vision_transformer.HUB_DINOV3
+    case VisionTransformer():
+      return vision_transformer.HUB_DINOV2
+  return ()
+
+
+def _other_rules_of(network: Corda) -> tuple[Rule, ...]:
+  """Other names that are read."""
+  match network.encoder:
+    case MixTransformer():
+      return (*mix_transformer.MMSEG, *decode_heads.SEGFORMER)
+    case VisionTransformer(positions="rotary"):
+      return vision_transformer.SPLIT_DINOV3
+  return ()
