@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from corda_jax.adaptation.pseudo_labels import confident_fraction
-from corda_jax.adaptation.strong_augmentation import color_jitter
+from corda_jax.adaptation.strong_augmentation import color_jitter, gaussian_blur
 from corda_jax.adaptation.terms.base import Context, Pass
 from corda_jax.losses import berhu, cross_entropy
 from corda_jax.models.normalization import Normalization
@@ -359,6 +359,9 @@ def test_decisions_reach_the_image():
   cases = [(False, False), (True, False), (False, True), (True, True)]
   for index, case in enumerate(cases):
     np.testing.assert_allclose(each[index], whole[case][index], atol=1e-5)
+  # Jitter goes first: it clips, so that the other way round gives other colours.
+  blurred = gaussian_blur(whole[True, False], draws["blur_sigma"])
+  np.testing.assert_allclose(whole[True, True], blurred, atol=1e-5)
 
 
 @pytest.mark.parametrize("brightness", ["add", "multiply"])
