@@ -11,10 +11,13 @@ STRIDE = 4
 
 
 def predict(x):
-  """Predictions at the pixels 0, 4, 8, …, each of the 5 pixels around them, zeros outside."""
+  """Predictions at the pixels 0, 4, 8, …, each of the 9 pixels around them, zeros outside.
+
+  So the first and the last prediction of a tile see past its ends.
+  """
   rows, columns = ((n + STRIDE - 1) // STRIDE for n in x.shape[1:3])
-  padded = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
-  windows = jax.lax.reduce_window(padded, 0.0, jax.lax.add, (1, 5, 5, 1), (1, 4, 4, 1), "VALID")
+  padded = jnp.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
+  windows = jax.lax.reduce_window(padded, 0.0, jax.lax.add, (1, 9, 9, 1), (1, 4, 4, 1), "VALID")
   assert windows.shape[1:3] == (rows, columns)
   return {"sum": windows, "first": windows[..., :1] * 2}
 
