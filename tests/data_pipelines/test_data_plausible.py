@@ -148,6 +148,7 @@ CAMERAS = {
   "of half the size": (20.0, 20.0, 7.5, 4.0),
   "a focal length of two pixels": (2.0, 40.0, 15.0, 8.5),
   "a principal point below": (40.0, 40.0, 15.0, 19.0),
+  "a principal point on the left": (40.0, 40.0, -3.0, 8.5),
   "a telescope": (40.0, 4000.0, 15.0, 8.5),
 }
 GOOD = {
