@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from corda_jax.adaptation.scores import format_scores, scores
-from corda_jax.console import progress_bar
+from corda_jax.console import progress_bar, tolerate_failing_streams
 from corda_jax.training.progress import Progress
 
 
@@ -73,6 +73,15 @@ def test_a_program_outlives_its_console(tmp_path, harm):
   assert (tmp_path / "file").read_text() == "all of it"
   if harm == "another encoding":
     assert "? an overview" in (tmp_path / "out").read_text()
+
+
+def test_a_stream_that_the_program_closed_is_no_error(monkeypatch):
+  for name in ("stdout", "stderr"):
+    monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO()))
+  tolerate_failing_streams()
+  for stream in (sys.stdout, sys.stderr):
+    stream.close()
+    print("into nothing", file=stream, flush=True)
 
 
 def test_bars_in_characters_that_the_console_has(monkeypatch):

@@ -223,16 +223,21 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, case):
   assert [bad["file"] for bad in report.bad] == [str(path)]
 
 
-def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["labels", "images/.Trash"])
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch, folder):
   root = CASES["gta5"].write(tmp_path)
+  (root / folder).mkdir(exist_ok=True)
 
   def denied(path):
-    if str(path).endswith("labels"):
+    if str(path).endswith(folder):
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     return real(path)
 
   real = os.scandir
   monkeypatch.setattr(archives.os, "scandir", denied)
+  if folder != "labels":  # a hidden one is not listed
+    assert len(examples(run(CASES["gta5"].config(tmp_path), tmp_path / "records"))) == 3
+    return
   with pytest.raises(UserError, match=f"{root}/labels.*Permission denied"):
     run(CASES["gta5"].config(tmp_path), tmp_path / "records")
 
