@@ -69,6 +69,14 @@ def test_the_file_holds_the_values(tmp_path):
     files.missing("validation", "00001")
 
 
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "out").mkdir()
+  for root, folder in (("~/out", ""), ("unused", "~/out")):
+    path = DepthFiles(gta5(root), folder=folder, meta=META).path("train", "00001")
+    assert path == f"{tmp_path}/out/disparity/00001.png"
+
+
 def test_a_file_appears_whole_and_the_manifest_before_it(tmp_path, monkeypatch):
   """A kill while the first file is written leaves the manifest and nothing that looks whole."""
   files = DepthFiles(gta5(tmp_path), folder=str(tmp_path / "out"), meta=META)

@@ -474,8 +474,14 @@ def test_damaged_descriptions_of_records_are_named(tmp_path, name, harm):
 def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   write_gta5(tmp_path / "files")
-  builder = run(dataset_config("gta5", "~/files", "disparity"), "~/records")
+  config = dataset_config("gta5", "~/files", "disparity", depth_root="~/files")
+  builder = run(config, "~/records")
   assert str(builder.data_path).startswith(f"{tmp_path}/records/")
+  whole = dataset_config("gta5", tmp_path / "files", "disparity", depth_root=f"{tmp_path}/files")
+  assert run(whole, tmp_path / "records").data_path == builder.data_path
+  write_gta5(tmp_path / "files", 4)
+  with pytest.raises(UserError, match=f"{tmp_path}/files"):  # of which the records are not
+    run(config, "~/records")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):

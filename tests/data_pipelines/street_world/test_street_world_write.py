@@ -422,9 +422,10 @@ def test_bad_neighbours_are_named(tmp_path):
     )
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
   common = ["--size", "48x24", "--seed", "3", "--processes", "1"]
-  gta = ["--layout", "gta5", "--frames", "1", "--root", str(tmp_path / "gta"), *common]
+  gta = ["--layout", "gta5", "--frames", "1", "--root", "~/gta", *common]
   assert command.main(gta) == 0
   np.testing.assert_array_equal(read(tmp_path / "gta/images/00001.png"), expected("gta5", 0).image)
   gta[gta.index("3")] = "4"
