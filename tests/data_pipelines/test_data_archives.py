@@ -22,7 +22,7 @@ from tiny_trees import (
 
 from corda_jax.errors import UserError
 from data_pipelines import readers
-from data_pipelines.archives import DataFiles, file_size, open_file
+from data_pipelines.archives import DataFiles, depth_tree, file_size, open_file
 
 GTA5 = ("01_images.zip: images", "01_labels.zip: labels")
 CITYSCAPES = (
@@ -62,6 +62,15 @@ def test_a_set_in_several_archives(tmp_path):
         (root / f"images/{name}.png").unlink()
   builder = run(dataset_config("gta5", root, "none"), tmp_path / "b")  # the fifth is unpacked
   assert record_files(builder) == expected
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "files").mkdir()
+  (tmp_path / "files/a.png").touch()
+  files = DataFiles("~/files")
+  assert files.find("", ".png") == {"a": f"{tmp_path}/files/a.png"}
+  assert depth_tree(files, "~/files").root == files.root
 
 
 def test_unpacked_files_go_first(tmp_path):
