@@ -28,9 +28,17 @@ class Extra(Term):
 
 
 class Doubled(nn.Module):
+  """Doubles images, of which it drops some."""
+
+  resize_outputs: str = "aligned"
+
+  def for_domains(self, domains):
+    return self
+
   @nn.compact
-  def __call__(self, x, *, train):
-    return {"S": 2 * x}
+  def __call__(self, x, *, train, kept=None):
+    factor = jnp.ones(len(x)) if kept is None else kept["images"].astype(x.dtype)
+    return {"S": 2 * x * factor[:, None, None, None]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +65,21 @@ def test_a_term_has_a_pass_of_its_own():
   np.testing.assert_array_equal(passes["target"].outputs["S"], np.full((2, 4, 6, 3), 10.0))
   loss = Extra().losses(passes, Context(None, {})).losses["mean"]
   assert jax.device_get(loss.value) == 10
+
+
+@pytest.mark.parametrize("one_student_pass", [True, False])
+def test_each_pass_drops_what_was_sampled_for_it(one_student_pass):
+  image = jnp.ones((2, 4, 6, 3))
+  inputs = {"source_image": image, "source_label": jnp.zeros((2, 4, 6), jnp.uint8)}
+  inputs["target_image"] = 5 * image
+  step = Step({"extra": Extra()}, one_student_pass)
+  context = Context(step, inputs, mixed={"image": 3 * image})
+  kept = {"source": [True, False], "mixed": [False, True], "target": [False, False]}
+  kept = {name: {"images": jnp.array(value)} for name, value in kept.items()}
+  state = TrainState(jnp.int32(0), {}, {}, (), {}, {})
+  passes = student_passes(Doubled(), state, {"extra": context}, kept).passes
+  means = {name: each.outputs["S"].mean((1, 2, 3)).tolist() for name, each in passes.items()}
+  assert means == {"source": [2, 0], "mixed": [0, 6], "target": [0, 0]}
 
 
 def test_a_pass_without_an_image_is_refused():

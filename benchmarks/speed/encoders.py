@@ -1,0 +1,165 @@
+r"""How fast are the transformer encoders, beside Hugging Face's in PyTorch?
+
+    python -m benchmarks.speed.encoders --python ENV/bin/python --sizes 256 512
+    python -m benchmarks.speed.encoders --compile B5 L
+
+Times forward passes, and forward passes with the gradients of all parameters, on random images in
+memory: MiT-B0, MiT-B2 and DINOv2's ViT-S, in turn with `benchmarks/reference/transformers_step.py`,
+which `--python` runs in an environment of its own with PyTorch and transformers. Vision
+Transformers see the multiple of 14 pixels below each size. `--compile` prints the seconds of
+tracing and compiling instead, of forward pass and gradients.
+"""
+
+import argparse
+import contextlib
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.options import run_command
+from benchmarks.speed.runners import FAILURES, Reference, device_name, time_in_turn
+from corda_jax.errors import first_line
+from corda_jax.models.encoders.mix_transformer import mix_transformer
+from corda_jax.models.encoders.vision_transformer import dinov2
+
+NETWORKS = ("B0", "B1", "B2", "B3", "B4", "B5", "S", "B", "L", "g")
+_REFERENCE = Path(__file__).parents[1] / "reference" / "transformers_step.py"
+_PATCH = 14
+
+
+class EncoderStep:
+  """A compiled pass of an encoder, on one batch in memory.
+
+  Attributes:
+    name: name of its row.
+    compile_seconds: seconds of tracing and compiling.
+  """
+
+  def __init__(self, name: str, size: str, side: int, options: argparse.Namespace, train: bool):
+    """Builds and compiles.
+
+    Args:
+      name: name of its row.
+      size: of `NETWORKS`.
+      side: height and width of the images.
+      options: options of the command.
+      train: whether gradients are taken, too.
+    """
+    self.name = name
+    dtype = jnp.dtype(options.dtype)
+    encoder = (mix_transformer if size in NETWORKS[:6] else dinov2)(size).clone(dtype=dtype)
+    if hasattr(encoder, "levels"):  # the last one alone, as transformers gives it
+      encoder = encoder.clone(levels=encoder.levels[-1:])
+    x = jnp.asarray(np.random.RandomState(0).standard_normal((options.batch, side, side, 3)), dtype)
+
+    def features(params, x):
+      return encoder.apply({"params": params}, x, train=train, method="features")
+
+    def loss(params, x):
+      return sum(f.astype(jnp.float32).mean() for f in features(params, x))
+
+    function = jax.value_and_grad(loss) if train else features
+    params = jax.jit(
+      lambda: encoder.init(jax.random.key(0), x[:1], train=False, method="features")["params"]
+    )()
+    started = time.perf_counter()
+    self._compiled = jax.jit(function).lower(params, x).compile()
+    self.compile_seconds = time.perf_counter() - started
+    self._arguments = (params, x)
+
+  def run(self, steps: int) -> float:
+    """Seconds that so many passes take."""
+    started = time.perf_counter()
+    for _ in range(steps):
+      result = self._compiled(*self._arguments)
+    jax.block_until_ready(result)
+    return time.perf_counter() - started
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Times and prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--networks", nargs="+", default=["B0", "B2", "S"], choices=NETWORKS)
+  parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512], help="sides of images")
+  parser.add_argument("--batch", type=int, default=2)
+  parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+  parser.add_argument("--python", default="", help="that has PyTorch and transformers")
+  parser.add_argument("--rounds", type=int, default=5, help="timings of each")
+  parser.add_argument("--steps", type=int, default=2, help="of a timing")
+  parser.add_argument("--compile", nargs="+", default=[], choices=NETWORKS, metavar="NETWORK")
+  options = parser.parse_args(arguments)
+  if options.compile:
+    print(compile_table(options))
+    return
+  lines = [
+    f"{device_name()}, {options.dtype}, batch {options.batch}, JAX {jax.__version__}: "
+    f"ms, median (fastest) of {options.rounds}",
+    "",
+    "| network | size | pass | transformers | ours | transformers / ours |",
+    "|---|---|---|---|---|---|",
+  ]
+  for size in options.networks:
+    for side in options.sizes:
+      for train in (False, True):
+        lines.append(row(size, side, options, train))
+        print(lines[-1], flush=True)
+  print("\n".join(lines))
+
+
+def row(size: str, side: int, options: argparse.Namespace, train: bool) -> str:
+  """Times one network at one size, and gives its row."""
+  if size not in NETWORKS[:6]:
+    side = side // _PATCH * _PATCH
+  name, kind = _title(size), "gradients" if train else "forward"
+  with contextlib.ExitStack() as stack:
+    runners: list[Any] = [EncoderStep("ours", size, side, options, train)]
+    if options.python:
+      command = (
+        f"{options.python} {_REFERENCE} {size} --side {side} --batch {options.batch} "
+        f"--dtype {options.dtype} {'--train' if train else ''}"
+      )
+      runners.append(stack.enter_context(Reference("transformers", command)))
+    seconds, failed = time_in_turn(runners, rounds=options.rounds, steps=options.steps)
+
+  def cell(runner):
+    if runner not in seconds:
+      return failed.get(runner, "")
+    each = [1e3 * s for s in seconds[runner]]
+    return f"{statistics.median(each):,.0f} ({min(each):,.0f})"
+
+  both = len(seconds) == 2
+  ratio = (
+    statistics.median(seconds["transformers"]) / statistics.median(seconds["ours"]) if both else 0
+  )
+  return (
+    f"| {name} | {side}x{side} | {kind} | {cell('transformers')} | {cell('ours')} | "
+    f"{f'{ratio:.2f}' if both else ''} |"
+  )
+
+
+def compile_table(options: argparse.Namespace) -> str:
+  """Seconds of compilation; networks of one shape of blocks differ in depth alone."""
+  lines = ["| network | blocks | compilation, s |", "|---|---|---|"]
+  for size in options.compile:
+    try:
+      step = EncoderStep(size, size, options.sizes[0] // _PATCH * _PATCH, options, True)
+    except FAILURES as error:
+      lines.append(f"| {_title(size)} | | {first_line(error)} |")
+      continue
+    mit = size in NETWORKS[:6]
+    blocks = sum(mix_transformer(size).depths) if mit else dinov2(size).depth
+    lines.append(f"| {_title(size)} | {blocks} | {step.compile_seconds:.1f} |")
+  return "\n".join(lines)
+
+
+def _title(size: str) -> str:
+  return f"MiT-{size}" if size in NETWORKS[:6] else f"ViT-{size} of DINOv2"
+
+
+if __name__ == "__main__":
+  run_command(main)
