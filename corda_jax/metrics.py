@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corda_jax.typing import Array, Integer
+from corda_jax.typing import Array, Float, Integer
 
 
 def confusion_matrix(
@@ -37,14 +37,16 @@ def confusion_matrix(
   return counts.reshape(-1, num_classes, num_classes)
 
 
-def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
+def intersection_over_union(
+  confusion: Integer[np.ndarray, "classes classes"],
+) -> Float[np.ndarray, " classes"]:
   """Intersection over union of each class.
 
   Args:
-    confusion: [num_classes, num_classes] counts, [true, predicted].
+    confusion: counts, [true, predicted].
 
   Returns:
-    float64[num_classes], 0..1; NaN for a class that neither labels nor predictions contain.
+    0..1; NaN for a class that neither labels nor predictions contain.
   """
   confusion = np.asarray(confusion, np.float64)
   hit = np.diag(confusion)
@@ -52,7 +54,9 @@ def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
   return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
 
 
-def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float:
+def mean_iou(
+  confusion: Integer[np.ndarray, "classes classes"], classes: Sequence[int] | None = None
+) -> float:
   """Mean intersection over union, 0..1, over `classes` (all by default) without absent classes.
 
   A class that is not in `classes` is excluded from the mean only: its pixels stay in the counts of
@@ -69,12 +73,14 @@ def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> flo
 DEPTH_ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3")
 
 
-def depth_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+def depth_errors(
+  truth: Float[np.ndarray, "*pixels"], prediction: Float[np.ndarray, "*pixels"]
+) -> dict[str, float]:
   """The seven usual error measures of depth networks (Eigen et al., NeurIPS 2014).
 
   Args:
-    truth: metres, any shape, all above 0.
-    prediction: metres, of the same shape, all above 0.
+    truth: metres, all above 0.
+    prediction: metres, all above 0.
 
   Returns:
     Means over all values: "abs_rel" `|p - t| / t`, "sq_rel" `(p - t)^2 / t` (metres), "rmse"

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corda_jax.typing import Array, Dim, Float
+from corda_jax.typing import Array, Dim, Float, Shaped
 
 
-def aligned_weights(input_size: Dim, output_size: Dim) -> Array:
+def aligned_weights(input_size: Dim, output_size: Dim) -> Float[Array, "output input"]:
   """Interpolation matrix of one axis.
 
   Args:
@@ -22,9 +22,8 @@ def aligned_weights(input_size: Dim, output_size: Dim) -> Array:
     output_size: length after resizing, in pixels; may be symbolic, too.
 
   Returns:
-    float64[output_size, input_size] whose rows sum to one; float32, on the device, if a size is
-    symbolic. Row i weights the two neighbours of the position
-    i (input_size - 1) / (output_size - 1).
+    Weights whose rows sum to one, float64; float32, on the device, if a size is symbolic. Row i
+    weights the two neighbours of the position i (input_size - 1) / (output_size - 1).
   """
   if not (isinstance(input_size, int) and isinstance(output_size, int)):
     steps = jnp.asarray(output_size) - 1
@@ -93,7 +92,9 @@ def resize_aligned(
   return resize(x, shape, "aligned")
 
 
-def interpolate(x: Array, rows: Array, columns: Array) -> Array:
+def interpolate(
+  x: Float[Array, "b h w c"], rows: Float[Array, "height h"], columns: Float[Array, "width w"]
+) -> Float[Array, "b height width c"]:
   """Weighted sums of pixels, along the rows and then along the columns.
 
   Args:
@@ -109,7 +110,7 @@ def interpolate(x: Array, rows: Array, columns: Array) -> Array:
   return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def centered_weights(input_size: Dim, output_size: Dim) -> Array:
+def centered_weights(input_size: Dim, output_size: Dim) -> Float[Array, "output input"]:
   """Interpolation matrix of one axis, by pixel centres, edges repeated, without antialiasing.
 
   Args:
@@ -145,7 +146,9 @@ def resize_centered(
   return resize(x, shape, "centered")
 
 
-def cubic_weights(input_size: int, output_size: int, *, step: float | None = None) -> np.ndarray:
+def cubic_weights(
+  input_size: int, output_size: int, *, step: float | None = None
+) -> Float[np.ndarray, "output input"]:
   """Interpolation matrix of one axis, cubic by pixel centres as PyTorch's and OpenCV's (a = -0.75).
 
   Edge pixels are repeated, and shrinking does not antialias. (`jax.image.resize` has a = -0.5.)
@@ -173,7 +176,9 @@ def cubic_weights(input_size: int, output_size: int, *, step: float | None = Non
   return weights
 
 
-def resize_nearest(labels: Array, shape: tuple[Dim, Dim]) -> Array:
+def resize_nearest(
+  labels: Shaped[Array, "b h w"], shape: tuple[int, int]
+) -> Shaped[Array, "b height width"]:
   """Resizes label maps to the nearest pixel centre, identical to Pillow's `NEAREST`.
 
   Args:

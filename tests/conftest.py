@@ -24,12 +24,20 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 import jaxtyping
 
 # Shapes in signatures are checked wherever tests call these.
-_CHECKED = (
-  *("losses", "metrics", "resize", "adaptation.class_mix", "adaptation.pseudo_labels"),
-  *("adaptation.depth_heads", "adaptation.strong_augmentation"),
-  *("depth.camera", "depth.photometric"),
+_CHECKED = {
+  "corda_jax": ("losses", "metrics", "resize"),
+  "corda_jax.adaptation": (
+    *("class_mix", "depth_heads", "mixing", "pseudo_labels", "strong_augmentation"),
+  ),
+  "corda_jax.depth": ("camera", "encodings", "motion", "photometric"),
+  "corda_jax.inference": ("views", "windows"),
+  "corda_jax.models": ("layers", "normalization", "operations"),
+  "data_pipelines": ("inverse_depth",),
+}
+jaxtyping.install_import_hook(
+  [f"{package}.{module}" for package, modules in _CHECKED.items() for module in modules],
+  "beartype.beartype",
 )
-jaxtyping.install_import_hook([f"corda_jax.{module}" for module in _CHECKED], "beartype.beartype")
 
 import jax
 import numpy as np

@@ -113,7 +113,7 @@ CASES += [(tiny, *case) for case in RUNNING + ADAPTATION]
 
 
 @pytest.mark.parametrize(("module", "field", "value", "expected"), CASES)
-def test_values_that_cannot_work_are_refused(module, field, value, expected):
+def test_values_that_cannot_work_are_refused(unchecked_shapes, module, field, value, expected):
   message = [re.escape(field.rpartition(".")[0]), re.escape(field.rpartition(".")[2])]
   config = module.get_config(**{field: value})
   refused(config, *message, re.escape(str(value)), re.escape(expected))

@@ -338,7 +338,7 @@ def check_overrides(arguments, before, config):
 
 
 @pytest.mark.parametrize("examples", COUNTS)
-def test_overrides(tmp_path, examples):
+def test_overrides(unchecked_shapes, tmp_path, examples):
   """--config.FIELD=VALUE, and the checks of a configuration."""
   before = flatten(parsed([]).to_dict())
   run = f"__import__('pathlib').Path({str(tmp_path / 'run')!r}).touch()"

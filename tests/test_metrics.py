@@ -26,7 +26,7 @@ def test_absent_classes_leave_the_mean_and_subsets_keep_the_counts():
   np.testing.assert_allclose(
     metrics.mean_iou(confusion, labels.CITYSCAPES.class_sets({})["synthia_16"]), 6 / 8
   )
-  assert np.isnan(metrics.mean_iou(np.zeros((19, 19))))
+  assert np.isnan(metrics.mean_iou(np.zeros((19, 19), int)))
 
 
 def test_errors_of_depth_by_hand():
@@ -68,6 +68,6 @@ def test_errors_of_no_depth_are_no_numbers():
   assert all(np.isnan(list(errors.values())))
 
 
-def test_depths_of_two_shapes_are_refused():
+def test_depths_of_two_shapes_are_refused(unchecked_shapes):
   with pytest.raises(ValueError, match=r"truth.*\(2, 3\).*prediction.*\(3, 2\)"):
     metrics.depth_errors(np.ones((2, 3)), np.ones((3, 2)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.labels import IGNORE
-from corda_jax.typing import Array, Bool, Integer
+from corda_jax.typing import Array, Bool, Integer, Key, Shaped
 
 
 def present_classes(
@@ -28,7 +28,9 @@ def present_classes(
   return present if ignored_is_a_class else present.at[:, -1].set(False)
 
 
-def draw_classes(key: Array, present: Bool[Array, "b choices"]) -> Bool[Array, "b choices"]:
+def draw_classes(
+  key: Key[Array, ""], present: Bool[Array, "b choices"]
+) -> Bool[Array, "b choices"]:
   """Draws ceil(n / 2) of the n classes present in each image, without replacement.
 
   Args:
@@ -57,8 +59,10 @@ def mix_mask(
   return jax.vmap(lambda c, i: c[i])(chosen, index)
 
 
-def mix(mask: Array, source: Array, target: Array) -> Array:
-  """Source where `mask` [B, H, W] is True, target elsewhere; arrays [B, H, W] or [B, H, W, C]."""
+def mix(
+  mask: Bool[Array, "b h w"], source: Shaped[Array, "b h w *c"], target: Shaped[Array, "b h w *c"]
+) -> Shaped[Array, "b h w *c"]:
+  """Source where `mask` is True, target elsewhere; maps [B, H, W] or images [B, H, W, C]."""
   if source.shape != target.shape:
     raise ValueError(f"source {source.shape} and target {target.shape} differ in shape")
   if source.ndim == mask.ndim + 1:

@@ -11,8 +11,9 @@ from corda_jax.adaptation import class_mix
 from corda_jax.adaptation.strong_augmentation import StrongAugmentation
 from corda_jax.adaptation.teacher import PseudoLabels
 from corda_jax.models.normalization import Normalization
+from corda_jax.typing import Array, Integer, Key
 
-Maps = Mapping[str, jax.Array]
+Maps = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Mixing:
   paste_ignored: bool = True
   augmentation: StrongAugmentation = StrongAugmentation()
 
-  def sample(self, key: jax.Array, source_label: jax.Array, num_classes: int) -> dict[str, Any]:
+  def sample(
+    self, key: Key[Array, ""], source_label: Integer[Array, "b h w"], num_classes: int
+  ) -> dict[str, Any]:
     """Samples what is random in a mixed image.
 
     Args:
       key: PRNG key of the step.
-      source_label: integers [B, H, W].
+      source_label: training ids, 0..num_classes - 1 or 255.
       num_classes: semantic classes.
 
     Returns:
@@ -48,7 +51,7 @@ class Mixing:
 
   def mix(
     self, taught: PseudoLabels, inputs: Maps, draws: Mapping[str, Any], normalization: Normalization
-  ) -> dict[str, jax.Array]:
+  ) -> dict[str, Array]:
     """Pastes source classes onto the target, and gives the target the teacher's labels.
 
     Args:

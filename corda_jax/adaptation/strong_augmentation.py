@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from corda_jax.configuration import check_one_of, check_within
 from corda_jax.models.normalization import Normalization
-from corda_jax.typing import Array, Float
+from corda_jax.typing import Array, Float, Key
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
@@ -47,7 +47,7 @@ class StrongAugmentation:
     if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1]):
       raise ValueError(f"blur_sigma is {sigma}, expected (least, largest) above 0")
 
-  def sample(self, keys: Sequence[Array], batch: int) -> dict[str, Any]:
+  def sample(self, keys: Sequence[Key[Array, ""]], batch: int) -> dict[str, Any]:
     """Samples decisions and factors.
 
     Args:
@@ -66,11 +66,13 @@ class StrongAugmentation:
       "blur_sigma": draw_blur(keys[3], batch, sigma_range=self.blur_sigma),
     }
 
-  def augment(self, x: Array, draws: Mapping[str, Any], normalization: Normalization) -> Array:
+  def augment(
+    self, x: Float[Array, "b h w 3"], draws: Mapping[str, Any], normalization: Normalization
+  ) -> Float[Array, "b h w 3"]:
     """Applies the sampled jitter and blur.
 
     Args:
-      x: network inputs [B, H, W, 3].
+      x: network inputs.
       draws: random choices of `sample`.
       normalization: between network inputs and colours.
     """
@@ -93,7 +95,7 @@ def _apply_where(use, function, x):
   return jnp.where(use[:, None, None, None], function(x), x)
 
 
-def draw_jitter(key: Array, batch: int, *, strength: float) -> dict[str, Array]:
+def draw_jitter(key: Key[Array, ""], batch: int, *, strength: float) -> dict[str, Array]:
   """Draws the factors and the order of `color_jitter`, independently for each image.
 
   Args:
@@ -186,7 +188,7 @@ def blur_kernel_size(size: int) -> int:
 
 
 def draw_blur(
-  key: Array, batch: int, *, sigma_range: tuple[float, float]
+  key: Key[Array, ""], batch: int, *, sigma_range: tuple[float, float]
 ) -> Float[Array, " batch"]:
   """Draws float32[batch] standard deviations in pixels, uniform in `sigma_range`."""
   return jax.random.uniform(key, (batch,), minval=sigma_range[0], maxval=sigma_range[1])
@@ -211,8 +213,8 @@ def gaussian_blur(
   return jnp.einsum("bWw,bhwc->bhWc", columns, images, precision=highest)
 
 
-def _blur_matrix(size: int, sigma: Array) -> Array:
-  """[B, size, size]: row i holds the weights of the pixels that the blurred pixel i gathers.
+def _blur_matrix(size: int, sigma: Float[Array, " b"]) -> Float[Array, "b {size} {size}"]:
+  """Row i holds the weights of the pixels that the blurred pixel i gathers.
 
   A pixel is reached directly and by its mirror images at -j and 2 (size - 1) - j; the border
   pixels 0 and size - 1 are their own mirror images and must not count twice.

@@ -11,6 +11,7 @@ from corda_jax.adaptation import pseudo_labels
 from corda_jax.configuration import check_at_least, check_one_of, check_within
 from corda_jax.resize import resize
 from corda_jax.training.state import TrainState, update_teacher
+from corda_jax.typing import Array, Float, Integer
 
 Maps = Mapping[str, jax.Array]
 
@@ -19,14 +20,14 @@ class PseudoLabels(NamedTuple):
   """What the teacher says of the target.
 
   Attributes:
-    label: int32[B, H, W].
-    confidence: [B, H, W], 0..1, its probability.
+    label: training ids.
+    confidence: its probability, 0..1.
     fraction: share of confident pixels, [B, 1, 1] or, over pixels, [B, H, W].
   """
 
-  label: jax.Array
-  confidence: jax.Array
-  fraction: jax.Array
+  label: Integer[Array, "b h w"]
+  confidence: Float[Array, "b h w"]
+  fraction: Float[Array, "b _ _"]
 
 
 @dataclasses.dataclass(frozen=True)

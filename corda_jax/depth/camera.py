@@ -95,7 +95,7 @@ def _transform(rotation: Array, translation: Array) -> Array:
 
 def reproject(
   depth: Float[Array, "b h w"], intrinsics: Float[Array, "b 4"], transform: Float[Array, "b 4 4"]
-) -> Array:
+) -> Float[Array, "b h w 2"]:
   """Where another view sees the points of a depth map.
 
   Args:
@@ -119,7 +119,9 @@ def reproject(
   return jnp.stack([(fx * x + cx * z) / z_safe, (fy * y + cy * z) / z_safe], -1)
 
 
-def sample_bilinear(images: Array, pixels: Array) -> Array:
+def sample_bilinear(
+  images: Float[Array, "b h w c"], pixels: Float[Array, "b height width 2"]
+) -> Float[Array, "b height width c"]:
   """Colours between pixels; beyond the border, those of the border.
 
   Equals PyTorch's `grid_sample` with aligned corners and border padding. On a CPU its gradient

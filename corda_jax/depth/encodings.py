@@ -1,24 +1,25 @@
 """What depth networks write: 16-bit disparity files, x of the inverse depth Y = x / 256 + 1."""
 
 import numpy as np
+from jaxtyping import Float, UInt16
 
 _LARGEST = 65535  # of a 16-bit file
 
 
-def to_disparity(inverse_depth: np.ndarray) -> np.ndarray:
-  """The uint16 values of a disparity file: x = 256 (Y - 1), rounded and clipped to 0..65535."""
+def to_disparity(inverse_depth: Float[np.ndarray, "*pixels"]) -> UInt16[np.ndarray, "*pixels"]:
+  """The values of a disparity file: x = 256 (Y - 1), rounded and clipped to 0..65535."""
   values = np.rint((np.asarray(inverse_depth, np.float64) - 1) * 256)
   return np.clip(values, 0, _LARGEST).astype(np.uint16)
 
 
-def from_sigmoid(sigmoid: np.ndarray) -> np.ndarray:
-  """The uint16 values of a disparity file of a depth network's output: x = rint(65535 s).
+def from_sigmoid(sigmoid: Float[np.ndarray, "*pixels"]) -> UInt16[np.ndarray, "*pixels"]:
+  """The values of a disparity file of a depth network's output: x = rint(65535 s).
 
   As released: the files hold the raw sigmoid output, so Y = x / 256 + 1 is about 256 s + 1, of no
   metric scale.
 
   Args:
-    sigmoid: numbers of any shape, in 0..1.
+    sigmoid: sigmoid outputs, 0..1.
 
   Raises:
     ValueError: a number is outside 0..1, or none.

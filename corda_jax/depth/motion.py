@@ -3,14 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from corda_jax.depth.camera import pose_matrix, stereo_matrix
 from corda_jax.depth.photometric import Views
+from corda_jax.typing import Array, Float
 
 # Views before and after the image in time: their pose is predicted.
 TEMPORAL = ("previous", "next")
+
+# Axis-angles, in radians, and translations, from the earlier frame to the later, by the name of the
+# temporal view.
+Poses = Mapping[str, tuple[Float[Array, "b 3"], Float[Array, "b 3"]]]
 
 
 def temporal_views(views: tuple[str, ...]) -> tuple[str, ...]:
@@ -24,21 +28,21 @@ def are_temporal(views: tuple[str, ...]) -> tuple[bool, ...]:
 
 
 def view_transforms(
-  poses: Mapping[str, tuple[jax.Array, jax.Array]],
+  poses: Poses,
   views: tuple[str, ...],
-  baseline: jax.Array,
+  baseline: Float[Array, " b"],
   metres_per_unit: float,
-) -> jax.Array:
+) -> Float[Array, "n b 4 4"]:
   """From the image's camera to that of each view.
 
   Args:
-    poses: axis-angles and translations [B, 3] of the temporal views, by name; in time order.
-    views: all of them.
-    baseline: [B], metres.
+    poses: motions of the temporal views.
+    views: names of all N views.
+    baseline: distance of the right camera, metres.
     metres_per_unit: size of the translations' and the transforms' unit.
 
   Returns:
-    [N, B, 4, 4], in the order of `views`.
+    Transforms in the order of `views`.
   """
   return jnp.stack(
     [
@@ -56,22 +60,22 @@ def image_names(views: Sequence[str]) -> tuple[str, ...]:
 
 
 def explaining_views(
-  images: Mapping[str, jax.Array],
-  poses: Mapping[str, tuple[jax.Array, jax.Array]],
+  images: Mapping[str, Float[Array, "b h w c"]],
+  poses: Poses,
   views: tuple[str, ...],
   *,
-  baseline: jax.Array,
-  intrinsics: jax.Array,
+  baseline: Float[Array, " b"],
+  intrinsics: Float[Array, "b 4"],
   metres_per_unit: float,
 ) -> Views:
   """What the photometric losses read of frames.
 
   Args:
-    images: [B, H, W, C], 0..1: "image", and "VIEW_image" of each view.
-    poses: result of `view_transforms`.
-    views: all views.
-    baseline: [B], metres.
-    intrinsics: [B, 4], pixels.
+    images: 0..1: "image", and "VIEW_image" of each view.
+    poses: motions of the temporal views.
+    views: names of all views.
+    baseline: distance of the right camera, metres.
+    intrinsics: (fx, fy, cx, cy) of all images, pixels.
     metres_per_unit: size of the depths that are to explain the images.
 
   Returns:
@@ -87,18 +91,19 @@ def explaining_views(
 
 
 def predict_poses(
-  apply: Callable[..., Any], images: Mapping[str, jax.Array], views: tuple[str, ...]
-) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Any]:
+  apply: Callable[..., Any],
+  images: Mapping[str, Float[Array, "b h w 3"]],
+  views: tuple[str, ...],
+) -> tuple[Poses, Any]:
   """Motions between an image and its temporal views, in one pass of the pose network.
 
   Args:
     apply: (first, second) → ((axis-angles, translations), updated statistics).
-    images: network inputs [B, H, W, 3]: "image", and "VIEW_image" of each view.
-    views: any.
+    images: network inputs: "image", and "VIEW_image" of each temporal view.
+    views: names of all views.
 
   Returns:
-    View → its axis-angles and translations [B, 3], from the earlier frame to the later; and the
-    updated statistics, None without temporal views.
+    The motions, and the updated statistics, None without temporal views.
   """
   temporal = temporal_views(views)
   if not temporal:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from corda_jax.configuration import check_at_least, check_one_of, check_within
 from corda_jax.depth.camera import disparity_to_depth, synthesize_view
 from corda_jax.resize import resize_centered
-from corda_jax.typing import Array, Float
+from corda_jax.typing import Array, Float, Key
 
 _SSIM_SHARE = 0.85
 _C1, _C2 = 0.01**2, 0.03**2
@@ -48,11 +48,8 @@ def ssim_loss(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[A
   """Structural dissimilarity of 3x3 windows: clip((1 - SSIM) / 2, 0, 1), borders reflected.
 
   Args:
-    x: [B, H, W, C], at least 2x2 pixels.
-    y: [B, H, W, C].
-
-  Returns:
-    [B, H, W, C].
+    x: images, at least 2x2 pixels.
+    y: images to compare them with.
   """
   shape, channels = x.shape, x.shape[3]
   # Columns and channels as one axis: loops over three channels alone would be short ones.
@@ -85,14 +82,11 @@ def _three(x: Array, *, axis: int, step: int) -> Array:
 def reprojection_error(
   prediction: Float[Array, "b h w c"], target: Float[Array, "b h w c"]
 ) -> Float[Array, "b h w"]:
-  """0.85 SSIM loss + 0.15 absolute difference, means over the channels.
+  """0.85 SSIM loss + 0.15 absolute difference, means over the channels; 0..1.
 
   Args:
-    prediction: [B, H, W, C], the target as made from another view.
-    target: [B, H, W, C].
-
-  Returns:
-    [B, H, W], 0..1.
+    prediction: the target as made from another view, 0..1.
+    target: images, 0..1.
   """
   difference = jnp.abs(target - prediction).mean(-1)
   return _SSIM_SHARE * ssim_loss(prediction, target).mean(-1) + (1 - _SSIM_SHARE) * difference
@@ -149,23 +143,23 @@ class Views(NamedTuple):
   """An image, the views that explain it, and how they were taken.
 
   Attributes:
-    target: [B, H, W, C], the image whose depth is needed, 0..1.
-    sources: [N, B, H, W, C], other views.
-    transforms: [N, B, 4, 4], from the target's camera to each view's.
-    intrinsics: [B, 4], of all.
+    target: the image whose depth is needed, 0..1.
+    sources: other views, 0..1.
+    transforms: from the target's camera to each view's.
+    intrinsics: (fx, fy, cx, cy) of all, pixels.
     temporal: for each view, whether it is of another time; static.
   """
 
-  target: jax.Array
-  sources: jax.Array
-  transforms: jax.Array
-  intrinsics: jax.Array
+  target: Float[Array, "b h w c"]
+  sources: Float[Array, "n b h w c"]
+  transforms: Float[Array, "n b 4 4"]
+  intrinsics: Float[Array, "b 4"]
   temporal: tuple[bool, ...]
 
 
 def identity_error(
-  views: Views, which: str, key: Array | None, *, over_views: str = "minimum"
-) -> Array | None:
+  views: Views, which: str, key: Key[Array, ""] | None, *, over_views: str = "minimum"
+) -> Float[Array, "b h w"] | None:
   """Error of each view as it is, not warped; least where nothing moves between the views.
 
   Args:
@@ -175,7 +169,7 @@ def identity_error(
     over_views: as in `reprojection_minimum`: both are joined in the same way, as released.
 
   Returns:
-    [B, H, W], joined over these views; None without any.
+    Error joined over these views; None without any.
   """
   if which not in ("all", "temporal", "none"):
     raise ValueError(f"automask is {which!r}, expected 'all', 'temporal' or 'none'")
@@ -190,27 +184,27 @@ def identity_error(
   return _joined(error, over_views)
 
 
-def _joined(errors: Array, over_views: str) -> Array:
-  """Errors [N, B, H, W] of views as one."""
+def _joined(errors: Float[Array, "n b h w"], over_views: str) -> Float[Array, "b h w"]:
+  """Errors of views as one."""
   if over_views not in ("minimum", "mean"):
     raise ValueError(f"over_views is {over_views!r}, expected 'minimum' or 'mean'")
   return errors.min(0) if over_views == "minimum" else errors.mean(0)
 
 
 def reprojection_minimum(
-  depth: Array, views: Views, *, over_views: str = "minimum"
-) -> tuple[Array, Array]:
+  depth: Float[Array, "b h w"], views: Views, *, over_views: str = "minimum"
+) -> tuple[Float[Array, "b h w"], Float[Array, "n b h w c"]]:
   """Error of the view that explains each pixel best, given its depth.
 
   The minimum passes over views in which the pixel is hidden or outside.
 
   Args:
-    depth: [B, H, W].
+    depth: depth of the target, in the unit of the transforms.
     views: N of them.
     over_views: "minimum", as published, or "mean", as before it.
 
   Returns:
-    Error [B, H, W]; the views as the target's camera should see them, [N, B, H, W, C].
+    Error, 0..1; the views as the target's camera should see them.
   """
   warped = jax.vmap(synthesize_view, (0, None, None, 0))(
     views.sources, depth, views.intrinsics, views.transforms
@@ -219,8 +213,10 @@ def reprojection_minimum(
   return _joined(errors, over_views), warped
 
 
-def counted_rows(shape: tuple[int, ...], ignored_bottom: float, dtype: Any) -> Array:
-  """Weights [B, H, W] of pixels: 0 in the share `ignored_bottom` of rows from below, else 1.
+def counted_rows(
+  shape: tuple[int, int, int], ignored_bottom: float, dtype: Any
+) -> Float[Array, "b h w"]:
+  """Weights of pixels: 0 in the share `ignored_bottom` of rows from below, else 1.
 
   Args:
     shape: (B, H, W).
@@ -235,23 +231,20 @@ def whole_windows(weight: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
   """Of pixels that count, those whose windows of SSIM hold no pixel that does not.
 
   Args:
-    weight: [B, H, W], 0 or 1.
-
-  Returns:
-    The same, 0 also beside zeros: a window reaches one pixel further.
+    weight: 0 or 1. The result is 0 also beside zeros: a window reaches one pixel further.
   """
   sums = _three(_three(weight, axis=1, step=1), axis=2, step=1)
   return (sums > 8.5).astype(weight.dtype)
 
 
 def photometric_loss(
-  disparities: Sequence[Array],
+  disparities: Sequence[Float[Array, "b _ _ 1"]],
   views: Views,
   config: Any,
   *,
-  pyramid: Sequence[Array] | None = None,
-  key: Array | None = None,
-) -> tuple[Array, dict[str, Any]]:
+  pyramid: Sequence[Float[Array, "b _ _ c"]] | None = None,
+  key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Any]]:
   """The loss of a depth network: its disparities of several scales, all judged at full size.
 
   Args:
@@ -296,8 +289,8 @@ def photometric_loss(
   }
 
 
-def image_pyramid(image: Array, scales: int) -> list[Array]:
-  """An image [B, H, W, C] and its halves, each pixel the mean of 2x2; H, W multiples of 2^(S-1)."""
+def image_pyramid(image: Float[Array, "b h w c"], scales: int) -> list[Float[Array, "b _ _ c"]]:
+  """An image and its halves, each pixel the mean of 2x2; H, W multiples of 2^(S-1)."""
   images = [image]
   for _ in range(scales - 1):
     batch, height, width, channels = images[-1].shape

@@ -11,17 +11,18 @@ import jax.numpy as jnp
 
 from corda_jax.adaptation.pseudo_labels import difficulty
 from corda_jax.resize import interpolate, resize, resize_centered, resize_weights
+from corda_jax.typing import Array, Dim, Float, UInt8
 
 # Rows of the class map computed at once. Logits of a whole frame of 2048x1024 take 160 MB per view,
 # those of 64 rows 10 MB, which is three times faster on a CPU.
 _ROWS = 64
 
-Views = Sequence[Sequence[jax.Array]]
+Views = Sequence[Sequence[Float[Array, "b _ _ c"]]]
 
 
 def make_views(
-  predict: Callable[[jax.Array], jax.Array],
-  images: jax.Array,
+  predict: Callable[[Array], Array],
+  images: Float[Array, "b h w 3"],
   *,
   scales: Sequence[float],
   flip: bool,
@@ -30,7 +31,7 @@ def make_views(
 
   Args:
     predict: [B, h, w, 3] → logits [B, h', w', C].
-    images: [B, H, W, 3], normalised.
+    images: normalised images.
     scales: factors of the image size, which is rounded to whole pixels.
     flip: whether each scale also has a mirrored view.
 
@@ -47,11 +48,11 @@ def make_views(
 
 def class_map(
   views: Views,
-  shape: tuple[int, int],
-  split_columns: Callable[[jax.Array], jax.Array] = lambda columns: columns,
+  shape: tuple[Dim, Dim],
+  split_columns: Callable[[Array], Array] = lambda columns: columns,
   *,
   method: str = "aligned",
-) -> jax.Array:
+) -> UInt8[Array, "b height width"]:
   """The most probable class of every pixel.
 
   Args:
@@ -62,8 +63,8 @@ def class_map(
     method: how logits are resized: with "aligned" corners, or by pixel centres ("centered").
 
   Returns:
-    uint8[B, H, W], 0..C - 1: the class of the largest upsampled logit for one view, as released;
-    of the largest mean probability for several.
+    0..C - 1: the class of the largest upsampled logit for one view, as released; of the largest
+    mean probability for several.
   """
   height, width = shape
   weights_of = resize_weights(method)
@@ -84,7 +85,11 @@ def class_map(
   return classes.reshape(classes.shape[0], slices * _ROWS, width)[:, :height]
 
 
-def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array]) -> jax.Array:
+def combine(
+  views: Views,
+  rows: Sequence[Float[Array, "height _"]],
+  columns: Sequence[Float[Array, "width _"]],
+) -> Float[Array, "b height width c"]:
   """Upsamples every view and averages their probabilities.
 
   Args:
@@ -93,7 +98,7 @@ def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array
     columns: [W, w] weights for each scale.
 
   Returns:
-    [B, H, W, C]: the mean probabilities, 0..1; the logits if there is a single view.
+    The mean probabilities, 0..1; the logits if there is a single view.
   """
   if len(views) == len(views[0]) == 1:
     return interpolate(views[0][0], rows[0], columns[0])
@@ -109,8 +114,11 @@ def combine(views: Views, rows: Sequence[jax.Array], columns: Sequence[jax.Array
 
 
 def depth_maps(
-  outputs: Mapping[str, jax.Array], shape: tuple[int, int], *, method: str = "aligned"
-) -> dict[str, jax.Array]:
+  outputs: Mapping[str, Float[Array, "b h w _"]],
+  shape: tuple[Dim, Dim],
+  *,
+  method: str = "aligned",
+) -> dict[str, Float[Array, "b height width"]]:
   """Depth of every pixel, and the disagreement of the two depth heads.
 
   Args:
@@ -119,7 +127,7 @@ def depth_maps(
     method: how predictions are resized, as of `class_map`.
 
   Returns:
-    "inverse_depth" [B, H, W] of the head trained on the target, and "difficulty" [B, H, W], 0..1.
+    "inverse_depth" of the head trained on the target, and "difficulty", 0..1.
   """
   if "D" not in outputs:
     return {}

@@ -12,7 +12,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Outputs = dict[str, jax.Array]
+from corda_jax.typing import Array, Float
+
+Outputs = dict[str, Float[Array, "b _ _ ..."]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +30,13 @@ class Span:
   kept: slice
 
 
-def spans(length: int, tile: int, margin: int, stride: int) -> list[Span]:
+def spans(length: int, tile: int | float, margin: int, stride: int) -> list[Span]:
   """Cuts an axis into tiles.
 
   Args:
     length: length of the image, in pixels.
-    tile: largest length of a tile, in pixels; rounded down to a multiple of the stride.
+    tile: largest length of a tile, in pixels; rounded down to a multiple of the stride. Infinite:
+      one tile.
     margin: pixels at each inner end of a tile whose predictions are discarded; rounded up to a
       multiple of the stride.
     stride: output stride of the network, in pixels.
@@ -68,10 +71,10 @@ def _span(start, stop, part, stride):
 
 
 def predict_tiled(
-  predict: Callable[[jax.Array], Outputs],
-  images: jax.Array,
+  predict: Callable[[Array], Outputs],
+  images: Float[Array, "b h w c"],
   *,
-  tile: tuple[int, int],
+  tile: tuple[int | float, int | float],
   margin: int,
   stride: int,
 ) -> Outputs:
@@ -79,8 +82,8 @@ def predict_tiled(
 
   Args:
     predict: [B, H, W, C] → predictions by name, [B, h, w, …] at the output stride.
-    images: [B, H, W, C].
-    tile: (height, width), the largest input of `predict`, in pixels.
+    images: whole images, as `predict` takes them.
+    tile: (height, width), the largest input of `predict`, in pixels; may be infinite.
     margin: pixels at each inner edge of a tile whose predictions are discarded.
     stride: output stride of the predictions, in pixels.
 

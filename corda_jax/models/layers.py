@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from corda_jax.models.operations import channel_product, convolve, depthwise_convolve
+from corda_jax.typing import Array, Float
 
 Dtype = Any
 
@@ -56,7 +57,7 @@ class Convolution(nn.Module):
   bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
     """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features]."""
     size = self.kernel_size
     kernel = self.param(
@@ -99,7 +100,7 @@ class PatchConvolution(nn.Module):
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
     """Maps [B, H, W, C] to [B, floor(H / size), floor(W / size), features]."""
     size, (batch, height, width, channels) = self.size, x.shape
     shape = (size, size, channels, self.features)
@@ -134,7 +135,7 @@ class TransposedConvolution(nn.Module):
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
     """Maps [B, H, W, C] to [B, size H, size W, features]."""
     size, (batch, height, width, channels) = self.size, x.shape
     shape = (size, size, channels, self.features)
@@ -168,7 +169,7 @@ class DepthwiseConvolution(nn.Module):
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Maps [B, H, W, C] to the same shape."""
     shape = (3, 3, 1, x.shape[-1])
     kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
@@ -196,7 +197,7 @@ class LayerNorm(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "*pixels c"]) -> Float[Array, "*pixels c"]:
     """Normalises [..., C]."""
     shape = (x.shape[-1],)
     scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
@@ -237,8 +238,8 @@ class BatchNorm(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Normalises [B, H, W, C] by the batch (`train`) or by the running statistics.
+  def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+    """Normalises images by the batch (`train`) or by the running statistics.
 
     Raises:
       ValueError: in training the groups do not divide the batch.
@@ -254,7 +255,9 @@ class BatchNorm(nn.Module):
     groups = x.reshape(-1, group, self.domains, *x.shape[1:])
     return self._normalize(groups, train=True).reshape(x.shape)
 
-  def _normalize(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def _normalize(
+    self, x: Float[Array, "*groups h w c"], *, train: bool
+  ) -> Float[Array, "*groups h w c"]:
     """Normalises [B, H, W, C], or each domain of each group of [G, B, D, H, W, C] by itself."""
     shape = (x.shape[-1],)
     scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
@@ -282,7 +285,9 @@ class BatchNorm(nn.Module):
     # Not (x - mean) * factor: the difference, made for the variance, would be kept for this.
     return (x.astype(wide) * factor + (bias.astype(wide) - mean * factor)).astype(dtype)
 
-  def _blend(self, running: jax.Array, found: jax.Array) -> jax.Array:
+  def _blend(
+    self, running: Float[Array, " c"], found: Float[Array, "*groups c"]
+  ) -> Float[Array, " c"]:
     found = jax.lax.stop_gradient(found).astype(running.dtype)
     for each in found.reshape(-1, self.domains, *running.shape).mean(0):
       running = self.momentum * running + (1 - self.momentum) * each

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+
+from corda_jax.typing import Array, Float, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,19 +30,21 @@ class Normalization:
     if min(self.std) <= 0:
       raise ValueError(f"std is {self.std}, expected numbers above 0")
 
-  def normalize(self, images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """Maps uint8 RGB [..., 3] to network input of `dtype`."""
+  def normalize(
+    self, images: UInt8[Array, "*pixels 3"], dtype: Any = jnp.float32
+  ) -> Float[Array, "*pixels 3"]:
+    """Maps RGB images, 0..255, to network input of `dtype`."""
     if self.bgr:
       images = images[..., ::-1]
     mean, std = jnp.asarray(self.mean, dtype), jnp.asarray(self.std, dtype)
     return (images.astype(dtype) - mean) / std
 
-  def to_unit_range(self, x: jax.Array) -> jax.Array:
+  def to_unit_range(self, x: Float[Array, "*pixels 3"]) -> Float[Array, "*pixels 3"]:
     """Maps network input to 0..1, in the network's channel order."""
     mean, std = jnp.asarray(self.mean, x.dtype), jnp.asarray(self.std, x.dtype)
     return (x * std + mean) / 255
 
-  def from_unit_range(self, x: jax.Array) -> jax.Array:
+  def from_unit_range(self, x: Float[Array, "*pixels 3"]) -> Float[Array, "*pixels 3"]:
     """Inverse of `to_unit_range`."""
     mean, std = jnp.asarray(self.mean, x.dtype), jnp.asarray(self.std, x.dtype)
     return (x * 255 - mean) / std

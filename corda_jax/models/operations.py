@@ -12,13 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from corda_jax.typing import Array, Float
+
 # Channels in and out from which a CPU makes a kernel's gradient by products
 # (`python -m benchmarks.speed.kernel_gradients`; docs/benchmarks.md).
 _PRODUCTS_FROM = 128
 
 
-def channel_product(x: jax.Array, matrix: jax.Array, dtype: Any = None) -> jax.Array:
-  """A 1x1 convolution, x @ matrix: [..., I] and [I, O] → [..., O].
+def channel_product(
+  x: Float[Array, "*pixels i"], matrix: Float[Array, "i o"], dtype: Any = None
+) -> Float[Array, "*pixels o"]:
+  """A 1x1 convolution, x @ matrix.
 
   In the matrix's gradient, a product over pixels, the narrower factor comes first: a CPU copies
   that one transposed, and the automatic gradient puts the result's cotangent there, however wide.
@@ -54,8 +58,13 @@ _channel_product.defvjp(_channel_product_forward, _channel_product_backward)
 
 
 def convolve(
-  x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, dilation: int
-) -> jax.Array:
+  x: Float[Array, "b h w i"],
+  kernel: Float[Array, "rows columns i o"],
+  *,
+  stride: int,
+  padding: int,
+  dilation: int,
+) -> Float[Array, "b height width o"]:
   """Convolution with zeros around the image, the same on all sides.
 
   Args:
@@ -113,8 +122,13 @@ _dense_convolution.defvjp(_dense_convolution_forward, _dense_convolution_backwar
 
 
 def kernel_gradient_by_convolution(
-  x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], padding: int, dilation: int
-) -> jax.Array:
+  x: Float[Array, "b h w i"],
+  cotangent: Float[Array, "b height width o"],
+  *,
+  shape: tuple[int, int, int, int],
+  padding: int,
+  dilation: int,
+) -> Float[Array, "rows columns i o"]:
   """Gradient of a convolution of stride 1 to its kernel, as the library makes it.
 
   Args:
@@ -131,8 +145,13 @@ def kernel_gradient_by_convolution(
 
 
 def kernel_gradient_by_products(
-  x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], padding: int, dilation: int
-) -> jax.Array:
+  x: Float[Array, "b h w i"],
+  cotangent: Float[Array, "b height width o"],
+  *,
+  shape: tuple[int, int, int, int],
+  padding: int,
+  dilation: int,
+) -> Float[Array, "rows columns i o"]:
   """The same, as one matrix product over all pixels for each tap.
 
   The cotangent comes first, so that it is transposed once for all taps; the other way round, or
@@ -148,7 +167,9 @@ def kernel_gradient_by_products(
   return jnp.stack(taps).swapaxes(1, 2).reshape(shape)
 
 
-def depthwise_convolve(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+def depthwise_convolve(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "rows columns c"], dilation: int = 1
+) -> Float[Array, "b h w c"]:
   """A convolution of stride 1 of each channel by itself, zeros around the image.
 
   As sums of shifted products, which a compiler makes one pass over the image: libraries are slow
@@ -195,8 +216,8 @@ _depthwise_convolution.defvjp(_depthwise_convolution_forward, _depthwise_convolu
 
 
 @jax.custom_vjp
-def rectified_sum(x: jax.Array, y: jax.Array) -> jax.Array:
-  """max(x + y, 0), where a residual block ends; two arrays of one shape. Its gradient at 0 is 0.
+def rectified_sum(x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """max(x + y, 0), where a residual block ends. Its gradient at 0 is 0.
 
   It is equal to the last bit, for finite numbers. But compilers, that for CPUs at least, take a
   maximum with a constant for so cheap that they compute it again wherever it is read, and with it

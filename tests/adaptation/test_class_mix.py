@@ -39,5 +39,9 @@ def test_mix_takes_source_where_the_mask_is_true(random):
   np.testing.assert_array_equal(mixed, np.where(mask[..., None], source, target))
   mixed = class_mix.mix(jnp.asarray(mask), jnp.asarray(source[..., 0]), jnp.asarray(target[..., 0]))
   np.testing.assert_array_equal(mixed, np.where(mask, source[..., 0], target[..., 0]))
+
+
+def test_mix_refuses_two_shapes(unchecked_shapes):
+  mask = jnp.ones((2, 3, 5), bool)
   with pytest.raises(ValueError, match=r"\(2, 3, 5\).*\(2, 3, 1\)"):
-    class_mix.mix(jnp.asarray(mask), jnp.zeros((2, 3, 5)), jnp.zeros((2, 3, 1)))
+    class_mix.mix(mask, jnp.zeros((2, 3, 5)), jnp.zeros((2, 3, 1)))
