@@ -25,7 +25,7 @@ import jaxtyping
 
 # Shapes in signatures are checked wherever tests call these.
 _CHECKED = {
-  "corda_jax": ("losses", "metrics", "resize"),
+  "corda_jax": ("color_jitter", "losses", "metrics", "resize"),
   "corda_jax.adaptation": (
     *("class_mix", "depth_heads", "mixing", "pseudo_labels", "strong_augmentation"),
   ),

@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from corda_jax.adaptation import strong_augmentation
+from corda_jax.color_jitter import color_jitter, draw_jitter
 from corda_jax.configuration import check_above, check_within
 from corda_jax.depth.motion import explaining_views, image_names, predict_poses, temporal_views
 from corda_jax.depth.photometric import PhotometricOptions, photometric_loss
@@ -102,7 +102,7 @@ def draw(key: jax.Array, batch: int, config: DepthMethod) -> dict[str, Any]:
     "flip", "use_jitter" bool[B]; "jitter" as of `draw_jitter`; "noise", a key.
   """
   keys = jax.random.split(key, 4)
-  jitter = strong_augmentation.draw_jitter(keys[2], batch, strength=config.jitter_strength)
+  jitter = draw_jitter(keys[2], batch, strength=config.jitter_strength)
   # As released: the hue turns half as far as the other three change.
   jitter["hue"] = jitter["hue"] / 2
   return {
@@ -253,7 +253,7 @@ def jittered_input(
     draws: random choices of `draw`.
     normalization: from colours to network input.
   """
-  jittered = strong_augmentation.color_jitter(unit, draws["jitter"], brightness_mode="multiply")
+  jittered = color_jitter(unit, draws["jitter"], brightness_mode="multiply")
   unit = jnp.where(draws["use_jitter"][:, None, None, None], jittered, unit)
   if normalization.bgr:
     unit = unit[..., ::-1]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from corda_jax.adaptation.pseudo_labels import confident_fraction
-from corda_jax.adaptation.strong_augmentation import color_jitter, gaussian_blur
+from corda_jax.adaptation.strong_augmentation import gaussian_blur
 from corda_jax.adaptation.terms.base import Context, Pass
+from corda_jax.color_jitter import color_jitter
 from corda_jax.losses import berhu, cross_entropy
 from corda_jax.models.normalization import Normalization
 from corda_jax.resize import resize_aligned

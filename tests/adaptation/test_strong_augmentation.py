@@ -1,5 +1,3 @@
-import colorsys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,54 +11,7 @@ def test_kernel_of_the_released_crop():
   assert sa.blur_kernel_size(512) == 51
 
 
-def test_each_image_has_its_own_factors_and_order(float64, random):
-  images = jnp.asarray(random.uniform(size=(3, 4, 5, 3)))
-  draws = sa.draw_jitter(jax.random.key(3), 3, strength=0.25)
-  jitter = jax.jit(sa.color_jitter)
-  together = jitter(images, draws)
-  for i in range(3):
-    alone = jitter(images[i : i + 1], {k: v[i : i + 1] for k, v in draws.items()})
-    np.testing.assert_allclose(together[i], alone[0], atol=1e-15)
-
-
-def test_brightness_adds_or_multiplies(float64, random):
-  images = jnp.asarray(random.uniform(size=(2, 4, 5, 3)))
-  draws = {name: jnp.ones(2) for name in ("contrast", "saturation")} | {"hue": jnp.zeros(2)}
-  draws |= {"brightness": jnp.array([0.8, 1.2]), "order": jnp.tile(jnp.arange(4), (2, 1))}
-  factor = np.array([0.8, 1.2])[:, None, None, None]
-  for mode, expected in (("add", images + factor - 1), ("multiply", images * factor)):
-    got = sa.color_jitter(images, draws, brightness_mode=mode)
-    np.testing.assert_allclose(got, np.clip(expected, 0, 1), atol=1e-14)
-
-
-@pytest.mark.parametrize(("saturation", "hue"), [(0.7, 0.1), (1.0, 0.0), (1.2, -0.2)])
-def test_hue_and_saturation_agree_with_the_standard_library(float64, random, saturation, hue):
-  images = random.uniform(size=(1, 40, 3, 3))
-  images[0, 0] = [[0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5]]
-  images[0, 1] = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-  draws = {name: jnp.ones(1) for name in ("brightness", "contrast")}
-  draws |= {"saturation": jnp.array([saturation]), "hue": jnp.array([hue])}
-  draws |= {"order": jnp.arange(4)[None]}
-  got = jax.jit(sa.color_jitter)(jnp.asarray(images), draws)
-
-  def changed(color):
-    h, s, v = colorsys.rgb_to_hsv(*color)
-    return colorsys.hsv_to_rgb((h + hue) % 1, min(saturation * s, 1), v)
-
-  expected = [[changed(color) for color in row] for row in images[0]]
-  np.testing.assert_allclose(got[0], expected, atol=1e-14)
-
-
-def test_draws_cover_their_ranges():
-  draws = sa.draw_jitter(jax.random.key(0), 4000, strength=0.25)
-  for name, center in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):
-    values = np.asarray(draws[name])
-    np.testing.assert_allclose(
-      [values.min(), values.max()], [center - 0.25, center + 0.25], atol=3e-3
-    )
-    np.testing.assert_allclose(values.mean(), center, atol=0.01)
-  assert (np.sort(draws["order"], axis=1) == np.arange(4)).all()
-  assert len(np.unique(draws["order"], axis=0)) == 24
+def test_sigmas_cover_their_range():
   sigma = np.asarray(sa.draw_blur(jax.random.key(0), 4000, sigma_range=(0.15, 1.15)))
   np.testing.assert_allclose([sigma.min(), sigma.max()], [0.15, 1.15], atol=3e-3)
 

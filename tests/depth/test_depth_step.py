@@ -8,7 +8,7 @@ import optax
 import pytest
 from scipy.spatial.transform import Rotation
 
-from corda_jax.adaptation.strong_augmentation import color_jitter
+from corda_jax.color_jitter import color_jitter
 from corda_jax.depth.camera import stereo_matrix, synthesize_view
 from corda_jax.depth.step import DepthMethod, draw, flip_views
 from corda_jax.depth.task import DepthTask

@@ -9,6 +9,7 @@ import numpy as np
 
 from corda_jax import losses, metrics
 from corda_jax.adaptation import strong_augmentation
+from corda_jax.color_jitter import color_jitter
 from corda_jax.resize import resize_aligned
 from tests.golden.released_run import STORED, Measure, relative
 
@@ -58,7 +59,7 @@ def augment_file(path: Path) -> Iterator[Measure]:
       names = ("brightness", "contrast", "saturation", "hue")
       draws = {name: jnp.asarray(z[f"{case}/{name}_factor"]) for name in names}
       draws["order"] = jnp.tile(jnp.asarray(z[f"{case}/order"]), (len(image), 1))
-      got, bound = jax.jit(strong_augmentation.color_jitter)(image, draws), STORED
+      got, bound = jax.jit(color_jitter)(image, draws), STORED
     else:
       sizes = [strong_augmentation.blur_kernel_size(n) for n in image.shape[1:3]]
       desired = list(z[f"{case}/kernel_size"])

@@ -1,0 +1,100 @@
+"""Colour jitter, on the device.
+
+Values are 0..1; which colour each of the three channels is does not matter to their distribution.
+Semantics follow kornia 0.4.1, which the release uses.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from corda_jax.typing import Array, Float, Key
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+def draw_jitter(key: Key[Array, ""], batch: int, *, strength: float) -> dict[str, Array]:
+  """Draws the factors and the order of `color_jitter`, independently for each image.
+
+  Args:
+    key: PRNG key.
+    batch: number of images.
+    strength: s; brightness, contrast and saturation are U(1 - s, 1 + s), hue is U(-s, s).
+
+  Returns:
+    "brightness", "contrast", "saturation", "hue": float32[batch]; "order": int32[batch, 4].
+  """
+  factor_key, order_key = jax.random.split(key)
+  factors = jax.random.uniform(factor_key, (4, batch), minval=-strength, maxval=strength)
+  order = jnp.argsort(jax.random.uniform(order_key, (batch, 4)), axis=1)
+  return {
+    "brightness": 1 + factors[0],
+    "contrast": 1 + factors[1],
+    "saturation": 1 + factors[2],
+    "hue": factors[3],
+    "order": order.astype(jnp.int32),
+  }
+
+
+def color_jitter(
+  images: Float[Array, "b h w 3"], draws: Mapping[str, Array], *, brightness_mode: str = "add"
+) -> Float[Array, "b h w 3"]:
+  """Changes brightness, contrast, saturation and hue, in an order of its own for each image.
+
+  Contrast multiplies. Brightness and contrast clip to 0..1. Saturation scales S and hue turns H by
+  factor turns, in HSV.
+
+  Args:
+    images: [B, H, W, 3], 0..1.
+    draws: random choices of `draw_jitter`; "order" holds 0 brightness, 1 contrast, 2 saturation, 3
+      hue.
+    brightness_mode: "add" (factor - 1) to every channel, as released; or "multiply" by the factor,
+      as later libraries do.
+
+  Returns:
+    [B, H, W, 3], 0..1.
+  """
+
+  def factor(name):
+    return draws[name].astype(images.dtype)[:, None, None, None]
+
+  brightness, contrast = factor("brightness"), factor("contrast")
+  saturation, hue = factor("saturation")[..., 0], factor("hue")[..., 0]
+
+  def apply(images, operation):
+    operation = operation[:, None, None, None]
+    bright = images + (brightness - 1) if brightness_mode == "add" else images * brightness
+    plain = jnp.clip(jnp.where(operation == BRIGHTNESS, bright, images * contrast), 0, 1)
+    # One conversion serves both operations of HSV.
+    h, s, v = _to_hsv(images)
+    s = jnp.where(operation[..., 0] == SATURATION, jnp.clip(s * saturation, 0, 1), s)
+    h = jnp.where(operation[..., 0] == HUE, h + hue, h)
+    return jnp.where(operation <= CONTRAST, plain, _from_hsv(h, s, v)), None
+
+  images, _ = jax.lax.scan(apply, images, draws["order"].T)
+  return images
+
+
+def _to_hsv(images: Array) -> tuple[Array, Array, Array]:
+  """Hue in turns, saturation and value of [..., 3] in 0..1."""
+  r, g, b = images[..., 0], images[..., 1], images[..., 2]
+  value, low = images.max(-1), images.min(-1)
+  chroma = value - low
+  safe = jnp.where(chroma > 0, chroma, 1)
+  hue = jnp.where(
+    value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+  )
+  saturation = jnp.where(value > 0, chroma / jnp.where(value > 0, value, 1), 0)
+  return (hue / 6) % 1, saturation, value
+
+
+def _from_hsv(hue: Array, saturation: Array, value: Array) -> Array:
+  """Inverse of `_to_hsv` for any real hue: channel n is v - v s clip(min(k, 4 - k), 0, 1)."""
+  position = hue * 6
+
+  def channel(n):
+    k = (n + position) % 6
+    return value - value * saturation * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+  return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)
