@@ -74,49 +74,6 @@ def depth_sheet(
   write_sheet(_depth_rows(pictures, views), title, path)
 
 
-def depth_comparison(
-  image: np.ndarray,
-  truth: np.ndarray,
-  depths: Mapping[str, np.ndarray],
-  *,
-  title: str,
-  path: Path,
-) -> None:
-  """Writes a PNG with one column per frame: several depths in one colour scale, and their errors.
-
-  Args:
-    image: uint8 RGB [N, H, W, 3].
-    truth: [N, H, W], metres; NaN where unknown.
-    depths: name → [N, H, W], metres.
-    title: title at the top.
-    path: path of the PNG, which is written atomically.
-  """
-  write_sheet(_comparison_rows(image, truth, depths), title, path)
-
-
-def _comparison_rows(
-  image: np.ndarray, truth: np.ndarray, depths: Mapping[str, np.ndarray]
-) -> list[tuple[str, np.ndarray]]:
-  known = ~np.isnan(truth)
-  nearness = -np.log(np.where(known, truth, np.nanmax(truth)))
-  low, high = np.percentile(nearness[known], (1, 99))
-
-  def shown(nearness):
-    return colorize(nearness, low, high, "inferno")
-
-  rows = [
-    ("image", image),
-    ("truth\n(bright: near,\nblack: unknown)", shown(nearness) * known[..., None]),
-  ]
-  for name, depth in depths.items():
-    error = np.where(known, np.abs(depth - truth) / truth, 0)
-    rows.append((name, shown(-np.log(depth))))
-    rows.append(
-      (f"{name}: error\n(bright: half of\nthe truth or more)", colorize(error, 0, 0.5, "magma"))
-    )
-  return rows
-
-
 def write_sheet(
   rows: Sequence[tuple[str, np.ndarray]],
   title: str,

@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.ablation import depth as depth_ablation
 from benchmarks.ablation import pseudo_labels, variants, world
 from benchmarks.ablation import run as ablation
 from benchmarks.ablation.oracles import frames_of_variant
 from benchmarks.ablation.report import Run, table
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.visualize import colorize
 from data_pipelines.input_pipeline import as_numpy, evaluation_dataset, train_dataset
 from data_pipelines.prepare import provide
 from data_pipelines.street_world import formats
@@ -186,3 +188,30 @@ def test_the_area_under_the_curve():
   assert pseudo_labels.auroc(doubt, wrong) == pytest.approx((3 + 1.5) / 6)
   assert pseudo_labels.auroc(-doubt, wrong) == pytest.approx(1 - 4.5 / 6)
   assert np.isnan(pseudo_labels.auroc(doubt, wrong & False))
+
+
+def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path, monkeypatch):
+  sheets, write = [], depth_ablation.write_sheet
+
+  def recorded(rows, title, path):
+    sheets.append(rows)
+    write(rows, title, path)
+
+  monkeypatch.setattr(depth_ablation, "write_sheet", recorded)
+  truth = np.geomspace(4, 80, 240).reshape(1, 12, 20)
+  truth[0, 0] = np.nan
+  image = np.full((1, 12, 20, 3), 7, np.uint8)
+  equal = np.where(np.isnan(truth), 9, truth)
+  depths = {"equal": equal, "far": np.full(truth.shape, 80.0), "fifth": 1.2 * equal}
+  sheet = tmp_path / "sheet.png"
+  depth_ablation.depth_comparison(image, truth, depths, title="a title", path=sheet)
+  assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+  _, shown, equal, no_error, far, error, _, fifth = (row for _, row in sheets[0])
+  np.testing.assert_array_equal(fifth[0, 1:], colorize(np.full((11, 20), 0.2), 0, 0.5, "magma"))
+  np.testing.assert_array_equal(equal[0, 1:], shown[0, 1:])
+  assert (shown[0, 0] == 0).all()
+  assert (no_error == no_error[0, 5, 5]).all()
+  np.testing.assert_array_equal(far[0, 3, 3], shown[0, -1, -1])
+  brightness = error[0, 1:].sum(-1).ravel()
+  assert (np.diff(brightness.astype(int)) <= 0).all()  # the nearer the truth, the larger the error
+  assert (error[0, 0] == no_error[0, 5, 5]).all()  # unknown: none

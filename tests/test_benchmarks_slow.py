@@ -412,7 +412,7 @@ def check_loss_scales(folder, monkeypatch, capsys):
     assert sum(shares[:-2]) == pytest.approx(100, abs=0.5)
   experiment = AdaptationTask.from_config(inspection.config_of_run(folder))
   trained = restore_state(experiment, folder)
-  losses = experiment.make_losses()
+  losses = experiment.at_precision(experiment.step.weighted_losses)
   parts = {"ce_mix": ["ce_mix"], "other": [x for x in names if x[:3] == "ce_" and x != "ce_mix"]}
   parts |= {segmentation: names[4:], all_depth: names[:4]}
 

@@ -115,28 +115,6 @@ def test_rows_of_a_depth_sheet_show_what_they_are_named_after(sheets):
   assert views[5].sum() > views[2].sum()  # errors
 
 
-def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path, sheets):
-  truth = np.geomspace(4, 80, 240).reshape(1, 12, 20)
-  truth[0, 0] = np.nan
-  image = np.full((1, 12, 20, 3), 7, np.uint8)
-  equal = np.where(np.isnan(truth), 9, truth)
-  depths = {"equal": equal, "far": np.full(truth.shape, 80.0), "fifth": 1.2 * equal}
-  sheet = tmp_path / "sheet.png"
-  visualize.depth_comparison(image, truth, depths, title="a title", path=sheet)
-  assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
-  _, shown, equal, no_error, far, error, _, fifth = (row for _, row in sheets[0])
-  np.testing.assert_array_equal(
-    fifth[0, 1:], visualize.colorize(np.full((11, 20), 0.2), 0, 0.5, "magma")
-  )
-  np.testing.assert_array_equal(equal[0, 1:], shown[0, 1:])
-  assert (shown[0, 0] == 0).all()
-  assert (no_error == no_error[0, 5, 5]).all()
-  np.testing.assert_array_equal(far[0, 3, 3], shown[0, -1, -1])
-  brightness = error[0, 1:].sum(-1).ravel()
-  assert (np.diff(brightness.astype(int)) <= 0).all()  # the nearer the truth, the larger the error
-  assert (error[0, 0] == no_error[0, 5, 5]).all()  # unknown: none
-
-
 def test_both_depth_heads_of_training_have_one_scale_of_colours(sheets):
   shape = (1, 4, 5)
   near, far = np.full(shape, 200.0), np.full(shape, 20.0)

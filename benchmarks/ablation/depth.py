@@ -14,11 +14,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks.ablation.scores import miou_table
 from benchmarks.ablation.seeds import run_once, run_seed
@@ -33,7 +34,7 @@ from corda_jax.errors import UserError
 from corda_jax.main import run
 from corda_jax.metrics import DEPTH_ERRORS
 from corda_jax.training.restore import restore_state
-from corda_jax.visualize import depth_comparison
+from corda_jax.visualize import colorize, write_sheet
 from data_pipelines.input_pipeline import as_numpy, evaluation_dataset
 
 TITLE = "target depth from"
@@ -140,6 +141,49 @@ def _sheet(networks: dict[str, dict[str, Any]], workdir: Path) -> Path:
   title = "Depth learned from stereo, from video (times one factor) and from both"
   depth_comparison(pictures["image"], pictures["truth"], depths, title=title, path=path)
   return path
+
+
+def depth_comparison(
+  image: np.ndarray,
+  truth: np.ndarray,
+  depths: Mapping[str, np.ndarray],
+  *,
+  title: str,
+  path: Path,
+) -> None:
+  """Writes a PNG with one column per frame: several depths in one colour scale, and their errors.
+
+  Args:
+    image: uint8 RGB [N, H, W, 3].
+    truth: [N, H, W], metres; NaN where unknown.
+    depths: name → [N, H, W], metres.
+    title: title at the top.
+    path: path of the PNG, which is written atomically.
+  """
+  write_sheet(_comparison_rows(image, truth, depths), title, path)
+
+
+def _comparison_rows(
+  image: np.ndarray, truth: np.ndarray, depths: Mapping[str, np.ndarray]
+) -> list[tuple[str, np.ndarray]]:
+  known = ~np.isnan(truth)
+  nearness = -np.log(np.where(known, truth, np.nanmax(truth)))
+  low, high = np.percentile(nearness[known], (1, 99))
+
+  def shown(nearness):
+    return colorize(nearness, low, high, "inferno")
+
+  rows = [
+    ("image", image),
+    ("truth\n(bright: near,\nblack: unknown)", shown(nearness) * known[..., None]),
+  ]
+  for name, depth in depths.items():
+    error = np.where(known, np.abs(depth - truth) / truth, 0)
+    rows.append((name, shown(-np.log(depth))))
+    rows.append(
+      (f"{name}: error\n(bright: half of\nthe truth or more)", colorize(error, 0, 0.5, "magma"))
+    )
+  return rows
 
 
 def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def scales(folder: Path, batches: int) -> tuple[Scales, Scales]:
   """
   task = AdaptationTask.from_config(config_of_run(folder))
   trained = restore_state(task, folder)
-  of_batch = jax.jit(_of_batch(task.make_losses()))
+  of_batch = jax.jit(_of_batch(task.at_precision(task.step.weighted_losses)))
   found: tuple[list[Scales], list[Scales]] = ([], [])
   states = task.initial_state().replace(step=trained.step), trained  # part of the random key
   for _, inputs, key in later_batches(task, folder, int(trained.step), batches):

@@ -15,7 +15,7 @@ from corda_jax import checks
 from corda_jax.adaptation.evaluate import Evaluator
 from corda_jax.adaptation.pictures import step_maps
 from corda_jax.adaptation.scores import format_scores
-from corda_jax.adaptation.step import AdaptationStep, Maps, Metrics
+from corda_jax.adaptation.step import AdaptationStep, Maps
 from corda_jax.configuration import build
 from corda_jax.labels import ClassList
 from corda_jax.models.build import build_common, build_network
@@ -185,10 +185,6 @@ class AdaptationTask(Task):
   def make_maps(self) -> Callable[..., Maps]:
     """The pure maps(state, batch, key) of what a step sees, not compiled."""
     return self.at_precision(functools.partial(step_maps, self.step))
-
-  def make_losses(self) -> Callable[..., Metrics]:
-    """The pure losses(params, state, batch, key) of what a step minimises, not compiled."""
-    return self.at_precision(self.step.weighted_losses)
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:

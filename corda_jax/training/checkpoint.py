@@ -111,10 +111,6 @@ class Checkpoints:
         self._seal(step)
       self._saving = None
 
-  def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint, or None."""
-    return max(whole_checkpoints(self._workdir), default=None)
-
   def newest_undamaged(self) -> int | None:
     """Step of the newest undamaged checkpoint, or None if there is none.
 
@@ -141,7 +137,7 @@ class Checkpoints:
           "resumes from the one before it."
         )
     self._manager.reload()
-    return self.latest_step()
+    return max(whole_checkpoints(self._workdir), default=None)
 
   def damage(self, step: int) -> str | None:
     """Describes the damage to the files of a checkpoint in a few words; None if they are intact.

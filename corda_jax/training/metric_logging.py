@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from corda_jax.errors import first_line
+
 
 class CurvesWriter:
   """Writes TensorBoard files in the background.
@@ -54,12 +56,20 @@ def curves_writer(workdir: Path, create: Callable[..., Any]) -> Iterator[CurvesW
 
 
 @contextlib.contextmanager
-def not_fatal(what: str) -> Iterator[None]:
-  """Reports a full disk after a complete run instead of failing."""
+def not_fatal(
+  what: str, *, then: str = "the run is complete", say: Callable[[str], None] = print
+) -> Iterator[None]:
+  """Reports a failed write, such as on a full disk, instead of raising it.
+
+  Args:
+    what: what is written.
+    then: what becomes of the run.
+    say: prints the message.
+  """
   try:
     yield
-  except OSError as error:
-    print(f"{what} cannot be written ({error}); the run is complete")
+  except (OSError, jax.errors.JaxRuntimeError) as error:
+    say(f"{what} cannot be written ({first_line(error)}); {then}")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The training loop of all tasks: steps, curves, evaluations, checkpoints, resuming."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from corda_jax.errors import Preempted, UserError, first_line
+from corda_jax.errors import Preempted, UserError
 from corda_jax.retries import Retries
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.evaluate import draw_evaluation
 from corda_jax.training.history import History
+from corda_jax.training.metric_logging import not_fatal
 from corda_jax.training.preemption import Preemption
 from corda_jax.training.progress import Progress
 from corda_jax.training.run_files import whole_checkpoints, write_json
@@ -87,6 +89,9 @@ class _Run:
         checkpoints=self._whole_checkpoints,
         say=lambda text: self._progress.message(text),
       ).read,
+    )
+    self._not_fatal = functools.partial(
+      not_fatal, then="the run continues", say=self._progress.message
     )
 
   def _initial_or_restored(self):
@@ -176,14 +181,6 @@ class _Run:
         self._writer.write_scalars(until, curves)
       with self._not_fatal("the history"):
         self._history.add_curves(until, curves)
-
-  @contextlib.contextmanager
-  def _not_fatal(self, what):
-    """Reports a failed write, such as on a full disk, and lets training continue."""
-    try:
-      yield
-    except (OSError, jax.errors.JaxRuntimeError) as error:
-      self._progress.message(f"{what} cannot be written ({first_line(error)}); the run continues")
 
   def _draw_training(self, step, batch, key):
     """Writes the sheet of a training batch."""

@@ -45,10 +45,6 @@ class Camera:
     """World points [..., 3] → camera axes [..., 3]."""
     return (points - self.position) @ self.rotation
 
-  def to_world(self, points: np.ndarray) -> np.ndarray:
-    """Points in camera axes [..., 3] → world [..., 3]."""
-    return points @ self.rotation.T + self.position
-
   def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """World points [..., 3] → pixel coordinates (u, v) [..., 2] and z-depth [...] in metres."""
     local = self.to_camera(points)

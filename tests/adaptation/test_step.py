@@ -237,7 +237,7 @@ def test_the_losses_by_themselves_are_those_of_the_step():
   task, *_, state, _ = compiled()
   batch, key = task.batch_inputs(tiny.get_batch(3)), jax.random.key(0)
   metrics = jax.jit(task.make_step())(state, batch, key)[1]
-  losses = jax.jit(task.make_losses())(state.params, state, batch, key)
+  losses = jax.jit(task.at_precision(task.step.weighted_losses))(state.params, state, batch, key)
   assert losses.keys() == {name for name in metrics if name.startswith(("ce_", "berhu_"))}
   np.testing.assert_allclose(sum(losses.values()), metrics["total"], rtol=1e-4)
   np.testing.assert_allclose(losses["ce_mix"], metrics["ce_mix"], rtol=1e-4)

@@ -296,7 +296,7 @@ def test_newest_and_best_checkpoints_stay(tmp_path):
   checkpoints.close()
   assert steps_in(tmp_path / "checkpoints") == [2, 5, 6]
   checkpoints = Checkpoints(tmp_path)
-  assert (checkpoints.latest_step(), best_checkpoint(tmp_path)) == (6, 2)
+  assert (checkpoints.newest_undamaged(), best_checkpoint(tmp_path)) == (6, 2)
   with pytest.raises(UserError, match=r"another network: 1 arrays"):
     checkpoints.restore(6, state(6) | {"weights": jnp.zeros((3, 3))})
   checkpoints.close()

@@ -13,6 +13,7 @@ from corda_jax.errors import UserError
 from data_pipelines.street_world import domains, primitives, render, textures
 from data_pipelines.street_world import gap as gap_lib
 from data_pipelines.street_world import scene as scene_lib
+from tests.data_pipelines.street_world.points import to_world
 
 HEIGHT, WIDTH = 64, 128
 DOMAINS = (domains.SYNTHETIC, domains.REAL)
@@ -91,7 +92,7 @@ def test_views_agree(domain, step, right):
     scene, here = view(plain(domain), (5, k))
     _, there = view(plain(domain), (5, k), step=step, right=right)
     known = np.isfinite(here.depth).ravel()
-    points = here.camera.to_world((here.camera.rays() * np.where(known, here.depth.ravel(), 1)).T)
+    points = to_world(here.camera, (here.camera.rays() * np.where(known, here.depth.ravel(), 1)).T)
     speed = np.zeros((int(scene.instance.max()) + 1, 3))
     speed[scene.instance[:-1]] = scene.velocity
     pixels, depth = there.camera.project(
@@ -128,7 +129,7 @@ def test_views_agree_in_colour(step, right):
     _, here = view(domain, (6, k), height=128, width=256)
     _, there = view(domain, (6, k), height=128, width=256, step=step, right=right)
     road = (here.label == 0).ravel() & (here.depth.ravel() < 12)
-    points = here.camera.to_world((here.camera.rays()[:, road] * here.depth.ravel()[road]).T)
+    points = to_world(here.camera, (here.camera.rays()[:, road] * here.depth.ravel()[road]).T)
     pixels, _ = there.camera.project(points)
     moved = np.stack(
       [
@@ -278,7 +279,7 @@ def test_bodies_are_lit_as_they_face_the_sun():
   frame = render.render(scene, height=HEIGHT, width=WIDTH)
   sun = render.draw_light(domain, entropy).sun
   flat = frame.instance.ravel()
-  points = frame.camera.to_world((frame.camera.rays() * np.where(flat, frame.depth.ravel(), 1)).T)
+  points = to_world(frame.camera, (frame.camera.rays() * np.where(flat, frame.depth.ravel(), 1)).T)
   facing, shown = [], []
   for k, body in enumerate(bodies):
     seen = flat == k + 1
