@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     ended = False
     while not ended:
       process = _start(options.command, killed)
-      how = kills < options.kills and kill(process, killed, moments, seconds, kills % 2 == 1)
+      how = kills < options.kills and kill(
+        process, killed, moments, longest=seconds, in_save=kills % 2 == 1
+      )
       if how:
         saving += how == "saving"
         kills += 1
@@ -78,7 +80,12 @@ def _start(command: list[str], workdir: Path) -> subprocess.Popen:
 
 
 def kill(
-  process: subprocess.Popen, workdir: Path, moments: random.Random, longest: float, in_save: bool
+  process: subprocess.Popen,
+  workdir: Path,
+  moments: random.Random,
+  *,
+  longest: float,
+  in_save: bool,
 ) -> str:
   """Sends SIGKILL at a random moment.
 

@@ -250,7 +250,7 @@ def test_evaluation(stub, tmp_path, monkeypatch, capsys):
   def report_of(device_milliseconds):
     device = [evaluation.Part("network", 1, device_milliseconds)]
     host, whole = [evaluation.Part("batches", 1, 20.0)], evaluation.Part("all", 1, 1.0)
-    return evaluation.report(host, 2, 100.0, device, whole)
+    return evaluation.report(host, device, whole, threads=2, feed=100.0)
 
   assert re.search(r"device bounds .* 50.0 %", report_of(20.0))
   assert re.search(r"host bounds .* 100.0 %", report_of(5.0))

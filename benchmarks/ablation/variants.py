@@ -103,7 +103,7 @@ SIZES: dict[str, dict[str, Any]] = {"small": {}, "large": _LARGE}
 
 
 def variant_config(
-  variant: str, source: str, size: str, settings: dict[str, Any], base: str = "demo"
+  variant: str, source: str, size: str, settings: dict[str, Any], *, base: str = "demo"
 ) -> Any:
   """The configuration of a run, except its seed.
 

@@ -76,7 +76,7 @@ def load_source(
     depth = cv2.resize(depth, (width, height), interpolation=method)
     image, label = np.array(image), np.array(label)
   with watch("crop"):
-    image, label, depth = _crop(image, label, depth, crop, corner)
+    image, label, depth = _crop(image, label, depth, crop=crop, corner=corner)
   with watch("map the label"):
     table = labels.CITYSCAPES_TO_TRAIN if dataset == "gta5" else labels.SYNTHIA_TO_TRAIN
     mapped = np.full(label.shape, labels.IGNORE, np.float32)
@@ -138,7 +138,7 @@ def load_target(
       for values, kind in zip(arrays, filters, strict=True)
     )
   with watch("crop"):
-    image, label, depth = _crop(image, label, depth, crop, corner)
+    image, label, depth = _crop(image, label, depth, crop=crop, corner=corner)
   with watch("convert"):
     # As released: once more through Pillow, at the same size, with the classes counted before and
     # after, and without the ignored ones.
@@ -163,7 +163,7 @@ def _open(path: str) -> Image.Image:
   return image
 
 
-def _crop(image, label, depth, crop, corner):
+def _crop(image, label, depth, *, crop, corner):
   """Crops by way of Pillow, as released."""
   top, left = corner
   box = (left, top, left + crop[1], top + crop[0])

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
   host = time_host(config.data)
   threads, feed = time_pipeline(config.data)
   device, whole, flops = time_device(config, options.network_frames)
-  print(report(host, threads, feed, device, whole))
+  print(report(host, device, whole, threads=threads, feed=feed))
   print(f"The network's forward pass is {flops / 1e9:.0f} GFLOP a frame.")
 
 
@@ -205,8 +205,16 @@ def _time(
   return 1e3 * (clock() - start) / len(items)
 
 
-def report(host: list[Part], threads: int, feed: float, device: list[Part], whole: Part) -> str:
-  """The table as Markdown, and what bounds the evaluation."""
+def report(host: list[Part], device: list[Part], whole: Part, *, threads: int, feed: float) -> str:
+  """The table as Markdown, and what bounds the evaluation.
+
+  Args:
+    host: parts of the input pipeline on one core; the last is all of them.
+    device: parts on the device.
+    whole: the whole evaluation.
+    threads: threads of the input pipeline.
+    feed: frames a second that these make.
+  """
   lines = ["| part | frames timed | ms a frame |", "|---|---|---|"]
   for where, parts in (("host, one core", host), ("device", device), ("together", [whole])):
     lines += [f"| {where}: {p.name} | {p.frames} | {p.milliseconds:.1f} |" for p in parts]

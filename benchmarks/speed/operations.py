@@ -124,17 +124,17 @@ def _convolution(image: Any, kernel: Any, result: Any, params: dict[str, Any]) -
       image.shape[dimensions.lhs_spec[2 + spatial]],
       kernel.shape[dimensions.rhs_spec[2 + spatial]],
       result.shape[dimensions.out_spec[2 + spatial]],
-      params["window_strides"][spatial],
-      params["padding"][spatial][0],
-      params["lhs_dilation"][spatial],
-      params["rhs_dilation"][spatial],
+      stride=params["window_strides"][spatial],
+      padding=params["padding"][spatial][0],
+      spread=params["lhs_dilation"][spatial],
+      dilation=params["rhs_dilation"][spatial],
     )
   batch, features = (result.shape[axis] for axis in dimensions.out_spec[:2])
   return 2 * batch * features * kernel.shape[dimensions.rhs_spec[1]] * taps
 
 
 def _taps(
-  size: int, kernel: int, result: int, stride: int, padding: int, spread: int, dilation: int
+  size: int, kernel: int, result: int, *, stride: int, padding: int, spread: int, dilation: int
 ) -> int:
   """Pairs of an output's place and a kernel's tap that meet a value of the input, on one axis.
 

@@ -106,10 +106,10 @@ class FolderFiles:
         required.append("depth")
       optional = [*views, "label", *(("depth",) if depth != "none" else ())]
       why = f"depth is {depth!r}" if depth != "none" else f"views are {tuple(views)}"
-      found = _patterns(config[split], split, ["image", *required], optional, why)
+      found = _patterns(config[split], split, ["image", *required], optional=optional, why=why)
       if camera is None and (views or (stereo and "depth" in found)):
         reason = f"views are {tuple(views)}" if views else why
-        found |= _patterns(config[split], split, ["camera"], (), reason)
+        found |= _patterns(config[split], split, ["camera"], why=reason)
       elif camera is not None and config[split]["camera"]:
         raise UserError(
           f"folder.{split}.camera and folder.camera.intrinsics are both set: leave one of them "
@@ -178,7 +178,7 @@ class FolderFiles:
 
 
 def _patterns(
-  config: Any, split: str, required: Sequence[str], optional: Sequence[str], why: str
+  config: Any, split: str, required: Sequence[str], *, optional: Sequence[str] = (), why: str
 ) -> dict[str, Pattern]:
   patterns = {}
   for kind in dict.fromkeys((*required, *optional)):

@@ -55,17 +55,21 @@ def real_city(gap: float) -> Domain:
     REAL,
     **{
       name: _mix(
-        getattr(SYNTHETIC, name), getattr(REAL, name), gap, *_LIMITS.get(name, (0.0, math.inf))
+        getattr(SYNTHETIC, name),
+        getattr(REAL, name),
+        gap,
+        limits=_LIMITS.get(name, (0.0, math.inf)),
       )
       for name in look
     },
   )
 
 
-def _mix(start: Any, end: Any, share: float, low: float, high: float) -> Any:
+def _mix(start: Any, end: Any, share: float, *, limits: tuple[float, float]) -> Any:
   """Mixes nested values number by number, within limits."""
   if isinstance(start, Mapping):
-    return {key: _mix(start[key], end[key], share, low, high) for key in start}
+    return {key: _mix(start[key], end[key], share, limits=limits) for key in start}
   if isinstance(start, tuple):
-    return tuple(_mix(a, b, share, low, high) for a, b in zip(start, end, strict=True))
+    return tuple(_mix(a, b, share, limits=limits) for a, b in zip(start, end, strict=True))
+  low, high = limits
   return min(max(start + share * (end - start), low), high)
