@@ -162,7 +162,7 @@ class AdaptationStep:
       terms = {name: trained[name].replace(params=own) for name, own in term_params.items()}
       student = state.replace(params=params, terms=state.terms | terms)
       contexts = self.contexts(student, inputs, draws, taught)
-      passed = student_passes(self.model, student, contexts, draws["kept"])
+      passed = student_passes(self.model, student, contexts, draws.get("kept", {}))
       found = self.find_losses(passed.passes, contexts)
       return sum(_weighted(found.losses).values()), (found, passed)
 
@@ -263,7 +263,7 @@ class AdaptationStep:
     inputs, draws = self.prepare(state, batch, key)
     contexts = self.contexts(state, inputs, draws, self.teach(state, inputs, draws))
     student = state.replace(params=params)
-    passed = student_passes(self.model, student, contexts, draws["kept"])
+    passed = student_passes(self.model, student, contexts, draws.get("kept", {}))
     return _weighted(self.find_losses(passed.passes, contexts).losses)
 
   def _update(self, state: TrainState, gradients: Any, term_gradients: Any) -> TrainState:
