@@ -25,7 +25,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True  # else fields that a docstring describes are reported twice
 # An extra, and what runs in another Python.
-autodoc_mock_imports = ["apache_beam", "torch"]
+autodoc_mock_imports = ["apache_beam", "torch", "transformers"]
 # Several classes have fields of one name, which a type of that name might mean.
 suppress_warnings = ["ref.python"]
 myst_heading_anchors = 3

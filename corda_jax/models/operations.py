@@ -17,6 +17,8 @@ from corda_jax.typing import Array, Float
 # Channels in and out from which a CPU makes a kernel's gradient by products
 # (`python -m benchmarks.speed.kernel_gradients`; docs/benchmarks.md).
 _PRODUCTS_FROM = 128
+# Numbers of an image from which a CPU makes the gradient of a depthwise kernel row by row.
+_ROWS_FROM = 2**20
 
 
 def channel_product(
@@ -187,7 +189,7 @@ def depthwise_convolve(
 
 
 def _shifted(x, shape, dilation):
-  """X at each tap of a kernel [rows, columns], zero outside: (row, column, [B, H, W, C])."""
+  """`x` at each tap of a kernel [rows, columns], zero outside: (row, column, [B, H, W, C])."""
   rows, columns = (dilation * (n // 2) for n in shape[:2])
   height, width = x.shape[1:3]
   x = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
@@ -207,12 +209,68 @@ def _depthwise_convolution_forward(x, kernel, dilation):
 
 def _depthwise_convolution_backward(dilation, residuals, cotangent):
   x, kernel = residuals
+  # Made once: a compiler would compute what leads to the cotangent again for each of its readers.
+  x, cotangent = jax.lax.optimization_barrier((x, cotangent))
   of_x = _depthwise_convolution(cotangent, kernel[::-1, ::-1], dilation)
-  taps = [(tap * cotangent).sum((0, 1, 2)) for *_, tap in _shifted(x, kernel.shape, dilation)]
-  return of_x, jnp.stack(taps).reshape(kernel.shape)
+  at_once = functools.partial(_kernel_gradient_at_once, shape=kernel.shape, dilation=dilation)
+  by_rows = functools.partial(_kernel_gradient_by_rows, shape=kernel.shape, dilation=dilation)
+  if x.size < _ROWS_FROM:
+    return of_x, at_once(x, cotangent)
+  return of_x, jax.lax.platform_dependent(x, cotangent, cpu=by_rows, default=at_once)
+
+
+def _kernel_gradient_at_once(x, cotangent, *, shape, dilation):
+  taps = [(tap * cotangent).sum((0, 1, 2)) for *_, tap in _shifted(x, shape, dilation)]
+  return jnp.stack(taps).reshape(shape)
+
+
+def _kernel_gradient_by_rows(x, cotangent, *, shape, dilation):
+  """The same, all taps of one row of the image after another: what a row reads stays in a cache."""
+  rows, columns = (dilation * (n // 2) for n in shape[:2])
+  _, height, width, channels = cotangent.shape
+  x = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+
+  def add_row(row, total):
+    of_row = jax.lax.dynamic_slice_in_dim(cotangent, row, 1, axis=1)
+    taps = []
+    for i, j in itertools.product(range(shape[0]), range(shape[1])):
+      seen = jax.lax.dynamic_slice_in_dim(x, row + dilation * i, 1, axis=1)
+      taps.append((seen[:, :, dilation * j : dilation * j + width] * of_row).sum((0, 1)))
+    return total + jnp.stack(taps)
+
+  start = jnp.zeros((shape[0] * shape[1], width, channels), x.dtype)
+  return jax.lax.fori_loop(0, height, add_row, start).sum(1).reshape(shape)
 
 
 _depthwise_convolution.defvjp(_depthwise_convolution_forward, _depthwise_convolution_backward)
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """The Gaussian error linear unit, exact: x Phi(x) (Hendrycks and Gimpel, 2016).
+
+  Of what it computes, the gradient keeps `x` alone. Compilers make it once: they would compute it,
+  and what it is made of, again for each of its readers.
+  """
+  x = jax.lax.optimization_barrier(x)
+  return jax.lax.optimization_barrier(x * _normal_distribution(x))
+
+
+def _normal_distribution(x):
+  return 0.5 * (1 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
+
+
+def _gelu_forward(x):
+  return gelu(x), x
+
+
+def _gelu_backward(x, cotangent):
+  x, cotangent = jax.lax.optimization_barrier((x, cotangent))
+  density = jnp.exp(-0.5 * jnp.square(x)) * jnp.asarray((2 * jnp.pi) ** -0.5, x.dtype)
+  return (cotangent * (_normal_distribution(x) + x * density),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 @jax.custom_vjp

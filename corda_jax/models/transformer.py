@@ -119,7 +119,13 @@ def scanned(
     The class of a module from x, the factors of all blocks, and others, to x and the outputs of all
     blocks, stacked.
   """
-  one: Any = nn.remat(block, prevent_cse=False) if rematerialize else block
+  # A compiler would read a block's own parameters out of all of them wherever they are used, number
+  # by number.
+  one: Any = nn.map_variables(
+    block, "params", jax.lax.optimization_barrier, lambda params: params, init=True
+  )
+  if rematerialize:
+    one = nn.remat(one, prevent_cse=False)
   return nn.scan(
     one,
     variable_axes={"params": 0},

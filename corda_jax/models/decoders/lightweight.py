@@ -15,6 +15,7 @@ from corda_jax.models.layers import (
   TransposedConvolution,
   torch_uniform,
 )
+from corda_jax.models.operations import gelu
 
 _EPSILON = 1e-6  # of the normalisations
 
@@ -48,7 +49,7 @@ class LightweightDecoder:
         features, 2, kernel_init=torch_uniform, name=f"{name}_up{index}", **types
       )(x)
       x = LayerNorm(_EPSILON, name=f"{name}_norm{index}", **types)(x)
-      x = nn.gelu(x, approximate=False) if index == 0 else x
+      x = gelu(x) if index == 0 else x
     x = Convolution(width, 3, kernel_init=torch_uniform, name=f"{name}_conv", **types)(x)
     return LayerNorm(_EPSILON, name=f"{name}_norm2", **types)(x)
 

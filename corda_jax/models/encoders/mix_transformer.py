@@ -21,6 +21,7 @@ from corda_jax.models.layers import (
   LayerNorm,
   PatchConvolution,
 )
+from corda_jax.models.operations import gelu
 from corda_jax.models.transformer import (
   Linear,
   add_branch,
@@ -231,7 +232,7 @@ class _MixMlp(nn.Module):
     channels = x.shape[-1]
     y = Linear(self.ratio * channels, name="fc1", **types)(x)
     y = DepthwiseConvolution(use_bias=True, kernel_init=_fan_out_normal, name="dwconv", **types)(y)
-    return Linear(channels, name="fc2", **types)(nn.gelu(y, approximate=False))
+    return Linear(channels, name="fc2", **types)(gelu(y))
 
 
 def mix_transformer(size: str) -> MixTransformer:

@@ -19,6 +19,7 @@ from corda_jax.configuration import (
   given,
 )
 from corda_jax.models.layers import Dtype, LayerNorm, PatchConvolution, accumulation_dtype
+from corda_jax.models.operations import gelu
 from corda_jax.models.transformer import (
   Linear,
   add_branch,
@@ -352,7 +353,7 @@ class _Block(nn.Module):
 
   def _mlp(self, x, types):
     if self.mlp == "gelu":
-      y = nn.gelu(Linear(self.hidden, name="fc1", **types)(x), approximate=False)
+      y = gelu(Linear(self.hidden, name="fc1", **types)(x))
       return Linear(x.shape[-1], name="fc2", **types)(y)
     gate, y = jnp.split(Linear(2 * self.hidden, name="w12", **types)(x), 2, axis=-1)
     return Linear(x.shape[-1], name="w3", **types)(nn.silu(gate) * y)
