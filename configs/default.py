@@ -109,7 +109,8 @@ def apply_preset(
 def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections.ConfigDict:
   """Scales a configuration to a larger batch: as many pairs in fewer steps (docs/scaling.md).
 
-  With K times as many pairs per step, all step counts are divided by K; SGD's learning rate is
+  With K times as many pairs per step, all step counts are divided by K, that of the warm-up, too;
+  SGD's learning rate is
   multiplied by K, AdamW's is unchanged; the teacher's decay is raised to the K-th power; and
   batch normalisation groups keep their size.
 
@@ -128,6 +129,8 @@ def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections
   config.model.batch_norm_group = config.model.batch_norm_group or old
   for name in ("num_steps", "evaluate_every", "checkpoint_every"):
     config[name] = -(-config[name] // factor)
+  warmup = config.optimizer.warmup
+  warmup.steps = -(-warmup.steps // factor)
   teacher = config.teacher
   teacher.initial_label_steps = -(-teacher.initial_label_steps // factor)
   teacher.decay = teacher.decay**factor

@@ -307,6 +307,7 @@ def test_recipes_of_transformers(recipe):
   assert "Not run here on the real data" in text
   larger = get_config(recipe, "batch=16")
   assert (larger.data.batch_size, larger.num_steps) == (16, 5_000)
+  assert larger.optimizer.warmup.steps == -(-1_500 // 8)
 
 
 def test_the_table_of_switches_names_every_one_with_its_default():

@@ -18,6 +18,7 @@ from corda_jax.inference import bundle
 from corda_jax.inference.views import class_map, depth_maps
 from corda_jax.labels import CITYSCAPES_IDS
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.restore import restore_state
@@ -166,6 +167,11 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
     maps = {"label": class_map([(outputs["S"],)], size, **sizing), "logits": outputs["S"]}
     return maps | depth_maps(outputs, size, **sizing)
 
+  if isinstance(model.encoder, VisionTransformer):
+    raise UserError(
+      "model.encoder is a Vision Transformer, whose positions depend on the size of the image: the "
+      "exported program takes any size, so export another network, or predict with --mode=predict"
+    )
   smallest = smallest_size(task)
   shape = jax_export.symbolic_shape(
     "batch, height, width, 3", constraints=[f"height >= {smallest}", f"width >= {smallest}"]

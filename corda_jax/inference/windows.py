@@ -1,9 +1,10 @@
 """Predicts images that are too large for one pass in tiles with margins.
 
-A network of output stride s predicts at the pixels 0, s, 2 s, …. A tile that starts at a multiple
-of s therefore predicts at the same pixels as the whole image, with the same values wherever the
-margin covers the receptive field. So predictions are joined at the output stride, where they are
-small, and upsampled like those of a whole image.
+A network of output stride s predicts at the pixels 0, s, 2 s, …, or at several within each stride
+where its decoder returns to a finer one. A tile that starts at a multiple of s therefore predicts
+at the same pixels as the whole image, with the same values wherever the margin covers the receptive
+field. So predictions are joined at the output stride, where they are small, and upsampled like
+those of a whole image.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ class Span:
 
   Attributes:
     pixels: range of the image that the tile covers, margins included, in pixels.
-    kept: range of the predictions of the tile that are kept, without margins, in strides.
+    kept: range of the tile that is kept, without margins, in strides.
   """
 
   pixels: slice
@@ -81,11 +82,11 @@ def predict_tiled(
   """Predicts whole images tile by tile.
 
   Args:
-    predict: [B, H, W, C] → predictions by name, [B, h, w, …] at the output stride.
+    predict: [B, H, W, C] → predictions by name, [B, h, w, …], one or several along each stride.
     images: whole images, as `predict` takes them.
     tile: (height, width), the largest input of `predict`, in pixels; may be infinite.
     margin: pixels at each inner edge of a tile whose predictions are discarded.
-    stride: output stride of the predictions, in pixels.
+    stride: pixels, of which each tile starts at a multiple.
 
   Returns:
     The same as `predict(images)` if the receptive field is within the margin.
@@ -99,16 +100,28 @@ def predict_tiled(
   )
 
   def strip(row: Span) -> Outputs:
-    parts = [
-      jax.tree.map(
-        lambda x, kept=(slice(None), row.kept, column.kept): x[kept],
-        predict(images[:, row.pixels, column.pixels]),
-      )
-      for column in columns
-    ]
+    parts = []
+    for column in columns:
+      seen = images[:, row.pixels, column.pixels]
+
+      def kept(x, seen=seen, column=column):
+        rows, columns = (
+          _places(span, x.shape[axis], seen.shape[axis], stride)
+          for axis, span in ((1, row), (2, column))
+        )
+        return x[:, rows, columns]
+
+      parts.append(jax.tree.map(kept, predict(seen)))
     return _joined(parts, axis=2)
 
   return _joined([strip(row) for row in rows], axis=1)
+
+
+def _places(span: Span, predictions: int, pixels: int, stride: int) -> slice:
+  """What is kept of the predictions along an axis, of which a stride may have several."""
+  each = round(predictions * stride / pixels)
+  start, stop = span.kept.start, span.kept.stop
+  return slice(each * start, None if stop is None else each * stop)
 
 
 def _joined(parts: list[Outputs], axis: int) -> Outputs:

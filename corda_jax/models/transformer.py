@@ -109,7 +109,7 @@ def scanned(
   """So many blocks as one module.
 
   Args:
-    block: class of a block: (x, factors, *others) → (x, output). `factors` are its two of
+    block: class of a block: `(x, factors, *others) → (x, output)`. `factors` are its two of
       `branch_factors`, or None.
     length: number of blocks.
     shared: number of `others`, which all blocks read.

@@ -56,7 +56,8 @@ def find_state_dicts(tree: Any) -> StateDicts:
       f"the file holds no tensors but {listed(map(repr, names)) or 'nothing'}, expected "
       "'model', 'state_dict' or the tensors themselves"
     )
-  iteration = tree.get("iteration")
+  meta = tree.get("meta")
+  iteration = tree.get("iteration", meta.get("iter") if isinstance(meta, dict) else None)
   known = isinstance(iteration, int) and 0 <= iteration < 2**63
   teacher, teacher_counts = _tensors(tree.get("ema_model"))
   if not teacher and any(name.startswith("ema_model.") for name in student):
@@ -121,8 +122,8 @@ def match(
     Variables, nested as `template`, in its dtypes, without those that are missing; and the report.
 
   Raises:
-    UserError: no kernel of the encoder fits (the message lists what the file holds), or a tensor
-      that fits holds NaN or infinity.
+    UserError: no kernel of the encoder fits (the message lists what the file holds), the file has
+      more or fewer blocks, or a tensor that fits holds NaN or infinity.
   """
   places = table.names(template)
   shapes = {name: _torch_shape(place, template) for name, place in places.items()}
@@ -139,10 +140,16 @@ def match(
   blocks: dict[tuple[str, str], set[str]] = {}
   for name, place in places.items():
     blocks.setdefault(place[:2], set()).add(name)
-  for name in [n for n in fitting if not blocks[places[n][:2]] <= fitting.keys()]:
-    report.left[name] = "other blocks of the file lack it"
-  report.loaded.extend(name for name in fitting if name not in report.left)
-  report.missing.extend(name for name in places if name not in fitting or name in report.left)
+  lacking = [n for n in fitting if not blocks[places[n][:2]] <= fitting.keys()]
+  more = [n for n in report.left if n not in places and _is_of_a_block(n, table)]
+  if lacking or more:
+    example = f"other blocks lack {lacking[0]}" if lacking else f"it also holds {more[0]}"
+    raise UserError(
+      f"it is of an encoder of other depth: {example}; set depth or depths of model.encoder for "
+      "the file"
+    )
+  report.loaded.extend(fitting)
+  report.missing.extend(name for name in places if name not in fitting)
   kernels = sorted(n for n, place in places.items() if _is_encoder_kernel(place))
   if not set(kernels) & set(report.loaded):
     encoder_first = sorted(report.left, key=lambda n: n not in kernels)
@@ -151,7 +158,7 @@ def match(
       f"no kernel of the encoder is in it: it holds {listed(held)}, expected names such as "
       f"{' and '.join(kernels[:2])} with the shapes of model.encoder"
     )
-  return _variables({name: fitting[name] for name in report.loaded}, template, places), report
+  return _variables(fitting, template, places), report
 
 
 def _variables(
@@ -172,6 +179,13 @@ def _variables(
     else:
       node.setdefault(leaf, np.zeros(like.shape, like.dtype))[place.index] = array
   return variables
+
+
+def _is_of_a_block(name: str, table: NameTable) -> bool:
+  try:
+    return table.place(name).index is not None
+  except KeyError:
+    return False
 
 
 def _is_encoder_kernel(place: Place) -> bool:
@@ -199,7 +213,7 @@ def _why_left(
       return f"{_UNUSED_BRANCH} {dilations}"
     if re.search(r"(bias_mask|rope_embed\.periods)$", name):
       return "constant that follows from the configuration"
-    if re.match(r"(encoder\.|backbone\.)?(fc|head)\.", name):
+    if re.match(r"(encoder\.|backbone\.)?(fc|head)\.(weight|bias)$", name):
       return "classifier of ImageNet"
     if name.startswith("layer5."):
       return "classifier of a plain DeepLab, which this network is not"
@@ -248,6 +262,11 @@ def format_report(report: Report, kind: str) -> str:
   if modules:
     counts = ", ".join(f"{module} ({count})" for module, count in modules.items())
     lines.append(f"  not in the file, so with initial values: {counts}")
+  if any(re.search(r"(register|storage)_tokens$", name) for name in report.left):
+    lines.append(
+      "  note: the file's network has registers: set model.encoder.registers to their number, and "
+      "model.encoder.positions to 'antialias' for DINOv2"
+    )
   if "fc.weight" in report.left:
     lines.append(
       "  note: torchvision's networks saw RGB with mean (123.675, 116.28, 103.53) and deviation "

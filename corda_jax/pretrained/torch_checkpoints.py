@@ -77,8 +77,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   table, options = table_of(model), {"classifier_dilations": _dilations(model)}
   try:
     found = find_state_dicts(tree)
-    names = table.names(template)
-    found = found._replace(student=under_table_names(found.student, model, names))
+    found = found._replace(student=under_table_names(found.student, model))
     student, report = match(found.student, template, table, **options)
     lines = [f"Weights of {path}", format_report(report, "student")]
     if found.iteration is not None:
@@ -90,7 +89,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
     }
     teacher = None
     if found.teacher is not None:
-      tensors = under_table_names(found.teacher, model, names)
+      tensors = under_table_names(found.teacher, model)
       teacher, report = match(tensors, template, table, **options)
       unused = {name: tensors[name] for name in unused_branches(report)}
       kept["ema_model"] = found.counts[1] | unused

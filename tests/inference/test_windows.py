@@ -39,6 +39,14 @@ def test_tiles_are_the_whole(random, size, tile, margin):
     np.testing.assert_allclose(got[name], value, atol=1e-5)
 
 
+def test_tiles_of_predictions_finer_than_the_stride(random):
+  """Tiles start at multiples of the coarsest level's stride; a fusing decoder predicts finer."""
+  x = jnp.asarray(random.standard_normal((1, 83, 130, 3)), jnp.float32)
+  got = predict_tiled(predict, x, tile=(48, 64), margin=16, stride=4 * STRIDE)
+  for name, value in predict(x).items():
+    np.testing.assert_allclose(got[name], value, atol=1e-5)
+
+
 def test_a_margin_that_is_too_small_shows():
   x = jnp.ones((1, 16, 64, 1))
   got = predict_tiled(predict, x, tile=(16, 16), margin=0, stride=STRIDE)["sum"]

@@ -12,6 +12,7 @@ import pytest
 from configs import gta2cs_corda_mit
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.configuration import settings
+from corda_jax.errors import UserError
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
@@ -160,8 +161,7 @@ def zero_key_bias(network, variables):
 
 
 def matched(tensors, network):
-  table, shapes = table_of(network), shapes_of(network)
-  return match(under_table_names(tensors, network, table.names(shapes)), shapes, table)
+  return match(under_table_names(tensors, network), shapes_of(network), table_of(network))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -217,10 +217,10 @@ def test_the_hubs_names_mean_what_they_mean_there(kind):
   original = golden_foundation.tensors(shapes, "")
   network = Corda(encoder=encoder, decoder=LightweightDecoder(), **PLAIN)
   expected = golden_foundation.to_huggingface(original, kind)
-  got = hub_tensors(original, network)
+  got = hub_tensors({f"backbone.{name}": x for name, x in original.items()}, network)
   assert got.keys() == expected.keys()
   jax.tree.map(np.testing.assert_array_equal, got, expected)
-  back = under_table_names(expected, network, {f"backbone.{n}" for n in original})
+  back = under_table_names(expected, network)
   assert back.keys() == {f"backbone.{n}" for n in original}
 
 
@@ -263,6 +263,7 @@ def test_a_training_checkpoint_of_daformer(tmp_path):
   state = {f"{part}.{n}": x for part, tensors in parts.items() for n, x in tensors.items()}
   write_torch_file(tmp_path / "a.pth", {"meta": {"iter": 40_000}, "state_dict": state})
   found = find_state_dicts(read_torch_file(tmp_path / "a.pth"))
+  assert found.iteration == 40_000
   for tensors, seed in ((found.student, 0), (found.teacher, 1)):
     got, report = matched(tensors, network)
     assert not report.missing
@@ -309,10 +310,37 @@ def test_a_report_of_imagenet_weights_says_what_was_left():
   text = format_report(report, "student")
   assert re.search(r"left 1: classifier of ImageNet: head\.weight", text)
   assert re.search(r"initial values: decode_head \(\d+\)", text)
-  del state["block2.1.norm1.weight"]
-  _, report = matched(state, network)
-  assert "other blocks" in report.left["backbone.block2.0.norm1.weight"]
-  assert set(report.missing) >= {f"backbone.block2.{i}.norm1.weight" for i in range(2)}
+
+
+def test_files_of_other_depths_and_with_registers_are_refused_or_noted():
+  state = table_of(mit_network()).state_dict(drawn(mit_network()), steps=0)
+  for depths in ((1, 3, 1, 1), (1, 1, 1, 1)):
+    encoder = ENCODERS["mit"].clone(depths=depths)
+    with pytest.raises(UserError, match=r"depth.*block2\.[01]"):
+      matched(state, Corda(encoder=encoder, decoder=DECODERS["daformer"], **PLAIN))
+  with_registers, without = (
+    Corda(encoder=ENCODERS[name], decoder=LightweightDecoder(), **PLAIN)
+    for name in ("registers", "dinov2")
+  )
+  state = table_of(with_registers).state_dict(drawn(with_registers), steps=0)
+  _, report = matched(state, without)
+  assert re.search(r"note.*registers.*antialias", format_report(report, "student"))
+
+
+def test_the_classifier_of_segformers_own_files():
+  """They hold another one, which their network does not use."""
+  network = Corda(encoder=ENCODERS["mit"], decoder=DECODERS["segformer"], **PLAIN)
+  state = table_of(network).state_dict(drawn(network), steps=0)
+  theirs = {}
+  for name, x in state.items():
+    name = re.sub(r"embed_layers\.(\d)", lambda m: f"linear_c{int(m[1]) + 1}", name)
+    name = name.replace("fuse_layer", "linear_fuse").replace("conv_seg", "linear_pred")
+    theirs[name] = x
+  theirs["decode_head.conv_seg.weight"] = np.zeros((19, 3, 1, 1), np.float32)
+  theirs["decode_head.conv_seg.bias"] = np.zeros(19, np.float32)
+  got, report = matched(find_state_dicts(theirs).student, network)
+  assert not report.missing
+  jax.tree.map(np.testing.assert_array_equal, got, drawn(network))
 
 
 def test_licences_are_named_where_they_restrict():
@@ -342,4 +370,5 @@ def test_a_run_starts_from_the_hubs_file_and_writes_one(tmp_path, capsys):
   expected = read_weights_file(source)
   assert again.keys() == expected.keys()
   jax.tree.map(np.testing.assert_array_equal, dict(again), dict(expected))
+  assert not any(name.startswith("decode_head") for name in hub_tensors(state, mit_network()))
   assert state.keys() >= written.keys() - {n for n in written if "num_batches" in n}

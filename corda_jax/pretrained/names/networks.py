@@ -1,7 +1,7 @@
 """The table of names of a network, from its parts, and files of other origins under these names."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -63,9 +63,7 @@ def table_of(network: Corda) -> NameTable:
   raise UserError(f"model.decoder is {type(decoder).__name__}, of which files have no names")
 
 
-def under_table_names(
-  tensors: Mapping[str, np.ndarray], network: Corda, names: Iterable[str]
-) -> Tensors:
+def under_table_names(tensors: Mapping[str, np.ndarray], network: Corda) -> Tensors:
   """The tensors of a file under the names of the network's table.
 
   The file may be of the encoder alone, and of the Hub. Tensors that the network does not have keep
@@ -74,7 +72,6 @@ def under_table_names(
   Args:
     tensors: name → tensor.
     network: the network.
-    names: names of its tensors.
   """
   bare: Tensors = {}
   for name, tensor in tensors.items():
@@ -83,20 +80,38 @@ def under_table_names(
   if isinstance(network.encoder, MixTransformer):
     bare = mix_transformer.split_attention(bare)
   bare = to_original(bare, (*_rules_of(network), *_other_rules_of(network)))
-  known = set(names)
-  return {
-    _BACKBONE + name if _BACKBONE + name in known else name: tensor for name, tensor in bare.items()
-  }
+  table = table_of(network)
+
+  def prefixed_name(name):
+    try:
+      table.place(_BACKBONE + name)
+    except KeyError:
+      return name
+    return _BACKBONE + name
+
+  return {prefixed_name(name): tensor for name, tensor in bare.items()}
 
 
 def hub_tensors(state: Mapping[str, np.ndarray], network: Corda) -> Tensors:
   """What Hugging Face's transformers reads of a network, under its names; {}: nothing.
 
+  That is the encoder, with the decoder if it is SegFormer's.
+
   Args:
     state: name → tensor, of the network's table.
     network: the network.
   """
-  bare = {name.removeprefix(_BACKBONE): tensor for name, tensor in state.items()}
+  decoder = network.decoder
+  segformer = (
+    isinstance(decoder, FusionDecoder)
+    and decoder.fusion == "convolution"
+    and decoder.coarsest_first
+  )
+  bare = {
+    name.removeprefix(_BACKBONE): tensor
+    for name, tensor in state.items()
+    if name.startswith(_BACKBONE) or segformer
+  }
   return to_other(bare, _rules_of(network))
 
 

@@ -27,7 +27,11 @@ class Rule(NamedTuple):
 
 
 def to_original(tensors: Mapping[str, np.ndarray], rules: Iterable[Rule]) -> Tensors:
-  """The tensors under their original names; those that no rule fits keep theirs."""
+  """The tensors under their original names; those that no rule fits keep theirs.
+
+  Of two tensors of one name, the one that a rule renames is taken: SegFormer's files also hold a
+  classifier that its network does not use.
+  """
   left, found = dict(tensors), {}
   for rule in rules:
     regex = re.compile(pattern_regex(rule.parts[0]))
@@ -40,7 +44,7 @@ def to_original(tensors: Mapping[str, np.ndarray], rules: Iterable[Rule]) -> Ten
       if rule.leading_axis and values[0].shape[:1] == (1,):
         values = [value[0] for value in values]
       found[rule.name.format(**fields)] = np.concatenate(values) if len(values) > 1 else values[0]
-  return found | left
+  return left | found
 
 
 def to_other(tensors: Mapping[str, np.ndarray], rules: Iterable[Rule]) -> Tensors:
