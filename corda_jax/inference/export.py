@@ -80,11 +80,12 @@ def export(task: AdaptationTask, workdir: Path) -> Path:
   check_links(Path(workdir) / "bundle")
   folder = (Path(workdir) / "bundle").resolve()  # it may be a link to another disk
   partial = folder.with_name(folder.name + ".partial")
+  program = export_program(task, flat).serialize()
   try:
     _put_back(folder)
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
     partial.mkdir(parents=True)
-    (partial / bundle.PROGRAM).write_bytes(export_program(task, flat).serialize())
+    (partial / bundle.PROGRAM).write_bytes(program)
     np.savez(partial / bundle.VARIABLES, **flat)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save((partial / bundle.CHECKPOINT).absolute(), variables)
