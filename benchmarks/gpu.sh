@@ -3,7 +3,7 @@
 #
 #   bash benchmarks/gpu.sh FOLDER_OF_THE_RELEASE OUT [STAGE …]
 #
-# Each stage is meant to fit into ten minutes and leaves OUT/STAGE.txt and, but for the last,
+# Each stage is meant to fit into ten minutes and leaves OUT/STAGE.txt and, but for the last two,
 # OUT/STAGE.json; what is measured is on disk at once. Without stages all are run, one after the
 # other; one that fails leaves the others, and the exit code says so. PYTHON: one that has JAX and
 # PyTorch for the GPU. CONFIG, HEIGHT, BATCHES, DEVICE, ROUNDS: to try the script elsewhere.
@@ -66,13 +66,16 @@ run_stage() {
       "$python" -m benchmarks.speed.references --rounds "${ROUNDS:-5}" --json "$out/large_released.json" \
         "$(reference float32 "$large")" "$(reference TF32 "$large" --tf32)" \
         "$(reference autocast "$large" --autocast)" ;;
+    transformers) # ours beside Hugging Face's; "$python" has transformers, too
+      beside_pytorch "$python" -m benchmarks.speed.encoders --python "$python" --networks B0 B5 S L \
+        --sizes 512 1024 --dtype bfloat16 --rounds "${ROUNDS:-5}" --steps 10 ;;
     kernels) "$python" -m benchmarks.speed.kernel_gradients && "$python" -m benchmarks.speed.classifier ;;
     *) echo "error: no stage $1" >&2; return 1 ;;
   esac
 }
 
 all=(small small_float32 forms layout graphs large large_tf32 large_float32 between between_float32
-  large_released kernels)
+  large_released transformers kernels)
 [[ $# -gt 0 ]] || set -- "${all[@]}"
 failed=()
 for stage; do

@@ -110,9 +110,8 @@ def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections
   """Scales a configuration to a larger batch: as many pairs in fewer steps (docs/scaling.md).
 
   With K times as many pairs per step, all step counts are divided by K, that of the warm-up, too;
-  SGD's learning rate is
-  multiplied by K, AdamW's is unchanged; the teacher's decay is raised to the K-th power; and
-  batch normalisation groups keep their size.
+  SGD's learning rate is multiplied by K, AdamW's is unchanged; the teacher's decay is raised to the
+  K-th power; and batch normalisation groups keep their size.
 
   Args:
     config: configuration; changed in place.
@@ -127,7 +126,7 @@ def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections
   factor = int(batch) // old
   config.data.batch_size = int(batch)
   config.model.batch_norm_group = config.model.batch_norm_group or old
-  for name in ("num_steps", "evaluate_every", "checkpoint_every"):
+  for name in ("num_steps", "evaluate_every", "checkpoint_every", "draw_every"):
     config[name] = -(-config[name] // factor)
   warmup = config.optimizer.warmup
   warmup.steps = -(-warmup.steps // factor)

@@ -6,8 +6,9 @@ Domain-Adaptive Semantic Segmentation", CVPR 2022 (arXiv 2111.14887).
     python -m corda_jax.main --config=configs/gta2cs_daformer_source_only.py \
       --workdir=runs/gta2cs_daformer_source_only --config.initial_weights=weights/mit_b5.pth
 
-Not run here on the real data. With self-training, rare class sampling and a feature distance, which
-are not in this recipe, the publication adapts this network to 68.3 mIoU over 19 classes.
+Not run here on the real data; no figure for the source alone is at hand. With self-training, rare
+class sampling and a feature distance, which are not in this recipe, the publication adapts this
+network to 68.3 mIoU over 19 classes.
 """
 
 import ml_collections

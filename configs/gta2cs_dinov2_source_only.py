@@ -7,8 +7,9 @@ Adaptation", CVPR workshops 2024 (arXiv 2406.09896); DINOv2: Oquab et al., 2023.
       --workdir=runs/gta2cs_dinov2_source_only \
       --config.initial_weights=weights/dinov2_vitb14_pretrain.pth
 
-Not run here on the real data. With self-training and masked consistency, which are not in this
-recipe, the authors' released network reaches 77.1 mIoU over 19 classes, from crops of 1024 pixels.
+Not run here on the real data; no figure for the source alone is at hand. With self-training and
+masked consistency, which are not in this recipe, the authors' released network reaches 77.1 mIoU
+over 19 classes, from crops of 1024 pixels.
 """
 
 import ml_collections

@@ -31,7 +31,8 @@ _CHECKED = {
   ),
   "corda_jax.depth": ("camera", "encodings", "motion", "photometric"),
   "corda_jax.inference": ("views", "windows"),
-  "corda_jax.models": ("layers", "normalization", "operations"),
+  "corda_jax.models": ("depthwise", "layers", "normalization", "operations", "transformer"),
+  "corda_jax.models.encoders": ("mix_transformer", "positions", "vision_transformer"),
   "data_pipelines": ("inverse_depth",),
 }
 jaxtyping.install_import_hook(

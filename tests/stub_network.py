@@ -66,6 +66,7 @@ class StubNetwork(nn.Module):
     initial_inverse_depth: what the depth heads predict at the start, but for their kernels.
     depth: whether there are depth heads.
     resize_outputs: as of `Corda`.
+    decoder: as of `Corda`; others ask for its kind.
     dtype: of the computation.
     param_dtype: of the parameters.
   """
@@ -76,6 +77,7 @@ class StubNetwork(nn.Module):
   initial_inverse_depth: float = 0.0
   depth: bool = True
   resize_outputs: str = "aligned"
+  decoder: Any = None
   dtype: Any = None
   param_dtype: Any = jnp.float32
 
@@ -122,7 +124,13 @@ def build_stub(model: Corda) -> StubNetwork:
     2 * encoder.width, strides[-1], encoder.batch_norm_group, level_strides=strides, **types
   )
   return StubNetwork(
-    stub, tuple(heads), model.num_classes, model.initial_inverse_depth, model.depth, **types
+    stub,
+    tuple(heads),
+    model.num_classes,
+    model.initial_inverse_depth,
+    model.depth,
+    decoder=model.decoder,
+    **types,
   )
 
 

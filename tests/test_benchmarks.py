@@ -71,7 +71,7 @@ def test_all_stages_for_a_gpu_are_commands_that_run(tmp_path):
   found = re.findall(r"^\| (\d+) \| (float32|TF32|bfloat16) \|", text, re.MULTILINE)
   batches = {"2": 4, "4": 4, "8": 8, "16": 32}
   assert sorted(rows) == sorted((batches[batch], kinds[kind]) for batch, kind in found)
-  assert (len(calls), len(rows), len(references)) == (13, 12, 4 + 3 + 3)
+  assert (len(calls), len(rows), len(references)) == (14, 12, 4 + 3 + 3)
   for batch, text in references:
     words = shlex.split(Reference.parts_of_option(text)[1])
     assert words[1:3] == ["benchmarks/reference/released_step.py", str(tmp_path / "the release")]

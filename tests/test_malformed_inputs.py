@@ -348,7 +348,7 @@ def test_overrides(unchecked_shapes, tmp_path, examples):
   @st.composite
   def override(draw):
     field = draw(st.sampled_from(sorted(before)))
-    value = draw(st.sampled_from((str(before[field]), *odd)) | st.text(max_size=6))
+    value = draw(st.just(str(before[field])) | st.sampled_from(odd) | st.text(max_size=6))
     if draw(st.integers(0, 9)) == 0:
       field = draw(st.sampled_from((field[:-1], f"{field}s", f"{field}#s", f"{field}[0]", "é")))
     return f"--config.{field}={value}"

@@ -130,7 +130,7 @@ class AdaptationTask(Task):
 
   @property
   def stride(self) -> int:
-    """Pixels of the image from one prediction to the next."""
+    """Stride of the encoder's last level, in pixels."""
     return self.model.encoder.level_strides[-1]
 
   @property

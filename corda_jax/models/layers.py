@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from corda_jax.models.operations import channel_product, convolve, depthwise_convolve
+from corda_jax.models.depthwise import depthwise_convolve
+from corda_jax.models.operations import channel_product, convolve
 from corda_jax.typing import Array, Float
 
 Dtype = Any
@@ -101,8 +102,14 @@ class PatchConvolution(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
-    """Maps [B, H, W, C] to [B, floor(H / size), floor(W / size), features]."""
+    """Maps [B, H, W, C] to [B, floor(H / size), floor(W / size), features].
+
+    Raises:
+      ValueError: there is no whole patch.
+    """
     size, (batch, height, width, channels) = self.size, x.shape
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) < size:
+      raise ValueError(f"{height}x{width} features hold no patch of {size}x{size}: enlarge images")
     shape = (size, size, channels, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)

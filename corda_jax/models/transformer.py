@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from corda_jax.models.layers import Dtype
+from corda_jax.models.layers import Dtype, accumulation_dtype
 from corda_jax.models.operations import channel_product
 from corda_jax.typing import Array, Bool, Float
 
-# The types that cuDNN's flash attention takes.
+# What cuDNN's flash attention takes: types, and channels of a head.
 _FLASH_TYPES = (jnp.bfloat16, jnp.float16)
+_FLASH_MULTIPLE, _FLASH_MOST = 8, 128
 
 
 def attention(
@@ -32,7 +33,9 @@ def attention(
   if query.dtype == jnp.float64:  # the library's softmax is float32
     logits = jnp.einsum("bnhd,bmhd->bhnm", query, key) / np.sqrt(query.shape[-1])
     return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(logits), value)
-  flash = query.dtype in _FLASH_TYPES and jax.default_backend() == "gpu"
+  width = query.shape[-1]
+  flash = query.dtype in _FLASH_TYPES and width % _FLASH_MULTIPLE == 0 and width <= _FLASH_MOST
+  flash = flash and jax.default_backend() == "gpu"
   return jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if flash else None)
 
 
@@ -41,8 +44,8 @@ class Linear(nn.Module):
 
   Attributes:
     features: channels out.
-    biased: of how many thirds of the outputs the bias counts, (True, False, True) in DINOv3, whose
-      keys have none; None: of all.
+    biased: which of several equal parts of the outputs have a bias, (True, False, True) in DINOv3,
+      whose keys have none; None: all.
     dtype: dtype of the computation; None: that of the input.
     param_dtype: dtype of the parameters.
     kernel_init: initialiser of the matrix, [in, out].
@@ -91,22 +94,28 @@ def sample_branches(key: jax.Array, batch: int, rates: np.ndarray) -> Bool[Array
 def branch_factors(
   kept: Bool[Array, "b blocks 2"] | None, rates: np.ndarray, dtype: Dtype
 ) -> Float[Array, "blocks 2 b"] | None:
-  """Factor of each residual branch: 1 / (1 - rate) where it is kept, else 0; None: all are kept."""
+  """Factor of each residual branch: 1 / (1 - rate) where it is kept, else 0; None: all are kept.
+
+  Of at least float32, whatever the `dtype` of the branches.
+  """
   if kept is None:
     return None
-  factors = jnp.where(kept, jnp.asarray(1 / (1 - rates), dtype)[:, None], 0)
-  return factors.transpose(1, 2, 0).astype(dtype)
+  factors = jnp.asarray(1 / (1 - rates), accumulation_dtype(dtype))[:, None]
+  return jnp.where(kept, factors, 0).transpose(1, 2, 0)
 
 
 def add_branch(x: jax.Array, y: jax.Array, factor: jax.Array | None) -> jax.Array:
-  """X + factor y, [B, …] each, with a factor for each image, [B]."""
-  return x + (y if factor is None else factor.reshape(-1, *(1,) * (y.ndim - 1)) * y)
+  """`x + factor * y`, [B, …] each, with a factor for each image, [B]."""
+  if factor is None:
+    return x + y
+  factor = factor.reshape(-1, *(1,) * (y.ndim - 1))
+  return x + (factor * y.astype(factor.dtype)).astype(y.dtype)
 
 
 def scanned(
   block: type[nn.Module], length: int, *, shared: int = 0, rematerialize: bool
 ) -> Callable[..., nn.Module]:
-  """So many blocks as one module.
+  """A module of several blocks of one shape.
 
   Args:
     block: class of a block: `(x, factors, *others) → (x, output)`. `factors` are its two of

@@ -143,10 +143,9 @@ def match(
   lacking = [n for n in fitting if not blocks[places[n][:2]] <= fitting.keys()]
   more = [n for n in report.left if n not in places and _is_of_a_block(n, table)]
   if lacking or more:
-    example = f"other blocks lack {lacking[0]}" if lacking else f"it also holds {more[0]}"
+    why = _misfit(lacking, more, report.left, blocks=blocks, places=places)
     raise UserError(
-      f"it is of an encoder of other depth: {example}; set depth or depths of model.encoder for "
-      "the file"
+      f"it is of another encoder: {why}; set depth, depths and widths of model.encoder for the file"
     )
   report.loaded.extend(fitting)
   report.missing.extend(name for name in places if name not in fitting)
@@ -179,6 +178,18 @@ def _variables(
     else:
       node.setdefault(leaf, np.zeros(like.shape, like.dtype))[place.index] = array
   return variables
+
+
+def _misfit(lacking, more, left, *, blocks, places) -> str:
+  """Why the blocks of a file are not those of the network: the first example."""
+  if not lacking:
+    return f"it also holds {more[0]}"
+  of_all = sorted(blocks[places[lacking[0]][:2]])
+  for name in of_all:
+    if name in left:
+      return f"{name} ({left[name]})"
+  absent = next(name for name in of_all if name not in lacking)
+  return f"it has {lacking[0]} and no {absent}"
 
 
 def _is_of_a_block(name: str, table: NameTable) -> bool:
@@ -266,6 +277,11 @@ def format_report(report: Report, kind: str) -> str:
     lines.append(
       "  note: the file's network has registers: set model.encoder.registers to their number, and "
       "model.encoder.positions to 'antialias' for DINOv2"
+    )
+  if any(re.search(r"(register|storage)_tokens$", name) for name in report.missing):
+    lines.append(
+      "  note: the file's network has no registers: set model.encoder.registers=0, and "
+      "model.encoder.positions='offset' for DINOv2"
     )
   if "fc.weight" in report.left:
     lines.append(

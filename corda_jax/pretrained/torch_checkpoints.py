@@ -82,7 +82,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
     lines = [f"Weights of {path}", format_report(report, "student")]
     if found.iteration is not None:
       lines[0] += f", written at step {found.iteration}"
-    missing = len(report.missing)
+    missing, left = len(report.missing), report.left
     kept = {
       "iteration": found.iteration or 0,
       "model": found.counts[0] | {name: found.student[name] for name in unused_branches(report)},
@@ -94,7 +94,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
       unused = {name: tensors[name] for name in unused_branches(report)}
       kept["ema_model"] = found.counts[1] | unused
       lines.append(format_report(report, "teacher").splitlines()[0])
-    lines.extend(filter(None, [licence_note(model)]))
+    lines.extend(filter(None, [licence_note(model, left)]))
   except UserError as error:
     raise UserError(f"{path} does not fit the network: {error}") from error
   return InitialWeights(student, teacher, missing, kept, "\n".join(lines))

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax.models.encoders.mix_transformer import MixTransformer, mix_transformer
-from corda_jax.models.encoders.vision_transformer import VisionTransformer, resample_positions
+from corda_jax.models.encoders.positions import resample_positions
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.models.transformer import drop_rates
 from corda_jax.pretrained.matching import match
 from corda_jax.pretrained.names import mix_transformer as mit_names

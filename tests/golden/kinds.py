@@ -9,6 +9,7 @@ KINDS = {
   "daformer/mit_": (encoders.mit_file,),
   "daformer/heads": (decoders.heads_file,),
   "daformer/daformer_": (decoders.daformer_file,),
+  "daformer/functions": (decoders.functions_file,),
   "foundation/dinov2_": (encoders.dinov2_file,),
   "foundation/dinov3_": (encoders.dinov3_file,),
   "foundation/segformer_": (decoders.segformer_file,),

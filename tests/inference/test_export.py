@@ -16,12 +16,14 @@ from jax import export as jax_export
 
 from corda_jax.adaptation.evaluate import Evaluator
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.configuration import settings
 from corda_jax.errors import UserError
 from corda_jax.inference import bundle
 from corda_jax.inference import export as export_job
 from corda_jax.inference.bundle import read_bundle
 from corda_jax.inference.export import export, export_program, smallest_size
 from corda_jax.labels import NAMES
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.sharding import make_mesh
 from tests import tiny
@@ -55,6 +57,19 @@ def copied(written, tmp_path):
 def reseal(folder):
   sums = bundle.checksums_of(folder)
   (folder / "checksums.json").write_text(json.dumps(sums))
+
+
+def test_vision_transformers_are_refused_before_anything_is_written(tmp_path):
+  config = tiny.get_config()
+  encoder = VisionTransformer(width=8, depth=1, heads=2, position_grid=2, levels=(0,))
+  config.model.encoder = settings(encoder)
+  task = AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(0, task.initial_state())
+  checkpoints.close()
+  with pytest.raises(UserError, match=r"model\.encoder.*Vision Transformer"):
+    export(task, tmp_path)
+  assert not list(tmp_path.glob("bundle*"))
 
 
 @pytest.mark.parametrize("size", [(1, 17, 25), (3, 40, 33), (2, 128, 65)])

@@ -68,8 +68,7 @@ DECODERS = {
 }
 TASKS = {
   "corda": {"initial_semantics_from": "encoder"},
-  "corda, decoder": {"initial_semantics_from": "decoder"},
-  "semantics": {"initial_semantics_from": "none", "depth": False, "correlation": False},
+  "semantics": {"initial_semantics_from": "decoder", "depth": False, "correlation": False},
 }
 SIZE = (2, 45, 66, 3)
 

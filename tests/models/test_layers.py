@@ -5,7 +5,13 @@ import pytest
 import scipy.signal
 
 from corda_jax.models.encoders.resnet import max_pool
-from corda_jax.models.layers import BatchNorm, Convolution
+from corda_jax.models.layers import (
+  BatchNorm,
+  Convolution,
+  LayerNorm,
+  PatchConvolution,
+  TransposedConvolution,
+)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +113,36 @@ def test_max_pooling_rounds_sizes_as_asked(random, size, ceil):
     for j in range(columns):
       window = x[:, max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2]
       np.testing.assert_array_equal(got[:, i, j], window.max((1, 2)))
+
+
+def test_layer_norm_does_not_cancel(random):
+  """A mean far above the deviation: differences of large squares would lose it."""
+  x = 1000 + random.standard_normal((3, 64))
+  layer = LayerNorm(1e-6)
+  got = layer.apply(layer.init(jax.random.key(0), x), jnp.asarray(x, jnp.float32))
+  expected = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+  np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_patches_are_strided_convolutions(float64, random, size):
+  x = random.standard_normal((2, 7, 11, 3))
+  layer = PatchConvolution(5, size, param_dtype=jnp.float64)
+  variables = layer.init(jax.random.key(0), x)
+  variables["params"]["bias"] = random.standard_normal(5)
+  kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+  expected = jax.lax.conv_general_dilated(
+    x, kernel, (size, size), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  np.testing.assert_allclose(layer.apply(variables, x), expected + bias, rtol=1e-12)
+
+
+def test_transposed_convolution_gives_patches(float64, random):
+  x = random.standard_normal((2, 3, 4, 5))
+  layer = TransposedConvolution(6, 2, use_bias=True, param_dtype=jnp.float64)
+  variables = layer.init(jax.random.key(0), x)
+  kernel = variables["params"]["transposed_kernel"]
+  got = layer.apply(variables, x)
+  assert got.shape == (2, 6, 8, 6)
+  for row, column in np.ndindex(2, 2):
+    np.testing.assert_allclose(got[:, row::2, column::2], x @ kernel[row, column], rtol=1e-12)

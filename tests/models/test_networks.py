@@ -1,4 +1,7 @@
 import functools
+import json
+import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,11 @@ import pytest
 from configs import default
 from corda_jax.errors import UserError
 from corda_jax.models.build import build_network
+from corda_jax.models.corda import Corda
+from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.decoders.deeplab import DilatedClassifier
+from corda_jax.models.encoders.mix_transformer import mix_transformer
+from corda_jax.models.encoders.vision_transformer import dinov2, dinov3
 from corda_jax.models.layers import Convolution
 from corda_jax.models.normalization import Normalization
 from tests import tiny
@@ -192,3 +199,76 @@ def test_what_a_network_predicts_is_wide_whatever_it_computes_in(variant):
   outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
   assert len(outputs) == 6
   assert {name: x.dtype for name, x in outputs.items()} == dict.fromkeys(outputs, jnp.float32)
+
+
+TRANSFORMERS = {
+  "dinov2 S": (dinov2("S"), 22_056_576),
+  "dinov2 B": (dinov2("B"), 86_580_480),
+  "dinov2 L": (dinov2("L"), 304_368_640),
+  "dinov2 g": (dinov2("g"), 1_136_480_768),
+  # Four registers of the width beside.
+  "registers S": (dinov2("S", registers=True), 22_056_576 + 4 * 384),
+  "registers B": (dinov2("B", registers=True), 86_580_480 + 4 * 768),
+  "registers L": (dinov2("L", registers=True), 304_368_640 + 4 * 1024),
+  "registers g": (dinov2("g", registers=True), 1_136_480_768 + 4 * 1536),
+  "dinov3 S": (dinov3("S"), 21_601_152),
+  "dinov3 B": (dinov3("B"), 85_669_632),
+  "dinov3 L": (dinov3("L"), 303_154_176),
+}
+
+
+def encoder_shapes(encoder):
+  x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  init = functools.partial(encoder.init, train=False, method="features")
+  return jax.eval_shape(init, jax.random.key(0), x)["params"]
+
+
+def parameters_in(shapes):
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_vision_transformers_have_the_released_sizes(name):
+  encoder, expected = TRANSFORMERS[name]
+  assert parameters_in(encoder_shapes(encoder)) == expected
+
+
+@pytest.mark.parametrize("size", ["B0", "B1", "B2", "B3", "B4", "B5"])
+def test_mix_transformers_have_the_released_sizes(size):
+  path = Path(__file__).parents[1] / "golden" / "daformer" / "parameter_counts.json"
+  expected = json.loads(path.read_text())[f"mit_{size.lower()}"]
+  encoder = mix_transformer(size)
+  assert parameters_in(encoder_shapes(encoder)) == expected["encoder"]
+  network = Corda(
+    encoder=encoder,
+    decoder=FusionDecoder(),
+    initial_semantics_from="none",
+    depth=False,
+    correlation=False,
+  )
+  x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), x)["params"]
+  assert parameters_in(shapes) - expected["encoder"] == expected["daformer_head"]
+
+
+def test_fresh_weights_of_mix_transformers():
+  encoder = mix_transformer("B0")
+  x = jnp.zeros((1, 32, 32, 3))
+  params = jax.jit(lambda: encoder.init(jax.random.key(0), x, train=False, method="features"))()
+  params = params["params"]
+  block = params["stage1_blocks"]
+  for kernel, deviation in (
+    (params["stage1_embed"]["kernel"], (2 / (7 * 7 * 32)) ** 0.5),
+    (block["attn"]["sr"]["kernel"], (2 / (8 * 8 * 32)) ** 0.5),
+    (block["attn"]["q"]["kernel"], 0.02),
+    (block["mlp"]["dwconv"]["kernel"], (2 / 9) ** 0.5),
+  ):
+    np.testing.assert_allclose(kernel.std(), deviation, rtol=0.05)
+
+
+def test_images_too_small_for_reduced_keys_are_refused():
+  x = jax.ShapeDtypeStruct((1, 28, 64, 3), jnp.float32)
+  with pytest.raises(ValueError, match=r"7x16.*8x8"):
+    jax.eval_shape(
+      lambda x: mix_transformer("B0").init(jax.random.key(0), x, train=False, method="features"), x
+    )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from corda_jax.models import operations
+from corda_jax.models import depthwise, operations
+from corda_jax.models.transformer import attention, branch_factors, sample_branches
 
 
 def library_convolution(x, kernel, padding, dilation):
@@ -123,3 +124,59 @@ def test_no_block_is_made_again_for_the_next():
   matrices = [jnp.ones((32, 32))] * 6
   compiled = jax.jit(stage).lower(jnp.ones((64, 32)), matrices).compile()
   assert compiled.as_text().count(" maximum(") == len(matrices)  # with relu(x + y): 21
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 6])
+@pytest.mark.parametrize("rows_from", [0, 10**9])
+def test_depthwise_convolution(float64, random, monkeypatch, dilation, rows_from):
+  """Both forms of the kernel's gradient; a dilation that reaches past the image, too."""
+  monkeypatch.setattr(depthwise, "_ROWS_FROM", rows_from)
+
+  def library(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel[:, :, None],
+      (1, 1),
+      ((dilation, dilation),) * 2,
+      rhs_dilation=(dilation, dilation),
+      feature_group_count=x.shape[-1],
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+  x, kernel = random.standard_normal((2, 5, 7, 3)), random.standard_normal((3, 3, 3))
+  assert_same_gradients(
+    lambda x, kernel: depthwise.depthwise_convolve(x, kernel, dilation), library, x, kernel
+  )
+
+
+def test_gelu(float64, random):
+  x = np.concatenate([random.standard_normal(50), [0.0, 30.0, -30.0]])
+  assert_same_gradients(operations.gelu, lambda x: nn.gelu(x, approximate=False), x)
+
+
+def test_attention(float64, random):
+  """Against the formula; the library's softmax is float32."""
+  query = random.standard_normal((2, 5, 3, 4))
+  key, value = random.standard_normal((2, 2, 7, 3, 4))
+  weights = np.exp(np.einsum("bnhd,bmhd->bhnm", query, key) / 2)
+  weights /= weights.sum(-1, keepdims=True)
+  expected = np.einsum("bhnm,bmhd->bnhd", weights, value)
+  np.testing.assert_allclose(attention(query, key, value), expected, rtol=1e-12)
+  narrow = attention(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)))
+  assert narrow.dtype == jnp.float32
+  np.testing.assert_allclose(narrow, expected, atol=1e-5)
+  halves = (jnp.asarray(x, jnp.bfloat16) for x in (query, key, value))
+  with jax.numpy_dtype_promotion("standard"):  # the library adds 16-bit numbers up in float32
+    gradient = jax.grad(lambda *x: attention(*x).astype(jnp.float32).sum())(*halves)
+  assert gradient.dtype == jnp.bfloat16
+  assert jnp.isfinite(gradient.astype(jnp.float32)).all()
+
+
+def test_stochastic_depth_keeps_the_mean():
+  rates = np.array([0.0, 0.2, 0.9])
+  kept = sample_branches(jax.random.key(0), 4_000, rates)
+  assert kept[:, 0].all()
+  np.testing.assert_allclose(kept.mean((0, 2)), 1 - rates, atol=0.03)
+  factors = branch_factors(kept, rates, jnp.float32)
+  assert factors.shape == (3, 2, 4_000)
+  np.testing.assert_allclose(factors.mean((1, 2)), 1, atol=0.15)

@@ -164,9 +164,14 @@ def matched(tensors, network):
   return match(under_table_names(tensors, network), shapes_of(network), table_of(network))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+# Names of encoders and of decoders do not depend on each other.
+_PAIRS = [*((e, "lightweight") for e in ENCODERS), *(("mit", d) for d in DECODERS)]
+
+
+@pytest.mark.parametrize(
+  ("encoder", "decoder", "suffix"),
+  [*((*pair, ".pth") for pair in _PAIRS), ("mit", "daformer", ".safetensors")],
+)
 def test_a_round_trip_is_exact(tmp_path, encoder, decoder, suffix):
   network = Corda(
     encoder=ENCODERS[encoder], decoder=DECODERS[decoder], initial_semantics_from="decoder"
@@ -316,8 +321,11 @@ def test_files_of_other_depths_and_with_registers_are_refused_or_noted():
   state = table_of(mit_network()).state_dict(drawn(mit_network()), steps=0)
   for depths in ((1, 3, 1, 1), (1, 1, 1, 1)):
     encoder = ENCODERS["mit"].clone(depths=depths)
-    with pytest.raises(UserError, match=r"depth.*block2\.[01]"):
+    with pytest.raises(UserError, match=r"block2\.[012].*depths"):
       matched(state, Corda(encoder=encoder, decoder=DECODERS["daformer"], **PLAIN))
+  wrong = state | {"backbone.block2.1.attn.q.weight": np.zeros((3, 3), np.float32)}
+  with pytest.raises(UserError, match=r"block2\.1\.attn\.q\.weight.*\(3, 3\).*\(6, 6\)"):
+    matched(wrong, mit_network())
   with_registers, without = (
     Corda(encoder=ENCODERS[name], decoder=LightweightDecoder(), **PLAIN)
     for name in ("registers", "dinov2")
@@ -325,6 +333,9 @@ def test_files_of_other_depths_and_with_registers_are_refused_or_noted():
   state = table_of(with_registers).state_dict(drawn(with_registers), steps=0)
   _, report = matched(state, without)
   assert re.search(r"note.*registers.*antialias", format_report(report, "student"))
+  state = table_of(without).state_dict(drawn(without), steps=0)
+  _, report = matched(state, with_registers)
+  assert re.search(r"note.*registers=0.*offset", format_report(report, "student"))
 
 
 def test_the_classifier_of_segformers_own_files():
@@ -349,6 +360,10 @@ def test_licences_are_named_where_they_restrict():
     network = Corda(encoder=ENCODERS[encoder], decoder=LightweightDecoder(), **PLAIN)
     assert words in licence_note(network)
     assert bool(words) == bool(licence_note(network))
+  for left in ("depth_head.scratch.layer1_rn.weight", "neck.convs.0.weight"):
+    for size, restricted in (("S", False), ("B", True), ("L", True)):
+      network = Corda(encoder=dinov2(size), decoder=LightweightDecoder(), **PLAIN)
+      assert ("CC-BY-NC" in licence_note(network, [left])) == restricted
 
 
 def test_a_run_starts_from_the_hubs_file_and_writes_one(tmp_path, capsys):

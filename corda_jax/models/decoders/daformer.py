@@ -18,7 +18,14 @@ from corda_jax.configuration import (
   check_within,
   given,
 )
-from corda_jax.models.layers import BatchNorm, Convolution, DepthwiseConvolution, Dtype
+from corda_jax.models.blocks import rematerialized
+from corda_jax.models.layers import (
+  BatchNorm,
+  Convolution,
+  DepthwiseConvolution,
+  Dtype,
+  torch_uniform,
+)
 from corda_jax.models.transformer import Linear
 from corda_jax.resize import resize_centered
 
@@ -106,7 +113,7 @@ class AtrousPyramid(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to [B, H, W, features]."""
     options = {"norm": self.norm, "dtype": self.dtype, "param_dtype": self.param_dtype}
     branches = []
@@ -142,6 +149,7 @@ class FusionDecoder:
     dropout: rate at which whole channels of the semantic feature are dropped.
     batch_norm_group: as in the encoder.
     batch_norm_domains: as in the encoder.
+    rematerialize: whether an ASPP is computed again in the backward pass, to save memory.
     dtype: dtype of the computation.
     param_dtype: dtype of the parameters.
     head_init: initialiser of the kernels that predict.
@@ -155,6 +163,7 @@ class FusionDecoder:
   dropout: float = 0.1
   batch_norm_group: int = given(0)
   batch_norm_domains: int = given(1)
+  rematerialize: bool = given(False)
   dtype: Dtype | None = given(None)
   param_dtype: Dtype = given(jnp.float32)
   head_init: nn.initializers.Initializer = given(nn.initializers.normal(0.01))
@@ -170,27 +179,22 @@ class FusionDecoder:
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     norm = {"group": self.batch_norm_group, "domains": self.batch_norm_domains}
     name, size = f"decoder_{task}", levels[0].shape[1:3]
+    aspp = rematerialized(AtrousPyramid, self.rematerialize)
     embedded = []
     for index, level in enumerate(levels):
       own = f"{name}_embed{index}"
       if self.fusion == "bottleneck" and index == len(levels) - 1:
-        pyramid = AtrousPyramid(
-          self.embed_width, self.dilations, True, norm=norm, name=own, **types
-        )
-        x = pyramid(level, train=train)
+        pyramid = aspp(self.embed_width, self.dilations, True, norm=norm, name=own, **types)
+        x = pyramid(level, train)
       else:
-        x = Linear(self.embed_width, kernel_init=nn.initializers.lecun_normal(), name=own, **types)(
-          level
-        )
+        x = Linear(self.embed_width, kernel_init=torch_uniform, name=own, **types)(level)
       embedded.append(x if x.shape[1:3] == size else resize_centered(x, size))
     x = jnp.concatenate(embedded[::-1] if self.coarsest_first else embedded, axis=-1)
     own = f"{name}_fuse"
     if "aspp" in self.fusion:
       separable = self.fusion == "separable_aspp"
-      fuse = AtrousPyramid(self.width, self.dilations, separable, norm=norm, name=own, **types)
-    else:
-      fuse = ConvolutionNormRelu(self.width, norm=norm, name=own, **types)
-    return fuse(x, train=train)
+      return aspp(self.width, self.dilations, separable, norm=norm, name=own, **types)(x, train)
+    return ConvolutionNormRelu(self.width, norm=norm, name=own, **types)(x, train=train)
 
   def predict(self, x: jax.Array, name: str, channels: int, *, initial: float = 0.0) -> jax.Array:
     """As in the interface, by a 1x1 convolution."""

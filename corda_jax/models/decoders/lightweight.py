@@ -18,6 +18,10 @@ from corda_jax.models.layers import (
 from corda_jax.models.operations import gelu
 
 _EPSILON = 1e-6  # of the normalisations
+# PyTorch takes a transposed kernel's channels out for its fan-in.
+_torch_uniform_transposed = nn.initializers.variance_scaling(
+  1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,7 @@ class LightweightDecoder:
     width = self.width or x.shape[-1] // 4
     for index, features in enumerate((2 * width, width)):
       x = TransposedConvolution(
-        features, 2, kernel_init=torch_uniform, name=f"{name}_up{index}", **types
+        features, 2, kernel_init=_torch_uniform_transposed, name=f"{name}_up{index}", **types
       )(x)
       x = LayerNorm(_EPSILON, name=f"{name}_norm{index}", **types)(x)
       x = gelu(x) if index == 0 else x

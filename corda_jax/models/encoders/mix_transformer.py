@@ -44,8 +44,10 @@ _SIZES = {
 }
 _EMBEDDING_EPSILON = 1e-5  # of the normalisations of embeddings and reduced keys
 
-# Of fresh convolutions: normal, of variance 2 / (kernel area x channels out / groups).
+# Of fresh convolutions: normal, of variance 2 / (kernel area x channels out / groups), where
+# depthwise ones have a group for each channel.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_depthwise_normal = nn.initializers.normal((2 / 9) ** 0.5)
 
 
 class MixTransformer(nn.Module):
@@ -231,7 +233,8 @@ class _MixMlp(nn.Module):
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     channels = x.shape[-1]
     y = Linear(self.ratio * channels, name="fc1", **types)(x)
-    y = DepthwiseConvolution(use_bias=True, kernel_init=_fan_out_normal, name="dwconv", **types)(y)
+    options = {"use_bias": True, "kernel_init": _depthwise_normal}
+    y = DepthwiseConvolution(name="dwconv", **options, **types)(y)
     return Linear(channels, name="fc2", **types)(gelu(y))
 
 

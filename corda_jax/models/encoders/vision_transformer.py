@@ -18,18 +18,16 @@ from corda_jax.configuration import (
   check_within,
   given,
 )
+from corda_jax.models.encoders.positions import resample_positions, rotary_angles
+from corda_jax.models.encoders.vision_block import VisionBlock
 from corda_jax.models.layers import Dtype, LayerNorm, PatchConvolution, accumulation_dtype
-from corda_jax.models.operations import gelu
 from corda_jax.models.transformer import (
-  Linear,
-  add_branch,
-  attention,
   branch_factors,
   drop_rates,
   sample_branches,
   scanned,
 )
-from corda_jax.resize import cubic_weights, interpolate, resize_centered
+from corda_jax.resize import resize_centered
 from corda_jax.typing import Array, Bool, Float
 
 # Width, blocks, heads, and the blocks that segmentation reads.
@@ -39,7 +37,6 @@ _SIZES = {
   "L": (1024, 24, 16, (4, 11, 17, 23)),
   "g": (1536, 40, 24, (9, 19, 29, 39)),
 }
-_OFFSET = 0.1  # patches; see `VisionTransformer.positions`
 _SLOWEST_PERIOD = 100.0  # of the rotary positions
 
 _token_init = nn.initializers.normal(0.02)
@@ -191,9 +188,9 @@ class VisionTransformer(nn.Module):
     angles = None
     if self.positions == "rotary":  # at least float32, as released
       wide = accumulation_dtype(x.dtype)
-      angles = jnp.asarray(_angles(self.periods(), grid), wide)
+      angles = jnp.asarray(rotary_angles(self.periods(), grid), wide)
     several = tuple(blocks) != (self.depth - 1,)
-    stack = scanned(_Block, self.depth, shared=1, rematerialize=self.rematerialize)
+    stack = scanned(VisionBlock, self.depth, shared=1, rematerialize=self.rematerialize)
     x, every = stack(
       self.heads,
       self._hidden(),
@@ -249,114 +246,6 @@ class VisionTransformer(nn.Module):
       )
       x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
     return x
-
-
-def resample_positions(
-  table: Float[Array, "1 n c"], grid: tuple[int, int], rule: str
-) -> Float[Array, "1 m c"]:
-  """A table of positions for another number of patches.
-
-  Args:
-    table: that of the class token, and those of a square of patches by rows.
-    grid: patches along both axes.
-    rule: "offset", "size" or "antialias", as `VisionTransformer.positions`.
-  """
-  side, channels = round((table.shape[1] - 1) ** 0.5), table.shape[2]
-  patches = table[:, 1:].reshape(1, side, side, channels)
-  if rule == "antialias":
-    patches = jax.image.resize(patches, (1, *grid, channels), "cubic", antialias=True)
-  else:
-    more = _OFFSET if rule == "offset" else 0.0
-    rows, columns = (
-      jnp.asarray(cubic_weights(side, n, step=side / (n + more)), table.dtype) for n in grid
-    )
-    patches = interpolate(patches, rows, columns)
-  return jnp.concatenate([table[:, :1], patches.reshape(1, -1, channels)], axis=1)
-
-
-def _angles(periods: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-  """Angles of the rotary positions in radians: float64[patches by rows, 2 periods]."""
-  y, x = (2 * (np.arange(n) + 0.5) / n - 1 for n in grid)
-  centers = np.stack(np.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2, 1)
-  return (2 * np.pi * centers / periods).reshape(len(centers), -1)
-
-
-def _rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-  """Rotates the last tokens of [B, N, heads, d], those of the patches, by [patches, d / 2]."""
-  others = x.shape[1] - len(angles)
-  rest, x = x[:, :others], x[:, others:]
-  first, second = jnp.split(x.astype(angles.dtype), 2, axis=-1)
-  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return jnp.concatenate([rest, rotated.astype(x.dtype)], axis=1)
-
-
-class _Block(nn.Module):
-  """Attention and a feed-forward network, each normalised before, scaled and added.
-
-  Attributes:
-    heads: attention heads.
-    hidden: channels inside of the feed-forward network.
-    mlp: as in `VisionTransformer`.
-    key_bias: as in `VisionTransformer`.
-    norm_epsilon: as in `VisionTransformer`.
-    returned: whether the tokens are an output of their own.
-    dtype: dtype of the computation.
-    param_dtype: dtype of the parameters.
-  """
-
-  heads: int
-  hidden: int
-  mlp: str
-  key_bias: bool
-  norm_epsilon: float
-  returned: bool
-  dtype: Dtype | None = None
-  param_dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, x: jax.Array, factors: jax.Array | None, angles: jax.Array | None
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """One block.
-
-    Args:
-      x: tokens [B, N, C].
-      factors: [2, B] of the branches; None: 1.
-      angles: [patches, C / heads / 2] of the rotary positions; None: there are none.
-
-    Returns:
-      Tokens [B, N, C], and the same again if they are `returned`.
-    """
-    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    of_attention, of_mlp = (None, None) if factors is None else factors
-    y = self._attend(LayerNorm(self.norm_epsilon, name="norm1", **types)(x), angles, types)
-    x = add_branch(x, self._scaled(y, "ls1"), of_attention)
-    y = self._mlp(LayerNorm(self.norm_epsilon, name="norm2", **types)(x), types)
-    x = add_branch(x, self._scaled(y, "ls2"), of_mlp)
-    return x, x if self.returned else None
-
-  def _scaled(self, x, name):
-    scale = self.param(name, nn.initializers.ones, x.shape[-1:], self.param_dtype)
-    return x * scale.astype(x.dtype)
-
-  def _attend(self, x, angles, types):
-    batch, count, channels = x.shape
-    biased = None if self.key_bias else (True, False, True)
-    x = Linear(3 * channels, biased=biased, name="qkv", **types)(x)
-    x = x.reshape(batch, count, 3, self.heads, channels // self.heads)
-    query, key, value = (x[:, :, part] for part in range(3))
-    if angles is not None:
-      query, key = (_rotate(part, angles) for part in (query, key))
-    y = attention(query, key, value).reshape(batch, count, channels)
-    return Linear(channels, name="proj", **types)(y)
-
-  def _mlp(self, x, types):
-    if self.mlp == "gelu":
-      y = gelu(Linear(self.hidden, name="fc1", **types)(x))
-      return Linear(x.shape[-1], name="fc2", **types)(y)
-    gate, y = jnp.split(Linear(2 * self.hidden, name="w12", **types)(x), 2, axis=-1)
-    return Linear(x.shape[-1], name="w3", **types)(nn.silu(gate) * y)
 
 
 def dinov2(size: str, *, registers: bool = False) -> VisionTransformer:

@@ -1,7 +1,7 @@
 """The table of names of a network, from its parts, and files of other origins under these names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from corda_jax.pretrained.names.tables import NameTable, prefixed
 _BACKBONE = "backbone."
 # What programs put before the names of a network or of its encoder.
 _PREFIXES = re.compile(r"^((module|model|backbone|pretrained|dinov2|dinov3_vit)\.)+")
+# Of Depth Anything V2 the small network, whose encoder has 384 channels, may be used freely.
+_LICENSED_WIDTH = 768
 # DINOv2's training checkpoints number blocks in chunks.
 _CHUNK = re.compile(r"blocks\.\d+\.(?=\d+\.)")
 
@@ -128,9 +130,19 @@ def constants(network: Corda) -> Tensors:
   return found
 
 
-def licence_note(network: Corda) -> str:
-  """The licence of the encoder's published weights in a line, where it restricts use; else ""."""
+def licence_note(network: Corda, left: Iterable[str] = ()) -> str:
+  """The licence of the published weights in a line, where it restricts their use; else "".
+
+  Args:
+    network: the network that they are for.
+    left: names in the file that the network has no place for.
+  """
   encoder = network.encoder
+  of_depth = any(re.match(r"neck\.|depth_head\.(projects|scratch)\.", name) for name in left)
+  if of_depth and getattr(encoder, "width", 0) >= _LICENSED_WIDTH:
+    return (
+      "note: weights of Depth Anything V2 of this size are under CC-BY-NC-4.0: non-commercial use"
+    )
   if isinstance(encoder, MixTransformer):
     return (
       "note: weights of SegFormer's authors are under the NVIDIA Source Code License, for "
