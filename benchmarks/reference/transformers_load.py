@@ -2,8 +2,8 @@
 
     python benchmarks/reference/transformers_load.py RUN/hub/model.safetensors
 
-Needs PyTorch, transformers and safetensors; its Python may differ from the program's. Sizes are read
-from the tensors. A tensor that is missing or unexpected is an error.
+Needs PyTorch, transformers and safetensors; its Python may differ from the program's. Sizes are
+read from the tensors. A tensor that is missing or unexpected is an error.
 """
 
 import re
