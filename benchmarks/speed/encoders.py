@@ -40,7 +40,7 @@ class EncoderStep:
     compile_seconds: seconds of tracing and compiling.
   """
 
-  def __init__(self, name: str, size: str, side: int, options: argparse.Namespace, train: bool):
+  def __init__(self, name: str, size: str, *, side: int, options: argparse.Namespace, train: bool):
     """Builds and compiles.
 
     Args:
@@ -96,19 +96,18 @@ def main(arguments: list[str] | None = None) -> None:
   if options.compile:
     print(compile_table(options))
     return
-  lines = [
+  head = (
     f"{device_name()}, {options.dtype}, batch {options.batch}, JAX {jax.__version__}: "
     f"ms, median (fastest) of {options.rounds}",
     "",
     "| network | size | pass | transformers | ours | transformers / ours |",
     "|---|---|---|---|---|---|",
-  ]
+  )
+  print(*head, sep="\n", flush=True)
   for size in options.networks:
     for side in options.sizes:
       for train in (False, True):
-        lines.append(row(size, side, options, train))
-        print(lines[-1], flush=True)
-  print("\n".join(lines))
+        print(row(size, side, options, train), flush=True)
 
 
 def row(size: str, side: int, options: argparse.Namespace, train: bool) -> str:
@@ -117,7 +116,7 @@ def row(size: str, side: int, options: argparse.Namespace, train: bool) -> str:
     side = side // _PATCH * _PATCH
   name, kind = _title(size), "gradients" if train else "forward"
   with contextlib.ExitStack() as stack:
-    runners: list[Any] = [EncoderStep("ours", size, side, options, train)]
+    runners: list[Any] = [EncoderStep("ours", size, side=side, options=options, train=train)]
     if options.python:
       command = (
         f"{options.python} {_REFERENCE} {size} --side {side} --batch {options.batch} "
@@ -147,7 +146,8 @@ def compile_table(options: argparse.Namespace) -> str:
   lines = ["| network | blocks | compilation, s |", "|---|---|---|"]
   for size in options.compile:
     try:
-      step = EncoderStep(size, size, options.sizes[0] // _PATCH * _PATCH, options, True)
+      side = options.sizes[0] if size in NETWORKS[:6] else options.sizes[0] // _PATCH * _PATCH
+      step = EncoderStep(size, size, side=side, options=options, train=True)
     except FAILURES as error:
       lines.append(f"| {_title(size)} | | {first_line(error)} |")
       continue

@@ -189,9 +189,7 @@ class DepthwiseConvolution(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Layer normalisation over channels.
-
-  Unlike `flax.linen.LayerNorm` with strict promotion, it takes float64, too.
+  """Layer normalisation over channels; unlike Flax's it takes float64 under strict promotion.
 
   Attributes:
     epsilon: added to the variance.
