@@ -117,9 +117,9 @@ def test_max_pooling_rounds_sizes_as_asked(random, size, ceil):
 
 def test_layer_norm_does_not_cancel(random):
   """A mean far above the deviation: differences of large squares would lose it."""
-  x = 1000 + random.standard_normal((3, 64))
+  x = np.float32(1000 + random.standard_normal((3, 64)))
   layer = LayerNorm(1e-6)
-  got = layer.apply(layer.init(jax.random.key(0), x), jnp.asarray(x, jnp.float32))
+  got = layer.apply(layer.init(jax.random.key(0), x), x)
   expected = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
   np.testing.assert_allclose(got, expected, atol=2e-3)
 

@@ -1,5 +1,6 @@
 """Runs in processes of their own that are killed, asked to stop, and starved of disk."""
 
+import functools
 import json
 import os
 import re
@@ -89,7 +90,9 @@ def test_what_differs_is_found(whole, tmp_path):
 def test_a_run_that_is_asked_to_stop_saves_and_ends_with_its_code(whole, tmp_path, during):
   workdir = tmp_path / "run"
   if during == "training":
-    process = start(workdir, "num_steps=8", "seconds_a_step=0.3")
+    # Tests may themselves run under nohup, by which a run would stay.
+    hears = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    process = start(workdir, "num_steps=8", "seconds_a_step=0.3", preexec_fn=hears)
     wait_for(process, workdir / "checkpoints" / "2")
     # The evaluation of step 2 has ended: the next step is one that is not saved anyway.
     wait_for_text(workdir / "history.jsonl", '"score"')
