@@ -140,7 +140,9 @@ class _Callbacks:
 
   def _drain(self) -> None:
     self._exiting = True
-    for iterator in [each for each in gc.get_objects() if isinstance(each, tf.data.Iterator)]:
+    # Not isinstance: it asks objects for their class, and some answer by an error.
+    objects = gc.get_objects()
+    for iterator in [each for each in objects if issubclass(type(each), tf.data.Iterator)]:
       vars(iterator).clear()
     while self._running or time.monotonic() - self._last < 0.1:
       time.sleep(0.01)
