@@ -166,6 +166,7 @@ def test_what_goes_with_vision_transformers_alone():
     (MixTransformer, {"heads": (3, 2, 5, 8)}, "widths.*32.*3"),
     (MixTransformer, {"drop_path": 1.0}, "drop_path"),
     (VisionTransformer, {"levels": (3, 2)}, "levels.*11"),
+    (VisionTransformer, {"levels": (5, 2, 11)}, "levels.*rising"),
     (VisionTransformer, {"levels": ()}, "levels"),
     (VisionTransformer, {"width": 100}, "width.*12"),
     (VisionTransformer, {"positions": "learned"}, "positions.*offset"),

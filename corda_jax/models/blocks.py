@@ -1,4 +1,6 @@
-"""Residual blocks (He et al., CVPR 2016)."""
+"""Residual blocks (He et al., CVPR 2016), and what networks predict by."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +95,18 @@ class BasicBlock(_Block):
     y = nn.relu(self._normalize(y, "norm1", train))
     y = self._normalize(self._convolve(y, self.features, "conv2", **size), "norm2", train)
     return rectified_sum(self._shortcut(x, train), y)
+
+
+def prediction(channels: int, *, initial: float = 0.0, **fields: Any) -> Convolution:
+  """A 1x1 convolution that predicts: what leaves is at least float32.
+
+  Args:
+    channels: channels out.
+    initial: mean prediction of fresh weights.
+    **fields: other fields of `Convolution`.
+  """
+  fields = {"use_bias": True, "bias_init": nn.initializers.constant(initial)} | fields
+  return Convolution(channels, predicts=True, **fields)
 
 
 def rematerialized(block: type[nn.Module], enabled: bool) -> type[nn.Module]:

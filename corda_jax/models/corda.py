@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from corda_jax.configuration import check_one_of, given
+from corda_jax.models.blocks import prediction
 from corda_jax.models.decoders.base import Decoder
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.encoders.base import Encoder
@@ -189,12 +190,10 @@ class Corda(nn.Module):
 
   def _project(self, x: jax.Array, name: str, channels: int, start: float = 0.0) -> jax.Array:
     """A prediction by a 1x1 convolution."""
-    return Convolution(
+    return prediction(
       channels,
-      use_bias=True,
-      predicts=True,
+      initial=start,
       kernel_init=self.head_init,
-      bias_init=nn.initializers.constant(start),
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,

@@ -18,7 +18,7 @@ from corda_jax.configuration import (
   check_within,
   given,
 )
-from corda_jax.models.blocks import rematerialized
+from corda_jax.models.blocks import prediction, rematerialized
 from corda_jax.models.layers import (
   BatchNorm,
   Convolution,
@@ -198,12 +198,10 @@ class FusionDecoder:
 
   def predict(self, x: jax.Array, name: str, channels: int, *, initial: float = 0.0) -> jax.Array:
     """As in the interface, by a 1x1 convolution."""
-    return Convolution(
+    return prediction(
       channels,
-      use_bias=True,
-      predicts=True,
+      initial=initial,
       kernel_init=self.head_init,
-      bias_init=nn.initializers.constant(initial),
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from corda_jax.configuration import check_at_least, given
+from corda_jax.models.blocks import prediction
 from corda_jax.models.layers import (
   Convolution,
   Dtype,
@@ -59,12 +60,11 @@ class LightweightDecoder:
 
   def predict(self, x: jax.Array, name: str, channels: int, *, initial: float = 0.0) -> jax.Array:
     """As in the interface, by a 1x1 convolution; that of semantics has no bias, as released."""
-    return Convolution(
+    return prediction(
       channels,
+      initial=initial,
       use_bias=not name.endswith("_S"),
-      predicts=True,
       kernel_init=nn.initializers.normal(0.1),
-      bias_init=nn.initializers.constant(initial),
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,
