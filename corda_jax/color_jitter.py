@@ -1,10 +1,10 @@
 """Colour jitter, on the device.
 
 Values are 0..1; which colour each of the three channels is does not matter to their distribution.
-Semantics follow kornia 0.4.1, which the release uses.
+Semantics follow kornia 0.4.1, which CorDA's release uses, and 0.5.8, which DAFormer's does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,26 @@ from corda_jax.typing import Array, Float, Key
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-def draw_jitter(key: Key[Array, ""], batch: int, *, strength: float) -> dict[str, Array]:
+def draw_jitter(
+  key: Key[Array, ""], batch: int, *, strength: float | Sequence[float], one_order: bool = False
+) -> dict[str, Array]:
   """Draws the factors and the order of `color_jitter`, independently for each image.
 
   Args:
     key: PRNG key.
     batch: number of images.
-    strength: s; brightness, contrast and saturation are U(1 - s, 1 + s), hue is U(-s, s).
+    strength: s; brightness, contrast and saturation are U(1 - s, 1 + s), hue is U(-s, s). Four
+      numbers: one for each.
+    one_order: whether all images share the order.
 
   Returns:
     "brightness", "contrast", "saturation", "hue": float32[batch]; "order": int32[batch, 4].
   """
   factor_key, order_key = jax.random.split(key)
-  factors = jax.random.uniform(factor_key, (4, batch), minval=-strength, maxval=strength)
-  order = jnp.argsort(jax.random.uniform(order_key, (batch, 4)), axis=1)
+  factors = jax.random.uniform(factor_key, (4, batch), minval=-1, maxval=1)
+  factors *= jnp.broadcast_to(jnp.asarray(strength, factors.dtype), 4)[:, None]
+  order = jnp.argsort(jax.random.uniform(order_key, (1 if one_order else batch, 4)), axis=1)
+  order = jnp.broadcast_to(order, (batch, 4))
   return {
     "brightness": 1 + factors[0],
     "contrast": 1 + factors[1],
@@ -38,7 +44,11 @@ def draw_jitter(key: Key[Array, ""], batch: int, *, strength: float) -> dict[str
 
 
 def color_jitter(
-  images: Float[Array, "b h w 3"], draws: Mapping[str, Array], *, brightness_mode: str = "add"
+  images: Float[Array, "b h w 3"],
+  draws: Mapping[str, Array],
+  *,
+  brightness_mode: str = "add",
+  hsv_epsilon: float = 0.0,
 ) -> Float[Array, "b h w 3"]:
   """Changes brightness, contrast, saturation and hue, in an order of its own for each image.
 
@@ -51,6 +61,7 @@ def color_jitter(
       hue.
     brightness_mode: "add" (factor - 1) to every channel, as released; or "multiply" by the factor,
       as later libraries do.
+    hsv_epsilon: added to the value that saturation divides by: 0, or 1e-6 in kornia 0.5.8.
 
   Returns:
     [B, H, W, 3], 0..1.
@@ -67,7 +78,7 @@ def color_jitter(
     bright = images + (brightness - 1) if brightness_mode == "add" else images * brightness
     plain = jnp.clip(jnp.where(operation == BRIGHTNESS, bright, images * contrast), 0, 1)
     # One conversion serves both operations of HSV.
-    h, s, v = _to_hsv(images)
+    h, s, v = _to_hsv(images, hsv_epsilon)
     s = jnp.where(operation[..., 0] == SATURATION, jnp.clip(s * saturation, 0, 1), s)
     h = jnp.where(operation[..., 0] == HUE, h + hue, h)
     return jnp.where(operation <= CONTRAST, plain, _from_hsv(h, s, v)), None
@@ -76,7 +87,7 @@ def color_jitter(
   return images
 
 
-def _to_hsv(images: Array) -> tuple[Array, Array, Array]:
+def _to_hsv(images: Array, epsilon: float) -> tuple[Array, Array, Array]:
   """Hue in turns, saturation and value of [..., 3] in 0..1."""
   r, g, b = images[..., 0], images[..., 1], images[..., 2]
   value, low = images.max(-1), images.min(-1)
@@ -85,7 +96,7 @@ def _to_hsv(images: Array) -> tuple[Array, Array, Array]:
   hue = jnp.where(
     value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
   )
-  saturation = jnp.where(value > 0, chroma / jnp.where(value > 0, value, 1), 0)
+  saturation = jnp.where(value > 0, chroma / jnp.where(value > 0, value + epsilon, 1), 0)
   return (hue / 6) % 1, saturation, value
 
 

@@ -29,38 +29,29 @@ def _pixel_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def cross_entropy(
-  logits: Float[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
-) -> Float[Array, ""]:
-  """Mean cross-entropy over the pixels whose label is not 255; zero if there are none.
-
-  Args:
-    logits: [..., num_classes].
-    labels: integers [...], 0..num_classes - 1 or 255.
-  """
-  entropy, valid = _pixel_cross_entropy(logits, labels)
-  return entropy.sum() / jnp.maximum(valid.sum(), 1).astype(logits.dtype)
-
-
-def weighted_cross_entropy(
   logits: Float[Array, "*pixels classes"],
   labels: Integer[Array, "*pixels"],
-  weights: Float[Array, "*pixels"],
+  weights: Float[Array, "*pixels"] | None = None,
   *,
-  mean_over: str = "all",
+  mean_over: str = "valid",
 ) -> Float[Array, ""]:
-  """Mean of cross-entropy times weight.
+  """Mean cross-entropy, of pixels that may have weights; zero where the label is 255.
 
   Args:
     logits: [..., num_classes].
     labels: integers [...], 0..num_classes - 1 or 255.
-    weights: [...], non-negative. Pass constants: no gradient should flow into them.
-    mean_over: "all" pixels, as released, where those of label 255 count as zero, or "valid" ones.
+    weights: [...], non-negative; None: all are 1. Pass constants: no gradient should flow into
+      them.
+    mean_over: what the sum is divided by: the number of "all" pixels or of those whose label is not
+      255 ("valid").
   """
-  if weights.shape != labels.shape:
-    raise ValueError(f"weights {weights.shape} and labels {labels.shape} differ in shape")
   entropy, valid = _pixel_cross_entropy(logits, labels)
+  if weights is not None:
+    if weights.shape != labels.shape:
+      raise ValueError(f"weights {weights.shape} and labels {labels.shape} differ in shape")
+    entropy = entropy * weights
   count = {"all": valid.size, "valid": jnp.maximum(valid.sum(), 1)}[mean_over]
-  return (entropy * weights).sum() / jnp.asarray(count, logits.dtype)
+  return entropy.sum() / jnp.asarray(count, logits.dtype)
 
 
 def berhu(prediction: Float[Array, "*pixels"], target: Float[Array, "*pixels"]) -> Float[Array, ""]:

@@ -110,21 +110,25 @@ def interpolate(
   return jnp.einsum("Ww,bhwc->bhWc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def centered_weights(input_size: Dim, output_size: Dim) -> Float[Array, "output input"]:
+def centered_weights(
+  input_size: Dim, output_size: Dim, *, step: float | None = None
+) -> Float[Array, "output input"]:
   """Interpolation matrix of one axis, by pixel centres, edges repeated, without antialiasing.
 
   Args:
     input_size: length of the axis, in pixels; may be symbolic in an exported function.
     output_size: length after resizing, in pixels; may be symbolic, too.
+    step: distance of two outputs in input pixels; None: input_size / output_size.
 
   Returns:
-    As `aligned_weights`; row i weights the two neighbours of the position
-    (i + 0.5) input_size / output_size - 0.5, or of 0 where that is negative.
+    As `aligned_weights`; row i weights the two neighbours of the position (i + 0.5) step - 0.5, or
+    of 0 where that is negative.
   """
   if not (isinstance(input_size, int) and isinstance(output_size, int)):
     doubled = (2 * jnp.arange(output_size) + 1) * jnp.asarray(input_size) - output_size
     return _weights_at(jnp.maximum(doubled, 0), 2 * jnp.asarray(output_size), input_size)
-  position = np.maximum((np.arange(output_size) + 0.5) * (input_size / output_size) - 0.5, 0)
+  step = input_size / output_size if step is None else step
+  position = np.maximum((np.arange(output_size) + 0.5) * step - 0.5, 0)
   return _linear_weights(position, input_size)
 
 
@@ -144,6 +148,25 @@ def resize_centered(
     [B, H, W, C] of the dtype of `x`.
   """
   return resize(x, shape, "centered")
+
+
+def scale_centered(x: Float[Array, "b h w c"], factor: float) -> Float[Array, "b height width c"]:
+  """Resizes by a factor, by pixel centres: two outputs are exactly 1 / factor pixels apart.
+
+  They are not in `resize_centered` where the size is rounded down (PyTorch's `scale_factor`).
+
+  Args:
+    x: [B, h, w, C], floating point.
+    factor: above 0.
+
+  Returns:
+    [B, floor(h factor), floor(w factor), C] of the dtype of `x`.
+  """
+  rows, columns = (
+    jnp.asarray(centered_weights(n, int(n * factor), step=1 / factor), x.dtype)
+    for n in x.shape[1:3]
+  )
+  return interpolate(x, rows, columns)
 
 
 def cubic_weights(

@@ -82,8 +82,12 @@ class StubNetwork(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.nowrap
-  def sample_kept(self, key, batch):
+  def sample(self, key, shape):
     return {}
+
+  @nn.nowrap
+  def encoded(self, x):
+    return x
 
   def for_domains(self, domains):
     return self.clone(encoder=self.encoder.clone(batch_norm_domains=domains))

@@ -11,9 +11,9 @@ def test_ignored_pixels_count_in_the_weighted_mean_over_all_only():
   logits = jnp.zeros((1, 1, 4, 19))
   label = jnp.array([[[0, 1, 255, 255]]], jnp.uint8)
   np.testing.assert_allclose(losses.cross_entropy(logits, label), np.log(19), rtol=1e-6)
-  weighted = losses.weighted_cross_entropy(logits, label, jnp.ones((1, 1, 4)))
+  weighted = losses.cross_entropy(logits, label, jnp.ones((1, 1, 4)), mean_over="all")
   np.testing.assert_allclose(weighted, np.log(19) / 2, rtol=1e-6)
-  weighted = losses.weighted_cross_entropy(logits, label, jnp.ones((1, 1, 4)), mean_over="valid")
+  weighted = losses.cross_entropy(logits, label, jnp.ones((1, 1, 4)))
   np.testing.assert_allclose(weighted, np.log(19), rtol=1e-6)
 
 
@@ -24,7 +24,7 @@ def test_nothing_valid_gives_zero_and_finite_gradients():
   assert value == 0
   for mean_over in ("all", "valid"):
     weights = jnp.ones(label.shape)
-    assert losses.weighted_cross_entropy(logits, label, weights, mean_over=mean_over) == 0
+    assert losses.cross_entropy(logits, label, weights, mean_over=mean_over) == 0
   assert not gradient.any()
   nothing = jnp.ones((2, 3, 5))
   value, gradient = jax.jit(jax.value_and_grad(losses.berhu))(nothing * 4, nothing)
@@ -53,7 +53,7 @@ def test_berhu_threshold_is_a_constant_to_the_gradient(float64):
   [
     (losses.cross_entropy, [(2, 3, 4, 19), (2, 3, 5)], r"\(2, 3, 4, 19\).*\(2, 3, 5\)"),
     (
-      losses.weighted_cross_entropy,
+      losses.cross_entropy,
       [(2, 3, 4, 19), (2, 3, 4), (2, 1, 4)],
       r"weights.*\(2, 1, 4\).*labels.*\(2, 3, 4\)",
     ),

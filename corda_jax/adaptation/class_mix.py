@@ -11,7 +11,11 @@ from corda_jax.typing import Array, Bool, Integer, Key, Shaped
 
 
 def present_classes(
-  labels: Integer[Array, "b h w"], num_classes: int, *, ignored_is_a_class: bool = True
+  labels: Integer[Array, "b h w"],
+  num_classes: int,
+  *,
+  ignored_is_a_class: bool = True,
+  of_batch: bool = False,
 ) -> Bool[Array, "b choices"]:
   """Which classes each label map holds.
 
@@ -19,12 +23,15 @@ def present_classes(
     labels: integers [B, H, W], 0..num_classes - 1 or 255.
     num_classes: number of classes.
     ignored_is_a_class: whether 255 counts as a class that can be pasted, as released.
+    of_batch: whether every label map is said to hold what any of them holds.
 
   Returns:
     bool[B, num_classes + 1]; the last entry stands for 255.
   """
   classes = jnp.asarray([*range(num_classes), IGNORE], jnp.int32)
   present = jax.vmap(lambda c: (labels.astype(jnp.int32) == c).any((1, 2)), out_axes=1)(classes)
+  if of_batch:
+    present = jnp.broadcast_to(present.any(0), present.shape)
   return present if ignored_is_a_class else present.at[:, -1].set(False)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from corda_jax.adaptation import class_mix
 from corda_jax.adaptation.strong_augmentation import StrongAugmentation
 from corda_jax.adaptation.teacher import PseudoLabels
+from corda_jax.configuration import check_one_of
 from corda_jax.models.normalization import Normalization
 from corda_jax.typing import Array, Integer, Key
 
@@ -22,11 +23,17 @@ class Mixing:
 
   Attributes:
     paste_ignored: whether ignored source pixels are a class that can be pasted, as released.
+    classes_from: whose classes half are pasted of: those of each "image", as published, or of the
+      "batch", of which an image may lack some (DAFormer's release).
     augmentation: augmentation of the mixed image.
   """
 
   paste_ignored: bool = True
+  classes_from: str = "image"
   augmentation: StrongAugmentation = StrongAugmentation()
+
+  def __post_init__(self):
+    check_one_of(self, classes_from=("image", "batch"))
 
   def sample(
     self, key: Key[Array, ""], source_label: Integer[Array, "b h w"], num_classes: int
@@ -43,7 +50,10 @@ class Mixing:
     """
     class_key, *augmentation_keys = jax.random.split(key, 5)
     present = class_mix.present_classes(
-      source_label, num_classes, ignored_is_a_class=self.paste_ignored
+      source_label,
+      num_classes,
+      ignored_is_a_class=self.paste_ignored,
+      of_batch=self.classes_from == "batch",
     )
     mask = class_mix.mix_mask(source_label, class_mix.draw_classes(class_key, present))
     batch = source_label.shape[0]
@@ -63,7 +73,8 @@ class Mixing:
     Returns:
       "mask" bool[B, H, W] (True: source), "image" [B, H, W, 3] as network input, augmented, "label"
       int32[B, H, W], "inverse_depth" [B, H, W], "pseudo_label" int32[B, H, W] of the target and its
-      "confidence" [B, H, W], "confident_fraction" [B, 1, 1] or, over pixels, [B, H, W].
+      "confidence" [B, H, W], "confident_fraction" [B, 1, 1] or, over pixels, [B, H, W], and
+      "target_weight", the same or, with margins that are not trusted, [B, H, W].
     """
     mask = draws["mix_mask"]
     with jax.named_scope("mixed"):
@@ -78,4 +89,5 @@ class Mixing:
         "pseudo_label": taught.label,
         "confidence": taught.confidence,
         "confident_fraction": taught.fraction,
+        "target_weight": taught.weight,
       }

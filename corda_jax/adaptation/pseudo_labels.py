@@ -8,16 +8,20 @@ from corda_jax.typing import Array, Bool, Float, Integer
 
 
 def pseudo_labels(
-  logits: Float[Array, "b h w classes"],
+  logits: Float[Array, "b h w classes"], mirrored: Float[Array, "b h w classes"] | None = None
 ) -> tuple[Integer[Array, "b h w"], Float[Array, "b h w"]]:
   """Most probable class of every pixel, and its probability.
 
   Args:
     logits: [B, H, W, num_classes] of the teacher.
+    mirrored: those of the mirrored images; probabilities are then averaged.
 
   Returns:
     int32[B, H, W] classes, and their probabilities [B, H, W], 0..1.
   """
+  if mirrored is not None:
+    mean = (jax.nn.softmax(logits) + jax.nn.softmax(mirrored)[:, :, ::-1]) / 2
+    return mean.argmax(-1).astype(jnp.int32), mean.max(-1)
   confidence = jnp.exp(logits.max(-1) - jax.nn.logsumexp(logits, axis=-1))
   return logits.argmax(-1).astype(jnp.int32), confidence
 
@@ -43,6 +47,25 @@ def confident_fraction(
   axes = {"batch": (0, 1, 2), "image": (1, 2)}[over]
   share = confident.mean(axes, keepdims=True)
   return jnp.broadcast_to(share, (len(confidence), 1, 1))
+
+
+def trusted(
+  border: Integer[Array, "b 4"], size: tuple[int, int], margins: tuple[int, int, int, int]
+) -> Bool[Array, "b {size[0]} {size[1]}"]:
+  """Pixels of crops that are not in the margins of their frames.
+
+  Args:
+    border: pixels of the frame above, below, left and right of the crop.
+    size: (H, W) of the crops.
+    margins: (top, bottom, left, right) of a frame, in pixels.
+  """
+  inside = []
+  for axis, length in enumerate(size):
+    before, after = (border[:, 2 * axis + side] - margins[2 * axis + side] for side in (0, 1))
+    place = jnp.arange(length, dtype=border.dtype)
+    inside.append((place + before[:, None] >= 0) & (length - 1 - place + after[:, None] >= 0))
+  rows, columns = inside
+  return rows[:, :, None] & columns[:, None, :]
 
 
 def depth_discrepancy_weight(
@@ -94,7 +117,7 @@ def difficulty(
 
 def pixel_weights(
   mask: Bool[Array, "b h w"],
-  confident_fraction: Float[Array, " b #h #w"],
+  target_weight: Float[Array, " b #h #w"],
   depth_weight: Float[Array, "b h w"] | None,
   *,
   divide_depth_weight_by_mean: bool,
@@ -102,11 +125,11 @@ def pixel_weights(
 ) -> Float[Array, "b h w"]:
   """Weight of every pixel of the mixed image in its cross-entropy.
 
-  Source pixels weigh 1 and target pixels `confident_fraction`; both times the depth weight.
+  Source pixels weigh 1 and target pixels `target_weight`; both times the depth weight.
 
   Args:
     mask: bool[B, H, W], True where the mixed image shows the source.
-    confident_fraction: [B, 1, 1] or [B, H, W] of `confident_fraction`.
+    target_weight: [B, 1, 1] or [B, H, W], such as `confident_fraction`.
     depth_weight: [B, H, W] of `depth_discrepancy_weight`, or None for no such weight.
     divide_depth_weight_by_mean: whether the depth weights are scaled to a mean of one over the
       batch, as released.
@@ -115,9 +138,9 @@ def pixel_weights(
       of all images of the batch (True).
 
   Returns:
-    [B, H, W] of the dtype of `confident_fraction`.
+    [B, H, W] of the dtype of `target_weight`.
   """
-  weight = jnp.where(mask, jnp.ones((), confident_fraction.dtype), confident_fraction)
+  weight = jnp.where(mask, jnp.ones((), target_weight.dtype), target_weight)
   if depth_weight is None:
     return weight
   if divide_depth_weight_by_mean:

@@ -1,7 +1,8 @@
 """One training step: teacher → mix → student passes → terms → optimiser → teacher.
 
-CorDA (Wang et al., ICCV 2021) on top of DACS (Tranheden et al., WACV 2021); its losses are terms
-(`adaptation/terms/`), so that other methods are other lists of them. Everything is pure; what is
+Of DACS (Tranheden et al., WACV 2021), CorDA (Wang et al., ICCV 2021), DAFormer, HRDA and MIC (Hoyer
+et al., 2022 and 2023); their losses are terms (`adaptation/terms/`), and a method is a list of
+them. Everything is pure; what is
 random is sampled by `prepare` from the key and the step's number, and used by `adapt`, so that
 tests can give it.
 """
@@ -16,20 +17,28 @@ from flax import linen as nn
 from jax.sharding import Sharding
 
 from corda_jax.adaptation.mixing import Mixing
-from corda_jax.adaptation.passes import forward, student_passes
+from corda_jax.adaptation.passes import Passed, forward, student_passes
+from corda_jax.adaptation.strong_augmentation import StrongAugmentation
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.base import Context, Found, Loss, Pass, Term
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.normalization import Normalization
 from corda_jax.resize import resize
-from corda_jax.training.state import TrainState, create_train_state, skip_unless_finite
+from corda_jax.training.state import (
+  TermState,
+  TrainState,
+  create_train_state,
+  skip_unless_finite,
+)
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Maps = dict[str, jax.Array]
 Draws = Mapping[str, Any]
 
-_KEPT = 1000  # folded into the key of a step for what the network drops, one more for each pass
+# Folded into the key of a step: for what is random in the network, one more for each pass, and for
+# the weak augmentation.
+_PASSES, _WEAK = 1000, 3000
 
 
 class Taught(NamedTuple):
@@ -51,9 +60,9 @@ class AdaptationStep:
   """The pure function step(state, batch, key) → (state, metrics), and what it is made of.
 
   `batch` holds "source_image", "target_image" uint8 RGB [B, H, W, 3], "source_label" uint8
-  [B, H, W], "source_inverse_depth" and "target_inverse_depth" float [B, H, W], and what the terms'
-  `batch_names` say. Metrics are scalars. A step whose loss or gradients are not finite changes
-  nothing but the count of steps.
+  [B, H, W], "source_inverse_depth" and "target_inverse_depth" float [B, H, W], and what the
+  `batch_names` of the teacher and of the terms say. Metrics are scalars. A step whose loss or
+  gradients are not finite changes nothing but the count of steps.
 
   Attributes:
     model: network whose outputs are named as those of `Corda`.
@@ -63,6 +72,7 @@ class AdaptationStep:
     terms: what the student learns from, by name.
     teacher: labels the target.
     mixing: makes the mixed image.
+    weak_augmentation: augmentation of the source, and of the target before it is mixed.
     views: images beside a frame, by "source" and "target": of "right", "previous", "next".
     one_student_pass: whether the student sees source and mixed images as one batch, each still
       normalised by its own statistics, and not one after the other. The results are the same.
@@ -77,6 +87,9 @@ class AdaptationStep:
   terms: Mapping[str, Term]
   teacher: Teacher = Teacher()
   mixing: Mixing = Mixing()
+  weak_augmentation: StrongAugmentation = StrongAugmentation(
+    jitter_probability=0.0, blur_probability=0.0
+  )
   views: Mapping[str, tuple[str, ...]] = dataclasses.field(
     default_factory=lambda: {"source": (), "target": ()}
   )
@@ -102,8 +115,18 @@ class AdaptationStep:
   def create_state(self, key: jax.Array) -> TrainState:
     """A fresh state, by a function that can be traced."""
     state = create_train_state(self.model, self.optimizer, key)
-    made = {name: term.init(key, self) for name, term in self.terms.items()}
-    return state.replace(terms={name: each for name, each in made.items() if each is not None})
+    student = {"params": state.params, "batch_stats": state.batch_stats}
+    return state.replace(terms=self.create_term_states(key, student))
+
+  def create_term_states(self, key: jax.Array, student: Any) -> dict[str, TermState]:
+    """Fresh states of the terms' networks, by the term's name.
+
+    Args:
+      key: PRNG key of the whole state.
+      student: the student's first variables.
+    """
+    made = {name: term.init(key, self, student) for name, term in self.terms.items()}
+    return {name: each for name, each in made.items() if each is not None}
 
   def __call__(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
     """The state after one step, and metrics."""
@@ -120,7 +143,8 @@ class AdaptationStep:
     Returns:
       The batch, but "DOMAIN_image" as network input, "DOMAIN_frame" as it was, and inverse depths
       of the type of the statistics; and what `Mixing.sample` gives, with "terms", by name, what
-      their `sample` gives, and "kept", by pass, what stochastic depth and dropout keep.
+      their `sample` gives, "passes", by name, what the network's `sample` gives, and "weak", by
+      domain, what that of the weak augmentation gives.
     """
     wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
     inputs: dict[str, Any] = dict(batch)
@@ -131,12 +155,16 @@ class AdaptationStep:
       inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
     key = jax.random.fold_in(key, state.step)
     draws = self.mixing.sample(key, batch["source_label"], self.num_classes)
-    draws["terms"] = {name: term.sample(key, inputs) for name, term in self.terms.items()}
-    keys = {name: _KEPT + index for index, name in enumerate(self.passes)}
-    batch_size = len(batch["source_image"])
-    draws["kept"] = {
-      name: self.model.sample_kept(jax.random.fold_in(key, constant), batch_size)
-      for name, constant in keys.items()
+    draws["terms"] = {name: term.sample(key, inputs, self) for name, term in self.terms.items()}
+    shape = batch["source_label"].shape
+    draws["passes"] = {
+      name: self.model.sample(jax.random.fold_in(key, _PASSES + index), shape)
+      for index, name in enumerate(self.passes)
+    }
+    weak = jax.random.split(jax.random.fold_in(key, _WEAK), (2, 4))
+    draws["weak"] = {
+      domain: self.weak_augmentation.sample(list(keys), shape[0])
+      for domain, keys in zip(("source", "target"), weak, strict=True)
     }
     return inputs, draws
 
@@ -155,16 +183,14 @@ class AdaptationStep:
       the student's predictions on the mixed image (without adaptation: on the source's) at the size
       of the labels, and "teacher_outputs", the teacher's on the target at the output stride.
     """
-    taught = self.teach(state, inputs, draws)
+    state, inputs, taught = self.teach(state, inputs, draws)
     trained = {name: term for name, term in state.terms.items() if term.optimizer_state is not None}
 
     def total_loss(params, term_params):
       terms = {name: trained[name].replace(params=own) for name, own in term_params.items()}
       student = state.replace(params=params, terms=state.terms | terms)
-      contexts = self.contexts(student, inputs, draws, taught)
-      passed = student_passes(self.model, student, contexts, draws.get("kept", {}))
-      found = self.find_losses(passed.passes, contexts)
-      return sum(_weighted(found.losses).values()), (found, passed)
+      found, passed = self.student_losses(student, inputs, draws, taught)
+      return sum(weighted(found.losses).values()), (found, passed)
 
     term_params = {name: term.params for name, term in trained.items()}
     (total, (found, passed)), gradients = jax.value_and_grad(
@@ -192,20 +218,45 @@ class AdaptationStep:
     maps = {"outputs": shown.outputs, "teacher_outputs": taught.outputs}
     return state, metrics, taught.mixed | found.maps | maps
 
-  def teach(self, state: TrainState, inputs: Batch, draws: Draws) -> Taught:
-    """The teacher labels the target; images are mixed."""
+  def teach(
+    self, state: TrainState, inputs: Batch, draws: Draws
+  ) -> tuple[TrainState, dict[str, Any], Taught]:
+    """The teacher labels the target; images are mixed.
+
+    Returns:
+      The state, whose teacher has followed the student if it does so before the step, the inputs,
+      whose source is weakly augmented, and what the teacher gives.
+    """
+    if self.teacher.update == "before":
+      state = state.replace(**self.teacher.follow(state, state.params))
+    weak = {
+      domain: self.weak_augmentation.augment(
+        inputs[f"{domain}_image"], draws.get("weak", {}).get(domain, {}), self.normalization
+      )
+      for domain in ("source", "target")
+    }
+    inputs = {**inputs, "source_image": weak["source"]}
     if not self.adapts:
-      return Taught({}, state.teacher_batch_stats, {})
+      return state, inputs, Taught({}, state.teacher_batch_stats, {})
     # The scopes name the parts in profiles and counts of operations.
     with jax.named_scope("teacher"):
-      outputs, _, stats = forward(
-        self.model,
-        {"params": state.teacher_params, "batch_stats": state.teacher_batch_stats},
-        inputs["target_image"],
-        by_batch=self.teacher.normalization == "batch",
-      )
+      outputs, stats = self._ask_teacher(state, inputs["target_image"])
       labels = self.teacher.label(outputs, state.step, inputs, self.model.resize_outputs)
-    return Taught(outputs, stats, self.mixing.mix(labels, inputs, draws, self.normalization))
+    mixed = self.mixing.mix(
+      labels, inputs | {"target_image": weak["target"]}, draws, self.normalization
+    )
+    return state, inputs, Taught(outputs, stats, mixed)
+
+  def _ask_teacher(self, state: TrainState, x: jax.Array) -> tuple[Maps, Any]:
+    """The teacher's predictions, also on mirror images if it is to see them, and its statistics."""
+    by_batch, outputs = self.teacher.normalization == "batch", {}
+    stats = state.teacher_batch_stats
+    views = {"": x} | ({"mirrored_": x[:, :, ::-1]} if self.teacher.mirror else {})
+    for prefix, view in views.items():
+      variables = {"params": state.teacher_params, "batch_stats": stats}
+      found, _, stats = forward(self.model, variables, view, by_batch=by_batch)
+      outputs |= {prefix + name: y for name, y in found.items()}
+    return outputs, stats
 
   def contexts(
     self, state: TrainState, inputs: Batch, draws: Draws, taught: Taught
@@ -227,6 +278,21 @@ class AdaptationStep:
       )
       for name in self.terms
     }
+
+  def student_losses(
+    self, state: TrainState, inputs: Batch, draws: Draws, taught: Taught
+  ) -> tuple[Found, Passed]:
+    """What the terms find in the student's passes, and these.
+
+    Args:
+      state: whose student it is, and whose states of terms.
+      inputs: as `teach` returns them.
+      draws: random choices of `prepare`.
+      taught: what the teacher gives.
+    """
+    contexts = self.contexts(state, inputs, draws, taught)
+    passed = student_passes(self.model, state, contexts, draws.get("passes", {}))
+    return self.find_losses(passed.passes, contexts), passed
 
   def find_losses(self, passes: Mapping[str, Pass], contexts: Mapping[str, Context]) -> Found:
     """What all terms find, together; statistics of their networks by the term's name.
@@ -261,10 +327,9 @@ class AdaptationStep:
       key: as for a step.
     """
     inputs, draws = self.prepare(state, batch, key)
-    contexts = self.contexts(state, inputs, draws, self.teach(state, inputs, draws))
-    student = state.replace(params=params)
-    passed = student_passes(self.model, student, contexts, draws.get("kept", {}))
-    return _weighted(self.find_losses(passed.passes, contexts).losses)
+    state, inputs, taught = self.teach(state, inputs, draws)
+    found, _ = self.student_losses(state.replace(params=params), inputs, draws, taught)
+    return weighted(found.losses)
 
   def _update(self, state: TrainState, gradients: Any, term_gradients: Any) -> TrainState:
     """The state after a step: new parameters and, from them, the teacher's."""
@@ -283,10 +348,10 @@ class AdaptationStep:
       params=params,
       optimizer_state=optimizer_state,
       terms=terms,
-      **self.teacher.follow(state, params),
+      **(self.teacher.follow(state, params) if self.teacher.update == "after" else {}),
     )
 
 
-def _weighted(losses: Mapping[str, Loss]) -> Metrics:
-  """In an order that no list of terms changes."""
+def weighted(losses: Mapping[str, Loss]) -> Metrics:
+  """Losses as they are added, in an order that no list of terms changes."""
   return {name: losses[name].weight * losses[name].value for name in sorted(losses)}

@@ -1,7 +1,7 @@
-"""Colour jitter and Gaussian blur of the mixed images, on the device.
+"""Colour jitter and Gaussian blur of images that the student sees, on the device.
 
-Semantics follow kornia 0.4.1, which the release uses. Each operation takes the drawn numbers;
-`draw_*` draws them.
+Semantics follow kornia, which the releases use. Each operation takes the drawn numbers; `draw_*`
+draws them.
 """
 
 import dataclasses
@@ -10,37 +10,50 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from corda_jax.color_jitter import color_jitter, draw_jitter
-from corda_jax.configuration import check_one_of, check_within
+from corda_jax.configuration import check_at_least, check_one_of, check_within
 from corda_jax.models.normalization import Normalization
 from corda_jax.typing import Array, Float, Key
 
 
 @dataclasses.dataclass(frozen=True)
 class StrongAugmentation:
-  """Jitter and blur of the mixed images.
+  """Jitter and blur.
 
   Attributes:
     decide_for: whether to jitter, and to blur, is decided once a "batch", or for each "image".
+    sample_for: whether the order of the jitter and the deviation of the blur are sampled for each
+      "image", or once a "batch"; the jitter's factors are each image's own.
     jitter_probability: 0..1.
-    jitter_strength: 0..1, see `draw_jitter`.
+    jitter_strength: 0..1, a number or those of brightness, contrast, saturation and hue; see
+      `draw_jitter`.
     brightness: how jitter changes it, "add" or "multiply", see `color_jitter`.
+    hsv_epsilon: see `color_jitter`.
     blur_probability: 0..1.
     blur_sigma: least and largest standard deviation, pixels.
   """
 
   decide_for: str = "batch"
+  sample_for: str = "image"
   jitter_probability: float = 0.8
-  jitter_strength: float = 0.25
+  jitter_strength: Any = 0.25
   brightness: str = "add"
+  hsv_epsilon: float = 0.0
   blur_probability: float = 0.5
   blur_sigma: tuple[float, float] = (0.15, 1.15)
 
   def __post_init__(self):
-    check_one_of(self, decide_for=("batch", "image"), brightness=("add", "multiply"))
-    share = (0, 1)
-    check_within(self, jitter_probability=share, jitter_strength=share, blur_probability=share)
+    each = ("batch", "image")
+    check_one_of(self, decide_for=each, sample_for=each, brightness=("add", "multiply"))
+    check_within(self, jitter_probability=(0, 1), blur_probability=(0, 1))
+    check_at_least(self, hsv_epsilon=0)
+    strength = np.atleast_1d(self.jitter_strength)
+    if strength.shape not in ((1,), (4,)) or not ((strength >= 0) & (strength <= 1)).all():
+      raise ValueError(
+        f"jitter_strength is {self.jitter_strength}, expected one number or four of 0 to 1"
+      )
     sigma = self.blur_sigma
     if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1]):
       raise ValueError(f"blur_sigma is {sigma}, expected (least, largest) above 0")
@@ -59,9 +72,14 @@ class StrongAugmentation:
     decisions = (batch,) if self.decide_for == "image" else ()
     return {
       "use_jitter": jax.random.bernoulli(keys[0], self.jitter_probability, decisions),
-      "jitter": draw_jitter(keys[1], batch, strength=self.jitter_strength),
+      "jitter": draw_jitter(
+        keys[1], batch, strength=self.jitter_strength, one_order=self.sample_for == "batch"
+      ),
       "use_blur": jax.random.bernoulli(keys[2], self.blur_probability, decisions),
-      "blur_sigma": draw_blur(keys[3], batch, sigma_range=self.blur_sigma),
+      "blur_sigma": jnp.broadcast_to(
+        draw_blur(keys[3], 1 if self.sample_for == "batch" else batch, sigma_range=self.blur_sigma),
+        (batch,),
+      ),
     }
 
   def augment(
@@ -77,14 +95,17 @@ class StrongAugmentation:
 
     def jitter(x):
       unit = normalization.to_unit_range(x)
-      changed = color_jitter(unit, draws["jitter"], brightness_mode=self.brightness)
+      changed = color_jitter(
+        unit, draws["jitter"], brightness_mode=self.brightness, hsv_epsilon=self.hsv_epsilon
+      )
       return normalization.from_unit_range(changed)
 
     def blur(x):
       return gaussian_blur(x, draws["blur_sigma"])
 
-    x = _apply_where(draws["use_jitter"], jitter, x)
-    return _apply_where(draws["use_blur"], blur, x)
+    if self.jitter_probability:
+      x = _apply_where(draws["use_jitter"], jitter, x)
+    return _apply_where(draws["use_blur"], blur, x) if self.blur_probability else x
 
 
 def _apply_where(use, function, x):

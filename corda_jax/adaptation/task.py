@@ -173,7 +173,7 @@ class AdaptationTask(Task):
   def batch_inputs(self, batch: HostBatch) -> dict[str, np.ndarray]:
     """As in the base class."""
     names = ["source_image", "source_label", "source_inverse_depth"]
-    names += ["target_image", "target_inverse_depth"]
+    names += ["target_image", "target_inverse_depth", *self.step.teacher.batch_names]
     for term in self.step.terms.values():
       names += term.batch_names(self.step)
     return {name: batch[name] for name in names}

@@ -118,36 +118,41 @@ class Corda(nn.Module):
     return self.clone(**normalized)
 
   @nn.nowrap
-  def sample_kept(self, key: jax.Array, batch: int) -> dict[str, Any]:
-    """Samples what stochastic depth and dropout keep in a pass, for `__call__`.
+  def sample(self, key: jax.Array, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Samples what is random in a pass in training, for `__call__`.
 
     Args:
       key: PRNG key.
-      batch: images B.
+      shape: (B, H, W) of the images.
 
     Returns:
-      "encoder", as the encoder's own `sample_kept`, and "channels", bool[B, C] of the semantic
-      feature; without those that the parts do not have, or whose rates are 0.
+      What stochastic depth and dropout keep: "encoder", as the encoder's own `sample_kept`, and
+      "channels", bool[B, C] of the semantic feature; without those that the parts do not have, or
+      whose rates are 0.
     """
     of_encoder, of_channels = jax.random.split(key)
-    kept = {}
+    draws = {}
     if hasattr(self.encoder, "sample_kept"):
-      kept["encoder"] = self.encoder.sample_kept(of_encoder, batch)
+      draws["encoder"] = self.encoder.sample_kept(of_encoder, shape[0])
     if dropout := getattr(self.decoder, "dropout", 0.0):
-      shape = (batch, self.decoder.width)
-      kept["channels"] = jax.random.uniform(of_channels, shape) >= dropout
-    return {name: value for name, value in kept.items() if not isinstance(value, dict) or value}
+      size = (shape[0], self.decoder.width)
+      draws["channels"] = jax.random.uniform(of_channels, size) >= dropout
+    return {name: value for name, value in draws.items() if not isinstance(value, dict) or value}
 
-  @nn.compact
+  @nn.nowrap
+  def encoded(self, x: jax.Array) -> jax.Array:
+    """What the encoder sees of images [B, H, W, 3]: here all of them."""
+    return x
+
   def __call__(
-    self, x: jax.Array, *, train: bool, kept: Mapping[str, Any] | None = None
+    self, x: jax.Array, *, train: bool, draws: Mapping[str, Any] | None = None
   ) -> dict[str, jax.Array]:
     """Predicts semantics and inverse depth at the decoder's stride.
 
     Args:
       x: [B, H, W, 3] normalised images.
       train: whether to normalise by the statistics of the batch, and to update the running ones.
-      kept: result of `sample_kept`; None drops nothing.
+      draws: result of `sample`; None drops nothing.
 
     Returns:
       "S", logits [B, h, w, num_classes], and, unless there is none, "initial_S"; with depth also
@@ -155,10 +160,18 @@ class Corda(nn.Module):
       "initial_D_src" and "D_src", by those trained on the source. The encoder's levels are left in
       the collection "intermediates".
     """
-    kept = kept or {}
-    drawn = {"kept": kept["encoder"]} if "encoder" in kept else {}
-    levels = self.encoder.features(x, train=train, **drawn)
+    outputs, levels = self.with_levels(x, train=train, draws=draws)
     self.sow("intermediates", "levels", levels)
+    return outputs
+
+  @nn.compact
+  def with_levels(
+    self, x: jax.Array, *, train: bool, draws: Mapping[str, Any] | None = None
+  ) -> tuple[dict[str, jax.Array], list[jax.Array]]:
+    """The predictions of `__call__`, and the encoder's levels, which they are made from."""
+    draws = draws or {}
+    drawn = {"kept": draws["encoder"]} if "encoder" in draws else {}
+    levels = self.encoder.features(x, train=train, **drawn)
     semantic = self.decoder.features(levels, "S", train=train)
     outputs = {}
     if self.initial_semantics_from == "encoder":
@@ -166,7 +179,7 @@ class Corda(nn.Module):
     elif self.initial_semantics_from == "decoder":
       outputs["initial_S"] = self._project(semantic, "initial_S", self.num_classes)
     if not self.depth:
-      return outputs | {"S": self._final_semantics(semantic, kept)}
+      return outputs | {"S": self._final_semantics(semantic, draws)}, levels
 
     start = self.initial_inverse_depth
     depth = self.decoder.features(levels, "D", train=train)
@@ -177,15 +190,13 @@ class Corda(nn.Module):
         semantic + self._message(depth, "correlation_D_to_S"),
         depth + self._message(semantic, "correlation_S_to_D"),
       )
-    outputs["S"] = self._final_semantics(semantic, kept)
+    outputs["S"] = self._final_semantics(semantic, draws)
     outputs["D"] = self.decoder.predict(depth, "final_D", 1, initial=start)
     outputs["D_src"] = self.decoder.predict(depth, "final_D_src", 1, initial=start)
-    return outputs
+    return outputs, levels
 
-  def _final_semantics(self, x: jax.Array, kept: Mapping[str, Any]) -> jax.Array:
-    if "channels" in kept:
-      factors = kept["channels"][:, None, None].astype(x.dtype) / (1 - self.decoder.dropout)
-      x = x * factors
+  def _final_semantics(self, x: jax.Array, draws: Mapping[str, Any]) -> jax.Array:
+    x = drop_channels(x, draws.get("channels"), getattr(self.decoder, "dropout", 0.0))
     return self.decoder.predict(x, "final_S", self.num_classes)
 
   def _project(self, x: jax.Array, name: str, channels: int, start: float = 0.0) -> jax.Array:
@@ -207,6 +218,11 @@ class Corda(nn.Module):
       kernel_init=self.kernel_init,
       name=name,
     )(x)
+
+
+def drop_channels(x: jax.Array, kept: jax.Array | None, rate: float) -> jax.Array:
+  """Dropout of whole channels: [B, h, w, C] times `kept` bool[B, C] / (1 - rate); None: `x`."""
+  return x if kept is None else x * (kept[:, None, None].astype(x.dtype) / (1 - rate))
 
 
 def _replace(part: Any, **values: Any) -> Any:

@@ -28,7 +28,7 @@ from corda_jax.pretrained.torch_write import write_torch_file
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import check_writable, has_checkpoints, record_config
-from corda_jax.training.sharding import shardings_of
+from corda_jax.training.sharding import replicated_key, shardings_of
 from corda_jax.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -130,7 +130,11 @@ def _filled(task: AdaptationTask, student: Variables, teacher: Variables) -> Tra
     "teacher_batch_stats": teacher["batch_stats"],
   }
   places = shardings_of({name: getattr(state, name) for name in fields})
-  return state.replace(**jax.jit(copy, out_shardings=places)(fields))
+  state = state.replace(**jax.jit(copy, out_shardings=places)(fields))
+  if not state.terms:
+    return state
+  terms = jax.jit(task.step.create_term_states, out_shardings=shardings_of(state.terms))
+  return state.replace(terms=terms(replicated_key(task.mesh, task.config.seed), student))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from corda_jax.adaptation.passes import student_passes
-from corda_jax.adaptation.terms.base import Context, Found, Loss, Term
+from corda_jax.adaptation.terms.base import Context, Found, Loss, PassInput, Term
 from corda_jax.models.normalization import Normalization
 from corda_jax.training.state import TrainState
 
@@ -21,7 +21,7 @@ class Extra(Term):
   image_of: str = "target"
 
   def images(self, context):
-    return {self.image_of: context.inputs["target_image"]}
+    return {self.image_of: PassInput(context.inputs["target_image"])}
 
   def losses(self, passes, context):
     return Found({"mean": Loss(passes["target"].outputs["S"].mean())})
@@ -36,8 +36,8 @@ class Doubled(nn.Module):
     return self
 
   @nn.compact
-  def __call__(self, x, *, train, kept=None):
-    factor = jnp.ones(len(x)) if kept is None else kept["images"].astype(x.dtype)
+  def __call__(self, x, *, train, draws=None):
+    factor = jnp.ones(len(x)) if draws is None else draws["images"].astype(x.dtype)
     return {"S": 2 * x * factor[:, None, None, None]}
 
 

@@ -149,6 +149,7 @@ def test_weights_and_the_mean_follow_their_switches(float64, random, switches):
   confidence = random.uniform(size=mask.shape) * np.array([0.9, 1, 1.1])[:, None, None]
   fraction = confident_fraction(confidence, threshold=0.5, over=step.teacher.fraction_over)
   arrays = {"mask": mask, "inverse_depth": depth, "confident_fraction": fraction}
+  arrays["target_weight"] = fraction
   logits = random.standard_normal((*mask.shape, 19))
   label = np.where(target_mask, random.randint(0, 19, mask.shape), 255)
   arrays |= {"label": jnp.asarray(label)}

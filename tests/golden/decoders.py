@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from corda_jax.losses import weighted_cross_entropy
+from corda_jax.losses import cross_entropy
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.base import Decoder
 from corda_jax.models.decoders.daformer import FusionDecoder
@@ -92,7 +92,7 @@ def heads_file(path: Path) -> Iterator[Measure]:
       table, seen = DAFORMER, levels
     network = _network(decoder, _Features())
     template = _template(network, seen)
-    shapes = {n: table.tensor(_zeros(template), n).shape for n in map(str, z[f"{name}/names"])}
+    shapes = {n: table.tensor(zeros(template), n).shape for n in map(str, z[f"{name}/names"])}
     tensors = {n: golden_daformer.parameter(n, shape) for n, shape in shapes.items()}
     variables = _decoder_variables(tensors, template, table)
     for mode in ("eval", "train"):
@@ -103,7 +103,8 @@ def heads_file(path: Path) -> Iterator[Measure]:
       yield Measure(entry, relative(got["S"], z[entry]), STORED, got["S"].size)
 
 
-def _zeros(template: Any) -> Any:
+def zeros(template: Any) -> Any:
+  """Zeros of the shapes of a tree."""
   return jax.tree.map(lambda x: np.zeros(x.shape), template)
 
 
@@ -131,7 +132,7 @@ def daformer_file(path: Path) -> Iterator[Measure]:
   network = _network(decoder, encoder)
   x = jnp.asarray(golden_daformer.forward_image(meta["seed"], meta["shape"]))
   template = _template(network, x)
-  shapes = {n: DAFORMER.tensor(_zeros(template), n).shape for n in DAFORMER.names(template)}
+  shapes = {n: DAFORMER.tensor(zeros(template), n).shape for n in DAFORMER.names(template)}
   tensors = {n: golden_daformer.parameter(n, shape) for n, shape in shapes.items()}
   variables, report = match(tensors, template, DAFORMER)
   assert not report.missing
@@ -151,7 +152,7 @@ def daformer_file(path: Path) -> Iterator[Measure]:
       {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
     )
     logits = resize_centered(outputs["S"], shape[1:])
-    return weighted_cross_entropy(logits, label, jnp.asarray(weight)), (
+    return cross_entropy(logits, label, jnp.asarray(weight), mean_over="all"), (
       outputs["S"],
       updated,
       logits,
@@ -167,24 +168,30 @@ def daformer_file(path: Path) -> Iterator[Measure]:
   yield from gradients(
     z, {"params": of_params}, DAFORMER, norm="train/grad_norm", probe="train/grad_probe"
   )
-  names = list(map(str, z["stat_names"]))
-  stats = [DAFORMER.tensor(updated, name) for name in names]
-  norms = [abs(np.linalg.norm(s) - n) / n for s, n in zip(stats, z["stat_norm"], strict=True)]
-  yield worst("stat_norm", norms, GRADIENT)
-  probes = [
-    abs(golden_daformer.probe(name, s) - p) / n
-    for name, s, p, n in zip(names, stats, z["stat_probe"], z["stat_norm"], strict=True)
-  ]
-  yield worst("stat_probe", probes, GRADIENT)
+  yield from statistics(z, updated, DAFORMER)
   kept = {
     "encoder": mit_kept(encoder, shape[0]),
     "channels": jnp.asarray(
       golden_daformer.keep_channel("decode_head", shape[0], decoder.width, decoder.dropout)
     ),
   }
-  got, _ = apply(variables, x, train=True, kept=kept, mutable=("batch_stats",))
+  got, _ = apply(variables, x, train=True, draws=kept, mutable=("batch_stats",))
   entry = "dropped/logits"
   yield Measure(entry, relative(got["S"], z[entry]), STORED, got["S"].size)
+
+
+def statistics(z: Any, tree: Any, table: NameTable, *, prefix: str = "") -> Iterator[Measure]:
+  """Norms and probes of running statistics."""
+  names = list(map(str, z["stat_names"]))
+  stats = [table.tensor(tree, name) for name in names]
+  norms, probes = (z[f"{prefix}stat_{kind}"] for kind in ("norm", "probe"))
+  errors = [abs(np.linalg.norm(s) - n) / n for s, n in zip(stats, norms, strict=True)]
+  yield worst(f"{prefix}stat_norm", errors, GRADIENT)
+  errors = [
+    abs(golden_daformer.probe(name, s) - p) / n
+    for name, s, p, n in zip(names, stats, probes, norms, strict=True)
+  ]
+  yield worst(f"{prefix}stat_probe", errors, GRADIENT)
 
 
 def segformer_file(path: Path) -> Iterator[Measure]:

@@ -1,6 +1,14 @@
 """What is measured of each kind of file, but for the released runs, which are processes."""
 
-from tests.golden import decoders, depth_networks, depth_parts, encoders, parts
+from tests.golden import (
+  daformer_steps,
+  decoders,
+  depth_networks,
+  depth_parts,
+  encoders,
+  hrda,
+  parts,
+)
 
 KINDS = {
   "losses": (parts.losses_file,),
@@ -10,6 +18,8 @@ KINDS = {
   "daformer/heads": (decoders.heads_file,),
   "daformer/daformer_": (decoders.daformer_file,),
   "daformer/functions": (decoders.functions_file,),
+  "daformer/hrda": (hrda.hrda_file,),
+  "daformer/step_": (daformer_steps.steps_file,),
   "foundation/dinov2_": (encoders.dinov2_file,),
   "foundation/dinov3_": (encoders.dinov3_file,),
   "foundation/segformer_": (decoders.segformer_file,),

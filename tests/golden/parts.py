@@ -1,5 +1,6 @@
 """Measures the parts of the method against `losses*.npz` and `augment*.npz`, in float64."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,10 @@ KERNEL = 1e-6
 
 _LOSSES = {
   "cross_entropy": (losses.cross_entropy, ("logits", "label")),
-  "weighted_cross_entropy": (losses.weighted_cross_entropy, ("logits", "label", "pixel_weight")),
+  "weighted_cross_entropy": (
+    functools.partial(losses.cross_entropy, mean_over="all"),
+    ("logits", "label", "pixel_weight"),
+  ),
   "berhu": (losses.berhu, ("inverse_depth_prediction", "inverse_depth_target")),
 }
 

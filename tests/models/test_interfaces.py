@@ -123,8 +123,8 @@ def test_any_encoder_with_any_decoder_runs(network, random):
 
   @jax.jit
   def run(variables, x, key):
-    kept = network.sample_kept(key, len(x))
-    return network.apply(variables, x, train=True, kept=kept, mutable=["batch_stats"])[0]
+    draws = network.sample(key, x.shape[:3])
+    return network.apply(variables, x, train=True, draws=draws, mutable=["batch_stats"])[0]
 
   outputs = run(variables, x, jax.random.key(1))
   check(network, outputs)

@@ -12,16 +12,14 @@ from corda_jax.adaptation.depth_heads import positive
 from corda_jax.adaptation.terms.base import (
   Context,
   Found,
-  Loss,
   Maps,
   Pass,
   Term,
   depth_heads,
-  semantic_heads,
+  semantic_losses,
 )
 from corda_jax.configuration import check_one_of, check_within
 from corda_jax.depth.inverse_depth import NO_DEPTH
-from corda_jax.losses import weighted_cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +68,10 @@ class MixedSelfTraining(Term):
 
   def losses(self, passes: Mapping[str, Pass], context: Context) -> Found:
     """As in the base class."""
-    outputs, mixed = passes["mixed"].outputs, context.mixed
-    weights, depth_weight = self.weigh(outputs, context)
-    losses = {
-      "ce_mix" + suffix: Loss(
-        weighted_cross_entropy(logits, mixed["label"], weights, mean_over=self.mean_over)
-      )
-      for suffix, logits in semantic_heads(outputs).items()
-    }
+    seen, mixed = passes["mixed"], context.mixed
+    weights, depth_weight = self.weigh(seen.outputs, context)
+    losses = semantic_losses(seen, mixed["label"], weights, mean_over=self.mean_over)
+    losses = {"ce_mix" + suffix: loss for suffix, loss in losses.items()}
     metrics = {"confident_fraction": mixed["confident_fraction"].mean()}
     maps = {"pixel_weight": weights}
     if depth_weight is not None:
@@ -114,7 +108,7 @@ class MixedSelfTraining(Term):
         depth_weight = jnp.where(mixed["mask"], jnp.ones((), depth_weight.dtype), depth_weight)
     weights = pseudo_labels.pixel_weights(
       mixed["mask"],
-      mixed["confident_fraction"],
+      mixed["target_weight"],
       depth_weight,
       divide_depth_weight_by_mean=options.divide_by_mean,
       share_depth_weight_across_batch=options.share_across_batch,

@@ -102,7 +102,7 @@ class Photometric(PhotometricOptions, Term):
       for name in (*image_names(step.views[domain])[1:], "intrinsics", "baseline")
     )
 
-  def init(self, key: jax.Array, step: Any) -> TermState | None:
+  def init(self, key: jax.Array, step: Any, student: Maps) -> TermState | None:
     """As in the base class: the pose network, where a domain has neighbours in time."""
     if not any(temporal_views(step.views[domain]) for domain in self._taught(step)):
       return None
@@ -114,7 +114,7 @@ class Photometric(PhotometricOptions, Term):
     """As in the base class."""
     return optax.adam(self.pose_learning_rate)
 
-  def sample(self, key: jax.Array, batch: Maps) -> dict[str, jax.Array]:
+  def sample(self, key: jax.Array, batch: Maps, step: Any) -> dict[str, jax.Array]:
     """As in the base class: keys of the noise that breaks ties of the automask."""
     return {domain: jax.random.fold_in(key, _NOISE_KEYS[domain]) for domain in self.domains}
 

@@ -44,6 +44,14 @@ FUSION: Patterns = (
   ),
   *_HEADS,
 )
+# HRDA's scale attention, whose decoder is a fusion by a 1x1 convolution.
+ATTENTION: Patterns = (
+  *(
+    (f"decode_head.scale_attention.{part}", f"decoder_attention_{part_here}")
+    for part, part_here in _FUSED
+  ),
+  ("decode_head.scale_attention.conv_seg", "final_attention"),
+)
 # DAFormer's DeepLab decoder.
 DEEPLAB: Patterns = (
   ("decode_head.aspp_modules.{i}.conv.weight", "final_S/kernel{i}"),
@@ -65,6 +73,14 @@ LIGHTWEIGHT_TENSORS: Patterns = tuple(
   for theirs, ours in _TASKS
   for i, k in enumerate((0, 3))
 )
+
+
+def below_head(patterns: Patterns) -> Patterns:
+  """The same patterns where HRDA has a decoder: below "decode_head.head."."""
+  return tuple(
+    (theirs.replace("decode_head.", "decode_head.head.", 1), ours) for theirs, ours in patterns
+  )
+
 
 # SegFormer's decoder on the Hub, and that of its authors.
 HUB_SEGFORMER = (

@@ -13,6 +13,7 @@ from corda_jax.models.decoders.lightweight import LightweightDecoder
 from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
+from corda_jax.models.hrda import Hrda
 from corda_jax.pretrained.names import corda, decode_heads, mix_transformer, vision_transformer
 from corda_jax.pretrained.names.renaming import Rule, Tensors, to_original, to_other
 from corda_jax.pretrained.names.tables import NameTable, prefixed
@@ -26,7 +27,7 @@ _LICENSED_WIDTH = 768
 _CHUNK = re.compile(r"blocks\.\d+\.(?=\d+\.)")
 
 
-def table_of(network: Corda) -> NameTable:
+def table_of(network: Corda | Hrda) -> NameTable:
   """Names of a network's tensors in files: CorDA's or DACS's, or those of mmsegmentation.
 
   With a ResNet and DeepLab's decoder the names are those of the released code. Otherwise the
@@ -35,6 +36,10 @@ def table_of(network: Corda) -> NameTable:
   Raises:
     UserError: files have no names for a part of the network.
   """
+  if isinstance(network, Hrda):
+    shared = table_of(network.network)
+    modules, tensors = map(decode_heads.below_head, (shared.modules, shared.tensors))
+    return NameTable(f"{shared.network}, HRDA", (*decode_heads.ATTENTION, *modules), tensors)
   encoder, decoder = network.encoder, network.decoder
   match encoder:
     case ResNet():

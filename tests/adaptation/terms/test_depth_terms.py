@@ -74,6 +74,7 @@ def test_the_discrepancy_is_judged_by_what_the_domain_has(random, domain, superv
     "mask": jnp.asarray(mask),
     "inverse_depth": jnp.asarray(np.where(mask, depth["source"], depth["target"])),
     "confident_fraction": jnp.ones((2, 1, 1)),
+    "target_weight": jnp.ones((2, 1, 1)),
   }
   of_student, of_teacher = (jax.tree.map(jnp.asarray, x) for x in networks)
   inputs = {"target_inverse_depth": jnp.asarray(depth["target"])}

@@ -1,0 +1,122 @@
+"""Features of things stay near those of the encoder that training began with."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from corda_jax.adaptation.terms.base import Context, Found, Loss, Maps, Pass, Term
+from corda_jax.configuration import check_at_least, check_within
+from corda_jax.labels import IGNORE
+from corda_jax.models.layers import accumulation_dtype
+from corda_jax.training.state import TermState
+from corda_jax.typing import Array, Bool, Float, Integer
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureDistance(Term):
+  """Distance to the features of the frozen first encoder, on things: "feature_distance".
+
+  The features are the last level's on the source; with weights of ImageNet, it tells classes of
+  things apart that are rare in the source. Source: DAFormer (Hoyer et al., CVPR 2022), section 3.3.
+
+  Attributes:
+    weight: weight of the loss.
+    classes: training ids of things; those of Cityscapes are traffic light and sign, person to
+      bicycle.
+    min_share: a position counts if one of the classes has this share of its pixels or more.
+  """
+
+  weight: float = 0.005
+  classes: tuple[int, ...] = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
+  min_share: float = 0.75
+
+  def __post_init__(self):
+    check_at_least(self, weight=0)
+    check_within(self, min_share=(0, 1))
+
+  def init(self, key: jax.Array, step: Any, student: Maps) -> TermState:
+    """As in the base class: the student's first encoder, frozen."""
+    kinds = ("params", "batch_stats")
+    params, batch_stats = (jax.tree.map(jnp.copy, student[k].get("encoder", {})) for k in kinds)
+    return TermState(params, batch_stats, optimizer_state=None)
+
+  def losses(self, passes: Mapping[str, Pass], context: Context) -> Found:
+    """As in the base class."""
+    model, state = context.step.model, context.state
+    image, feature = passes["source"].image, passes["source"].levels[-1]
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    frozen = model.encoder.apply(variables, model.encoded(image), train=False, method="features")[
+      -1
+    ]
+    label = feature_label(
+      context.inputs["source_label"],
+      feature.shape[1:3],
+      num_classes=context.step.num_classes,
+      min_share=self.min_share,
+    )
+    things = jnp.isin(label, jnp.asarray(self.classes, label.dtype))
+    distance = feature_distance(feature, jax.lax.stop_gradient(frozen), things)
+    return Found({"feature_distance": Loss(distance, self.weight)}, maps={"feature_label": label})
+
+
+def feature_label(
+  label: Integer[Array, "b height width"],
+  size: tuple[int, int],
+  *,
+  num_classes: int,
+  min_share: float,
+) -> Integer[Array, "b {size[0]} {size[1]}"]:
+  """The class that most of the pixels of each feature have.
+
+  Args:
+    label: training ids, 0..num_classes - 1 or 255.
+    size: (h, w) of the features. A feature is of the square of width // w pixels that begins at the
+      same multiple, as released; pixels beyond the last square are of none.
+    num_classes: semantic classes.
+    min_share: least share of the square's pixels.
+
+  Returns:
+    int32: the lowest of the most frequent values; 255 where that is 255, or its share below
+    `min_share`.
+
+  Raises:
+    ValueError: the squares are not as many as the features.
+  """
+  stride = label.shape[2] // size[1]
+  counted = tuple(n // max(stride, 1) for n in label.shape[1:])
+  if counted != tuple(size):
+    raise ValueError(
+      f"crops of {label.shape[1:]} pixels in squares of {stride} are {counted}, but features are "
+      f"{tuple(size)}: set data.crop_height and data.crop_width to multiples of {stride}"
+    )
+  label = label[:, : stride * size[0], : stride * size[1]].astype(jnp.int32)
+  squares = label.reshape(-1, size[0], stride, size[1], stride).transpose(0, 1, 3, 2, 4)
+  values = jnp.asarray([*range(num_classes), IGNORE], jnp.int32)
+  count = jax.lax.map(lambda value: (squares == value).sum((-2, -1)), values)
+  most = count.argmax(0)
+  least = math.ceil(min_share * stride**2 - 1e-9)  # but for the rounding of the share
+  return jnp.where(count.max(0) >= least, values[most], IGNORE)
+
+
+def feature_distance(
+  first: Float[Array, "b h w c"], second: Float[Array, "b h w c"], mask: Bool[Array, "b h w"]
+) -> Float[Array, ""]:
+  """Mean Euclidean distance over channels at the positions of a mask; 0 if it has none.
+
+  Its gradient is 0 where the features are equal. (The release divides by the number of positions
+  also where it is 0: it logs NaN, and the gradient is 0, too.)
+
+  Args:
+    first: features.
+    second: others.
+    mask: the positions that count.
+  """
+  wide = accumulation_dtype(first.dtype)
+  square = jnp.square(first.astype(wide) - second.astype(wide)).sum(-1)
+  counted = mask & (square > 0)  # the square root has no gradient at 0
+  distance = jnp.where(counted, jnp.sqrt(jnp.where(counted, square, 1)), 0)
+  return distance.sum() / jnp.maximum(mask.sum(), 1).astype(wide)

@@ -1,0 +1,301 @@
+"""Runs the training steps of DAFormer, HRDA and MIC of one file, in float64.
+
+`daformer/step_*`: shapes, seeds, sizes and switches are read from the file.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corda_jax.adaptation.mixing import Mixing
+from corda_jax.adaptation.passes import forward
+from corda_jax.adaptation.step import AdaptationStep, weighted
+from corda_jax.adaptation.strong_augmentation import StrongAugmentation
+from corda_jax.adaptation.teacher import Teacher
+from corda_jax.adaptation.terms.feature_distance import FeatureDistance
+from corda_jax.adaptation.terms.masked import MaskedConsistency
+from corda_jax.adaptation.terms.mixed import MixedSelfTraining
+from corda_jax.adaptation.terms.source import SourceSupervision
+from corda_jax.models.normalization import IMAGENET
+from corda_jax.pretrained.names.networks import table_of
+from corda_jax.training.optimizer import AdamW, Warmup
+from corda_jax.training.state import TermState, TrainState
+from tests.golden import golden_daformer
+from tests.golden.decoders import statistics
+from tests.golden.encoders import GRADIENT, NOISE, STORED, gradients, mit_kept
+from tests.golden.hrda import daformer_network, hrda_network, start
+from tests.golden.released_run import CHANGES, Measure, relative, worst
+
+# What the file calls losses → what they are called here.
+_LOSSES = {
+  "decode.loss_seg": "ce_src",
+  "src.loss_imnet_feat_dist": "feature_distance",
+  "mix.decode.loss_seg": "ce_mix",
+  "masked.decode.loss_seg": "ce_masked",
+}
+_TERMS = {
+  "source": "ce_src",
+  "feature_distance": "feature_distance",
+  "mixed": "ce_mix",
+  "masked": "ce_masked",
+}
+
+
+class Steps:
+  """One file.
+
+  Args:
+    path: of the file.
+  """
+
+  def __init__(self, path: Path):
+    """Builds the step and its first state."""
+    self.z = np.load(path)
+    self.meta = json.loads(str(self.z["meta"]))
+    meta = self.meta
+    self.shape = tuple(meta["shape"])
+    self.seed = meta["seed"]
+    self.high = meta["hr_crop_size"] is not None
+    make = hrda_network if self.high else daformer_network
+    self.model = make(meta, drop_path=meta["drop_path_rate"])
+    self.table = table_of(self.model)
+    self.step = self._step()
+
+  def _step(self) -> AdaptationStep:
+    meta = self.meta
+    augmentation = StrongAugmentation(jitter_strength=0.2, hsv_epsilon=1e-6)
+    terms: dict[str, Any] = {
+      "source": SourceSupervision(mean_over="all"),
+      "mixed": MixedSelfTraining(mean_over="all"),
+      "feature_distance": FeatureDistance(
+        meta["feature_distance_weight"],
+        tuple(meta["feature_distance_classes"]),
+        meta["feature_distance_min_ratio"],
+      ),
+    }
+    if meta["mask_ratio"] is not None:
+      terms["masked"] = MaskedConsistency(block=meta["mask_block"], ratio=meta["mask_ratio"])
+    margins = meta["valid_margins"] or (meta["ignore_top"], meta["ignore_bottom"], 0, 0)
+    adamw = AdamW(
+      learning_rate=meta["learning_rate"],
+      schedule_power=1.0,
+      weight_decay=meta["weight_decay"],
+      decay_encoder_norms=False,
+      warmup=Warmup(meta["warmup_iters"], meta["warmup_ratio"]),
+    )
+    return AdaptationStep(
+      self.model,
+      adamw.build(meta["max_iters"], freeze_encoder_affine=False),
+      IMAGENET,
+      19,
+      terms,
+      teacher=Teacher(
+        decay=meta["alpha"],
+        confidence_threshold=meta["threshold"],
+        update="before",
+        untrusted_margins=tuple(margins),
+        margins_of="frame" if meta["valid_margins"] else "crop",
+      ),
+      mixing=Mixing(classes_from="batch", augmentation=augmentation),
+    )
+
+  def start(self) -> TrainState:
+    """The state before the first step."""
+    student = start(self.model, self.shape)
+    frozen = start(self.model, self.shape, "imnet_model.")["params"]["encoder"]
+    teacher = jax.tree.map(jnp.zeros_like, student["params"])
+    own = jax.tree_util.tree_map_with_path(
+      lambda path, x: jnp.ones_like(x) if path[-1].key == "var" else jnp.zeros_like(x),
+      student["batch_stats"],
+    )
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=student["params"],
+      batch_stats=student["batch_stats"],
+      optimizer_state=self.step.optimizer.init(student["params"]),
+      teacher_params=teacher,
+      teacher_batch_stats=own,
+      terms={"feature_distance": TermState(frozen, {}, None)},
+    )
+
+  def batch(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and random choices of a step."""
+    meta, shape = self.meta, self.shape
+    seed = self.seed + index
+    inputs = dict(golden_daformer.step_batch(seed, shape, meta["label_block"]))
+    ones = np.ones(shape)
+    inputs |= {"source_inverse_depth": ones, "target_inverse_depth": ones}
+    if margins := meta["valid_margins"]:
+      halves = [[m - m * (i + 1) // 2 for m in margins] for i in range(shape[0])]
+      inputs["target_border"] = np.array(halves, np.int32)
+    names = self.step.passes
+    passes: dict[str, Any] = {name: self._kept() for name in names}
+    if self.high:
+      crop = tuple(meta["hr_crop_size"])
+      boxes = golden_daformer.crop_boxes(seed, shape[1:], crop, 8, len(names))
+      for name, (top, _, left, _) in zip(names, boxes, strict=True):
+        passes[name] = {"context": {}, "detail": {}, "corner": np.array([top, left], np.int32)}
+    draws = {"mix_mask": golden_daformer.mix_mask(seed, inputs["source_label"])}
+    draws |= self._augmented(seed, shared=False)
+    draws["terms"] = dict.fromkeys(self.step.terms)
+    if meta["mask_ratio"] is not None:
+      seen = golden_daformer.block_uniform(seed, shape, meta["mask_block"]) > meta["mask_ratio"]
+      draws["terms"]["masked"] = {"seen": seen, **self._augmented(seed, shared=True)}
+    return jax.tree.map(jnp.asarray, (inputs, draws | {"passes": passes}))
+
+  def _kept(self) -> dict[str, Any]:
+    batch, decoder, kept = self.shape[0], self.model.decoder, {}
+    if self.model.encoder.drop_path:
+      kept["encoder"] = mit_kept(self.model.encoder, batch)
+    if decoder.dropout:
+      kept["channels"] = golden_daformer.keep_channel(
+        "decode_head", batch, decoder.width, decoder.dropout
+      )
+    return kept
+
+  def _augmented(self, seed: int, *, shared: bool) -> dict[str, Any]:
+    augmented = np.array(self.meta["augmented"])
+    drawn = golden_daformer.jitter(seed, self.shape[0], shared)
+    names = ("brightness", "contrast", "saturation", "hue")
+    jitter = dict(zip(names, drawn["factors"], strict=True)) | {"order": drawn["order"]}
+    return {
+      "use_jitter": augmented,
+      "jitter": jitter,
+      "use_blur": augmented,
+      "blur_sigma": drawn["sigma"],
+    }
+
+  def measures(self) -> Iterator[Measure]:
+    """All that the file holds."""
+    with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
+      adapt, state = jax.jit(self.step.adapt), self.start()
+      adapt = adapt.lower(state, *self.batch(0)).compile()
+    yield from self.first(state)
+    losses = []
+    for index in range(self.meta["steps"]):
+      state, metrics, maps = adapt(state, *self.batch(index))
+      if index == 0:
+        yield from self.maps(maps)
+      losses += [*self.losses(metrics, self.z["losses"][index])]
+    yield worst("losses", losses, GRADIENT)
+    yield from self.changes(state.params, "")
+    yield from self.changes(state.teacher_params, "ema_")
+    yield from statistics(self.z, {"batch_stats": state.batch_stats}, self.table)
+    teacher = {"batch_stats": state.teacher_batch_stats}
+    yield from statistics(self.z, teacher, self.table, prefix="teacher_")
+    x = jnp.asarray(golden_daformer.forward_image(self.seed, self.shape))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    got = jax.jit(lambda v, x: self.model.apply(v, x, train=False)["S"])(variables, x)
+    yield self._stored("final_eval/logits", got)
+
+  def losses(self, metrics: Mapping[str, Any], expected: np.ndarray) -> Iterator[float]:
+    """Errors of the losses of a step; those of the file have their weights."""
+    weights = {"feature_distance": self.meta["feature_distance_weight"]}
+    share = self.meta["hr_loss_weight"]
+    for name, value in zip(map(str, self.z["loss_names"]), expected, strict=True):
+      if "acc_seg" in name:
+        continue
+      own = _LOSSES[name.replace(".hr.", ".")]
+      if share is not None and own.startswith("ce_"):
+        detail = ".hr." in name
+        weights[own] = share if detail else 1 - share
+        own_metric = own + "_detail" * detail
+      else:
+        own_metric = own
+      got = weights.get(own, 1.0) * float(metrics[own_metric])
+      if np.isnan(value):  # there is no thing: here the distance is 0
+        assert own == "feature_distance"
+        yield abs(got)
+      else:
+        yield abs(got / value - 1)
+
+  def maps(self, maps: Mapping[str, Any]) -> Iterator[Measure]:
+    """Maps of the first step."""
+    weight = jnp.broadcast_to(maps["pixel_weight"], self.shape)
+    found = {
+      "teacher_logits": maps["teacher_outputs"]["S"],
+      "confidence": maps["confidence"],
+      "pseudo_label": maps["pseudo_label"],
+      "confident_fraction": maps["confident_fraction"][0, 0, 0],
+      "mixed_label": maps["label"],
+      "mixed_weight": weight,
+      "feature_label": maps["feature_label"],
+      "mixed_image": maps["image"][:, ::2, ::2],
+    }
+    if "masked_image" in maps:
+      found["masked_image"] = maps["masked_image"][:, ::2, ::2]
+    for name, value in found.items():
+      if f"step0/{name}" in self.z:
+        yield self._stored(f"step0/{name}", value)
+
+  def first(self, state: TrainState) -> Iterator[Measure]:
+    """Logits of the first step's passes, and gradients of each of its losses."""
+    names = [name for name in _TERMS if f"step0/grad_norm_{name}" in self.z]
+
+    @jax.jit
+    def run(params, state, inputs, draws):
+      state, inputs, taught = self.step.teach(state, inputs, draws)
+
+      def of_terms(params):
+        found, passed = self.step.student_losses(
+          state.replace(params=params), inputs, draws, taught
+        )
+        values = weighted(found.losses)
+        sums = [sum(v for n, v in values.items() if n.startswith(_TERMS[name])) for name in names]
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits = {
+          name: forward(self.model, variables, seen.image, draws=draws["passes"][name])[0]["S"]
+          for name, seen in passed.passes.items()
+        }
+        return jnp.stack(sums), logits
+
+      _, pull, logits = jax.vjp(of_terms, params, has_aux=True)
+      return jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(names))), logits
+
+    of_terms, logits = run(state.params, state, *self.batch(0))
+    for name, value in logits.items():
+      yield self._stored(f"step0/logits_{name}", value)
+    for index, name in enumerate(names):
+      tree = jax.tree.map(lambda x, index=index: x[index], of_terms)
+      entry = f"step0/grad_norm_{name}"
+      yield from gradients(self.z, {"params": tree}, self.table, norm=entry)
+    total = jax.tree.map(lambda x: x.sum(0), of_terms)
+    yield from gradients(
+      self.z, {"params": total}, self.table, norm="step0/grad_norm", probe="step0/grad_probe"
+    )
+
+  def changes(self, params: Any, prefix: str) -> Iterator[Measure]:
+    """How far parameters moved from their start, and where to."""
+    names, norms, probes = list(map(str, self.z["param_names"])), [], []
+    largest = self.z["step0/grad_norm"].max()
+    for index, name in enumerate(names):
+      # The keys' biases have no gradient but rounding, as what a normalisation follows: AdamW turns
+      # that into full steps.
+      if self.z["step0/grad_norm"][index] < NOISE * largest or name.endswith("attn.kv.bias"):
+        continue
+      value = self.table.tensor({"params": params}, name)
+      change = value - golden_daformer.parameter(name, value.shape)
+      norm = self.z[f"{prefix}delta_norm"][index]
+      norms.append(abs(np.linalg.norm(change) - norm) / norm)
+      probe = golden_daformer.probe(name, change)
+      probes.append(abs(probe - self.z[f"{prefix}delta_probe"][index]) / norm)
+    assert len(norms) > 0.8 * len(names)
+    yield worst(f"{prefix}delta_norm", norms, CHANGES)
+    yield worst(f"{prefix}delta_probe", probes, CHANGES)
+
+  def _stored(self, entry: str, got: Any) -> Measure:
+    """Of an array; classes must be equal."""
+    expected = self.z[entry]
+    exact = np.issubdtype(expected.dtype, np.integer)
+    bound = np.finfo(np.float64).tiny if exact else STORED
+    return Measure(entry, relative(got, expected.astype(np.float64)), bound, expected.size)
+
+
+def steps_file(path: Path) -> Iterator[Measure]:
+  """All measures of one file."""
+  return Steps(path).measures()
