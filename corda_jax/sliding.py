@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,8 +35,24 @@ def corners(
   return list(itertools.product(*map(window_starts, size, window, stride)))
 
 
+def count_windows(
+  places: Sequence[tuple[int, int]], window: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+  """How many windows show each pixel, [H, W].
+
+  Args:
+    places: (top, left) of each window.
+    window: rows and columns of a window.
+    size: (H, W) of the image.
+  """
+  count = np.zeros(size)
+  for top, left in places:
+    count[top : top + window[0], left : left + window[1]] += 1
+  return count
+
+
 def mean_of_windows(
-  parts: Sequence[Float[Array, "b h w c"]],
+  parts: Float[Array, "windows b h w c"],
   places: Sequence[tuple[int, int]],
   size: tuple[int, int],
 ) -> Float[Array, "b height width c"]:
@@ -46,33 +63,47 @@ def mean_of_windows(
     places: (top, left) of each, in pixels of the predictions.
     size: (H, W) of the result, which the windows cover.
   """
-  first = parts[0]
-  total = jnp.zeros((len(first), *size, first.shape[-1]), first.dtype)
-  count = np.zeros(size)
+  window = parts.shape[2:4]
+  total = jnp.zeros((parts.shape[1], *size, parts.shape[-1]), parts.dtype)
   for part, (top, left) in zip(parts, places, strict=True):
-    rows, columns = slice(top, top + part.shape[1]), slice(left, left + part.shape[2])
-    total = total.at[:, rows, columns].add(part)
-    count[rows, columns] += 1
-  return total / jnp.asarray(count, first.dtype)[..., None]
+    total = total.at[:, top : top + window[0], left : left + window[1]].add(part)
+  return total / jnp.asarray(count_windows(places, window, size), parts.dtype)[..., None]
 
 
 def predict_windows(
-  predict: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]],
+  predict: Callable[[Float[Array, "b h w 3"]], dict[str, Float[Array, "b h w _"]]],
   x: Float[Array, "b height width 3"],
   *,
   window: tuple[int, int],
   stride: tuple[int, int],
-) -> Float[Array, "b height width c"]:
-  """Predicts images window by window, and averages.
+) -> dict[str, Float[Array, "b height width _"]]:
+  """Predicts images window by window, one after the other, and averages.
 
   Args:
-    predict: images → predictions of the same size.
+    predict: images → predictions of the same size, by name.
     x: images.
-    window: (rows, columns) of a window; smaller images are one window.
-    stride: (rows, columns) from one window to the next.
+    window: rows and columns of a window; smaller images are one window.
+    stride: those from one window to the next.
   """
   size = x.shape[1:3]
   window = tuple(map(min, window, size))
   places = corners(size, window, stride)
-  parts = [predict(x[:, top : top + window[0], left : left + window[1]]) for top, left in places]
-  return parts[0] if len(parts) == 1 else mean_of_windows(parts, places, size)
+  if len(places) == 1:
+    return predict(x)
+  shape = (len(x), *window, x.shape[-1])
+
+  def add(totals, place):
+    first = (0, place[0], place[1], 0)
+    parts = predict(jax.lax.dynamic_slice(x, first, shape))
+
+    def added(total, part):
+      seen = jax.lax.dynamic_slice(total, first, part.shape)
+      return jax.lax.dynamic_update_slice(total, seen + part, first)
+
+    return jax.tree.map(added, totals, parts), None
+
+  of_window = jax.eval_shape(predict, jax.ShapeDtypeStruct(shape, x.dtype))
+  totals = jax.tree.map(lambda y: jnp.zeros((len(x), *size, y.shape[-1]), y.dtype), of_window)
+  totals, _ = jax.lax.scan(add, totals, jnp.asarray(places))
+  count = count_windows(places, window, size)[..., None]
+  return jax.tree.map(lambda y: y / jnp.asarray(count, y.dtype), totals)

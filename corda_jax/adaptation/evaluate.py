@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from corda_jax.adaptation.depth_heads import head_to_metres
 from corda_jax.adaptation.scores import scores
 from corda_jax.depth.scores import DepthErrors, known_metres
-from corda_jax.inference.views import class_map, depth_maps, make_views
+from corda_jax.inference.views import as_evaluated, class_map, depth_maps, make_views
 from corda_jax.metrics import confusion_matrix
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.resize import resize, resize_nearest
@@ -46,8 +46,12 @@ class Evaluator:
 
     def apply(variables, x):
       x = constrain(x, BATCH_AXIS, PIXEL_AXIS)  # the compiler has neighbours exchange their borders
-      outputs = model.apply(variables, x, train=False)
-      return {name: value.astype(wide) for name, value in outputs.items()}
+
+      def predict(x):
+        outputs = model.apply(variables, x, train=False)
+        return {name: outputs[name].astype(wide) for name in ("S", "D", "D_src") if name in outputs}
+
+      return as_evaluated(predict, config, method=model.resize_outputs)(x)
 
     def classify(variables, x, size):
       views = make_views(

@@ -37,6 +37,11 @@ class AdaptationEvaluation(EvaluationSettings):
     devices_per_frame: devices that share a frame, each a strip of its rows; for frames that are too
       large for one, or where there are more devices than frames.
     scales: factors of the input's size whose predictions are averaged.
+    resize_via_input: whether predictions are resized to the size of the input before that of the
+      labels, as DAFormer's release does.
+    window: (rows, columns), pixels of the input: frames are predicted in windows of this size,
+      which are averaged where they overlap, as HRDA does; (0, 0): as a whole.
+    window_stride: (rows, columns) from one window to the next.
   """
 
   classes: str = "all"
@@ -46,6 +51,9 @@ class AdaptationEvaluation(EvaluationSettings):
   flip: bool = False
   devices_per_frame: int = 1
   scales: tuple[float, ...] = (1.0,)
+  resize_via_input: bool = False
+  window: tuple[int, int] = (0, 0)
+  window_stride: tuple[int, int] = (512, 512)
 
   def __post_init__(self):
     super().__post_init__()
@@ -53,3 +61,14 @@ class AdaptationEvaluation(EvaluationSettings):
     check_at_least(self, devices_per_frame=1)
     if not self.scales or not all(isinstance(x, int | float) and x > 0 for x in self.scales):
       raise ValueError(f"scales is {self.scales}, expected factors above 0, such as (1.0,)")
+    for name, least in (("window", 0), ("window_stride", 1)):
+      value = getattr(self, name)
+      if len(value) != 2 or not all(isinstance(n, int) and n >= least for n in value):
+        raise ValueError(f"{name} is {value}, expected (rows, columns) of {least} or more")
+    if bool(self.window[0]) != bool(self.window[1]):
+      raise ValueError(f"window is {self.window}, expected (rows, columns), or (0, 0) for none")
+    if any(self.window) and self.devices_per_frame > 1:
+      raise ValueError(
+        f"devices_per_frame is {self.devices_per_frame}, but windows are each predicted by one "
+        "device: set it to 1, or window=(0, 0)"
+      )

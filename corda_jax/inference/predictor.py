@@ -10,7 +10,7 @@ import numpy as np
 from corda_jax.adaptation.evaluate import network_variables
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
-from corda_jax.inference.views import class_map, depth_maps, make_views
+from corda_jax.inference.views import as_evaluated, class_map, depth_maps, make_views
 from corda_jax.inference.windows import predict_tiled
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
@@ -41,9 +41,11 @@ class Predictor:
       return jax.jit(function, **options)
 
     def predict(variables, x):
-      outputs = model.apply(variables, x, train=False)
-      names = {"S", "D", "D_src"} & outputs.keys()
-      return {name: outputs[name].astype(wide) for name in names}
+      def outputs(x):
+        found = model.apply(variables, x, train=False)
+        return {name: found[name].astype(wide) for name in {"S", "D", "D_src"} & found.keys()}
+
+      return as_evaluated(outputs, self._config.evaluation, **sizing)(x)
 
     def finish(views, outputs, size):
       finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((views, outputs))]).all()
@@ -80,6 +82,8 @@ class Predictor:
     x = self._normalize(put_batch(self._mesh, {"image": filled})["image"])
     tiles = self._config.prediction
     tile = (tiles.tile_height or math.inf, tiles.tile_width or math.inf)
+    if any(evaluation.window):
+      tile = (math.inf, math.inf)
 
     def predict(x):
       return predict_tiled(

@@ -26,7 +26,8 @@ class Prediction:
       file.
     image_filter: filter for resizing images, "bilinear" or "bicubic".
     tile_height: largest input height of the network in pixels; higher images are cut into tiles,
-      each with a margin that is predicted and discarded. 0: no tiles along this axis.
+      each with a margin that is predicted and discarded. 0: no tiles along this axis. There are
+      none where evaluation.window is set.
     tile_width: largest input width of the network in pixels; 0: no tiles along this axis.
     tile_margin: margin of the tiles in pixels.
     batch_size: number of images of one size predicted together, over all devices.

@@ -5,19 +5,45 @@ logit; several are averaged as probabilities at the size of the class map.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from corda_jax.adaptation.pseudo_labels import difficulty
 from corda_jax.resize import interpolate, resize, resize_centered, resize_weights
+from corda_jax.sliding import predict_windows
 from corda_jax.typing import Array, Dim, Float, UInt8
 
 # Rows of the class map computed at once. Logits of a whole frame of 2048x1024 take 160 MB per view,
 # those of 64 rows 10 MB, which is three times faster on a CPU.
 _ROWS = 64
 
+Outputs = dict[str, Float[Array, "b _ _ _"]]
 Views = Sequence[Sequence[Float[Array, "b _ _ c"]]]
+
+
+def as_evaluated(
+  predict: Callable[[Array], Outputs], evaluation: Any, *, method: str
+) -> Callable[[Array], Outputs]:
+  """The predictions of a network where, and at the size, that an evaluation asks for.
+
+  Args:
+    predict: images [B, H, W, 3] → predictions by name, at the network's stride.
+    evaluation: `window`, `window_stride` and `resize_via_input` of an `AdaptationEvaluation`.
+    method: how predictions are resized, as of `resize`.
+  """
+
+  def at_input_size(x):
+    return {name: resize(y, x.shape[1:3], method) for name, y in predict(x).items()}
+
+  def in_windows(x):
+    window, stride = tuple(evaluation.window), tuple(evaluation.window_stride)
+    return predict_windows(at_input_size, x, window=window, stride=stride)
+
+  if any(evaluation.window):
+    return in_windows
+  return at_input_size if evaluation.resize_via_input else predict
 
 
 def make_views(
@@ -67,6 +93,9 @@ def class_map(
     mean probability for several.
   """
   height, width = shape
+  first = views[0][0]
+  if len(views) == len(views[0]) == 1 and first.shape[1:3] == tuple(shape):
+    return first.argmax(-1).astype(jnp.uint8)
   weights_of = resize_weights(method)
   slices = -(-height // _ROWS)
   rows, columns = [], []

@@ -220,7 +220,7 @@ class Hrda(nn.Module):
       y = y.reshape(-1, len(places), group, *y.shape[1:]).swapaxes(0, 1)
       y = y.reshape(len(places), len(x), *y.shape[3:])
       at = [(top // stride, left // stride) for top, left in places]
-      found[name] = mean_of_windows(list(y), at, (size[0] // stride, size[1] // stride))
+      found[name] = mean_of_windows(y, at, (size[0] // stride, size[1] // stride))
     return found
 
 

@@ -27,7 +27,6 @@ from corda_jax.pretrained.names import mix_transformer as mit_names
 from corda_jax.pretrained.names.renaming import to_original
 from corda_jax.pretrained.names.tables import NameTable, prefixed
 from corda_jax.resize import resize_centered
-from corda_jax.training.optimizer import AdamW, Warmup
 from tests.golden import golden_daformer, golden_foundation
 from tests.golden.encoders import GRADIENT, STORED, gradients, mit_kept
 from tests.golden.released_run import Measure, relative, worst
@@ -229,21 +228,6 @@ def segformer_file(path: Path) -> Iterator[Measure]:
       found = {f"{i}/{version}/stage{level}": value for level, value in found.items()}
       for entry, value in (found | {f"{i}/{version}/logits": got["S"]}).items():
         yield Measure(entry, relative(value, z[entry]), STORED, value.size)
-
-
-def functions_file(path: Path) -> Iterator[Measure]:
-  """Resizing to a size, by pixel centres, and the learning rates."""
-  z = np.load(path)
-  meta = json.loads(str(z["meta"]))
-  shape = (meta["shape"][0], 9, 13, 2)
-  x = jnp.asarray(golden_daformer.standard_normal(f"resize:{meta['seed']}", shape))
-  for name in (n for n in z.files if n.startswith("resize/size_")):
-    size = tuple(int(n) for n in name.split("_")[1:])
-    yield Measure(name, relative(resize_centered(x, size), z[name]), STORED, z[name].size)
-  # As in the recipe: 40,000 steps, the first 1,500 of them a warm-up.
-  adamw = AdamW(learning_rate=6e-5, schedule_power=1.0, warmup=Warmup(steps=1_500))
-  rates = jax.vmap(adamw.schedule(40_000))(jnp.asarray(z["schedule/iterations"], jnp.float64))
-  yield Measure("schedule/rate", relative(rates, z["schedule/rate"]), 1e-12, rates.size)
 
 
 def lightweight_file(path: Path) -> Iterator[Measure]:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corda_jax.adaptation.settings import AdaptationEvaluation
+from corda_jax.inference.views import as_evaluated, class_map
 from corda_jax.losses import cross_entropy
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.daformer import FusionDecoder
@@ -135,3 +137,34 @@ def _of_fusion(z: Any, mode: str, fused: Any, parts: Any, detail: Any) -> Iterat
   for name, value in found.items():
     entry = f"{mode}/{name}"
     yield Measure(entry, relative(value, z[entry]), STORED, value.size)
+
+
+def inference_file(path: Path) -> Iterator[Measure]:
+  """Classes and probabilities of DAFormer and HRDA, of whole images and of windows."""
+  z = np.load(path)
+  meta = json.loads(str(z["meta"]))
+  shape, size = tuple(meta["shape"]), tuple(meta["label_size"])
+  x = jnp.asarray(golden_daformer.forward_image(meta["seed"], shape))
+  windows = {"window": tuple(meta["crop"]), "window_stride": tuple(meta["stride"])}
+  for name, make in (("daformer", daformer_network), ("hrda", hrda_network)):
+    network = make(meta)
+    variables = start(network, shape)
+    for kind, fields in (("", windows), ("whole_", {"resize_via_input": True})):
+      evaluation = AdaptationEvaluation(**fields)
+
+      @jax.jit
+      def run(variables, network=network, evaluation=evaluation):
+        predict = as_evaluated(
+          lambda x: network.apply(variables, x, train=False), evaluation, method="centered"
+        )
+        logits = predict(x)["S"]
+        label = class_map([(logits,)], size, method="centered")
+        step = meta["probability_step"]
+        return label, jax.nn.softmax(resize_centered(logits, size))[:, ::step, ::step]
+
+      label, probability = run(variables)
+      entry = f"{name}/{kind}"
+      error = relative(label, z[f"{entry}label"].astype(np.float64))
+      yield Measure(f"{entry}label", error, np.finfo(np.float64).tiny, label.size)
+      error = relative(probability, z[f"{entry}probability"])
+      yield Measure(f"{entry}probability", error, STORED, probability.size)

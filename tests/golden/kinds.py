@@ -1,6 +1,7 @@
 """What is measured of each kind of file, but for the released runs, which are processes."""
 
 from tests.golden import (
+  daformer_parts,
   daformer_steps,
   decoders,
   depth_networks,
@@ -17,7 +18,9 @@ KINDS = {
   "daformer/mit_": (encoders.mit_file,),
   "daformer/heads": (decoders.heads_file,),
   "daformer/daformer_": (decoders.daformer_file,),
-  "daformer/functions": (decoders.functions_file,),
+  "daformer/functions": (daformer_parts.functions_file,),
+  "daformer/augment": (daformer_parts.augment_file,),
+  "daformer/inference": (hrda.inference_file,),
   "daformer/hrda": (hrda.hrda_file,),
   "daformer/step_": (daformer_steps.steps_file,),
   "foundation/dinov2_": (encoders.dinov2_file,),

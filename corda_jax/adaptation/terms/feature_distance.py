@@ -52,49 +52,39 @@ class FeatureDistance(Term):
     frozen = model.encoder.apply(variables, model.encoded(image), train=False, method="features")[
       -1
     ]
+    label = context.inputs["source_label"]
+    stride = label.shape[2] // feature.shape[2]
     label = feature_label(
-      context.inputs["source_label"],
-      feature.shape[1:3],
-      num_classes=context.step.num_classes,
-      min_share=self.min_share,
+      label, stride, num_classes=context.step.num_classes, min_share=self.min_share
     )
+    if label.shape != feature.shape[:3]:
+      raise ValueError(
+        f"crops in squares of {stride} pixels have {label.shape[1:]} of them, but features are "
+        f"{feature.shape[1:3]}: set data.crop_height and data.crop_width to multiples of {stride}"
+      )
     things = jnp.isin(label, jnp.asarray(self.classes, label.dtype))
     distance = feature_distance(feature, jax.lax.stop_gradient(frozen), things)
     return Found({"feature_distance": Loss(distance, self.weight)}, maps={"feature_label": label})
 
 
 def feature_label(
-  label: Integer[Array, "b height width"],
-  size: tuple[int, int],
-  *,
-  num_classes: int,
-  min_share: float,
-) -> Integer[Array, "b {size[0]} {size[1]}"]:
-  """The class that most of the pixels of each feature have.
+  label: Integer[Array, "b height width"], stride: int, *, num_classes: int, min_share: float
+) -> Integer[Array, "b h w"]:
+  """The class that most of the pixels of each square have.
 
   Args:
     label: training ids, 0..num_classes - 1 or 255.
-    size: (h, w) of the features. A feature is of the square of width // w pixels that begins at the
-      same multiple, as released; pixels beyond the last square are of none.
+    stride: side of a square, in pixels; those that fill none at the end of an axis are left out.
     num_classes: semantic classes.
     min_share: least share of the square's pixels.
 
   Returns:
     int32: the lowest of the most frequent values; 255 where that is 255, or its share below
     `min_share`.
-
-  Raises:
-    ValueError: the squares are not as many as the features.
   """
-  stride = label.shape[2] // size[1]
-  counted = tuple(n // max(stride, 1) for n in label.shape[1:])
-  if counted != tuple(size):
-    raise ValueError(
-      f"crops of {label.shape[1:]} pixels in squares of {stride} are {counted}, but features are "
-      f"{tuple(size)}: set data.crop_height and data.crop_width to multiples of {stride}"
-    )
-  label = label[:, : stride * size[0], : stride * size[1]].astype(jnp.int32)
-  squares = label.reshape(-1, size[0], stride, size[1], stride).transpose(0, 1, 3, 2, 4)
+  height, width = (n // stride for n in label.shape[1:])
+  label = label[:, : stride * height, : stride * width].astype(jnp.int32)
+  squares = label.reshape(-1, height, stride, width, stride).transpose(0, 1, 3, 2, 4)
   values = jnp.asarray([*range(num_classes), IGNORE], jnp.int32)
   count = jax.lax.map(lambda value: (squares == value).sum((-2, -1)), values)
   most = count.argmax(0)
