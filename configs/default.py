@@ -5,7 +5,9 @@ line: `--config.optimizer.learning_rate=1e-3`. The docstring of each part docume
 `python -m pydoc corda_jax.adaptation.teacher`, and so on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import ml_collections
 
@@ -77,10 +79,18 @@ def without_depth(config: ml_collections.ConfigDict) -> None:
   config.data.source.depth = config.data.target.depth = "none"
 
 
+def source_alone(config: ml_collections.ConfigDict) -> None:
+  """Removes all terms but the source's labels, and the sampling of rare classes, in place."""
+  for name in [name for name in config.terms if name != "source"]:
+    del config.terms[name]
+  config.data.source.rare_classes.enabled = False
+
+
 def apply_preset(
   config: ml_collections.ConfigDict,
   preset: str,
   known: Sequence[str] = ("as_released", "as_published"),
+  published: Mapping[str, Any] = MappingProxyType(_AS_PUBLISHED),
 ) -> ml_collections.ConfigDict:
   """Switches between release and publication, and scales the batch.
 
@@ -89,6 +99,7 @@ def apply_preset(
     preset: "as_released" changes nothing; "as_published" follows the publication; either may be
       followed, or replaced, by a batch: "as_published,batch=16", "batch=16"; see `scale_batch`.
     known: names of the presets that the configuration has.
+    published: field → value, which "as_published" sets.
 
   Raises:
     ValueError: the preset is unknown, or the batch is invalid.
@@ -102,7 +113,7 @@ def apply_preset(
       f"with a batch, as in '{known[0]},batch=16'"
     )
   if name == "as_published":
-    config.update_from_flattened_dict(_AS_PUBLISHED)
+    config.update_from_flattened_dict(dict(published))
   return scale_batch(config, batch) if batch else config
 
 

@@ -27,7 +27,7 @@ import jaxtyping
 _CHECKED = {
   "corda_jax": ("color_jitter", "losses", "metrics", "resize"),
   "corda_jax.adaptation": (
-    *("class_mix", "depth_heads", "mixing", "pseudo_labels", "strong_augmentation"),
+    *("class_mix", "depth_heads", "mixing", "pseudo_labels", "color_augmentation"),
   ),
   "corda_jax.depth": ("camera", "encodings", "motion", "photometric"),
   "corda_jax.inference": ("views", "windows"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.adaptation import class_mix
-from corda_jax.adaptation.strong_augmentation import StrongAugmentation
+from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.teacher import PseudoLabels
 from corda_jax.configuration import check_one_of
 from corda_jax.models.normalization import Normalization
@@ -25,12 +25,15 @@ class Mixing:
     paste_ignored: whether ignored source pixels are a class that can be pasted, as released.
     classes_from: whose classes half are pasted of: those of each "image", as published, or of the
       "batch", of which an image may lack some (DAFormer's release).
-    augmentation: augmentation of the mixed image.
+    augmentation: of the mixed image.
+    weak: of the source, as the student sees it and as it is pasted, and of the target before it is
+      mixed; the teacher sees the target as it is.
   """
 
   paste_ignored: bool = True
   classes_from: str = "image"
-  augmentation: StrongAugmentation = StrongAugmentation()
+  augmentation: ColorAugmentation = ColorAugmentation()
+  weak: ColorAugmentation = ColorAugmentation(jitter_probability=0.0, blur_probability=0.0)
 
   def __post_init__(self):
     check_one_of(self, classes_from=("image", "batch"))
@@ -46,7 +49,7 @@ class Mixing:
       num_classes: semantic classes.
 
     Returns:
-      "mix_mask" bool[B, H, W] (True: source), and what `StrongAugmentation.sample` gives.
+      "mix_mask" bool[B, H, W] (True: source), and what `ColorAugmentation.sample` gives.
     """
     class_key, *augmentation_keys = jax.random.split(key, 5)
     present = class_mix.present_classes(

@@ -18,7 +18,6 @@ from jax.sharding import Sharding
 
 from corda_jax.adaptation.mixing import Mixing
 from corda_jax.adaptation.passes import Passed, forward, student_passes
-from corda_jax.adaptation.strong_augmentation import StrongAugmentation
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.base import Context, Found, Loss, Pass, Term
 from corda_jax.models.layers import accumulation_dtype
@@ -72,7 +71,6 @@ class AdaptationStep:
     terms: what the student learns from, by name.
     teacher: labels the target.
     mixing: makes the mixed image.
-    weak_augmentation: augmentation of the source, and of the target before it is mixed.
     views: images beside a frame, by "source" and "target": of "right", "previous", "next".
     one_student_pass: whether the student sees source and mixed images as one batch, each still
       normalised by its own statistics, and not one after the other. The results are the same.
@@ -87,9 +85,6 @@ class AdaptationStep:
   terms: Mapping[str, Term]
   teacher: Teacher = Teacher()
   mixing: Mixing = Mixing()
-  weak_augmentation: StrongAugmentation = StrongAugmentation(
-    jitter_probability=0.0, blur_probability=0.0
-  )
   views: Mapping[str, tuple[str, ...]] = dataclasses.field(
     default_factory=lambda: {"source": (), "target": ()}
   )
@@ -144,7 +139,7 @@ class AdaptationStep:
       The batch, but "DOMAIN_image" as network input, "DOMAIN_frame" as it was, and inverse depths
       of the type of the statistics; and what `Mixing.sample` gives, with "terms", by name, what
       their `sample` gives, "passes", by name, what the network's `sample` gives, and "weak", by
-      domain, what that of the weak augmentation gives.
+      domain, what that of `Mixing.weak` gives.
     """
     wide = accumulation_dtype(jax.tree.leaves(state.params)[0].dtype)
     inputs: dict[str, Any] = dict(batch)
@@ -163,7 +158,7 @@ class AdaptationStep:
     }
     weak = jax.random.split(jax.random.fold_in(key, _WEAK), (2, 4))
     draws["weak"] = {
-      domain: self.weak_augmentation.sample(list(keys), shape[0])
+      domain: self.mixing.weak.sample(list(keys), shape[0])
       for domain, keys in zip(("source", "target"), weak, strict=True)
     }
     return inputs, draws
@@ -230,7 +225,7 @@ class AdaptationStep:
     if self.teacher.update == "before":
       state = state.replace(**self.teacher.follow(state, state.params))
     weak = {
-      domain: self.weak_augmentation.augment(
+      domain: self.mixing.weak.augment(
         inputs[f"{domain}_image"], draws.get("weak", {}).get(domain, {}), self.normalization
       )
       for domain in ("source", "target")

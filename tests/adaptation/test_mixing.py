@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from corda_jax.adaptation import class_mix, strong_augmentation
+from corda_jax.adaptation import class_mix, color_augmentation
 from tests import tiny, tiny_joint
 
 
@@ -20,8 +20,8 @@ def test_no_two_draws_share_a_key(monkeypatch):
     monkeypatch.setattr(module, name, recorded)
 
   recording(class_mix, "draw_classes", 0)
-  recording(strong_augmentation, "draw_jitter", 0)
-  recording(strong_augmentation, "draw_blur", 0)
+  recording(color_augmentation, "draw_jitter", 0)
+  recording(color_augmentation, "draw_blur", 0)
   recording(jax.random, "bernoulli", 0)
   task = tiny_joint.build(tiny_joint.EVERYTHING)
   draws = task.step.prepare(task.initial_state(), tiny.get_batch(), jax.random.key(7))[1]

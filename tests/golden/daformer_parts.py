@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corda_jax.adaptation.strong_augmentation import StrongAugmentation
+from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.feature_distance import feature_distance, feature_label
 from corda_jax.adaptation.terms.masked import hide_blocks
@@ -154,7 +154,7 @@ def _resizing(z: Any, shape: tuple[int, ...], seed: int) -> Iterator[Measure]:
 def augment_file(path: Path) -> Iterator[Measure]:
   """Jitter and blur with given factors, alone and together, of normalised images."""
   z = np.load(path)
-  part = StrongAugmentation(hsv_epsilon=1e-6)
+  part = ColorAugmentation(hsv_epsilon=1e-6)
   image = jnp.asarray(z["image"], jnp.float64)
   run = jax.jit(lambda x, draws: part.augment(x, draws, IMAGENET))
   names = ("brightness", "contrast", "saturation", "hue")

@@ -15,7 +15,7 @@ import numpy as np
 from corda_jax.adaptation.mixing import Mixing
 from corda_jax.adaptation.passes import forward
 from corda_jax.adaptation.step import AdaptationStep, weighted
-from corda_jax.adaptation.strong_augmentation import StrongAugmentation
+from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.feature_distance import FeatureDistance
 from corda_jax.adaptation.terms.masked import MaskedConsistency
@@ -68,7 +68,7 @@ class Steps:
 
   def _step(self) -> AdaptationStep:
     meta = self.meta
-    augmentation = StrongAugmentation(jitter_strength=0.2, hsv_epsilon=1e-6)
+    augmentation = ColorAugmentation(jitter_strength=0.2, hsv_epsilon=1e-6)
     terms: dict[str, Any] = {
       "source": SourceSupervision(mean_over="all"),
       "mixed": MixedSelfTraining(mean_over="all"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from corda_jax import losses, metrics
-from corda_jax.adaptation import strong_augmentation
+from corda_jax.adaptation import color_augmentation
 from corda_jax.color_jitter import color_jitter
 from corda_jax.resize import resize_aligned
 from tests.golden.released_run import STORED, Measure, relative
@@ -65,10 +65,10 @@ def augment_file(path: Path) -> Iterator[Measure]:
       draws["order"] = jnp.tile(jnp.asarray(z[f"{case}/order"]), (len(image), 1))
       got, bound = jax.jit(color_jitter)(image, draws), STORED
     else:
-      sizes = [strong_augmentation.blur_kernel_size(n) for n in image.shape[1:3]]
+      sizes = [color_augmentation.blur_kernel_size(n) for n in image.shape[1:3]]
       desired = list(z[f"{case}/kernel_size"])
       error = 0.0 if sizes == desired else np.inf
       yield Measure(f"{case}/kernel_size", error, np.finfo(np.float64).tiny, 2)
       sigma = jnp.broadcast_to(jnp.asarray(z[f"{case}/sigma"]), (len(image),))
-      got, bound = jax.jit(strong_augmentation.gaussian_blur)(image, sigma), KERNEL
+      got, bound = jax.jit(color_augmentation.gaussian_blur)(image, sigma), KERNEL
     yield Measure(f"{case}/output", relative(got, expected), bound, expected.size)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from corda_jax.adaptation.strong_augmentation import StrongAugmentation
+from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.terms.base import (
   Context,
   Found,
@@ -43,7 +43,7 @@ class MaskedConsistency(Term):
   hidden: str = "blocks"
   block: int = 64
   ratio: float = 0.7
-  augmentation: StrongAugmentation = StrongAugmentation(
+  augmentation: ColorAugmentation = ColorAugmentation(
     jitter_strength=0.2, hsv_epsilon=1e-6, sample_for="batch"
   )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from corda_jax.adaptation import strong_augmentation as sa
+from corda_jax.adaptation import color_augmentation as sa
 
 
 def test_kernel_of_the_released_crop():

@@ -19,7 +19,7 @@ from corda_jax.typing import Array, Float, Key
 
 
 @dataclasses.dataclass(frozen=True)
-class StrongAugmentation:
+class ColorAugmentation:
   """Jitter and blur.
 
   Attributes:

@@ -1,0 +1,50 @@
+"""Steps of the recipes that are lists of terms: DAFormer, HRDA, MIC, VFM-UDA, and with depth."""
+
+import jax
+import numpy as np
+import pytest
+
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
+from tests import tiny_recipes
+
+# Together they have all terms and networks; each of the others takes as long to compile.
+WHOLE = ("gta2cs_mic_corda", "gta2cs_vfm_uda")
+
+
+def run(config, devices, steps=2):
+  task = AdaptationTask.from_config(config, make_mesh(jax.devices()[:devices]))
+  state, step, found = task.initial_state(), task.compile_step(), []
+  key = replicated_key(task.mesh, 0)
+  for number in range(steps):
+    batch = tiny_recipes.get_batch(number, config.data.batch_size)
+    state, metrics = step(state, put_batch(task.mesh, task.batch_inputs(batch)), key)
+    found.append(jax.device_get(metrics))
+  return task, state, found
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    pytest.param(name, marks=() if name in WHOLE else pytest.mark.slow)
+    for name in tiny_recipes.RECIPES
+  ],
+)
+def test_several_devices_give_the_same_numbers(float64, recipe):
+  types = {"model.dtype": "float64", "model.param_dtype": "float64"}
+  with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
+    (task, one, losses), (_, four, same) = (
+      run(tiny_recipes.get_config(recipe, **types), devices) for devices in (1, 4)
+    )
+  passes = {"source", "mixed"} | ({"masked"} if "masked" in task.step.terms else set())
+  assert set(task.step.passes) == passes
+  for first, second in zip(losses, same, strict=True):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+      assert np.isfinite(value), name
+      np.testing.assert_allclose(second[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+  assert losses[0]["confident_fraction"] > 0
+  for tree in ("batch_stats", "teacher_batch_stats"):
+    pairs = zip(*(jax.tree.leaves(getattr(state, tree)) for state in (one, four)), strict=True)
+    for first, second in pairs:
+      np.testing.assert_allclose(second, first, rtol=1e-9, atol=1e-12)
