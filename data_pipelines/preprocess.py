@@ -143,7 +143,8 @@ class PreparedFrame:
     contents: fields of the record except its name. `image`, images of views (uint8 H W 3), `label`
       (uint8 H W 1) and `inverse_depth` (float32 H W), packed by `tiles.pack`; `intrinsics`
       and `baseline` of the camera, where there is one.
-    label_pixels: number of pixels of each training id, 0..255.
+    label_pixels: number of pixels of each training id, 0..255, at the size of the label's file; of
+      a frame without a label, those of its image are 255.
     depth_share: share of the pixels that have depth.
   """
 
@@ -166,7 +167,8 @@ def prepare_frame(frame: Frame, recipe: Recipe) -> PreparedFrame | BadFrameError
     camera = _load_camera(frame, recipe, picture.size)
   except BadFrameError as error:
     return error
-  arrays = {"image": image, "label": label[..., np.newaxis], "inverse_depth": depth, **views}
+  resized = _resize_label(label, recipe)[..., np.newaxis]
+  arrays = {"image": image, "label": resized, "inverse_depth": depth, **views}
   return PreparedFrame(
     {key: pack(array) for key, array in arrays.items()} | camera,
     label_pixels=Image.fromarray(label).histogram(),
@@ -183,7 +185,8 @@ def load_frame(frame: Frame, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np
     BadFrameError: a file is missing, cannot be decoded, holds invalid values, or does not fit
       the others.
   """
-  return _load(frame, recipe, _read_image(frame))
+  image, label, depth = _load(frame, recipe, _read_image(frame))
+  return image, _resize_label(label, recipe), depth
 
 
 def _read_image(frame: Frame) -> Image.Image:
@@ -196,9 +199,10 @@ def _read_image(frame: Frame) -> Image.Image:
 def _load(
   frame: Frame, recipe: Recipe, picture: Image.Image
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """As `load_frame`, but the label has the size of its file."""
   shape = (picture.height, picture.width)
   image = np.asarray(picture.resize(recipe.size[::-1], recipe.image_filter))
-  label = _load_label(frame, recipe, shape)
+  label = _read_label(frame, recipe, shape)
 
   if frame.depth is None or recipe.depth is None:
     return image, label, np.full(recipe.size, NO_DEPTH, np.float32)
@@ -213,16 +217,21 @@ def _load(
   return image, label, depth
 
 
-def _load_label(frame: Frame, recipe: Recipe, shape: tuple[int, int]) -> np.ndarray:
-  height, width = recipe.size
+def _read_label(frame: Frame, recipe: Recipe, shape: tuple[int, int]) -> np.ndarray:
+  """Training ids of a frame whose image has `shape`, at the size of the file."""
   if frame.label is None:
-    return np.full(recipe.size, labels.IGNORE, np.uint8)
+    return np.full(shape, labels.IGNORE, np.uint8)
   label = decode(recipe.label, frame.label)
   if label.shape != shape:
     raise BadFrameError(frame.label, f"label is {_by(label.shape)} but its image is {_by(shape)}")
-  if recipe.resize_label:
-    label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
   return label
+
+
+def _resize_label(label: np.ndarray, recipe: Recipe) -> np.ndarray:
+  if not recipe.resize_label:
+    return label
+  resized = Image.fromarray(label).resize(recipe.size[::-1], Image.Resampling.NEAREST)
+  return np.asarray(resized)
 
 
 def _load_views(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[str, np.ndarray]:

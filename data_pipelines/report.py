@@ -20,7 +20,7 @@ class Part:
     names: names of the frames that are kept, in the order of the records.
     bad: one {"split", "file", "reason"} per frame left out.
     notes: the same for frames that are kept although something about them is unusual.
-    label_pixels: number of pixels of each training id, 0..255.
+    label_pixels: for each of these frames `PreparedFrame.label_pixels`.
     depth_share: sum over the frames of the share of pixels that have depth.
   """
 
@@ -28,14 +28,14 @@ class Part:
   names: list[str] = dataclasses.field(default_factory=list)
   bad: list[dict[str, str]] = dataclasses.field(default_factory=list)
   notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
-  label_pixels: list[int] = dataclasses.field(default_factory=lambda: [0] * 256)
+  label_pixels: list[list[int]] = dataclasses.field(default_factory=list)
   depth_share: float = 0.0
 
   def keep(self, frame: Frame, prepared: PreparedFrame) -> None:
     """Counts a frame that is kept."""
     self.names.append(frame.name)
     self.depth_share += prepared.depth_share
-    self.label_pixels = np.add(self.label_pixels, prepared.label_pixels).tolist()
+    self.label_pixels.append(prepared.label_pixels)
     if frame.depth is not None and not prepared.depth_share:
       reason = "holds no depth at any pixel"
       self.notes.append({"split": self.split, "file": frame.depth, "reason": reason})
@@ -57,7 +57,10 @@ class Report:
     names: split → names of the frames in the order of the records.
     bad: one {"split", "file", "reason"} per frame left out.
     notes: the same for frames that are kept although something about them is unusual.
-    label_share: split → training id → share of the pixels.
+    label_pixels: split → for each frame, in the order of the records, the number of pixels of each
+      class at the size of the label's file.
+    label_share: split → training id → share of the pixels of all labels at the size of their files,
+      255 (ignored, or without a label) included.
     depth_share: split → mean share of a frame's pixels that have depth.
   """
 
@@ -68,6 +71,7 @@ class Report:
   names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
   bad: list[dict[str, str]] = dataclasses.field(default_factory=list)
   notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  label_pixels: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
   label_share: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
   depth_share: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -76,13 +80,15 @@ class Report:
     """Split → frames written."""
     return {split: len(names) for split, names in self.names.items()}
 
-  def add(self, split: str, parts: Iterable[Part]) -> None:
+  def add(self, split: str, parts: Iterable[Part], num_classes: int) -> None:
     """Adds a split from its parts, in the order of the records."""
     parts = list(parts)
     self.names[split] = [name for part in parts for name in part.names]
     self.bad += [bad for part in parts for bad in part.bad]
     self.notes += [note for part in parts for note in part.notes]
-    pixels = np.sum([part.label_pixels for part in parts], axis=0).tolist()
+    frames = [pixels for part in parts for pixels in part.label_pixels]
+    self.label_pixels[split] = [pixels[:num_classes] for pixels in frames]
+    pixels = np.reshape(frames, (-1, 256)).sum(axis=0, dtype=np.int64).tolist()
     self.label_share[split] = {
       str(number): round(count / max(1, sum(pixels)), 6)
       for number, count in enumerate(pixels)

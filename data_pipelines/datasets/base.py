@@ -45,7 +45,7 @@ class _LocalInfo(tfds.core.DatasetInfo):
 class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
   """Base class of the builders. Records under their final name are complete, report included."""
 
-  VERSION = tfds.core.Version("3.0.0")  # version of the record format
+  VERSION = tfds.core.Version("4.0.0")  # version of the record format
   MANUAL_DOWNLOAD_INSTRUCTIONS = "docs/data.md says which files each data set has."
   TITLE: ClassVar[str]  # name of the data set in messages
   IMAGE_FILTER: ClassVar[Image.Resampling]
@@ -272,7 +272,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """As in TFDS; then assembles the report, which becomes the records' metadata."""
     self._beam = download_config is not None and download_config.beam_runner is not None
     super()._download_and_prepare(dl_manager, download_config)
-    splits = self._found.splits
+    splits, config = self._found.splits, self.builder_config
     report = Report(
       expected={split: self.EXPECTED[split] for split in splits if split in self.EXPECTED},
       found={split: len(frames) for split, frames in splits.items()},
@@ -284,7 +284,8 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     )
     for split in splits:
       paths = sorted(Path(self.data_path).glob(f"part-{split}-*.json"))
-      report.add(split, [Part(**json.loads(path.read_text())) for path in paths])
+      parts = [Part(**json.loads(path.read_text())) for path in paths]
+      report.add(split, parts, len(config.classes))
       if not report.names[split]:
         last = report.bad[-1]
         raise UserError(

@@ -11,9 +11,19 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from tiny_trees import dataset_config, examples, run, save, save_png16, write_any
+from tiny_trees import (
+  dataset_config,
+  examples,
+  run,
+  save,
+  save_png16,
+  write_any,
+  write_train_extra,
+)
 
+from corda_jax import labels
 from corda_jax.errors import UserError
+from corda_jax.labels import ClassList
 from data_pipelines import archives
 from data_pipelines.prepare import open_records
 
@@ -253,17 +263,32 @@ def test_the_report_of_many(tmp_path):
   assert len(lines) == 2
 
 
-def test_label_shares(tmp_path):
-  root = write_any("gta5", tmp_path / "files", frames=2)
+@pytest.mark.parametrize("size", [(18, 31), (7, 9)])
+def test_label_pixels_and_shares_are_of_the_files(tmp_path, size):
+  root = write_any("gta5", tmp_path / "files", frames=3)
   save(root / "labels/00000.png", np.full((18, 31), 7, np.uint8))  # road
+  cut_in_half(root / "labels/00001.png")
   ids = np.full((18, 31), 24, np.uint8)  # person
   ids[:, :15] = 0
-  save(root / "labels/00001.png", ids)
-  config = dataset_config("gta5", root, "disparity", 18, 31)
-  report = run(config, tmp_path / "records", shard_frames=1).report
+  save(root / "labels/00002.png", ids)
+  config = dataset_config("gta5", root, "disparity", *size)
+  report = run(config, tmp_path / "records", shard_frames=2, bad_frames="skip").report
+  expected = np.zeros((2, len(labels.NAMES)), int)
+  expected[0, 0], expected[1, 11] = 18 * 31, 18 * 16
+  assert report.label_pixels["train"] == expected.tolist()
   assert report.label_share["train"] == {
     "0": 0.5, "11": round(8 / 31, 6), "255": round(7.5 / 31, 6)
   }  # fmt: skip
+
+
+def test_frames_without_labels_have_no_pixels_of_any_class(tmp_path):
+  root = write_train_extra(write_any("cityscapes", tmp_path / "files", train=2))
+  config = dataset_config("cityscapes", root, "none", splits=("train", "train_extra"))
+  classes = ClassList.from_config({"names": labels.NAMES[:5], "colors": ()})
+  report = run(config, tmp_path / "records", classes=classes).report
+  assert [len(pixels) for pixels in report.label_pixels["train"]] == [5, 5]
+  assert report.label_pixels["train_extra"] == [[0] * 5] * 2
+  assert report.label_share["train_extra"] == {"255": 1.0}
 
 
 def test_a_corrupt_png_is_reported_even_where_its_size_is_right(tmp_path):
