@@ -120,7 +120,8 @@ class Recipe:
 
   Attributes:
     size: (height, width) of the record, pixels.
-    image_filter: Pillow filter that resizes the image.
+    image_filter: Pillow filter that resizes the image; the label is resized by Pillow, too. None:
+      both are resized by OpenCV, bilinear without antialiasing and nearest.
     label: path → training ids of a label file, uint8 H W.
     resize_label: False keeps the label at the size of its file.
     depth: recipe for frames that have a depth file.
@@ -128,7 +129,7 @@ class Recipe:
   """
 
   size: tuple[int, int]
-  image_filter: Image.Resampling
+  image_filter: Image.Resampling | None
   label: Callable[[str], np.ndarray]
   resize_label: bool
   depth: DepthRecipe | None
@@ -201,7 +202,7 @@ def _load(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """As `load_frame`, but the label has the size of its file."""
   shape = (picture.height, picture.width)
-  image = np.asarray(picture.resize(recipe.size[::-1], recipe.image_filter))
+  image = _resize_image(picture, recipe)
   label = _read_label(frame, recipe, shape)
 
   if frame.depth is None or recipe.depth is None:
@@ -227,9 +228,18 @@ def _read_label(frame: Frame, recipe: Recipe, shape: tuple[int, int]) -> np.ndar
   return label
 
 
+def _resize_image(picture: Image.Image, recipe: Recipe) -> np.ndarray:
+  if recipe.image_filter is None:
+    image = np.asarray(picture)
+    return resizing.resize_bilinear(image, image.shape[:2], recipe.size)
+  return np.asarray(picture.resize(recipe.size[::-1], recipe.image_filter))
+
+
 def _resize_label(label: np.ndarray, recipe: Recipe) -> np.ndarray:
   if not recipe.resize_label:
     return label
+  if recipe.image_filter is None:
+    return resizing.resize_nearest_corner(label, label.shape, recipe.size)
   resized = Image.fromarray(label).resize(recipe.size[::-1], Image.Resampling.NEAREST)
   return np.asarray(resized)
 
@@ -246,7 +256,7 @@ def _load_views(frame: Frame, recipe: Recipe, size: tuple[int, int]) -> dict[str
       raise BadFrameError(
         location, f"image is {_by(image.size[::-1])} but {frame.image} is {_by(size[::-1])}"
       )
-    views[f"{view}_image"] = np.asarray(image.resize(recipe.size[::-1], recipe.image_filter))
+    views[f"{view}_image"] = _resize_image(image, recipe)
   return views
 
 

@@ -1,5 +1,6 @@
-"""Resizing of inverse depth: float32 H W to another size, as in the released loaders.
+"""Resizing to another size as in the released loaders: inverse depth, float32 H W.
 
+`resize_bilinear` also takes images, uint8 H W 3, and `resize_nearest_corner` labels, uint8 H W.
 Each function takes the values, the size of the frame's label, and the size to resize to; sizes are
 (height, width).
 """
@@ -14,14 +15,14 @@ from corda_jax.depth.inverse_depth import NO_DEPTH
 def resize_bilinear(
   values: np.ndarray, _label_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-  """Bilinear by OpenCV, as released: without antialiasing, edges repeated; float32 H W."""
+  """Bilinear by OpenCV, as released: without antialiasing, edges repeated."""
   return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def resize_nearest_corner(
   values: np.ndarray, _label_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-  """Nearest by OpenCV, as released: output i reads input floor(i n / m); float32 H W."""
+  """Nearest by OpenCV, as released: output i reads input floor(i n / m)."""
   return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 

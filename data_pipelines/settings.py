@@ -6,6 +6,7 @@ from typing import Any
 from corda_jax.configuration import check_at_least, check_one_of, check_subset, check_within, free
 
 VIEWS = ("right", "previous", "next")
+RESAMPLING = ("pillow", "opencv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Folder:
       the ids of Cityscapes. Empty: an id is an index into data.classes. 255 is ignored.
     other_labels: "refuse" or "ignore", for labels that are not among them.
     metres_per_unit: metres per unit of 16-bit metric depth, "metres_png16".
-    image_filter: filter that resizes the images, "bilinear" or "bicubic".
+    image_filter: filter that resizes the images, "bilinear" or "bicubic", where `resampling` is
+      "pillow".
     camera: one camera for all frames, instead of files.
   """
 
@@ -117,6 +119,10 @@ class Frames:
     neighbour_offset: distance of the previous and the next image, in frames of the sequence (17 a
       second); a snippet has 30 frames, and the labelled one is number 19: 1..10.
     folder: your own files.
+    resampling: library that resizes images and labels. "pillow": images by a filter with
+      antialiasing, bicubic (gta5, synthia) or bilinear (cityscapes), labels by the pixel under the
+      centre, as released with CorDA. "opencv": images by bilinear interpolation without
+      antialiasing, labels by the pixel up and left of the centre, as released with DAFormer.
   """
 
   dataset: str = "gta5"
@@ -129,11 +135,13 @@ class Frames:
   views: tuple[str, ...] = ()
   neighbour_offset: int = 1
   folder: Folder = Folder()
+  resampling: str = "pillow"
 
   def __post_init__(self):
     if not self.splits or not all(isinstance(x, str) and x.strip() for x in self.splits):
       raise ValueError(f"splits is {self.splits}, expected names, such as ('train',)")
     check_subset(self, views=VIEWS)
+    check_one_of(self, resampling=RESAMPLING)
 
 
 @dataclasses.dataclass(frozen=True)

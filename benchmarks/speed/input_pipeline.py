@@ -30,9 +30,11 @@ from benchmarks.options import run_command
 from benchmarks.reference.released_loaders import Stopwatch, load_source, load_target
 from benchmarks.speed.input_frames import KINDS, Kind, find_frames, make_frames
 from configs.default import get_config
+from corda_jax.configuration import settings
 from corda_jax.errors import UserError
 from data_pipelines.input_pipeline import READY_BATCHES, as_numpy, train_dataset
 from data_pipelines.prepare import open_records, prepare
+from data_pipelines.settings import Frames
 from data_pipelines.tiles import unpack
 
 CORES = 16  # of the projection
@@ -92,18 +94,9 @@ def dataset_config(name: str, options: argparse.Namespace) -> ConfigDict:
   """A kind's data set, with its frames made."""
   kind = KINDS[name]
   root = make_frames(kind, options.workdir, options.rendered, options.frames)
-  return ConfigDict(
-    {
-      "dataset": kind.dataset,
-      "root": str(root),
-      "height": kind.size[0],
-      "width": kind.size[1],
-      "depth": kind.depth,
-      "depth_root": "",
-      "splits": ("train",),
-      "views": (),
-      "neighbour_offset": 1,
-    }
+  (height, width), depth = kind.size, kind.depth
+  return settings(
+    Frames, dataset=kind.dataset, root=str(root), height=height, width=width, depth=depth
   )
 
 

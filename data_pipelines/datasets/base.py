@@ -144,7 +144,7 @@ class FramesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     ids, known = cls.LABEL_IDS
     return Recipe(
       size=(config.height, config.width),
-      image_filter=cls.IMAGE_FILTER,
+      image_filter=None if config.resampling == "opencv" else cls.IMAGE_FILTER,
       label=LabelIds(label_table(ids, config.classes, cls.TITLE), known, of=cls.TITLE),
       resize_label=split != "validation",
       depth=cls.DEPTH_RECIPES.get(config.depth),

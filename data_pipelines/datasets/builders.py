@@ -15,6 +15,7 @@ from data_pipelines.datasets.folder import Folder
 from data_pipelines.datasets.frame_config import FrameConfig
 from data_pipelines.datasets.gta5 import Gta5
 from data_pipelines.datasets.synthia import Synthia
+from data_pipelines.settings import RESAMPLING
 
 BUILDERS: dict[str, type[FramesBuilder]] = {
   "gta5": Gta5,
@@ -22,6 +23,9 @@ BUILDERS: dict[str, type[FramesBuilder]] = {
   "cityscapes": Cityscapes,
   "folder": Folder,
 }
+
+# Fields that `Frames` and `FrameConfig` have in common.
+_SHARED = ("height", "width", "depth", "neighbour_offset", "resampling")
 
 
 def make_builder(
@@ -64,7 +68,7 @@ def make_builder(
     "depth_root": os.path.expanduser(dataset_config.depth_root),
     "splits": splits,
     "views": views,
-    **{name: dataset_config[name] for name in ("height", "width", "depth", "neighbour_offset")},
+    **{name: dataset_config[name] for name in _SHARED},
   }
   known = (*splits, *("validation",) * cls.HAS_VALIDATION)
   if split not in known:
@@ -91,6 +95,7 @@ def _check(cls: type[FramesBuilder], config: FrameConfig) -> None:
     ("depth", (config.depth,), (*cls.depth_kinds(), "none")),
     ("splits", config.splits, config.splits if validation else cls.TRAINING_SPLITS),
     ("views", config.views, cls.VIEWS),
+    ("resampling", (config.resampling,), RESAMPLING),
     ("bad_frames", (config.bad_frames,), ("stop", "skip")),
   ):
     unknown = [value for value in given if value not in known]

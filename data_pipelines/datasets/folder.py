@@ -116,7 +116,7 @@ class Folder(FramesBuilder):
     folder = config.folder
     return preprocess.Recipe(
       size=(config.height, config.width),
-      image_filter=FILTERS[folder.image_filter],
+      image_filter=None if config.resampling == "opencv" else FILTERS[folder.image_filter],
       label=folder.label_reader(config.classes),
       resize_label=split != "validation",
       depth=folder.depth_recipe(config.depth),

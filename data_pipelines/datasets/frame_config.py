@@ -26,6 +26,7 @@ class FrameConfig(tfds.core.BuilderConfig):
     splits: splits that are prepared: those to train on, or validation alone.
     views: images that records hold beside the frame's own: "right", "previous", "next".
     neighbour_offset: distance of the previous and the next image, in frames of the sequence.
+    resampling: library that resizes images and labels, "pillow" or "opencv".
     bad_frames: "stop" at the first frame that cannot be used, or "skip" such frames.
     processes: number of processes that decode and resize; 0: one per core.
     shard_frames: number of frames per record file.
@@ -41,6 +42,7 @@ class FrameConfig(tfds.core.BuilderConfig):
   splits: tuple[str, ...] = ("train",)
   views: tuple[str, ...] = ()
   neighbour_offset: int = 1
+  resampling: str = "pillow"
   bad_frames: str = "stop"
   processes: int = 0
   shard_frames: int = 128  # about 300 MB at 1280x720
@@ -56,6 +58,8 @@ class FrameConfig(tfds.core.BuilderConfig):
       parts.append("manual")
     if {"previous", "next"} & set(self.views):
       parts.append(f"by{self.neighbour_offset}")
+    if self.resampling != "pillow":
+      parts.append(self.resampling)
     others = self.variant()
     if others:
       parts.append(hashlib.sha256(repr(others).encode()).hexdigest()[:8])

@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import scipy.io
@@ -109,6 +110,10 @@ def test_image_filter(root, tmp_path):
   dataset = config(root, image_filter="bicubic", height=9, width=20)
   first, *_ = examples(run(dataset, tmp_path / "records"))
   image = Image.fromarray(pixels(0).rgb).resize((20, 9), Image.Resampling.BICUBIC)
+  np.testing.assert_array_equal(first["image"], image)
+  dataset.resampling = "opencv"  # takes precedence
+  first, *_ = examples(run(dataset, tmp_path / "records"))
+  image = cv2.resize(pixels(0).rgb, (20, 9), interpolation=cv2.INTER_LINEAR)
   np.testing.assert_array_equal(first["image"], image)
 
 

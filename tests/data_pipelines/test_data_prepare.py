@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tiny_trees import (
@@ -23,6 +24,7 @@ from tiny_trees import (
   save,
   write_any,
   write_cityscapes,
+  write_cityscapes_more,
   write_gta5,
   write_synthia,
 )
@@ -176,6 +178,48 @@ def test_sizes_and_depth_kinds_lie_apart(tmp_path):
     for how in (("mono", 16, 24), ("stereo", 16, 24), ("mono", 24, 16))
   }
   assert len(paths) == 3
+
+
+@pytest.mark.parametrize("size", [(16, 24), (9, 40), (36, 62)])
+@pytest.mark.parametrize(
+  ("dataset", "depth"), [("gta5", "disparity"), ("synthia", "simulator"), ("cityscapes", "mono")]
+)
+def test_opencv_resizes_images_and_labels(tmp_path, dataset, depth, size):
+  root = write_any(dataset, tmp_path / "files")
+  config = dataset_config(dataset, root, depth, *size)
+  by_pillow = run(config, tmp_path / "records")
+  config.resampling = "opencv"
+  by_opencv = run(config, tmp_path / "records")
+  assert by_opencv.builder_config.name == by_pillow.builder_config.name + "_opencv"
+  different = 0
+  for frame, other in zip(examples(by_opencv), examples(by_pillow), strict=True):
+    number = int(re.search(r"\d+", frame["name"].decode())[0])
+    made = pixels(number + 100 * (dataset == "cityscapes"))
+    image = cv2.resize(made.rgb, size[::-1], interpolation=cv2.INTER_LINEAR)
+    label = cv2.resize(made.train_ids, size[::-1], interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(frame["image"], image)
+    np.testing.assert_array_equal(frame["label"][..., 0], label)
+    np.testing.assert_array_equal(frame["inverse_depth"], other["inverse_depth"])
+    different += (frame["image"] != other["image"]).any()
+  assert different == len(examples(by_pillow)) > 1
+
+
+def test_opencv_resizes_views_and_validation_keeps_its_labels(tmp_path):
+  root = write_cityscapes_more(write_cityscapes(tmp_path / "files", train=1, validation=1))
+  config = dataset_config("cityscapes", root, "official", views=("right",), resampling="opencv")
+  (train,) = examples(run(config, tmp_path / "records"))
+  expected = cv2.resize(pixels(300).rgb, (24, 16), interpolation=cv2.INTER_LINEAR)
+  np.testing.assert_array_equal(train["right_image"], expected)
+  (record,) = examples(run(config, tmp_path / "records", split="validation"), "validation")
+  expected = cv2.resize(pixels(200).rgb, (24, 16), interpolation=cv2.INTER_LINEAR)
+  np.testing.assert_array_equal(record["image"], expected)
+  np.testing.assert_array_equal(record["label"][..., 0], pixels(200).train_ids)
+
+
+def test_an_unknown_resampling(tmp_path):
+  config = dataset_config("gta5", tmp_path, "none", resampling="nearest")
+  with pytest.raises(UserError, match=r"resampling of gta5.*nearest.*pillow.*opencv"):
+    run(config, tmp_path / "records")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from corda_jax import labels
 from corda_jax.configuration import settings
 from data_pipelines.input_pipeline import as_numpy, evaluation_dataset, train_dataset
 from data_pipelines.prepare import prepare
-from data_pipelines.settings import Folder
+from data_pipelines.settings import Folder, Frames
 
 HEIGHT, WIDTH = 18, 31  # of the files; odd, not square
 
@@ -199,17 +199,8 @@ def record_files(builder) -> dict[str, bytes]:
 def dataset_config(
   dataset: str, root: Path, depth: str, height: int = 16, width: int = 24, **more
 ) -> ConfigDict:
-  return ConfigDict(
-    {
-      "dataset": dataset,
-      "root": str(root),
-      "height": height,
-      "width": width,
-      "depth": depth,
-      "depth_root": "",
-      "splits": ("train",),
-      "views": (),
-      "neighbour_offset": 1,
-      **more,
-    }
-  )
+  section = settings(Frames)
+  del section.part
+  given = {"dataset": dataset, "root": str(root), "depth": depth, "height": height, "width": width}
+  section.update(given | more)
+  return section
