@@ -8,6 +8,7 @@ another k, and the number of processes and of threads changes nothing. Source an
 their own epochs.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,12 +19,15 @@ from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before
 import numpy as np
 import tensorflow as tf
 
+from corda_jax.configuration import build
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
+from data_pipelines.crops import Crops, Cut
 from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.prepare import naming, open_records
-from data_pipelines.records import Records
-from data_pipelines.tiles import Window
+from data_pipelines.random_words import random_below, random_words
+from data_pipelines.records import Record, Records
+from data_pipelines.settings import Data
 
 DOMAINS = ("source", "target")  # a domain's number is part of the seed of its order
 CONTENTS = ("image", "label", "inverse_depth", "views")
@@ -47,6 +51,8 @@ def train_dataset(
   - `source_image`, `target_image`: uint8 (b, H, W, 3), RGB.
   - `source_label`, `target_label`: uint8 (b, H, W), training ids, 255 where there is none.
   - `source_inverse_depth`, `target_inverse_depth`: float32 (b, H, W), 1 where there is no depth.
+  - `source_border`, `target_border`: int32 (b, 4), pixels of the frame above, below, left and right
+    of the crop; as shown, so that left and right are swapped where the crop is mirrored.
   - `source_name`, `target_name`: string (b,).
 
   For each of a domain's `views`, for example `target_right_image`, and then for its camera:
@@ -67,8 +73,8 @@ def train_dataset(
 
   Raises:
     ValueError: a domain is unknown.
-    UserError: there are no records, a crop is larger than the frames, or the batch cannot be
-      shared evenly.
+    UserError: a setting is invalid, there are no records, a crop is larger than the frames, or
+      the batch cannot be shared evenly.
   """
   _check_known(domains, DOMAINS, "domains")
   size = _share(data_config.batch_size, "data.batch_size", process_index, process_count)
@@ -139,7 +145,7 @@ def evaluation_dataset(
   numbers = _frame_numbers(builder.report.names[split], names, spread)
   valid, chosen = _shared_out(numbers, _Share(total, size, process_index))
 
-  read = records.reader(contents, lambda valid, record: (record, None), None)
+  read = records.reader(contents, lambda valid, number: (records[number], None), None)
   dataset = _map(
     tf.data.Dataset.from_tensor_slices((valid, chosen)),
     lambda valid, number: read(valid, number) | {"valid": valid},
@@ -199,37 +205,56 @@ class _Share(NamedTuple):
   process_index: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Chooser:
+  """Chooses a training sample's record, and what is cut from it.
+
+  Attributes:
+    records: the records.
+    crops: the windows that are cut from frames.
+    flip: whether half of the crops are mirrored.
+    seeds: the seed, and the number of the domain.
+  """
+
+  records: Records
+  crops: Crops
+  flip: bool
+  seeds: tuple[int, int]
+
+  def __call__(self, sample: int, number: int) -> tuple[Record, Cut]:
+    """Of a sample, by its number and that of its record in the epoch."""
+    words = random_words(self.seeds, sample)
+    record = self.records[number]
+    window = self.crops.sample(words, record.label)
+    return record, Cut(window, self.flip and bool(random_below(words, 2)))
+
+
 def _training_samples(
   data_config: Any, domain: str, share: _Share, *, seed: int, start_step: int
 ) -> tf.data.Dataset:
   """This process's part of the batches of one domain; keys begin with its name."""
-  records = Records(
-    _open(data_config, domain, data_config[domain].splits[0]), data_config[domain].splits
-  )
-  crop = (data_config.crop_height, data_config.crop_width)
-  frame = (data_config[domain].height, data_config[domain].width)
-  if not (1 <= crop[0] <= frame[0] and 1 <= crop[1] <= frame[1]):
+  frames = getattr(build(data_config, "data", default=Data), domain)
+  builder = _open(data_config, domain, frames.splits[0])
+  records = Records(builder, frames.splits)
+  crop, size = (data_config.crop_height, data_config.crop_width), (frames.height, frames.width)
+  if not (1 <= crop[0] <= size[0] and 1 <= crop[1] <= size[1]):
     raise UserError(
-      f"the crop is {crop[1]}x{crop[0]} but {domain} frames are {frame[1]}x{frame[0]} (width x "
+      f"the crop is {crop[1]}x{crop[0]} but {domain} frames are {size[1]}x{size[0]} (width x "
       "height): set data.crop_width and data.crop_height to at most that"
     )
   seeds, count = (seed, DOMAINS.index(domain)), len(records)
-  corners = np.subtract(frame, crop) + 1  # rows and columns where crops may begin
+  crops = Crops(size, crop, frames.max_class_share, frames.crop_tries)
+  choose = _Chooser(records, crops, frames.flip, seeds)
 
   def number(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Number of the sample at a place of this process's stream, and of its record."""
+    """Number of the sample at a place of this process's stream, and of its record in the epoch."""
     first = place // share.size * share.total + share.process_index * share.size
     sample = first + place % share.size
     order = tf.stack([*(tf.constant(s, tf.int64) for s in seeds), sample // count])
     return sample, tf.random_index_shuffle(sample % count, order, count - 1)
 
-  def window(sample: int) -> Window:
-    bits = np.random.Philox(key=seeds, counter=sample).random_raw(2)  # 64 bits each
-    top, left = (int(b) * int(n) >> 64 for b, n in zip(bits, corners, strict=True))
-    return (top, left, *crop)
-
   contents = CONTENTS if records.views else CONTENTS[:-1]
-  read = records.reader(contents, lambda sample, record: (record, window(sample)), crop)
+  read = records.reader(contents, choose, crop)
   # int64, so that a run may start at any step.
   places = tf.data.Dataset.range(start_step * share.size, tf.int64.max)
   dataset = _map(_map(places, number), read, _threads(data_config))

@@ -2,22 +2,26 @@
 
 import atexit
 import bisect
+import contextlib
+import dataclasses
 import errno
 import gc
 import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipelines import quiet_tensorflow  # noqa: F401  # isort: skip (before all its users)
 
+import cv2
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from corda_jax.errors import UserError
+from data_pipelines.crops import Cut
 from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.tiles import Window, unpack
 
@@ -26,7 +30,8 @@ class Records:
   """The records of one split after another, by number; several threads may read at once."""
 
   def __init__(self, builder: FramesBuilder, splits: Sequence[str]):
-    self.views = builder.builder_config.views
+    config = builder.builder_config
+    self.views, self._frame = config.views, (config.height, config.width)
     split = builder.info.splits["+".join(splits)]
     self._files = [os.fspath(part.filename) for part in split.file_instructions]
     lengths = [part.examples_in_shard for part in split.file_instructions]
@@ -38,18 +43,24 @@ class Records:
   def __len__(self) -> int:
     return self._ends[-1]
 
+  def __getitem__(self, number: int) -> "Record":
+    path = self._files[bisect.bisect_right(self._ends, number)]
+    with _naming(path):
+      features = tf.train.Example.FromString(self._source[number]).features.feature
+    return Record(features, path, self._frame)
+
   def reader(
     self,
     contents: Sequence[str],
-    locate: Callable[[Any, int], tuple[int, Window | None]],
+    choose: Callable[[Any, int], tuple["Record", Cut | None]],
     crop: tuple[int, int] | None,
   ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     """A function for `Dataset.map`: two numbers → the arrays of a frame.
 
     Args:
       contents: what is decoded.
-      locate: the two numbers → a record's number, and the window of the frame; None: all of it.
-      crop: height and width of the window; None: they differ.
+      choose: the two numbers → a record, and what is cut from its frame; None: all of it.
+      crop: height and width of what is cut; None: frames are read whole, and may differ in size.
     """
     size = crop or (None, None)
     image = tf.TensorSpec((*size, 3), tf.uint8)
@@ -60,13 +71,16 @@ class Records:
       specs |= {f"{view}_image": image for view in self.views}
       specs["intrinsics"] = tf.TensorSpec((4,), tf.float32)
       specs["baseline"] = tf.TensorSpec((), tf.float32)
+    if crop is not None:
+      specs["border"] = tf.TensorSpec((4,), tf.int32)
     specs["name"] = tf.TensorSpec((), tf.string)
 
     def read(first: np.ndarray, second: np.ndarray) -> list[Any]:
       with _callbacks as needed:
         if not needed:
           return [_nothing(spec) for spec in specs.values()]
-        frame = self._decode(specs, *locate(first.item(), second.item()))
+        record, cut = choose(first.item(), second.item())
+        frame = record.decode(specs, cut)
         return [frame[key] for key in specs]
 
     def read_tensors(first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -78,38 +92,66 @@ class Records:
 
     return read_tensors
 
-  def _decode(
-    self, keys: Collection[str], number: int, window: Window | None
-  ) -> Mapping[str, np.ndarray | bytes]:
-    try:
-      features = tf.train.Example.FromString(self._source[number]).features.feature
-      frame = {}
-      for key in keys:
-        if key in ("intrinsics", "baseline"):
-          frame[key] = np.array(features[key].float_list.value, np.float32)
-        elif key == "name":
-          frame[key] = features[key].bytes_list.value[0]
-        else:
-          frame[key] = unpack(features[key].bytes_list.value[0], window)
-    except Exception as error:  # array_record, protocol buffers and Zstandard raise any kind
-      reason = " ".join(str(error).split()) or type(error).__name__
-      path = self._files[bisect.bisect_right(self._ends, number)]
-      if os.strerror(errno.EMFILE) in reason:
-        raise UserError(
-          f"the record file {path!r} cannot be opened ({reason}): the limit of open files is low; "
-          "raise it, for example with ulimit -n 4096"
-        ) from error
-      raise UserError(
-        f"the record file {path!r} is damaged or lost ({reason}): fix the disk, or delete that "
-        "folder and prepare the data set again"
-      ) from error
-    if "label" in frame:
-      frame["label"] = frame["label"][..., 0]
-    if "baseline" in frame:
-      frame["baseline"] = frame["baseline"][0]
-      if window is not None:
-        frame["intrinsics"] -= np.array([0, 0, window[1], window[0]], np.float32)
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """A frame's record, read but not decoded.
+
+  Attributes:
+    features: its fields.
+    path: its file.
+    frame: height and width of the frame.
+  """
+
+  features: Mapping[str, Any]
+  path: str
+  frame: tuple[int, int]
+
+  def label(self, window: Window | None) -> np.ndarray:
+    """Training ids of a window, uint8 H W; None: of the whole label."""
+    return self._array("label", window)[..., 0]
+
+  def decode(self, keys: Collection[str], cut: Cut | None) -> dict[str, np.ndarray | bytes]:
+    """The named fields, cut out; `border` is `Cut.border`."""
+    window = cut and cut.window
+    frame: dict[str, Any] = {}
+    for key in keys:
+      if key == "border":
+        frame[key] = cut.border(self.frame)
+      elif key == "name":
+        frame[key] = self.features[key].bytes_list.value[0]
+      elif key == "baseline":
+        frame[key] = np.float32(self.features[key].float_list.value[0])
+      elif key == "intrinsics":
+        top, left = window[:2] if window else (0, 0)
+        values = np.array(self.features[key].float_list.value, np.float32)
+        frame[key] = values - np.array([0, 0, left, top], np.float32)
+      else:
+        array = self.label(window) if key == "label" else self._array(key, window)
+        frame[key] = cv2.flip(array, 1) if cut and cut.mirrored else array
     return frame
+
+  def _array(self, key: str, window: Window | None) -> np.ndarray:
+    with _naming(self.path):
+      return unpack(self.features[key].bytes_list.value[0], window)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+  """Names the record file in errors about it."""
+  try:
+    yield
+  except Exception as error:  # array_record, protocol buffers and Zstandard raise any kind
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if os.strerror(errno.EMFILE) in reason:
+      raise UserError(
+        f"the record file {path!r} cannot be opened ({reason}): the limit of open files is low; "
+        "raise it, for example with ulimit -n 4096"
+      ) from error
+    raise UserError(
+      f"the record file {path!r} is damaged or lost ({reason}): fix the disk, or delete that "
+      "folder and prepare the data set again"
+    ) from error
 
 
 class _Callbacks:

@@ -3,7 +3,13 @@
 import dataclasses
 from typing import Any
 
-from corda_jax.configuration import check_at_least, check_one_of, check_subset, check_within, free
+from corda_jax.configuration import (
+  check_at_least,
+  check_one_of,
+  check_subset,
+  check_within,
+  free,
+)
 
 VIEWS = ("right", "previous", "next")
 RESAMPLING = ("pillow", "opencv")
@@ -123,6 +129,10 @@ class Frames:
       antialiasing, bicubic (gta5, synthia) or bilinear (cityscapes), labels by the pixel under the
       centre, as released with CorDA. "opencv": images by bilinear interpolation without
       antialiasing, labels by the pixel up and left of the centre, as released with DAFormer.
+    max_class_share: a crop shows several classes, the largest with less than this share of the
+      labelled pixels; 1: any crop. The source's only.
+    crop_tries: how many times a crop that does not is sampled again; the last one is kept.
+    flip: whether half of the crops, at random, are mirrored left-right; not with views.
   """
 
   dataset: str = "gta5"
@@ -136,12 +146,22 @@ class Frames:
   neighbour_offset: int = 1
   folder: Folder = Folder()
   resampling: str = "pillow"
+  max_class_share: float = 1.0
+  crop_tries: int = 10
+  flip: bool = False
 
   def __post_init__(self):
     if not self.splits or not all(isinstance(x, str) and x.strip() for x in self.splits):
       raise ValueError(f"splits is {self.splits}, expected names, such as ('train',)")
     check_subset(self, views=VIEWS)
     check_one_of(self, resampling=RESAMPLING)
+    check_within(self, max_class_share=(0, 1))
+    check_at_least(self, crop_tries=0)
+    if self.flip and self.views:
+      raise ValueError(
+        f"flip is True, but views are {self.views}, and a mirrored view needs a mirrored camera: "
+        "set flip to False"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,3 +238,8 @@ class Data:
       self, batch_size=1, evaluation_batch_size=1, prepare_processes=0, reader_threads=0
     )
     check_one_of(self, bad_frames=("stop", "skip"))
+    if self.target.max_class_share < 1:
+      raise ValueError(
+        "target.max_class_share is set, but training must not read the target's labels: set it for "
+        "the source only"
+      )

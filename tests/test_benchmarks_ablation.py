@@ -83,6 +83,9 @@ def test_batches_depend_on_seed_and_step_alone(tmp_path):
   batch, target = made[0], given[1]
   place = int(batch["target_name"][0])
   left, top = (target.intrinsics[place] - batch["target_intrinsics"][0])[2:].astype(int)
+  above, below, before, after = batch["target_border"][0]
+  assert (above, before) == (top, left)
+  assert (above + 20 + below, before + 32 + after) == target.label[place].shape
   for field in ("image", "label", "inverse_depth", "right_image"):
     cut = getattr(target, field)[place][top : top + 20, left : left + 32]
     np.testing.assert_array_equal(batch[f"target_{field}"][0], cut)

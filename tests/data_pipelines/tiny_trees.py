@@ -1,5 +1,6 @@
 """Writes tiny data sets in the layouts and encodings of the real ones."""
 
+import itertools
 import json
 import shutil
 import struct
@@ -204,3 +205,39 @@ def dataset_config(
   given = {"dataset": dataset, "root": str(root), "depth": depth, "height": height, "width": width}
   section.update(given | more)
   return section
+
+
+def data_config(source, target, records, crop=(9, 14), batch_size=4, evaluation_batch_size=2):
+  return ConfigDict(
+    {
+      "records_dir": str(records),
+      "classes": {"names": (), "colors": ()},
+      "source": source,
+      "target": target,
+      "crop_height": crop[0],
+      "crop_width": crop[1],
+      "batch_size": batch_size,
+      "evaluation_batch_size": evaluation_batch_size,
+      "reader_threads": 0,
+    }
+  )
+
+
+def take(config, count, **options):
+  return list(itertools.islice(train_batches(config, **{"seed": 5} | options), count))
+
+
+def assert_equal(first, second):
+  assert len(first) == len(second) > 0
+  for a, b in zip(first, second, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])
+
+
+def joined(parts):
+  """Batches of several processes → those of one."""
+  return [
+    {key: np.concatenate([p[key] for p in step]) for key in step[0]}
+    for step in zip(*parts, strict=True)
+  ]
