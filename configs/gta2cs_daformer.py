@@ -72,9 +72,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   config.teacher.untrusted_margins = (15, 120, 0, 0)
   config.teacher.margins_of = "crop"  # of the target's full height
   config.mixing.classes_from = "batch"
-  config.mixing.augmentation = settings(
-    ColorAugmentation, jitter_strength=0.2, hsv_epsilon=1e-6
-  )
+  config.mixing.augmentation = settings(ColorAugmentation, jitter_strength=0.2, hsv_epsilon=1e-6)
   config.terms.source.mean_over = "all"
   config.terms.mixed.depth_weight.enabled = False
   config.terms.feature_distance = settings(FeatureDistance)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from corda_jax.adaptation.terms.masked import MaskedConsistency
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
+from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
+from corda_jax.models.hrda import Hrda
 from corda_jax.training.restore import find_checkpoint
 from corda_jax.training.run_files import check_config, check_writable, has_checkpoints
 from corda_jax.training.sharding import check_divisible, check_training_batch, frame_mesh
@@ -33,9 +36,12 @@ def check_adaptation(config: Any, step: AdaptationStep, classes: ClassList) -> N
       f"{' or '.join(map(repr, sets))}; evaluation.class_sets adds others"
     )
   encoder = step.model.encoder
-  _check_tiles(config.prediction, encoder.level_strides[-1])
+  tiled = not any(config.evaluation.window)
+  if tiled:
+    _check_tiles(config.prediction, encoder.level_strides[-1])
+  tiled &= bool(config.prediction.tile_height or config.prediction.tile_width)
   if isinstance(encoder, VisionTransformer):
-    if encoder.image_scale != 1 and (config.prediction.tile_height or config.prediction.tile_width):
+    if encoder.image_scale != 1 and tiled:
       raise UserError(
         f"model.encoder.image_scale is {encoder.image_scale}, and patches of resized images do not "
         "join where tiles do: set prediction.tile_height=0 and prediction.tile_width=0"
@@ -45,6 +51,15 @@ def check_adaptation(config: Any, step: AdaptationStep, classes: ClassList) -> N
       f"optimizer.layer_decay is {config.optimizer.layer_decay}, but model.encoder is no Vision "
       "Transformer: set it to 1"
     )
+  if isinstance(step.model, Hrda):
+    _check_two_resolutions(config, step.model)
+  for name, term in step.terms.items():
+    hides_patches = isinstance(term, MaskedConsistency) and term.hidden == "patches"
+    if hides_patches and not isinstance(encoder, VisionTransformer):
+      raise UserError(
+        f"terms.{name}.hidden is 'patches', but model.encoder is no Vision Transformer: set it to "
+        "'blocks'"
+      )
   target = config.data.target
   if target.dataset == "folder" and not target.folder.validation.images:
     raise UserError(
@@ -55,6 +70,30 @@ def check_adaptation(config: Any, step: AdaptationStep, classes: ClassList) -> N
     raise UserError(
       "model.depth is True, but no term teaches depth: name domains in terms.depth_files.domains "
       "or terms.photometric.domains, or set model.depth=False and model.correlation=False"
+    )
+
+
+def _check_two_resolutions(config: Any, model: Any) -> None:
+  """A network that also sees details takes sizes that its predictions divide."""
+  detail, strides = model.detail, model.encoder.level_strides
+  sides = {f"model.detail.{side}": getattr(detail, side) for side in ("height", "width")}
+  sides |= {f"data.crop_{side}": config.data[f"crop_{side}"] for side in ("height", "width")}
+  for field, value in sides.items():
+    if value % detail.multiple:
+      raise UserError(
+        f"{field} is {value}, expected a multiple of model.detail.multiple, which is "
+        f"{detail.multiple}"
+      )
+  finest = strides[-1] if isinstance(model.decoder, DeepLabDecoder) else strides[0]
+  if detail.multiple % (2 * finest) or isinstance(model.encoder, VisionTransformer):
+    raise UserError(
+      f"model.detail.multiple is {detail.multiple}, but the context is predicted every "
+      f"{2 * finest} pixels: set it to a multiple of that; a Vision Transformer cannot be used so"
+    )
+  if config.compute.one_student_pass:
+    raise UserError(
+      "compute.one_student_pass is True, but each pass has a detail crop of its own: set it to "
+      "False"
     )
 
 

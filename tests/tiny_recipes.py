@@ -46,7 +46,7 @@ def get_config(recipe: str, **overrides) -> ml_collections.ConfigDict:
     "data.source.width": 2 * SIDE,
     "data.target.height": SIDE,
     "data.target.width": 2 * SIDE,
-    "teacher.confidence_threshold": 0.07,
+    "teacher.confidence_threshold": 0.055,
     "teacher.untrusted_margins": (2, 4, 0, 3),
   }
   if "network" in config.model:

@@ -74,7 +74,7 @@ class Fused(NamedTuple):
   @property
   def prediction(self) -> jax.Array:
     """The fused prediction, [B, 2 h, 2 w, C]. (1 - attention) is applied before upsampling."""
-    return scale_centered(self.attention, 2) * self.detail + scale_centered(self.context, 2)
+    return scale_centered(self.attention, 2.0) * self.detail + scale_centered(self.context, 2.0)
 
 
 class Hrda(nn.Module):

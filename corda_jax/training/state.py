@@ -55,7 +55,7 @@ def create_train_state(
 
   Parameters do not depend on the image size, so a small image initialises them.
   """
-  variables = model.init(key, jnp.zeros((1, 32, 32, 3), jnp.float32), train=True)
+  variables = model.init(key, jnp.zeros((1, 64, 64, 3), jnp.float32), train=True)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
 
   def copy(tree):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.adaptation.pseudo_labels import confident_fraction
 from corda_jax.adaptation.color_augmentation import gaussian_blur
+from corda_jax.adaptation.pseudo_labels import confident_fraction
 from corda_jax.adaptation.terms.base import Context, Pass
 from corda_jax.color_jitter import color_jitter
 from corda_jax.losses import berhu, cross_entropy

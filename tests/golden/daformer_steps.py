@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.mixing import Mixing
 from corda_jax.adaptation.passes import forward
 from corda_jax.adaptation.step import AdaptationStep, weighted
-from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.feature_distance import FeatureDistance
 from corda_jax.adaptation.terms.masked import MaskedConsistency
