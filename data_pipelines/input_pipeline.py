@@ -3,12 +3,14 @@
 Training samples are numbered from 0 without end: batch k of B samples holds the numbers
 k B … k B + B - 1, and process p of P reads its P-th part of them. Sample g of a set with n records
 is record permutation(g mod n) of epoch g div n; each epoch has a permutation of its own, and the
-crop is sampled from g. So a batch depends on the seed and on k alone: resuming is starting at
+crop is sampled from g. With rare class sampling (rare_classes.py) the record is sampled from g,
+too, and there are no epochs. So a batch depends on the seed and on k alone: resuming is starting at
 another k, and the number of processes and of threads changes nothing. Source and target each count
 their own epochs.
 """
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -26,6 +28,7 @@ from data_pipelines.crops import Crops, Cut
 from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.prepare import naming, open_records
 from data_pipelines.random_words import random_below, random_words
+from data_pipelines.rare_classes import RareClassSampler
 from data_pipelines.records import Record, Records
 from data_pipelines.settings import Data
 
@@ -73,8 +76,8 @@ def train_dataset(
 
   Raises:
     ValueError: a domain is unknown.
-    UserError: a setting is invalid, there are no records, a crop is larger than the frames, or
-      the batch cannot be shared evenly.
+    UserError: a setting is invalid, there are no records, a crop is larger than the frames, the
+      batch cannot be shared evenly, or no frame shows enough of any class for `rare_classes`.
   """
   _check_known(domains, DOMAINS, "domains")
   size = _share(data_config.batch_size, "data.batch_size", process_index, process_count)
@@ -213,19 +216,27 @@ class _Chooser:
     records: the records.
     crops: the windows that are cut from frames.
     flip: whether half of the crops are mirrored.
+    rare: sampling by rare classes; None: each epoch reads every record once.
     seeds: the seed, and the number of the domain.
   """
 
   records: Records
   crops: Crops
   flip: bool
+  rare: RareClassSampler | None
   seeds: tuple[int, int]
 
   def __call__(self, sample: int, number: int) -> tuple[Record, Cut]:
     """Of a sample, by its number and that of its record in the epoch."""
     words = random_words(self.seeds, sample)
-    record = self.records[number]
-    window = self.crops.sample(words, record.label)
+    if self.rare is None:
+      record = self.records[number]
+      window = self.crops.sample(words, record.label)
+    else:
+      sampled, number = self.rare.frame(words)
+      record = self.records[number]
+      label = functools.lru_cache(1)(record.label)  # the rules of crops and classes both read it
+      window = self.rare.crop(sampled, lambda: self.crops.sample(words, label), label)
     return record, Cut(window, self.flip and bool(random_below(words, 2)))
 
 
@@ -243,8 +254,13 @@ def _training_samples(
       "height): set data.crop_width and data.crop_height to at most that"
     )
   seeds, count = (seed, DOMAINS.index(domain)), len(records)
+  rare = None
+  if frames.rare_classes.enabled:
+    label_pixels = [n for split in frames.splits for n in builder.report.label_pixels[split]]
+    with naming(domain):
+      rare = RareClassSampler(frames.rare_classes, label_pixels)
   crops = Crops(size, crop, frames.max_class_share, frames.crop_tries)
-  choose = _Chooser(records, crops, frames.flip, seeds)
+  choose = _Chooser(records, crops, frames.flip, rare, seeds)
 
   def number(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Number of the sample at a place of this process's stream, and of its record in the epoch."""

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from corda_jax.configuration import (
+  check_above,
   check_at_least,
   check_one_of,
   check_subset,
@@ -104,6 +105,34 @@ class Folder:
 
 
 @dataclasses.dataclass(frozen=True)
+class RareClasses:
+  """Sampling of frames by the classes that they show, the rare ones more often, as in DAFormer.
+
+  A class c is sampled by P(c) = softmax((1 - f_c) / temperature), f_c its share of all labelled
+  pixels, then one of the frames that show it, then a crop. Frames no longer come in epochs.
+
+  Attributes:
+    enabled: whether frames are sampled so; otherwise each is seen once an epoch.
+    temperature: the lower, the more the rarest classes prevail.
+    min_pixels: a frame shows a class with more than this number of pixels, at the size of the
+      label's file. A class without such a frame is not sampled.
+    min_crop_ratio: a crop must show more than `min_pixels` times this of the class, in pixels of
+      the working resolution.
+    tries: how many times a crop that does not is sampled again; the last one is kept.
+  """
+
+  enabled: bool = False
+  temperature: float = 0.01
+  min_pixels: int = 3000
+  min_crop_ratio: float = 0.5
+  tries: int = 10
+
+  def __post_init__(self):
+    check_above(self, temperature=0)
+    check_at_least(self, min_pixels=0, min_crop_ratio=0, tries=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Frames:
   """One data set. Values that depend on the data set are checked when it is opened.
 
@@ -129,6 +158,7 @@ class Frames:
       antialiasing, bicubic (gta5, synthia) or bilinear (cityscapes), labels by the pixel under the
       centre, as released with CorDA. "opencv": images by bilinear interpolation without
       antialiasing, labels by the pixel up and left of the centre, as released with DAFormer.
+    rare_classes: sampling of frames by the classes that they show; the source's only.
     max_class_share: a crop shows several classes, the largest with less than this share of the
       labelled pixels; 1: any crop. The source's only.
     crop_tries: how many times a crop that does not is sampled again; the last one is kept.
@@ -146,6 +176,7 @@ class Frames:
   neighbour_offset: int = 1
   folder: Folder = Folder()
   resampling: str = "pillow"
+  rare_classes: RareClasses = RareClasses()
   max_class_share: float = 1.0
   crop_tries: int = 10
   flip: bool = False
@@ -238,8 +269,9 @@ class Data:
       self, batch_size=1, evaluation_batch_size=1, prepare_processes=0, reader_threads=0
     )
     check_one_of(self, bad_frames=("stop", "skip"))
-    if self.target.max_class_share < 1:
+    if self.target.rare_classes.enabled or self.target.max_class_share < 1:
+      name = "rare_classes.enabled" if self.target.rare_classes.enabled else "max_class_share"
       raise ValueError(
-        "target.max_class_share is set, but training must not read the target's labels: set it for "
-        "the source only"
+        f"target.{name} is set, but training must not read the target's labels: set it for the "
+        "source only"
       )
