@@ -16,7 +16,6 @@ import numpy as np
 from corda_jax.atomic_io import atomic_write
 from corda_jax.console import progress_bar
 from data_pipelines import inverse_depth
-from data_pipelines.crops import Cut
 from data_pipelines.parallel import ordered_map
 from data_pipelines.street_world import domains, encodings, formats
 from data_pipelines.street_world import gap as gap_lib
@@ -152,8 +151,8 @@ def train_batches(
       for field in ("image", "label", "inverse_depth", "right_image"):
         if (whole := getattr(frames, field)) is not None:
           batch[f"{name}_{field}"] = np.stack([whole[crop] for crop in crops])
-      cuts = [Cut((*corner, data.crop_height, data.crop_width)) for corner in corners]
-      batch[f"{name}_border"] = np.stack([cut.border((height, width)) for cut in cuts])
+      before, after = np.array(corners), np.array(room) - 1 - corners  # rows, columns
+      batch[f"{name}_border"] = np.stack([before, after], -1).reshape(-1, 4).astype(np.int32)
       moved = np.float32([(0, 0, left, top) for top, left in corners])
       batch[f"{name}_intrinsics"] = frames.intrinsics[places] - moved
       batch[f"{name}_baseline"] = np.full(data.batch_size, BASELINE, np.float32)
