@@ -90,7 +90,7 @@ def predict_windows(
   places = corners(size, window, stride)
   if len(places) == 1:
     return predict(x)
-  shape = (len(x), *window, x.shape[-1])
+  shape = (x.shape[0], *window, x.shape[-1])
 
   def add(totals, place):
     first = (0, place[0], place[1], 0)
@@ -103,7 +103,7 @@ def predict_windows(
     return jax.tree.map(added, totals, parts), None
 
   of_window = jax.eval_shape(predict, jax.ShapeDtypeStruct(shape, x.dtype))
-  totals = jax.tree.map(lambda y: jnp.zeros((len(x), *size, y.shape[-1]), y.dtype), of_window)
+  totals = jax.tree.map(lambda y: jnp.zeros((x.shape[0], *size, y.shape[-1]), y.dtype), of_window)
   totals, _ = jax.lax.scan(add, totals, jnp.asarray(places))
   count = count_windows(places, window, size)[..., None]
   return jax.tree.map(lambda y: y / jnp.asarray(count, y.dtype), totals)

@@ -61,18 +61,24 @@ class Bundle:
 
     Args:
       images: uint8 RGB [B, H, W, 3]; each side has `smallest_size` pixels or more. The network was
-        trained on images of `trained_height` rows.
+        trained on images of `trained_height` rows. If the bundle has a `size`, (rows, columns), the
+        images have exactly that.
 
     Returns:
       "label" uint8 [B, H, W], training ids; "logits" float32 [B, h, w, C] at the
       network's output stride; with depth heads "inverse_depth" and "difficulty" float32 [B, H, W].
 
     Raises:
-      ValueError: the images have another type or shape, or are too small.
+      ValueError: the images have another type or shape, or another size than is expected.
     """
     images, smallest = np.asarray(images), self.information["smallest_size"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
       raise ValueError(f"got images {images.dtype} {images.shape}, expected uint8 [B, H, W, 3]")
+    size = self.information.get("size")
+    if size is not None and images.shape[1:3] != tuple(size):
+      raise ValueError(
+        f"got images {images.shape}, expected {size[1]}x{size[0]} pixels: resize them"
+      )
     if not len(images) or min(images.shape[1:3]) < smallest:
       raise ValueError(f"got images {images.shape}, expected {smallest} pixels a side or more")
     return jax.device_get(self._call(images))
@@ -121,6 +127,10 @@ def _lacking(information: Mapping[str, Any]) -> str | None:
     value = information.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
       return f"has {value!r} as {name}, expected a whole number of pixels"
+  size = information.get("size")
+  whole = isinstance(size, list) and [type(n) for n in size] == [int, int]
+  if size is not None and not whole:
+    return f"has {size!r} as size, expected rows and columns"
   classes = information.get("classes")
   if not isinstance(classes, dict) or not isinstance(classes.get("names"), list):
     return "has no list of classes"

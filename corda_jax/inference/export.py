@@ -15,10 +15,11 @@ from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.atomic_io import check_links
 from corda_jax.errors import UserError, first_line
 from corda_jax.inference import bundle
-from corda_jax.inference.views import class_map, depth_maps
+from corda_jax.inference.views import as_evaluated, class_map, depth_maps
 from corda_jax.labels import CITYSCAPES_IDS
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
+from corda_jax.models.hrda import Hrda
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.restore import restore_state
@@ -142,7 +143,8 @@ def _of_numpy(x: np.ndarray) -> np.ndarray:
 def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> jax_export.Exported:
   """The network as StableHLO: (variables by name, uint8 RGB [B, H, W, 3]) → maps by name.
 
-  Batch and image size are symbolic; `bundle.Bundle.predict` describes the maps.
+  The batch is symbolic, and so is the size of the images unless `fixed_size` names one;
+  `bundle.Bundle.predict` describes the maps.
   """
   model, normalization = task.model, task.normalization
   wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))
@@ -162,26 +164,41 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
       for each in folders:
         place = place.setdefault(each, {})
       place[last] = value.astype(types[name])
-    outputs = model.apply(tree, normalization.normalize(images, wide), train=False)
-    outputs = {name: value.astype(wide) for name, value in outputs.items()}
     size, sizing = images.shape[1:3], {"method": model.resize_outputs}
+
+    def outputs_of(x):
+      outputs = model.apply(tree, x, train=False)
+      return {name: value.astype(wide) for name, value in outputs.items()}
+
+    seen = as_evaluated(outputs_of, task.config.evaluation, **sizing)
+    outputs = seen(normalization.normalize(images, wide))
     maps = {"label": class_map([(outputs["S"],)], size, **sizing), "logits": outputs["S"]}
     return maps | depth_maps(outputs, size, **sizing)
 
-  if isinstance(model.encoder, VisionTransformer):
-    raise UserError(
-      "model.encoder is a Vision Transformer, whose positions depend on the size of the image: the "
-      "exported program takes any size, so export another network, or predict with --mode=predict"
+  if size := fixed_size(task):
+    shape = jax_export.symbolic_shape("batch, {}, {}, 3".format(*size))
+  else:
+    smallest = smallest_size(task)
+    shape = jax_export.symbolic_shape(
+      "batch, height, width, 3", constraints=[f"height >= {smallest}", f"width >= {smallest}"]
     )
-  smallest = smallest_size(task)
-  shape = jax_export.symbolic_shape(
-    "batch, height, width, 3", constraints=[f"height >= {smallest}", f"width >= {smallest}"]
-  )
   predict = at_matmul_precision(predict, task.config.compute.matmul_precision)
   return jax_export.export(jax.jit(predict), platforms=PLATFORMS)(
     {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()},
     jax.ShapeDtypeStruct(shape, jnp.uint8),
   )
+
+
+def fixed_size(task: AdaptationTask) -> tuple[int, int] | None:
+  """The only size in pixels that an exported program takes, that of the target; None: any.
+
+  What a network computes depends on the size if it is a Vision Transformer, by its positions, or
+  works in windows.
+  """
+  model, target = task.model, task.config.data.target
+  windows = isinstance(model, Hrda) or any(task.config.evaluation.window)
+  depends = windows or isinstance(model.encoder, VisionTransformer)
+  return (target.height, target.width) if depends else None
 
 
 def smallest_size(task: AdaptationTask) -> int:
@@ -201,6 +218,7 @@ def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
     "classes": {"names": classes.names, "colors": classes.colors, "cityscapes_ids": ids},
     "trained_height": config.data.target.height,
     "smallest_size": smallest_size(task),
+    "size": fixed_size(task),
     "input": "uint8 RGB [batch, height, width, 3]",
     "outputs": _OUTPUTS | (_OUTPUTS_OF_DEPTH if task.has_depth_heads else {}),
     "platforms": PLATFORMS,

@@ -175,6 +175,11 @@ class Hrda(nn.Module):
     )
     self.sow("intermediates", "levels", levels)
     attention = self._attention(levels, (draws or {}).get("channels"), train=train)
+    if attention.shape[1:3] != context["S"].shape[1:3]:
+      raise ValueError(
+        f"attention is of {attention.shape[1:3]} places, but predictions of "
+        f"{context['S'].shape[1:3]}: give the attention a decoder of the same stride"
+      )
     names = [name for name in _SEMANTIC if name in context]
     if draws is None:
       alone, placed = {}, self._windows(x, names, train=train)
@@ -199,7 +204,7 @@ class Hrda(nn.Module):
 
   def _crop(self, x: jax.Array, draws: Mapping[str, Any], *, train: bool) -> dict[str, jax.Array]:
     """Predictions on the detail crop."""
-    size = (len(x), *self.detail.size(x.shape[1:3]), x.shape[-1])
+    size = (x.shape[0], *self.detail.size(x.shape[1:3]), x.shape[-1])
     seen = jax.lax.dynamic_slice(x, _place(draws["corner"]), size)
     return self.network.with_levels(seen, train=train, draws=draws["detail"])[0]
 
@@ -218,7 +223,7 @@ class Hrda(nn.Module):
       y = outputs[name]
       stride = window[0] // y.shape[1]
       y = y.reshape(-1, len(places), group, *y.shape[1:]).swapaxes(0, 1)
-      y = y.reshape(len(places), len(x), *y.shape[3:])
+      y = y.reshape(len(places), x.shape[0], *y.shape[3:])
       at = [(top // stride, left // stride) for top, left in places]
       found[name] = mean_of_windows(y, at, (size[0] // stride, size[1] // stride))
     return found

@@ -185,7 +185,12 @@ class Task(abc.ABC):
 
   def initial_state(self) -> Any:
     """A state of random weights, on the devices as `state_shapes` says."""
-    create = jax.jit(self.create_state, out_shardings=shardings_of(self.state_shapes()))
+    shapes = self.state_shapes()
+    # Hundreds of random arrays, computed once: on a CPU, optimising that takes far longer.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    create = jax.jit(
+      self.create_state, out_shardings=shardings_of(shapes), compiler_options=options
+    )
     return create(replicated_key(self.mesh, self.config.seed))  # compiled once for all seeds
 
   def state_shapes(self) -> Any:

@@ -16,17 +16,15 @@ from jax import export as jax_export
 
 from corda_jax.adaptation.evaluate import Evaluator
 from corda_jax.adaptation.task import AdaptationTask
-from corda_jax.configuration import settings
 from corda_jax.errors import UserError
 from corda_jax.inference import bundle
 from corda_jax.inference import export as export_job
 from corda_jax.inference.bundle import read_bundle
 from corda_jax.inference.export import export, export_program, smallest_size
 from corda_jax.labels import NAMES
-from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.sharding import make_mesh
-from tests import tiny
+from tests import tiny, tiny_recipes
 from tests.stub_network import stub_task
 
 
@@ -59,17 +57,28 @@ def reseal(folder):
   (folder / "checksums.json").write_text(json.dumps(sums))
 
 
-def test_vision_transformers_are_refused_before_anything_is_written(tmp_path):
-  config = tiny.get_config()
-  encoder = VisionTransformer(width=8, depth=1, heads=2, position_grid=2, levels=(0,))
-  config.model.encoder = settings(encoder)
+@pytest.mark.parametrize(
+  ("recipe", "plain"), [("gta2cs_vfm_uda", False), ("gta2cs_mic_corda", True)]
+)
+def test_networks_that_depend_on_the_size_take_one(tmp_path, random, recipe, plain):
+  config = tiny_recipes.get_config(recipe, plain=plain)
   task = AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
+  state = task.initial_state()
   checkpoints = Checkpoints(tmp_path)
-  checkpoints.save(0, task.initial_state())
+  checkpoints.save(0, state)
   checkpoints.close()
-  with pytest.raises(UserError, match=r"model\.encoder.*Vision Transformer"):
-    export(task, tmp_path)
-  assert not list(tmp_path.glob("bundle*"))
+  read = read_bundle(export(task, tmp_path))
+  size = (config.data.target.height, config.data.target.width)
+  assert read.information["size"] == list(size)
+  images = random.randint(0, 256, (2, *size, 3)).astype(np.uint8)
+  got = read.predict(images)
+  batch = {"image": images, "label": images[..., 0], "valid": np.ones(2, bool)}
+  expected = Evaluator(task).pictures(state, [batch], 2)
+  assert (got["label"] == expected["prediction"]).mean() > 0.999  # sums in another order
+  for name in expected.keys() & {"inverse_depth", "difficulty"}:
+    np.testing.assert_allclose(got[name], expected[name], atol=1e-4)
+  with pytest.raises(ValueError, match=r"\(2, 64, 127, 3\).*128x64"):
+    read.predict(images[:, :, 1:])
 
 
 @pytest.mark.parametrize("size", [(1, 17, 25), (3, 40, 33), (2, 128, 65)])

@@ -158,7 +158,7 @@ class VisionTransformer(nn.Module):
     del train
     height, width = self.grid(x.shape[1:3])
     tokens = self.tokens(x, tuple(self.levels), kept).normalized
-    return [t[:, 1 + self.registers :].reshape(len(x), height, width, -1) for t in tokens]
+    return [t[:, 1 + self.registers :].reshape(x.shape[0], height, width, -1) for t in tokens]
 
   def grid(self, size: tuple[int, int]) -> tuple[int, int]:
     """Patches along both axes of images of `size` pixels."""
@@ -223,7 +223,7 @@ class VisionTransformer(nn.Module):
       value = self.param(name, _token_init, (1, count, self.width), self.param_dtype)
       return value.astype(dtype)
 
-    dtype, batch = self.dtype or x.dtype, len(x)
+    dtype, batch = self.dtype or x.dtype, x.shape[0]
     x = PatchConvolution(
       self.width, self.patch, kernel_init=_token_init, name="patch_embed", **types
     )(x)
