@@ -9,8 +9,8 @@ from PIL import Image
 
 from corda_jax.labels import IGNORE
 from data_pipelines.random_words import random_below
-from data_pipelines.tiles import Window
 
+Window = tuple[int, int, int, int]  # top, left, height, width
 ReadLabel = Callable[[Window], np.ndarray]  # window of a frame → its training ids, uint8 H W
 
 

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from corda_jax.errors import UserError
-from data_pipelines.crops import ReadLabel
+from data_pipelines.crops import ReadLabel, Window
 from data_pipelines.random_words import random_below
 from data_pipelines.settings import RareClasses
-from data_pipelines.tiles import Window
 
 
 def class_probabilities(

@@ -19,13 +19,13 @@ import threading
 import numpy as np
 import pyarrow
 
+from data_pipelines.crops import Window
+
 _TILE = (64, 128)  # rows and columns; smaller tiles are too many, larger ones exceed crops
 _LEVEL = 1  # of Zstandard; higher levels write and read more slowly and are hardly smaller
 _DTYPES = {1: np.dtype("u1"), 4: np.dtype("<f4")}
 _NUMBER = np.dtype("<u4")  # type of the header's numbers
 _CODEC = pyarrow.Codec("zstd")  # to decode, at any level
-
-Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 class _Scratch(threading.local):

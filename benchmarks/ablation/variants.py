@@ -1,11 +1,20 @@
 """The ablation of `benchmarks.ablation.run`: variants of the method, sources, sizes."""
 
+from dataclasses import is_dataclass
 from typing import Any
 
 from benchmarks.options import apply_settings, load_config
+from corda_jax.adaptation.terms.masked import MaskedConsistency
+from corda_jax.configuration import settings as settings_of
+from corda_jax.models.decoders.daformer import FusionDecoder
+from corda_jax.models.encoders.mix_transformer import mix_transformer
 
 SOURCE_ONLY = "source only"
 DACS = "mixing (DACS)"
+RARE = "DACS, rare classes"
+MASKED = "DACS, masked consistency"
+RARE_MASKED = "DACS, rare classes, masked"
+RARE_MASKED_DEPTH = "rare classes, masked, as published"
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
 WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
@@ -18,6 +27,14 @@ _PHOTOMETRIC = {
   "model.initial_inverse_depth": 65.0,  # 10 m: from 0, photometric training has next to no gradient
 }
 
+# At the frames' 144x72 pixels, in proportion to DAFormer's and MIC's numbers for 1280x720.
+_RARE = {
+  "data.source.rare_classes.enabled": True,
+  "data.source.rare_classes.min_pixels": 20,
+  "data.source.max_class_share": 0.75,
+}
+_MASKED = {"terms.masked": MaskedConsistency(block=8)}
+
 VARIANTS: dict[str, dict[str, Any]] = {
   SOURCE_ONLY: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
   DACS: WITHOUT_DEPTH,
@@ -26,6 +43,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
   "+ refinement, as published": {"terms.mixed.depth_weight.share_across_batch": False},
   "+ refinement, as released": {},
   "photometric, not files": _PHOTOMETRIC,
+  RARE: WITHOUT_DEPTH | _RARE,
+  MASKED: WITHOUT_DEPTH | _MASKED,
+  RARE_MASKED: WITHOUT_DEPTH | _RARE | _MASKED,
+  RARE_MASKED_DEPTH: _RARE | _MASKED | {"terms.mixed.depth_weight.share_across_batch": False},
   ORACLE: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
 }
 
@@ -51,6 +72,10 @@ BUILDS_ON = {
   "+ refinement, as published": "+ correlation",
   "+ refinement, as released": "+ correlation",
   "photometric, not files": "+ refinement, as released",
+  RARE: DACS,
+  MASKED: DACS,
+  RARE_MASKED: DACS,
+  RARE_MASKED_DEPTH: RARE_MASKED,
   RIGHT_ALONE: DACS,
   TRUE_LABELS: DACS,
   DEPTH_SEEN: NO_BLUE,
@@ -98,8 +123,16 @@ _LARGE = {
   "teacher.decay": 0.995,  # slower than the demo's 0.99, as the run is longer
 }
 
+# MiT-B0 and DAFormer's decoder with half the channels, from random weights.
+_MIT = {
+  "model.encoder": mix_transformer("B0").clone(drop_path=0.0),
+  "model.decoder": FusionDecoder(128, 128),
+  "model.initial_semantics_from": "decoder",
+  "optimizer.learning_rate": 0.0006,
+}
+
 # Name → what it changes in configs/demo.py.
-SIZES: dict[str, dict[str, Any]] = {"small": {}, "large": _LARGE}
+SIZES: dict[str, dict[str, Any]] = {"small": {}, "mit": _MIT, "large": _LARGE}
 
 
 def variant_config(
@@ -119,9 +152,12 @@ def variant_config(
   """
   config = load_config(base)
   changes = SIZES[size] | SOURCES[source] | (VARIANTS | ORACLES)[variant] | settings
-  for name in [name for name, value in changes.items() if value is None]:
+  for name in [name for name, value in changes.items() if value is None or is_dataclass(value)]:
     section, _, part = name.rpartition(".")
-    del config[section][part], changes[name]
+    if (value := changes.pop(name)) is None:
+      del config[section][part]
+    else:
+      config[section][part] = settings_of(value)
   apply_settings(config, changes)
   if variant == ORACLE:
     config.data.source = config.data.target.copy_and_resolve_references()

@@ -14,9 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from corda_jax.atomic_io import atomic_write
+from corda_jax.configuration import build
 from corda_jax.console import progress_bar
+from corda_jax.labels import IGNORE
 from data_pipelines import inverse_depth
+from data_pipelines.crops import Crops, Cut, Window
 from data_pipelines.parallel import ordered_map
+from data_pipelines.random_words import random_words
+from data_pipelines.rare_classes import RareClassSampler
+from data_pipelines.settings import Data
 from data_pipelines.street_world import domains, encodings, formats
 from data_pipelines.street_world import gap as gap_lib
 from data_pipelines.street_world.scene import BASELINE
@@ -120,45 +126,77 @@ def train_batches(
 
   They include right views where the frames have them.
 
-  Sample g of a domain with n frames is frame permutation(g mod n) of epoch g div n, cropped at a
-  place determined by g: a batch depends on the seed and on its number alone.
+  Sample g of a domain with n frames is frame permutation(g mod n) of epoch g div n, or one sampled
+  by rare classes, cropped at a place determined by g: a batch depends on the seed and on its number
+  alone. Nothing is mirrored.
 
   Args:
     source: frames of the source.
     target: frames of the target.
-    config: whole configuration, whose `seed`, batch and crops are read.
+    config: whole configuration, whose `seed`, batch and crops are read, and the source's rules of
+      crops and of rare classes.
     start_step: number of the first batch.
   """
   data = config.data
   domains = {"source": source, "target": target}
-  orders = {
-    name: functools.lru_cache(2)(functools.partial(_order, config.seed, number, len(frames.image)))
+  choosers = {
+    name: _Chooser(frames, data, name, (config.seed, number))
     for number, (name, frames) in enumerate(domains.items())
   }
   step = start_step
   while True:
     batch = {}
-    for number, (name, frames) in enumerate(domains.items()):
+    for name, frames in domains.items():
       samples = range(step * data.batch_size, (step + 1) * data.batch_size)
-      count, height, width = frames.label.shape
-      places = [orders[name](g // count)[g % count] for g in samples]
-      room = (height - data.crop_height + 1, width - data.crop_width + 1)
-      corners = [np.random.default_rng((config.seed, number, 1, g)).integers(room) for g in samples]
+      places, windows = zip(*map(choosers[name], samples), strict=True)
       crops = [
-        (place, slice(top, top + data.crop_height), slice(left, left + data.crop_width))
-        for place, (top, left) in zip(places, corners, strict=True)
+        (place, slice(top, top + height), slice(left, left + width))
+        for place, (top, left, height, width) in zip(places, windows, strict=True)
       ]
       for field in ("image", "label", "inverse_depth", "right_image"):
         if (whole := getattr(frames, field)) is not None:
           batch[f"{name}_{field}"] = np.stack([whole[crop] for crop in crops])
-      before, after = np.array(corners), np.array(room) - 1 - corners  # rows, columns
-      batch[f"{name}_border"] = np.stack([before, after], -1).reshape(-1, 4).astype(np.int32)
-      moved = np.float32([(0, 0, left, top) for top, left in corners])
-      batch[f"{name}_intrinsics"] = frames.intrinsics[places] - moved
+      size = frames.label.shape[1:]
+      batch[f"{name}_border"] = np.stack([Cut(window).border(size) for window in windows])
+      moved = np.float32([(0, 0, left, top) for top, left, *_ in windows])
+      batch[f"{name}_intrinsics"] = frames.intrinsics[[*places]] - moved
       batch[f"{name}_baseline"] = np.full(data.batch_size, BASELINE, np.float32)
       batch[f"{name}_name"] = np.array([f"{place:06d}" for place in places])
     yield batch
     step += 1
+
+
+class _Chooser:
+  """Chooses a sample's frame, and the window that is cut from it, by the sample's number."""
+
+  def __init__(self, frames: Frames, data: Any, name: str, seeds: tuple[int, int]):
+    self._frames, self._seeds = frames, seeds
+    own = build(data, "data", default=Data)
+    own = getattr(own, name)
+    self._order = functools.lru_cache(2)(functools.partial(_order, *seeds, len(frames.image)))
+    size = (data.crop_height, data.crop_width)
+    self._crops = Crops(frames.label.shape[1:], size, own.max_class_share, own.crop_tries)
+    self._rare = None
+    if own.rare_classes.enabled:
+      counts = [np.bincount(label.ravel(), minlength=256)[:IGNORE] for label in frames.label]
+      self._rare = RareClassSampler(own.rare_classes, counts)
+
+  def __call__(self, sample: int) -> tuple[int, Window]:
+    words, count = random_words(self._seeds, sample), len(self._frames.image)
+
+    def next_window(frame):
+      return self._crops.sample(words, functools.partial(self._label, frame))
+
+    if self._rare is None:
+      frame = self._order(sample // count)[sample % count]
+      return frame, next_window(frame)
+    sampled, frame = self._rare.frame(words)
+    read = functools.partial(self._label, frame)
+    return frame, self._rare.crop(sampled, lambda: next_window(frame), read)
+
+  def _label(self, frame: int, window: Window) -> np.ndarray:
+    top, left, height, width = window
+    return self._frames.label[frame, top : top + height, left : left + width]
 
 
 def _order(seed: int, domain: int, count: int, epoch: int) -> np.ndarray:
