@@ -19,6 +19,7 @@ from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.decoders.lightweight import LightweightDecoder
 from corda_jax.models.encoders.mix_transformer import MixTransformer, mix_transformer
 from corda_jax.models.encoders.vision_transformer import VisionTransformer, dinov2, dinov3
+from corda_jax.models.hrda import Hrda
 from corda_jax.pretrained.matching import find_state_dicts, format_report, match
 from corda_jax.pretrained.names.networks import (
   constants,
@@ -120,6 +121,13 @@ def test_names_and_shapes_are_the_released(name):
     state |= {n: x.shape for n, x in constants(network).items()}
     state = {n.removeprefix("backbone."): s for n, s in state.items() if n.startswith("backbone.")}
   assert state == released(name)
+
+
+@pytest.mark.parametrize("size", ["B0", "B5"])
+def test_names_and_shapes_of_hrda_are_the_released(size):
+  network = Hrda(Corda(encoder=mix_transformer(size), decoder=FusionDecoder(), **PLAIN))
+  state = {n: x.shape for n, x in empty_state(network).items()}
+  assert state == released(f"daformer/hrda_mit_{size.lower()}")
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -259,8 +267,13 @@ def mit_network(**fields):
   return Corda(encoder=ENCODERS["mit"], decoder=DECODERS["daformer"], **PLAIN | fields)
 
 
-def test_a_training_checkpoint_of_daformer(tmp_path):
-  network = mit_network()
+def hrda_network():
+  attention = FusionDecoder(4, 4, "convolution")
+  return Hrda(mit_network(initial_semantics_from="decoder", depth=True), attention)
+
+
+@pytest.mark.parametrize("network", [mit_network(), hrda_network()], ids=["daformer", "hrda"])
+def test_a_training_checkpoint_of_daformer(tmp_path, network):
   student, teacher, imagenet = (
     table_of(network).state_dict(drawn(network, seed), steps=0) for seed in range(3)
   )

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.models.corda import Corda
-from corda_jax.models.decoders.daformer import FusionDecoder
-from corda_jax.models.encoders.mix_transformer import mix_transformer
+from configs import gta2cs_daformer
+from corda_jax.models.hrda import Hrda
 from corda_jax.pretrained.names.networks import table_of
 from corda_jax.training.optimizer import SGD, AdamW, Warmup
 from corda_jax.training.state import update_teacher
@@ -103,18 +102,13 @@ def test_teacher_follows_quickly_at_first(float64):
     np.testing.assert_allclose(got["w"], keep * 1 + (1 - keep) * 3, rtol=1e-14)
 
 
-def test_daformers_groups():
+@pytest.mark.parametrize("kind", ["daformer", "hrda"])
+def test_daformers_groups(kind):
   """As its optimiser lists them: name → factors of the learning rate and of the decay."""
-  path = Path(__file__).parents[1] / "golden" / "daformer" / "parameter_groups_daformer_mit_b5.json"
+  path = Path(__file__).parents[1] / "golden" / "daformer" / f"parameter_groups_{kind}_mit_b5.json"
   adamw = AdamW(decay_encoder_norms=False)
-  network = Corda(
-    encoder=mix_transformer("B5"),
-    decoder=FusionDecoder(),
-    initial_semantics_from="none",
-    depth=False,
-    correlation=False,
-  )
-  table = table_of(network)
+  network = gta2cs_daformer.NETWORK
+  table = table_of(network if kind == "daformer" else Hrda(network))
   got = {}
   for name in json.loads(path.read_text()):
     group = adamw.group(table.place(name).path, freeze_encoder_affine=False)
