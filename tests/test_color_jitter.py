@@ -56,3 +56,25 @@ def test_draws_cover_their_ranges():
     np.testing.assert_allclose(values.mean(), center, atol=0.01)
   assert (np.sort(draws["order"], axis=1) == np.arange(4)).all()
   assert len(np.unique(draws["order"], axis=0)) == 24
+
+
+def test_a_small_number_beside_the_value_lowers_the_saturation(float64, random):
+  images = jnp.asarray(random.uniform(0.01, 1, (1, 4, 5, 3)))
+  draws = {name: jnp.ones(1) for name in ("brightness", "contrast", "saturation")}
+  draws |= {"hue": jnp.zeros(1), "order": jnp.arange(4)[None]}
+  np.testing.assert_allclose(color_jitter(images, draws), images, atol=1e-14)
+  got = color_jitter(images, draws, hsv_epsilon=0.1)
+  value, low = images.max(-1), images.min(-1)
+  # To HSV and back for saturation and for hue: the distance to the value shrinks twice.
+  np.testing.assert_allclose(got.max(-1), value, atol=1e-14)
+  shrunk = np.asarray((value / (value + 0.1)) ** 2)
+  np.testing.assert_allclose(value - got.min(-1), (value - low) * shrunk, rtol=1e-10)
+
+
+def test_all_images_may_share_the_order():
+  orders = [
+    np.asarray(draw_jitter(jax.random.key(k), 5, strength=0.2, one_order=True)["order"])
+    for k in range(10)
+  ]
+  assert all((order == order[0]).all() for order in orders)
+  assert len({order.tobytes() for order in orders}) > 3

@@ -235,14 +235,14 @@ class AdaptationStep:
       return state, inputs, Taught({}, state.teacher_batch_stats, {})
     # The scopes name the parts in profiles and counts of operations.
     with jax.named_scope("teacher"):
-      outputs, stats = self._ask_teacher(state, inputs["target_image"])
+      outputs, stats = self.ask_teacher(state, inputs["target_image"])
       labels = self.teacher.label(outputs, state.step, inputs, self.model.resize_outputs)
     mixed = self.mixing.mix(
       labels, inputs | {"target_image": weak["target"]}, draws, self.normalization
     )
     return state, inputs, Taught(outputs, stats, mixed)
 
-  def _ask_teacher(self, state: TrainState, x: jax.Array) -> tuple[Maps, Any]:
+  def ask_teacher(self, state: TrainState, x: jax.Array) -> tuple[Maps, Any]:
     """The teacher's predictions, also on mirror images if it is to see them, and its statistics."""
     by_batch, outputs = self.teacher.normalization == "batch", {}
     stats = state.teacher_batch_stats

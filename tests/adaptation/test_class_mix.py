@@ -15,6 +15,14 @@ def test_present_classes_counts_ignored_pixels_as_a_class_if_asked():
   np.testing.assert_array_equal(present, [[1, 1, 0, 1, 0], [0, 0, 1, 0, 0]])
 
 
+def test_every_image_may_be_given_the_classes_of_the_batch():
+  present = class_mix.present_classes(jnp.asarray(LABELS), 4, of_batch=True)
+  np.testing.assert_array_equal(present, [[1, 1, 1, 1, 1]] * 2)
+  options = {"of_batch": True, "ignored_is_a_class": False}
+  present = class_mix.present_classes(jnp.asarray(LABELS), 4, **options)
+  np.testing.assert_array_equal(present, [[1, 1, 1, 1, 0]] * 2)
+
+
 def test_half_of_the_present_classes_rounded_up_uniformly():
   present = jnp.asarray([[1, 1, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 1]], bool)
   draw = jax.jit(jax.vmap(lambda key: class_mix.draw_classes(key, present)))
