@@ -70,7 +70,7 @@ def test_frames_in_memory_are_those_of_the_pipeline(tmp_path):
 
 def test_batches_with_rare_classes_show_them_more_often(tmp_path):
   given = frames("gta5", "train", 12, tmp_path), frames("cityscapes", "train", 4, tmp_path)
-  fields = {"data.source.rare_classes.min_pixels": 4, "data.source.rare_classes.temperature": 0.02}
+  fields = {"data.source.rare_classes.min_pixels": 4, "data.source.rare_classes.temperature": 1e-4}
   shares = {}
   for variant in (variants.DACS, variants.RARE):
     config = small(variant, **{"data.crop_height": 20, **fields})
@@ -86,10 +86,10 @@ def test_batches_with_rare_classes_show_them_more_often(tmp_path):
     ):
       cuts = given[0].label[:, top : 32 - bottom, left : 48 - right]
       assert (cuts == crop).all((1, 2)).any()
-  common = given[0].label[given[0].label < 19]
-  counts = np.bincount(common, minlength=19)
-  rarest = np.argsort(np.where(counts > 12, counts, counts.max() + 1))[:3]
-  assert shares[variants.RARE][rarest].sum() > 1.2 * shares[variants.DACS][rarest].sum()
+  counts = np.stack([(given[0].label == number).sum((1, 2)) for number in range(19)])
+  rarest = np.argmin(np.where((counts > 4).any(1), counts.sum(1), np.inf))
+  assert shares[variants.RARE][rarest] > 0.9  # of all crops, at this temperature
+  assert shares[variants.DACS][rarest] < 0.5
 
 
 def test_batches_depend_on_seed_and_step_alone(tmp_path):
