@@ -6,10 +6,10 @@ Domain-Adaptive Semantic Segmentation", CVPR 2022 (arXiv 2111.14887).
     python -m corda_jax.main --config=configs/gta2cs_daformer.py --workdir=runs/gta2cs_daformer \
       --config.initial_weights=weights/mit_b5.pth
 
-The network that the authors released, which is measured by one command more (docs/weights.md):
+The network that the authors released, measured (docs/weights.md):
 
     python -m corda_jax.main --config=configs/gta2cs_daformer.py --workdir=runs/daformer_released \
-      --mode=import_torch --config.initial_weights=weights/daformer/latest.pth
+      --mode=evaluate --config.initial_weights=weights/daformer/latest.pth
 
 Expected: 68.3 mIoU over 19 classes, mean of 3 runs (the publication); 68.85 by the network that its
 authors released (their README). Not run here on the real data.

@@ -21,7 +21,7 @@ from corda_jax.training.metric_logging import curves_writer, not_fatal
 from corda_jax.training.processes import first_process_first
 from corda_jax.training.report import write_report
 from corda_jax.training.restore import find_checkpoint
-from corda_jax.training.run_files import read_config, read_json, record_config
+from corda_jax.training.run_files import has_checkpoints, read_config, read_json, record_config
 from corda_jax.training.task import Feed, Task
 
 TASKS: Mapping[str, type[Task]] = {"adaptation": AdaptationTask, "depth": DepthTask}
@@ -159,6 +159,19 @@ def label(task: DepthTask, workdir: Path, feed: Feed) -> None:
 def report(task: Task, workdir: Path) -> None:
   """--mode=report: one page of a run, finished or not."""
   print(f"Report: {write_report(workdir, task.config.to_dict())}")
+
+
+def import_first(task: Task, workdir: Path, mode: str) -> None:
+  """Imports `initial_weights` before a job that reads a checkpoint, if the folder has none.
+
+  So a network that others trained is evaluated, or predicts, by one command.
+
+  Raises:
+    UserError: the file cannot be read or does not fit.
+  """
+  reads = mode in ("evaluate", "predict", "export") and "import_torch" in task.modes
+  if reads and task.config.initial_weights and not has_checkpoints(workdir):
+    import_torch(task, workdir)
 
 
 WITH_DATA = {"prepare": prepare, "evaluate": evaluate, "label_depth": label}

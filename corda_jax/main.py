@@ -44,6 +44,7 @@ def run(config: Any, workdir: Path, mode: str) -> None:
   if mode == "report":
     jobs.report(task, workdir)
     return
+  jobs.import_first(task, workdir, mode)
   checks.check_job(task, workdir, mode)
   with _only_writer(workdir, mode):
     if mode in jobs.WITHOUT_DATA:

@@ -339,3 +339,16 @@ def test_weights_of_pytorch_in_and_out(tmp_path):
   exported = read_torch_file(tmp_path / "run" / "corda.pth")
   np.testing.assert_array_equal(exported["model"]["conv1.weight"], kernel)
   assert sorted(os.listdir(tmp_path)) == ["run", "weights.pth"]
+
+
+def test_a_file_of_weights_is_used_by_one_command(tmp_path):
+  kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+  write_torch_file(tmp_path / "weights.pth", {"conv1.weight": kernel})
+  weights = {"initial_weights": tmp_path / "weights.pth"}
+  output = run(arguments(tmp_path, mode="export", **weights))
+  assert "student: 1 of" in output.stdout
+  with np.load(tmp_path / "run" / "bundle" / "variables.npz") as variables:
+    stem = variables["params/encoder/stem_conv/kernel"]
+  np.testing.assert_array_equal(stem, kernel.transpose(2, 3, 1, 0))
+  again = run(arguments(tmp_path, mode="export", **weights))
+  assert "student: 1 of" not in again.stdout  # the checkpoint is there
