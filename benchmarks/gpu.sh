@@ -69,13 +69,18 @@ run_stage() {
     transformers) # ours beside Hugging Face's; "$python" has transformers, too
       beside_pytorch "$python" -m benchmarks.speed.encoders --python "$python" --networks B0 B5 S L \
         --sizes 512 1024 --dtype bfloat16 --rounds "${ROUNDS:-5}" --steps 10 ;;
+    recipes) # with crops of their own
+      for each in gta2cs_daformer gta2cs_hrda gta2cs_mic gta2cs_vfm_uda; do
+        "$python" -m benchmarks.speed.step --config "$each" --rounds "${ROUNDS:-5}" \
+          --json "$out/recipes_$each.json" --set model.dtype=bfloat16 data.batch_size="$small"
+      done ;;
     kernels) "$python" -m benchmarks.speed.kernel_gradients && "$python" -m benchmarks.speed.classifier ;;
     *) echo "error: no stage $1" >&2; return 1 ;;
   esac
 }
 
 all=(small small_float32 forms layout graphs large large_tf32 large_float32 between between_float32
-  large_released transformers kernels)
+  large_released transformers recipes kernels)
 [[ $# -gt 0 ]] || set -- "${all[@]}"
 failed=()
 for stage; do

@@ -127,6 +127,7 @@ def random_batch(data: Any, num_classes: int, seed: int) -> dict[str, np.ndarray
       batch[f"{domain}_intrinsics"] = np.tile(np.float32(camera), (shape[0], 1))
       batch[f"{domain}_baseline"] = np.full(shape[0], 0.2, np.float32)
     batch[f"{domain}_inverse_depth"] = random.uniform(2, 100, shape).astype(np.float32)
+    batch[f"{domain}_border"] = random.randint(0, 64, (shape[0], 4)).astype(np.int32)
   return batch
 
 

@@ -43,7 +43,7 @@ from corda_jax.errors import UserError, first_line
 from corda_jax.models.operations import at_matmul_precision
 
 # Scopes of `corda_jax.adaptation.step`; "student": where one pass takes source and mixed images.
-PARTS = ("source", "teacher", "mixed", "student", "optimizer")
+PARTS = ("source", "teacher", "mixed", "masked", "student", "optimizer")
 _PEAK_SIZES = {"cpu": 3072}  # rows of the matrices whose product gives the peak
 _PEAK_SIZE = 8192  # the same on other platforms
 _PROFILED_STEPS = 3
