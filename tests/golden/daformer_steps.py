@@ -3,6 +3,7 @@
 `daformer/step_*`: shapes, seeds, sizes and switches are read from the file.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,25 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
-from corda_jax.adaptation.color_augmentation import ColorAugmentation
-from corda_jax.adaptation.mixing import Mixing
+from configs import gta2cs_daformer, gta2cs_hrda, gta2cs_mic, gta2cs_mic_daformer
 from corda_jax.adaptation.passes import forward
-from corda_jax.adaptation.step import AdaptationStep, weighted
-from corda_jax.adaptation.teacher import Teacher
-from corda_jax.adaptation.terms.feature_distance import FeatureDistance
-from corda_jax.adaptation.terms.masked import MaskedConsistency
-from corda_jax.adaptation.terms.mixed import MixedSelfTraining
-from corda_jax.adaptation.terms.source import SourceSupervision
-from corda_jax.models.normalization import IMAGENET
+from corda_jax.adaptation.step import weighted
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.configuration import settings
+from corda_jax.models.encoders.mix_transformer import mix_transformer
 from corda_jax.pretrained.names.networks import table_of
-from corda_jax.training.optimizer import AdamW, Warmup
+from corda_jax.training.sharding import make_mesh
 from corda_jax.training.state import TermState, TrainState
 from tests.golden import golden_daformer
 from tests.golden.decoders import statistics
 from tests.golden.encoders import GRADIENT, NOISE, STORED, gradients, mit_kept
-from tests.golden.hrda import daformer_network, hrda_network, start
+from tests.golden.hrda import start
 from tests.golden.released_run import CHANGES, Measure, relative, worst
 
 # What the file calls losses → what they are called here.
@@ -38,12 +36,57 @@ _LOSSES = {
   "mix.decode.loss_seg": "ce_mix",
   "masked.decode.loss_seg": "ce_masked",
 }
+# Whether there are two resolutions, and masked images → the recipe.
+_RECIPES = {
+  (False, False): gta2cs_daformer,
+  (True, False): gta2cs_hrda,
+  (False, True): gta2cs_mic_daformer,
+  (True, True): gta2cs_mic,
+}
 _TERMS = {
   "source": "ce_src",
   "feature_distance": "feature_distance",
   "mixed": "ce_mix",
   "masked": "ce_masked",
 }
+
+
+def _configuration(meta: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The recipe's configuration with the sizes and settings of a file."""
+  high, masked = meta["hr_crop_size"] is not None, meta["mask_ratio"] is not None
+  config = _RECIPES[high, masked].get_config()
+  network = config.model.network if high else config.model
+  encoder = mix_transformer(meta["encoder"].removeprefix("mit_").upper())
+  network.encoder = settings(encoder.clone(drop_path=meta["drop_path_rate"]))
+  margins = meta["valid_margins"] or (meta["ignore_top"], meta["ignore_bottom"], 0, 0)
+  values = {
+    "num_steps": meta["max_iters"],
+    "model.dtype": "float64",
+    "model.param_dtype": "float64",
+    "optimizer.learning_rate": meta["learning_rate"],
+    "optimizer.weight_decay": meta["weight_decay"],
+    "optimizer.warmup.steps": meta["warmup_iters"],
+    "optimizer.warmup.start": meta["warmup_ratio"],
+    "teacher.decay": meta["alpha"],
+    "teacher.confidence_threshold": meta["threshold"],
+    "teacher.untrusted_margins": tuple(margins),
+    "terms.feature_distance.weight": meta["feature_distance_weight"],
+    "terms.feature_distance.classes": tuple(meta["feature_distance_classes"]),
+    "terms.feature_distance.min_share": meta["feature_distance_min_ratio"],
+  }
+  if masked:
+    values |= {"terms.masked.block": meta["mask_block"], "terms.masked.ratio": meta["mask_ratio"]}
+  if high:
+    height, width = meta["hr_crop_size"]
+    values |= {"model.detail.height": height, "model.detail.width": width}
+    values["model.detail.loss_weight"] = meta["hr_loss_weight"]
+    for side in ("embed_width", "width"):
+      values[f"model.attention.{side}"] = meta["attention_embed_dim"]
+    values["model.attention.dropout"] = meta["dropout_ratio"]
+  config.update_from_flattened_dict(values)
+  network.decoder.embed_width, network.decoder.width = meta["embed_dims"], meta["channels"]
+  network.decoder.dropout = meta["dropout_ratio"]
+  return config
 
 
 class Steps:
@@ -61,48 +104,11 @@ class Steps:
     self.shape = tuple(meta["shape"])
     self.seed = meta["seed"]
     self.high = meta["hr_crop_size"] is not None
-    make = hrda_network if self.high else daformer_network
-    self.model = make(meta, drop_path=meta["drop_path_rate"])
+    config = _configuration(meta)
+    made = AdaptationTask.from_config(config, make_mesh(jax.devices()[:1])).step
+    self.step = dataclasses.replace(made, gradient_sharding=None)
+    self.model = made.model
     self.table = table_of(self.model)
-    self.step = self._step()
-
-  def _step(self) -> AdaptationStep:
-    meta = self.meta
-    augmentation = ColorAugmentation(jitter_strength=0.2, hsv_epsilon=1e-6)
-    terms: dict[str, Any] = {
-      "source": SourceSupervision(mean_over="all"),
-      "mixed": MixedSelfTraining(mean_over="all"),
-      "feature_distance": FeatureDistance(
-        meta["feature_distance_weight"],
-        tuple(meta["feature_distance_classes"]),
-        meta["feature_distance_min_ratio"],
-      ),
-    }
-    if meta["mask_ratio"] is not None:
-      terms["masked"] = MaskedConsistency(block=meta["mask_block"], ratio=meta["mask_ratio"])
-    margins = meta["valid_margins"] or (meta["ignore_top"], meta["ignore_bottom"], 0, 0)
-    adamw = AdamW(
-      learning_rate=meta["learning_rate"],
-      schedule_power=1.0,
-      weight_decay=meta["weight_decay"],
-      decay_encoder_norms=False,
-      warmup=Warmup(meta["warmup_iters"], meta["warmup_ratio"]),
-    )
-    return AdaptationStep(
-      self.model,
-      adamw.build(meta["max_iters"], freeze_encoder_affine=False),
-      IMAGENET,
-      19,
-      terms,
-      teacher=Teacher(
-        decay=meta["alpha"],
-        confidence_threshold=meta["threshold"],
-        update="before",
-        untrusted_margins=tuple(margins),
-        margins_of="frame" if meta["valid_margins"] else "crop",
-      ),
-      mixing=Mixing(classes_from="batch", augmentation=augmentation),
-    )
 
   def start(self) -> TrainState:
     """The state before the first step."""
