@@ -90,7 +90,7 @@ class AdaptationTask(Task):
     classes = ClassList.from_config(config.data.classes)
     options = {"rematerialize": config.compute.rematerialize}
     model, common = build_network(config.model, len(classes), **options), build_common(config.model)
-    shared = common.shared(**options)
+    shared = {"class_names": tuple(classes.names), **common.shared(**options)}
     terms = {
       name: build(section, f"terms.{name}", **shared) for name, section in config.terms.items()
     }

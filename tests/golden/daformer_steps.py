@@ -19,6 +19,7 @@ from corda_jax.adaptation.passes import forward
 from corda_jax.adaptation.step import weighted
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.configuration import settings
+from corda_jax.labels import NAMES
 from corda_jax.models.encoders.mix_transformer import mix_transformer
 from corda_jax.pretrained.names.networks import table_of
 from corda_jax.training.sharding import make_mesh
@@ -71,7 +72,9 @@ def _configuration(meta: Mapping[str, Any]) -> ml_collections.ConfigDict:
     "teacher.confidence_threshold": meta["threshold"],
     "teacher.untrusted_margins": tuple(margins),
     "terms.feature_distance.weight": meta["feature_distance_weight"],
-    "terms.feature_distance.classes": tuple(meta["feature_distance_classes"]),
+    "terms.feature_distance.classes": tuple(
+      NAMES[number] for number in meta["feature_distance_classes"]
+    ),
     "terms.feature_distance.min_share": meta["feature_distance_min_ratio"],
   }
   if masked:

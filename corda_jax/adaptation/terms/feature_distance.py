@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.adaptation.terms.base import Context, Found, Loss, Maps, Pass, Term
-from corda_jax.configuration import check_at_least, check_within
-from corda_jax.labels import IGNORE
+from corda_jax.configuration import check_at_least, check_within, given
+from corda_jax.labels import IGNORE, NAMES
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.training.state import TermState
 from corda_jax.typing import Array, Bool, Float, Integer
@@ -25,16 +25,24 @@ class FeatureDistance(Term):
 
   Attributes:
     weight: weight of the loss.
-    classes: training ids of things; those of Cityscapes are traffic light and sign, person to
-      bicycle.
+    classes: names of the things.
     min_share: a position counts if one of the classes has this share of its pixels or more.
   """
 
   weight: float = 0.005
-  classes: tuple[int, ...] = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
+  classes: tuple[str, ...] = (
+    *("traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train"),
+    *("motorcycle", "bicycle"),
+  )
   min_share: float = 0.75
+  class_names: tuple[str, ...] = given(NAMES)
 
   def __post_init__(self):
+    if unknown := [name for name in self.classes if name not in self.class_names]:
+      raise ValueError(
+        f"classes has {unknown[0]!r}, expected some of data.classes.names: "
+        f"{', '.join(self.class_names)}"
+      )
     check_at_least(self, weight=0)
     check_within(self, min_share=(0, 1))
 
@@ -62,7 +70,8 @@ class FeatureDistance(Term):
         f"crops in squares of {stride} pixels have {label.shape[1:]} of them, but features are "
         f"{feature.shape[1:3]}: set data.crop_height and data.crop_width to multiples of {stride}"
       )
-    things = jnp.isin(label, jnp.asarray(self.classes, label.dtype))
+    ids = [self.class_names.index(name) for name in self.classes]
+    things = jnp.isin(label, jnp.asarray(ids, label.dtype))
     distance = feature_distance(feature, jax.lax.stop_gradient(frozen), things)
     return Found({"feature_distance": Loss(distance, self.weight)}, maps={"feature_label": label})
 

@@ -7,6 +7,7 @@ from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.adaptation.terms.base import Context, Pass
 from corda_jax.adaptation.terms.feature_distance import FeatureDistance, feature_label
 from corda_jax.configuration import settings
+from corda_jax.errors import UserError
 from corda_jax.pretrained.torch_checkpoints import initial_state
 from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
 from tests import tiny, tiny_recipes
@@ -79,3 +80,30 @@ def test_crops_that_features_do_not_divide_are_named():
   seen = Pass(jnp.zeros((1, 17, 25, 3)), {}, (level,))
   with pytest.raises(ValueError, match=r"\(5, 7\).*data\.crop_height.*multiples of 3"):
     term.losses({"source": seen}, context)
+
+
+def test_things_are_named_among_the_classes_of_the_network():
+  own = {"data.classes.names": ("road", "car", "person")}
+  with pytest.raises(
+    UserError, match=r"terms\.feature_distance\.classes has 'traffic light'.*road"
+  ):
+    task_of(**own)
+  task = task_of(**own, **{"terms.feature_distance.classes": ("person", "car")})
+  assert task.step.terms["feature_distance"].class_names == ("road", "car", "person")
+  term = task.step.terms["feature_distance"]
+  level = jnp.ones((1, 2, 2, 16))
+  state = task.initial_state().terms["feature_distance"]
+  label = jnp.repeat(jnp.repeat(labels([0, 1], [2, 255]), 8, 1), 8, 2)
+  context = Context(task.step, {"source_label": label}, state=state)
+  found = term.losses({"source": Pass(jnp.zeros((1, 8, 8, 3)), {}, (level,))}, context)
+  np.testing.assert_array_equal(found.maps["feature_label"][0], [[0, 1], [2, 255]])
+  # Of four positions, the two things count: the frozen features of an image of zeros are known.
+  frozen = task.model.encoder.apply(
+    {"params": state.params, "batch_stats": state.batch_stats},
+    jnp.zeros((1, 8, 8, 3)),
+    train=False,
+    method="features",
+  )[-1]
+  distance = np.linalg.norm(np.asarray(level - frozen), axis=-1)[0]
+  expected = (distance[0, 1] + distance[1, 0]) / 2
+  np.testing.assert_allclose(found.losses["feature_distance"].value, expected, rtol=1e-5)
