@@ -257,6 +257,15 @@ def assert_holds(config, values):
     assert value == expected, name
 
 
+def flat(config, prefix=""):
+  """Every field of a configuration by its dotted name."""
+  found = {}
+  for name, value in config.items():
+    nested = hasattr(value, "items")
+    found |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+  return found
+
+
 def get_config(name, *arguments):
   return importlib.import_module(f"configs.{name}").get_config(*arguments)
 
@@ -310,15 +319,45 @@ def test_recipes_of_transformers(recipe):
   assert larger.optimizer.warmup.steps == -(-1_500 // 8)
 
 
-def test_the_table_of_switches_names_every_one_with_its_default():
-  """docs/paper_and_release.md against the configuration."""
-  path = Path(__file__).parents[1] / "docs" / "paper_and_release.md"
-  rows = re.findall(r"^\|.*?\| `([a-z_.]+)` \| `([^`]+)` \|", path.read_text(), re.MULTILINE)
-  table = {name: ast.literal_eval(default) for name, default in rows}
-  assert_holds(get_config("gta2cs"), table)
-  assert table.keys() >= PUBLISHED.keys() | {
-    n for n in RELEASED if n.startswith(("terms.", "teacher.", "mixing."))
-  }
+_SECTIONS = ("data.", "teacher.", "mixing.", "terms.", "optimizer.", "evaluation.")
+
+
+@pytest.mark.parametrize(
+  ("part", "recipe"), [("CorDA", "gta2cs"), ("DAFormer, HRDA and MIC", "gta2cs_mic")]
+)
+def test_the_table_of_switches_names_every_one_with_its_default(part, recipe):
+  """Each part of docs/paper_and_release.md against its recipe."""
+  page = (Path(__file__).parents[1] / "docs" / "paper_and_release.md").read_text()
+  parts = dict(text.split("\n", 1) for text in re.split(r"^## ", page, flags=re.MULTILINE)[1:])
+  rows = re.findall(r"^\| (●?) ?\|.*?\| `([a-z_.]+)` \| `([^`]+)` \|", parts[part], re.MULTILINE)
+  table = {name: ast.literal_eval(default) for _, name, default in rows}
+  assert len(rows) == len(table)
+  config, published = (flat(get_config(recipe, *args)) for args in ((), ("as_published",)))
+  assert_holds(get_config(recipe), table)
+  marked = {name for mark, name, _ in rows if mark}
+  assert marked == {name for name, value in config.items() if published[name] != value}
+  assert table.keys() >= {"gta2cs": _switches_of_corda, "gta2cs_mic": _switches_of_mic}[recipe]()
+
+
+def test_the_table_says_what_daformer_sets_otherwise_than_mic():
+  page = (Path(__file__).parents[1] / "docs" / "paper_and_release.md").read_text()
+  rows = re.findall(r"\| `([a-z_.]+)` \| `[^`]+` \|[^|]*`gta2cs_daformer`: `([^`]+)`", page)
+  mic, daformer = flat(get_config("gta2cs_mic")), flat(get_config("gta2cs_daformer"))
+  others = {n for n, value in daformer.items() if n.startswith(_SECTIONS) and mic[n] != value}
+  assert {n: ast.literal_eval(value) for n, value in rows} == {n: daformer[n] for n in others}
+
+
+def _switches_of_corda():
+  return PUBLISHED.keys() | {n for n in RELEASED if n.startswith(("terms.", "teacher.", "mixing."))}
+
+
+def _switches_of_mic():
+  """What the recipe sets otherwise than CorDA's, and the fields of the parts that it adds."""
+  config, corda = flat(get_config("gta2cs_mic")), flat(get_config("gta2cs"))
+  changed = {n for n, v in config.items() if n.startswith(_SECTIONS) and corda.get(n, v) != v}
+  added = ("terms.feature_distance.", "terms.masked.", "model.detail.")
+  new = {n for n in config if n.startswith(added) and ".augmentation." not in n}
+  return {n for n in changed | new if not n.endswith((".part", ".depth"))}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
