@@ -102,7 +102,7 @@ class Teacher:
 
     Args:
       outputs: its predictions on the target, at the output stride; those on the mirrored target by
-        names that begin with "mirrored_".
+        names that begin with `mirrored_`.
       step: int32 scalar, number of the step.
       inputs: inputs of the step.
       method: how predictions are resized, as of `resize`.
