@@ -20,9 +20,10 @@ from corda_jax.adaptation.terms.photometric import Photometric
 from corda_jax.adaptation.terms.source import SourceSupervision
 from corda_jax.configuration import settings
 from corda_jax.inference.settings import Prediction
-from corda_jax.models.build import model_settings
+from corda_jax.models.build import build_network, model_settings
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.hrda import Hrda
 from corda_jax.training.optimizer import SGD
 from corda_jax.training.settings import Running
 from data_pipelines.settings import Data
@@ -122,7 +123,7 @@ def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections
 
   With K times as many pairs per step, all step counts are divided by K, that of the warm-up, too;
   SGD's learning rate is multiplied by K, AdamW's is unchanged; the teacher's decay is raised to the
-  K-th power; and batch normalisation groups keep their size.
+  K-th power; and batch normalisation groups keep their size, in networks that have such.
 
   Args:
     config: configuration; changed in place.
@@ -136,7 +137,8 @@ def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections
     raise ValueError(f"batch={batch} is invalid, expected a multiple of {old} pairs")
   factor = int(batch) // old
   config.data.batch_size = int(batch)
-  config.model.batch_norm_group = config.model.batch_norm_group or old
+  if _normalizes_by_groups(config.model):
+    config.model.batch_norm_group = config.model.batch_norm_group or old
   for name in ("num_steps", "evaluate_every", "checkpoint_every", "draw_every"):
     config[name] = -(-config[name] // factor)
   warmup = config.optimizer.warmup
@@ -147,3 +149,9 @@ def scale_batch(config: ml_collections.ConfigDict, batch: str) -> ml_collections
   if config.optimizer.part == settings(SGD).part:
     config.optimizer.learning_rate *= factor
   return config
+
+
+def _normalizes_by_groups(model: ml_collections.ConfigDict) -> bool:
+  network = build_network(model, 19)
+  parts = (network.encoder, network.decoder)
+  return not isinstance(network, Hrda) and any(hasattr(x, "batch_norm_group") for x in parts)

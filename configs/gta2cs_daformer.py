@@ -35,6 +35,8 @@ AS_PUBLISHED = {
   "mixing.classes_from": "image",
   "terms.source.mean_over": "valid",
   "terms.mixed.mean_over": "valid",
+  "optimizer.decay_encoder_norms": True,
+  "data.source.rare_classes.tries": 0,
 }
 NETWORK = Corda(
   encoder=mix_transformer("B5"),
@@ -77,6 +79,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   config.terms.mixed.depth_weight.enabled = False
   config.terms.feature_distance = settings(FeatureDistance)
   config.evaluation.resize_via_input = True
+  config.prediction.image_filter = "opencv"
   return default.apply_preset(config, preset, published=AS_PUBLISHED)
 
 

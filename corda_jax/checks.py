@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
+from corda_jax.adaptation.terms.feature_distance import FeatureDistance, square_stride
 from corda_jax.adaptation.terms.masked import MaskedConsistency
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
@@ -22,6 +24,7 @@ from corda_jax.training.sharding import check_divisible, check_training_batch, f
 
 if TYPE_CHECKING:
   from corda_jax.adaptation.step import AdaptationStep
+  from corda_jax.adaptation.teacher import Teacher
   from corda_jax.depth.step import DepthStep
   from corda_jax.training.task import Task
 
@@ -67,9 +70,11 @@ def check_adaptation(config: Any, step: AdaptationStep, classes: ClassList) -> N
       "and their labels"
     )
   if step.model.depth and not (step.depth_from("source") or step.depth_from("target")):
+    where = _network_of(step)
     raise UserError(
-      "model.depth is True, but no term teaches depth: name domains in terms.depth_files.domains "
-      "or terms.photometric.domains, or set model.depth=False and model.correlation=False"
+      f"{where}.depth is True, but no term teaches depth: name domains in "
+      f"terms.depth_files.domains or terms.photometric.domains, or set {where}.depth=False and "
+      f"{where}.correlation=False"
     )
 
 
@@ -90,11 +95,21 @@ def _check_two_resolutions(config: Any, model: Any) -> None:
       f"model.detail.multiple is {detail.multiple}, but the context is predicted every "
       f"{2 * finest} pixels: set it to a multiple of that; a Vision Transformer cannot be used so"
     )
+  if config.model.batch_norm_group:
+    raise UserError(
+      f"model.batch_norm_group is {config.model.batch_norm_group}, but the windows of two "
+      "resolutions are normalised as a whole: set it to 0"
+    )
   if config.compute.one_student_pass:
     raise UserError(
       "compute.one_student_pass is True, but each pass has a detail crop of its own: set it to "
       "False"
     )
+
+
+def _network_of(step: AdaptationStep) -> str:
+  """The section of the configuration that has the encoder."""
+  return "model.network" if isinstance(step.model, Hrda) else "model"
 
 
 def check_training_data(config: Any, step: AdaptationStep) -> None:
@@ -106,13 +121,17 @@ def check_training_data(config: Any, step: AdaptationStep) -> None:
     raise UserError(
       "data.source.folder.train.labels is '', but the source's labels are what training learns from"
     )
+  _check_margins(data, step.teacher)
+  if any(isinstance(term, FeatureDistance) for term in step.terms.values()):
+    _check_features(data, step.model)
   for name, term in step.terms.items() if step.model.depth else ():
     for domain in ("source", "target"):
       field, kind = f"terms.{name}.domains has {domain!r}", term.depth_from(domain)
       if kind == "files" and data[domain].depth == "none":
         raise UserError(
           f"{field}, but data.{domain}.depth is 'none': name a kind of depth files, or take the "
-          "domain out; without any depth, set model.depth=False and model.correlation=False"
+          f"domain out; without any depth, set {_network_of(step)}.depth=False and "
+          f"{_network_of(step)}.correlation=False"
         )
       if kind == "views":
         if not data[domain].views:
@@ -121,6 +140,37 @@ def check_training_data(config: Any, step: AdaptationStep) -> None:
             "all three"
           )
         _check_hood(data, domain, f"terms.{name}.ignored_bottom", term.ignored_bottom)
+
+
+def _check_margins(data: Any, teacher: Teacher) -> None:
+  """Margins of crops are those of frames only along axes that a crop shows whole."""
+  top, bottom, left, right = teacher.untrusted_margins
+  for side, margins in (("height", top + bottom), ("width", left + right)):
+    crop, frame = data[f"crop_{side}"], data.target[side]
+    if margins and teacher.margins_of == "crop" and crop != frame:
+      raise UserError(
+        f"teacher.margins_of is 'crop', but crops have a {side} of {crop} and frames of {frame}: "
+        "set it to 'frame'"
+      )
+    if margins >= frame:
+      raise UserError(
+        f"teacher.untrusted_margins are {margins} pixels of a {side} of {frame}: set them to less"
+      )
+
+
+def _check_features(data: Any, model: Any) -> None:
+  """Squares of equally many pixels of a crop are compared with the encoder's last level."""
+  size = (data.crop_height, data.crop_width)
+  level = jax.eval_shape(
+    lambda x: model.encoder.init_with_output(
+      jax.random.key(0), model.encoded(x), train=False, method="features"
+    )[0][-1],
+    jax.ShapeDtypeStruct((1, *size, 3), jnp.float32),
+  )
+  try:
+    square_stride(size, level.shape[1:3])
+  except ValueError as error:
+    raise UserError(f"terms.feature_distance: {error}") from error
 
 
 def check_depth(config: Any, step: DepthStep) -> None:

@@ -14,7 +14,7 @@ from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
 from corda_jax.inference.export import export
 from corda_jax.inference.predict import predict
-from corda_jax.pretrained.torch_checkpoints import export_torch, import_torch
+from corda_jax.pretrained.torch_checkpoints import export_torch, import_torch, is_imported
 from corda_jax.training import evaluate as evaluation
 from corda_jax.training import train_loop
 from corda_jax.training.metric_logging import curves_writer, not_fatal
@@ -167,11 +167,19 @@ def import_first(task: Task, workdir: Path, mode: str) -> None:
   So a network that others trained is evaluated, or predicts, by one command.
 
   Raises:
-    UserError: the file cannot be read or does not fit.
+    UserError: the file cannot be read or does not fit, it is of a part of the network, or the
+      folder holds what was imported from another file.
   """
-  reads = mode in ("evaluate", "predict", "export") and "import_torch" in task.modes
-  if reads and task.config.initial_weights and not has_checkpoints(workdir):
-    import_torch(task, workdir)
+  path = task.config.initial_weights
+  if mode not in ("evaluate", "predict", "export") or "import_torch" not in task.modes or not path:
+    return
+  if not has_checkpoints(workdir):
+    import_torch(task, workdir, whole=True)
+  elif (before := read_config(workdir).get("initial_weights")) != path and is_imported(workdir):
+    raise UserError(
+      f"{workdir} holds weights of {before}, but initial_weights is {path!r}: choose another "
+      "--workdir"
+    )
 
 
 WITH_DATA = {"prepare": prepare, "evaluate": evaluate, "label_depth": label}

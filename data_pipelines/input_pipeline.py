@@ -9,7 +9,6 @@ another k, and the number of processes and of threads changes nothing. Source an
 their own epochs.
 """
 
-import dataclasses
 import functools
 import os
 import re
@@ -27,8 +26,7 @@ from corda_jax.labels import ClassList
 from data_pipelines.crops import Crops, Cut
 from data_pipelines.datasets.base import FramesBuilder
 from data_pipelines.prepare import naming, open_records
-from data_pipelines.random_words import random_below, random_words
-from data_pipelines.rare_classes import RareClassSampler
+from data_pipelines.rare_classes import RareClassSampler, Sampler
 from data_pipelines.records import Record, Records
 from data_pipelines.settings import Data
 
@@ -208,38 +206,6 @@ class _Share(NamedTuple):
   process_index: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chooser:
-  """Chooses a training sample's record, and what is cut from it.
-
-  Attributes:
-    records: the records.
-    crops: the windows that are cut from frames.
-    flip: whether half of the crops are mirrored.
-    rare: sampling by rare classes; None: each epoch reads every record once.
-    seeds: the seed, and the number of the domain.
-  """
-
-  records: Records
-  crops: Crops
-  flip: bool
-  rare: RareClassSampler | None
-  seeds: tuple[int, int]
-
-  def __call__(self, sample: int, number: int) -> tuple[Record, Cut]:
-    """Of a sample, by its number and that of its record in the epoch."""
-    words = random_words(self.seeds, sample)
-    if self.rare is None:
-      record = self.records[number]
-      window = self.crops.sample(words, record.label)
-    else:
-      sampled, number = self.rare.frame(words)
-      record = self.records[number]
-      label = functools.lru_cache(1)(record.label)  # the rules of crops and classes both read it
-      window = self.rare.crop(sampled, lambda: self.crops.sample(words, label), label)
-    return record, Cut(window, self.flip and bool(random_below(words, 2)))
-
-
 def _training_samples(
   data_config: Any, domain: str, share: _Share, *, seed: int, start_step: int
 ) -> tf.data.Dataset:
@@ -260,7 +226,12 @@ def _training_samples(
     with naming(domain):
       rare = RareClassSampler(frames.rare_classes, label_pixels)
   crops = Crops(size, crop, frames.max_class_share, frames.crop_tries)
-  choose = _Chooser(records, crops, frames.flip, rare, seeds)
+  sampler = Sampler(crops, frames.flip, rare, seeds)
+
+  def choose(sample: int, number: int) -> tuple[Record, Cut]:
+    opened = functools.lru_cache(1)(records.__getitem__)
+    number, cut = sampler(sample, number, lambda number, window: opened(number).label(window))
+    return opened(number), cut
 
   def number(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Number of the sample at a place of this process's stream, and of its record in the epoch."""

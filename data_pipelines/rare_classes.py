@@ -1,16 +1,19 @@
-"""Rare class sampling: frames and crops that show rare classes are seen more often.
+"""Which frame and crop a training sample is; those that show rare classes may be seen more often.
 
-Source: Hoyer et al., DAFormer, CVPR 2022; frames and crops as in its released code.
+Source of rare class sampling: Hoyer et al., DAFormer, CVPR 2022; frames and crops as in its
+released code.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from corda_jax.errors import UserError
-from data_pipelines.crops import ReadLabel, Window
-from data_pipelines.random_words import random_below
+from data_pipelines.crops import Crops, Cut, ReadLabel, Window
+from data_pipelines.random_words import random_below, random_words
 from data_pipelines.settings import RareClasses
 
 
@@ -88,3 +91,41 @@ class RareClassSampler:
       if np.count_nonzero(read_label(window) == sampled) > enough:
         return window
     return next_window()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """Chooses a training sample's frame, and what is cut from it.
+
+  Attributes:
+    crops: the windows that are cut from frames.
+    flip: whether half of the crops are mirrored.
+    rare: sampling by rare classes; None: each epoch shows every frame once.
+    seeds: the seed, and the number of the domain.
+  """
+
+  crops: Crops
+  flip: bool
+  rare: RareClassSampler | None
+  seeds: tuple[int, int]
+
+  def __call__(
+    self, sample: int, number: int, read_label: Callable[[int, Window], np.ndarray]
+  ) -> tuple[int, Cut]:
+    """The number of a frame, and a crop of it.
+
+    Args:
+      sample: number of the sample.
+      number: that of its frame in the epoch.
+      read_label: number of a frame, and a window → training ids, uint8.
+    """
+    words, sampled = random_words(self.seeds, sample), 0
+    if self.rare is not None:
+      sampled, number = self.rare.frame(words)
+    label = functools.lru_cache(1)(functools.partial(read_label, number))  # two rules read it
+
+    def next_window():
+      return self.crops.sample(words, label)
+
+    window = next_window() if self.rare is None else self.rare.crop(sampled, next_window, label)
+    return number, Cut(window, self.flip and bool(random_below(words, 2)))

@@ -118,7 +118,7 @@ class RareClasses:
       label's file. A class without such a frame is not sampled.
     min_crop_ratio: a crop must show more than `min_pixels` times this of the class, in pixels of
       the working resolution.
-    tries: how many times a crop that does not is sampled again; the last one is kept.
+    tries: number of crops that are tested; if none passes, the next one is taken unseen.
   """
 
   enabled: bool = False
@@ -161,7 +161,7 @@ class Frames:
     rare_classes: sampling of frames by the classes that they show; the source's only.
     max_class_share: a crop shows several classes, the largest with less than this share of the
       labelled pixels; 1: any crop. The source's only.
-    crop_tries: how many times a crop that does not is sampled again; the last one is kept.
+    crop_tries: number of crops that are tested; if none passes, the next one is taken unseen.
     flip: whether half of the crops, at random, are mirrored left-right; not with views.
   """
 

@@ -224,17 +224,74 @@ TRANSFORMERS = {
     "model.encoder.positions": "offset",
     "model.depth": False,
     "model.resize_outputs": "centered",
-    "optimizer.learning_rate": pytest.approx(0.1 * 5e-5 * 2**0.5),
+    "optimizer.learning_rate": pytest.approx(0.1 * 5e-5 * 8**0.5),
     "optimizer.warmup.start": 1e-3,
     "optimizer.warmup.with_decay": False,
     "optimizer.layer_decay": 1.0,
+    "data.batch_size": 8,
+    "data.crop_height": 1024,
+    "evaluation.window": (1024, 1024),
   },
+}
+TRANSFORMERS["gta2cs_vfm_uda"] = TRANSFORMERS["gta2cs_dinov2_source_only"] | {
+  "teacher.updates_before": 1,
+  "teacher.mirror": True,
+  "terms.masked.hidden": "patches",
+  "terms.masked.ratio": 0.7,
+  "terms.source.mean_over": "valid",
+  "terms.mixed.mean_over": "all",
+  "mixing.weak.jitter_probability": 0.9,
+  "data.source.rare_classes.temperature": 0.05,
+  "data.source.rare_classes.tries": 20,
 }
 TRANSFORMERS["gta2cs_daformer_source_only"] = TRANSFORMERS["gta2cs_corda_mit"] | {
   "model.depth": False,
   "model.correlation": False,
   "model.resize_outputs": "centered",
 }
+_DAFORMER = TRANSFORMERS["gta2cs_daformer_source_only"] | {
+  "data.source.height": 704,
+  "data.source.rare_classes.enabled": True,
+  "data.source.max_class_share": 0.75,
+  "data.target.flip": True,
+  "terms.source.mean_over": "all",
+  "terms.feature_distance.weight": 0.005,
+  "teacher.update": "before",
+}
+TRANSFORMERS["gta2cs_daformer"] = _DAFORMER | {"teacher.untrusted_margins": (15, 120, 0, 0)}
+TRANSFORMERS["gta2cs_mic_daformer"] = TRANSFORMERS["gta2cs_daformer"] | {"terms.masked.block": 32}
+TRANSFORMERS["synthia2cs_daformer"] = TRANSFORMERS["gta2cs_daformer"] | {
+  "data.source.height": 760,
+  "data.source.dataset": "synthia",
+  "evaluation.classes": "synthia_16",
+}
+TRANSFORMERS["gta2cs_hrda"] = {
+  name.replace("model.", "model.network."): value for name, value in _DAFORMER.items()
+} | {
+  "data.source.height": 1407,
+  "data.crop_height": 1024,
+  "data.source.rare_classes.min_crop_ratio": 2.0,
+  "model.detail.height": 512,
+  "model.detail.loss_weight": 0.1,
+  "teacher.untrusted_margins": (30, 240, 30, 30),
+  "evaluation.window": (1024, 1024),
+}
+TRANSFORMERS["gta2cs_mic"] = TRANSFORMERS["gta2cs_hrda"] | {"terms.masked.block": 64}
+TRANSFORMERS["synthia2cs_mic"] = TRANSFORMERS["gta2cs_mic"] | {
+  "data.source.height": 1520,
+  "data.source.width": 2560,
+  "evaluation.classes": "synthia_16",
+}
+TRANSFORMERS["gta2cs_mic_corda"] = TRANSFORMERS["gta2cs_mic"] | {
+  "model.network.depth": True,
+  "model.network.correlation": True,
+  "terms.mixed.depth_weight.enabled": True,
+  "terms.depth_files.domains": ("source", "target"),
+  "data.source.depth": "disparity",
+}
+
+
+VISION = ("gta2cs_vfm_uda", "gta2cs_dinov2_source_only")
 
 
 def build(config):
@@ -308,15 +365,23 @@ def test_recipes_of_transformers(recipe):
   }
   config = get_config(recipe)
   assert_holds(config, common | TRANSFORMERS[recipe])
-  adapts = recipe == "gta2cs_corda_mit"
-  assert build(config).step.adapts == adapts
+  assert build(config).step.adapts == ("source_only" not in recipe)
   text = " ".join(importlib.import_module(f"configs.{recipe}").__doc__.split())
   assert f"--config=configs/{recipe}.py" in text
   assert "mIoU" in text
   assert "Not run here on the real data" in text
-  larger = get_config(recipe, "batch=16")
-  assert (larger.data.batch_size, larger.num_steps) == (16, 5_000)
-  assert larger.optimizer.warmup.steps == -(-1_500 // 8)
+  larger, factor = get_config(recipe, "batch=16"), 16 // config.data.batch_size
+  assert (larger.data.batch_size, larger.num_steps) == (16, 40_000 // factor)
+  assert larger.optimizer.warmup.steps == -(-1_500 // factor)
+  assert build(larger).state_shapes().params  # groups are of networks that have such
+  grouped = (
+    recipe not in VISION
+    and "hrda" not in recipe
+    and "_mic" not in recipe.replace("mic_daformer", "")
+  )
+  assert larger.model.batch_norm_group == (2 if grouped else 0)
+  rate = config.optimizer.learning_rate * (2**0.5 if recipe == "gta2cs_vfm_uda" else 1)
+  assert larger.optimizer.learning_rate == pytest.approx(rate)
 
 
 _SECTIONS = ("data.", "teacher.", "mixing.", "terms.", "optimizer.", "evaluation.")

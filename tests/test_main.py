@@ -342,13 +342,19 @@ def test_weights_of_pytorch_in_and_out(tmp_path):
 
 
 def test_a_file_of_weights_is_used_by_one_command(tmp_path):
-  kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
-  write_torch_file(tmp_path / "weights.pth", {"conv1.weight": kernel})
   weights = {"initial_weights": tmp_path / "weights.pth"}
-  output = run(arguments(tmp_path, mode="export", **weights))
-  assert "student: 1 of" in output.stdout
+  kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+  write_torch_file(weights["initial_weights"], {"conv1.weight": kernel})
+  refused(arguments(tmp_path, mode="export", **weights), "weights.pth lacks")
+  run(arguments(tmp_path / "first", mode="import_torch", **weights))
+  run(arguments(tmp_path / "first", mode="export_torch"))
+  whole = {"initial_weights": tmp_path / "first" / "run" / "corda.pth"}
+  output = run(arguments(tmp_path, mode="export", **whole))
+  assert "Weights of" in output.stdout
   with np.load(tmp_path / "run" / "bundle" / "variables.npz") as variables:
     stem = variables["params/encoder/stem_conv/kernel"]
   np.testing.assert_array_equal(stem, kernel.transpose(2, 3, 1, 0))
-  again = run(arguments(tmp_path, mode="export", **weights))
-  assert "student: 1 of" not in again.stdout  # the checkpoint is there
+  again = run(arguments(tmp_path, mode="export", **whole))
+  assert "Weights of" not in again.stdout  # the checkpoint is there
+  other = {"initial_weights": tmp_path / "other.pth"}
+  refused(arguments(tmp_path, mode="export", **other), "corda.pth", "other.pth", "--workdir")

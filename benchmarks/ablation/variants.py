@@ -14,7 +14,7 @@ DACS = "mixing (DACS)"
 RARE = "DACS, rare classes"
 MASKED = "DACS, masked consistency"
 RARE_MASKED = "DACS, rare classes, masked"
-RARE_MASKED_DEPTH = "rare classes, masked, as published"
+RARE_MASKED_DEPTH = "CorDA as published, rare classes, masked"
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
 WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}

@@ -16,12 +16,12 @@ import numpy as np
 from corda_jax.atomic_io import atomic_write
 from corda_jax.configuration import build
 from corda_jax.console import progress_bar
+from corda_jax.errors import UserError
 from corda_jax.labels import IGNORE
 from data_pipelines import inverse_depth
 from data_pipelines.crops import Crops, Cut, Window
 from data_pipelines.parallel import ordered_map
-from data_pipelines.random_words import random_words
-from data_pipelines.rare_classes import RareClassSampler
+from data_pipelines.rare_classes import RareClassSampler, Sampler
 from data_pipelines.settings import Data
 from data_pipelines.street_world import domains, encodings, formats
 from data_pipelines.street_world import gap as gap_lib
@@ -170,33 +170,27 @@ class _Chooser:
   """Chooses a sample's frame, and the window that is cut from it, by the sample's number."""
 
   def __init__(self, frames: Frames, data: Any, name: str, seeds: tuple[int, int]):
-    self._frames, self._seeds = frames, seeds
-    own = build(data, "data", default=Data)
-    own = getattr(own, name)
-    self._order = functools.lru_cache(2)(functools.partial(_order, *seeds, len(frames.image)))
-    size = (data.crop_height, data.crop_width)
-    self._crops = Crops(frames.label.shape[1:], size, own.max_class_share, own.crop_tries)
-    self._rare = None
+    own = getattr(build(data, "data", default=Data), name)
+    if own.flip:
+      raise UserError(f"data.{name}.flip is True, but frames in memory are not mirrored: set False")
+    rare = None
     if own.rare_classes.enabled:
       counts = [np.bincount(label.ravel(), minlength=256)[:IGNORE] for label in frames.label]
-      self._rare = RareClassSampler(own.rare_classes, counts)
+      rare = RareClassSampler(own.rare_classes, counts)
+    size = (data.crop_height, data.crop_width)
+    crops = Crops(frames.label.shape[1:], size, own.max_class_share, own.crop_tries)
+    self._label, self._count = frames.label, len(frames.image)
+    self._sampler = Sampler(crops, own.flip, rare, seeds)
+    self._order = functools.lru_cache(2)(functools.partial(_order, *seeds, self._count))
 
   def __call__(self, sample: int) -> tuple[int, Window]:
-    words, count = random_words(self._seeds, sample), len(self._frames.image)
+    def read_label(number, window):
+      top, left, height, width = window
+      return self._label[number, top : top + height, left : left + width]
 
-    def next_window(frame):
-      return self._crops.sample(words, functools.partial(self._label, frame))
-
-    if self._rare is None:
-      frame = self._order(sample // count)[sample % count]
-      return frame, next_window(frame)
-    sampled, frame = self._rare.frame(words)
-    read = functools.partial(self._label, frame)
-    return frame, self._rare.crop(sampled, lambda: next_window(frame), read)
-
-  def _label(self, frame: int, window: Window) -> np.ndarray:
-    top, left, height, width = window
-    return self._frames.label[frame, top : top + height, left : left + width]
+    number = self._order(sample // self._count)[sample % self._count]
+    number, cut = self._sampler(sample, number, read_label)
+    return number, cut.window
 
 
 def _order(seed: int, domain: int, count: int, epoch: int) -> np.ndarray:

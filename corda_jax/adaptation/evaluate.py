@@ -154,8 +154,8 @@ class Evaluator:
 
     Returns:
       What `scores.scores` gives, "depth", where it is measured, as `DepthErrors.result` gives it,
-      and "network", "input_size" ([height, width] in pixels), "label_size", "flip", "scales" and
-      "frames", the number of them.
+      and "network", "input_size" ([height, width] in pixels), "label_size", "flip", "scales",
+      "resize_via_input", "window", "window_stride" and "frames", the number of them.
     """
     config, target = self._task.config.evaluation, self._task.config.data.target
     matrix, frames, depth = self._counts(state, batches)
@@ -165,6 +165,9 @@ class Evaluator:
       "label_size": config.label_size,
       "flip": config.flip,
       "scales": list(config.scales),
+      "resize_via_input": config.resize_via_input,
+      "window": list(config.window),
+      "window_stride": list(config.window_stride) if any(config.window) else None,
       "frames": frames,
     }
     result = protocol | scores(

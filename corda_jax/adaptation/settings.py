@@ -38,7 +38,7 @@ class AdaptationEvaluation(EvaluationSettings):
       large for one, or where there are more devices than frames.
     scales: factors of the input's size whose predictions are averaged.
     resize_via_input: whether predictions are resized to the size of the input before that of the
-      labels, as DAFormer's release does.
+      labels, as DAFormer's release does; windows always are.
     window: (rows, columns), pixels of the input: frames are predicted in windows of this size,
       which are averaged where they overlap, as HRDA does; (0, 0): as a whole.
     window_stride: (rows, columns) from one window to the next.
@@ -67,6 +67,11 @@ class AdaptationEvaluation(EvaluationSettings):
         raise ValueError(f"{name} is {value}, expected (rows, columns) of {least} or more")
     if bool(self.window[0]) != bool(self.window[1]):
       raise ValueError(f"window is {self.window}, expected (rows, columns), or (0, 0) for none")
+    if any(self.window) and any(map(int.__gt__, self.window_stride, self.window)):
+      raise ValueError(
+        f"window_stride is {self.window_stride}, expected at most the window, {self.window}, or "
+        "some pixels are in none"
+      )
     if any(self.window) and self.devices_per_frame > 1:
       raise ValueError(
         f"devices_per_frame is {self.devices_per_frame}, but windows are each predicted by one "

@@ -2,9 +2,8 @@
 
 Of DACS (Tranheden et al., WACV 2021), CorDA (Wang et al., ICCV 2021), DAFormer, HRDA and MIC (Hoyer
 et al., 2022 and 2023); their losses are terms (`adaptation/terms/`), and a method is a list of
-them. Everything is pure; what is
-random is sampled by `prepare` from the key and the step's number, and used by `adapt`, so that
-tests can give it.
+them. Everything is pure; what is random is sampled by `prepare` from the key and the step's number,
+and used by `adapt`, so that tests can give it.
 """
 
 import dataclasses

@@ -50,8 +50,8 @@ class Teacher:
     updates_before: updates that its average counts as made before the first; with 0 the first one
       makes it a copy of the student.
     mirror: whether its labels come from the mean over the image and its mirror image.
-    untrusted_margins: (top, bottom, left, right), pixels whose labels weigh nothing: there are the
-      own car's hood and what the camera's lens bends.
+    untrusted_margins: (top, bottom, left, right), pixels whose labels weigh nothing: the
+      own car's hood and the distorted border of the image are there.
     margins_of: what they are the margins of: the whole "frame", or each "crop".
   """
 

@@ -65,8 +65,9 @@ class Bundle:
         images have exactly that.
 
     Returns:
-      "label" uint8 [B, H, W], training ids; "logits" float32 [B, h, w, C] at the
-      network's output stride; with depth heads "inverse_depth" and "difficulty" float32 [B, H, W].
+      "label" uint8 [B, H, W], training ids; "logits" float32 [B, h, w, C] at the network's output
+      stride, unless it works in windows; with depth heads "inverse_depth" and "difficulty" float32
+      [B, H, W].
 
     Raises:
       ValueError: the images have another type or shape, or another size than is expected.

@@ -30,8 +30,6 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _OUTPUTS = {
   "label": "uint8 [batch, height, width], indices into the class list",
   "logits": "float32 [batch, h, w, classes], at the network's output stride",
-}
-_OUTPUTS_OF_DEPTH = {
   "inverse_depth": "float32 [batch, height, width], 655.36 / (metres + 0.01)",
   "difficulty": "float32 [batch, height, width], 0..1",
 }
@@ -146,7 +144,7 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
   The batch is symbolic, and so is the size of the images unless `fixed_size` names one;
   `bundle.Bundle.predict` describes the maps.
   """
-  model, normalization = task.model, task.normalization
+  model, normalization, evaluation = task.model, task.normalization, task.config.evaluation
   wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))
   shapes = task.state_shapes()
   types = {
@@ -170,9 +168,11 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
       outputs = model.apply(tree, x, train=False)
       return {name: value.astype(wide) for name, value in outputs.items()}
 
-    seen = as_evaluated(outputs_of, task.config.evaluation, **sizing)
-    outputs = seen(normalization.normalize(images, wide))
-    maps = {"label": class_map([(outputs["S"],)], size, **sizing), "logits": outputs["S"]}
+    x = normalization.normalize(images, wide)
+    outputs = as_evaluated(outputs_of, evaluation, **sizing)(x)
+    maps = {"label": class_map([(outputs["S"],)], size, **sizing)}
+    if not any(evaluation.window):  # else they have the size of the image, and many of them
+      maps["logits"] = outputs_of(x)["S"]
     return maps | depth_maps(outputs, size, **sizing)
 
   if size := fixed_size(task):
@@ -211,6 +211,8 @@ def smallest_size(task: AdaptationTask) -> int:
 def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
   config, classes = task.config, task.classes
   ids = [CITYSCAPES_IDS.get(name) for name in classes.names]
+  absent = {"logits"} if any(config.evaluation.window) else set()
+  absent |= set() if task.has_depth_heads else {"inverse_depth", "difficulty"}
   return {
     "format": bundle.FORMAT,
     "step": step,
@@ -220,7 +222,7 @@ def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
     "smallest_size": smallest_size(task),
     "size": fixed_size(task),
     "input": "uint8 RGB [batch, height, width, 3]",
-    "outputs": _OUTPUTS | (_OUTPUTS_OF_DEPTH if task.has_depth_heads else {}),
+    "outputs": {name: text for name, text in _OUTPUTS.items() if name not in absent},
     "platforms": PLATFORMS,
     "written_by": code_version(),
     "config": config.to_dict(),

@@ -189,6 +189,10 @@ def resized(image: np.ndarray, height: int, resampling: str) -> np.ndarray:
   if height == image.shape[0]:
     return image
   _, width = resized_shape(image, height)
+  if resampling == "opencv":
+    import cv2
+
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
   resample = Image.Resampling[resampling.upper()]
   return np.asarray(Image.fromarray(image).resize((width, height), resample))
 

@@ -97,6 +97,8 @@ class _Prediction:
         "height": self._height,
         "flip": evaluation.flip,
         "scales": list(evaluation.scales),
+        "resize_via_input": evaluation.resize_via_input,
+        "windows": [list(evaluation.window), list(evaluation.window_stride)],
         "colors": [list(color) for color in task.classes.colors],
       },
     )

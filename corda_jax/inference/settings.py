@@ -24,7 +24,8 @@ class Prediction:
     height: input height of the network in pixels, with the width in proportion; 0:
       data.target.height, as in training; -1: height of the file. Maps always have the size of the
       file.
-    image_filter: filter for resizing images, "bilinear" or "bicubic".
+    image_filter: filter for resizing images, "bilinear" or "bicubic", or "opencv": bilinear without
+      antialiasing, for networks whose frames were prepared so (`data.target.resampling`).
     tile_height: largest input height of the network in pixels; higher images are cut into tiles,
       each with a margin that is predicted and discarded. 0: no tiles along this axis. There are
       none where evaluation.window is set.
@@ -57,6 +58,6 @@ class Prediction:
     check_one_of(
       self,
       label_ids=("train", "cityscapes"),
-      image_filter=("bilinear", "bicubic"),
+      image_filter=("bilinear", "bicubic", "opencv"),
       bad_files=("stop", "skip"),
     )

@@ -83,9 +83,10 @@ class Hrda(nn.Module):
   The context is the whole image at half resolution, the detail a crop of it: in training one of
   random place, otherwise overlapping windows that cover all. The scale attention reads the
   context's features and weighs the detail's semantic predictions against the context's, for each
-  class. Depth is the context's: of a part of a street alone, scale cannot be told.
+  class. Depth is the context's: a part of a street alone does not show its scale.
 
-  Variables have the names of those of `network`, beside those of the attention.
+  Batches are normalised as a whole, also by the teacher, of which all windows are one batch: groups
+  are not supported. Variables have the names of those of `network`, beside those of the attention.
 
   Attributes:
     network: encoder, decoders and tasks; of both resolutions.
@@ -109,22 +110,22 @@ class Hrda(nn.Module):
 
   @property
   def encoder(self) -> Any:
-    """The network's."""
+    """The network's encoder."""
     return self.network.encoder
 
   @property
   def decoder(self) -> Any:
-    """The network's."""
+    """The network's decoder."""
     return self.network.decoder
 
   @property
   def depth(self) -> bool:
-    """As of `Corda`."""
+    """Whether the network predicts depth."""
     return self.network.depth
 
   @property
   def resize_outputs(self) -> str:
-    """As of `Corda`."""
+    """How predictions are resized, as of `Corda`."""
     return self.network.resize_outputs
 
   @nn.nowrap
@@ -149,7 +150,7 @@ class Hrda(nn.Module):
 
   @nn.nowrap
   def encoded(self, x: jax.Array) -> jax.Array:
-    """What the encoder sees of images [B, H, W, 3] first: all of them at half resolution."""
+    """The context of images [B, H, W, 3], which the encoder sees first: half the resolution."""
     return scale_centered(x, _CONTEXT_SCALE)
 
   def __call__(
@@ -214,16 +215,14 @@ class Hrda(nn.Module):
     window = self.detail.size(size)
     places = corners(size, window, [max(n // 2, 1) for n in window])
     parts = [x[:, top : top + window[0], left : left + window[1]] for top, left in places]
-    # The windows of an image stay on its device, and groups of normalised images together.
-    group = getattr(self.decoder, "batch_norm_group", 0) or 1
-    together = jnp.stack([part.reshape(-1, group, *part.shape[1:]) for part in parts], axis=1)
+    # In turn, so that the windows of an image stay on its device.
+    together = jnp.stack(parts, axis=1)
     outputs, _ = self.network.with_levels(together.reshape(-1, *parts[0].shape[1:]), train=train)
     found = {}
     for name in names:
       y = outputs[name]
       stride = window[0] // y.shape[1]
-      y = y.reshape(-1, len(places), group, *y.shape[1:]).swapaxes(0, 1)
-      y = y.reshape(len(places), x.shape[0], *y.shape[3:])
+      y = y.reshape(-1, len(places), *y.shape[1:]).swapaxes(0, 1)
       at = [(top // stride, left // stride) for top, left in places]
       found[name] = mean_of_windows(y, at, (size[0] // stride, size[1] // stride))
     return found

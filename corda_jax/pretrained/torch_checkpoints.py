@@ -145,7 +145,12 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Variables:
   }
 
 
-def import_torch(task: AdaptationTask, workdir: Path) -> None:
+def is_imported(workdir: Path) -> bool:
+  """Whether the run in a folder began by an import."""
+  return (workdir / _KEPT).exists()
+
+
+def import_torch(task: AdaptationTask, workdir: Path, *, whole: bool = False) -> None:
   """Writes `config.initial_weights` as the checkpoint of step 0 in `workdir`, to evaluate or train.
 
   The step is 0 whatever the file says: momentum is not imported, and a finished run would leave
@@ -155,15 +160,21 @@ def import_torch(task: AdaptationTask, workdir: Path) -> None:
   Args:
     task: network, mesh and configuration.
     workdir: folder of the run; created.
+    whole: whether the file must have all tensors of the network.
 
   Raises:
-    UserError: the file cannot be read or does not fit, there are checkpoints in `workdir` already,
-      or it cannot be written.
+    UserError: the file cannot be read or does not fit, it lacks tensors that it must have, there
+      are checkpoints in `workdir` already, or it cannot be written.
   """
   _check_empty(workdir)
   weights = read_initial_weights(task)
-  check_writable(workdir)
   print(weights.summary)
+  if whole and weights.missing:
+    raise UserError(
+      f"{task.config.initial_weights} lacks {weights.missing} tensors of the network, which would "
+      "have random values: train it first, or name a file of the whole network"
+    )
+  check_writable(workdir)
   if weights.teacher is None:
     print("teacher: not in the file, a copy of the student")
   if weights.missing:

@@ -300,8 +300,8 @@ class Steps:
   def _stored(self, entry: str, got: Any) -> Measure:
     """Of an array; classes must be equal."""
     expected = self.z[entry]
-    exact = np.issubdtype(expected.dtype, np.integer)
-    bound = np.finfo(np.float64).tiny if exact else STORED
+    bounds = {"f8": GRADIENT, "f4": STORED}
+    bound = bounds.get(expected.dtype.str[1:], np.finfo(np.float64).tiny)
     return Measure(entry, relative(got, expected.astype(np.float64)), bound, expected.size)
 
 

@@ -1,7 +1,5 @@
 """Networks at two resolutions, beyond their reference values."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,27 +107,13 @@ def test_the_detail_is_at_any_multiple_but_perhaps_the_last(last_position):
   assert not np.asarray(whole.sample(jax.random.key(1), SIZE)).any()
 
 
-def test_windows_of_a_group_are_normalised_together(variables, random):
-  """Each window with those at the same place in the other images of its group."""
-  x = jnp.asarray(random.standard_normal((4, *SIZE, 3)), jnp.float32)
-  model = network()
-  parts = {
-    name: dataclasses.replace(part, batch_norm_group=2)
-    for name, part in (("decoder", model.decoder),)
-  }
-  parts["encoder"] = model.encoder.clone(batch_norm_group=2)
-  grouped = model.clone(network=model.network.clone(**parts))
-  got, _ = apply(variables, x, model=grouped, train=True)
-  halves = [apply(variables, half, model=grouped, train=True)[0]["S"] for half in (x[:2], x[2:])]
-  np.testing.assert_allclose(got["S"], np.concatenate(halves), rtol=2e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
   ("field", "value", "message"),
   [
     ("model.detail.height", 20, r"model\.detail\.height is 20.*multiple.*8"),
     ("data.crop_width", 60, r"data\.crop_width is 60.*multiple.*8"),
     ("model.detail.multiple", 4, r"model\.detail\.multiple is 4.*8 pixels"),
+    ("model.batch_norm_group", 2, r"batch_norm_group is 2.*as a whole.*0"),
     ("compute.one_student_pass", True, r"one_student_pass.*detail.*False"),
     ("terms.masked.hidden", "patches", r"terms\.masked\.hidden.*Vision Transformer"),
     ("model.detail.loss_weight", 2.0, r"loss_weight is 2\.0.*0 to 1"),

@@ -98,7 +98,7 @@ class Found(NamedTuple):
   Attributes:
     losses: by name; names differ between terms.
     metrics: scalars, shown as curves.
-    maps: [B, H, W], for pictures.
+    maps: [B, H, W] or images [B, H, W, 3], for pictures.
     batch_stats: new statistics of the term's own network, if it has one.
   """
 
@@ -113,11 +113,12 @@ class Context(NamedTuple):
 
   Attributes:
     step: network, normalisation, classes, views and the other terms.
-    inputs: the batch: "source_image" and "target_image", normalised float [B, H, W, 3] without
-      augmentation; "source_frame" and "target_frame", the same as uint8; "source_label" uint8
-      [B, H, W]; "source_inverse_depth" and "target_inverse_depth", float [B, H, W], at least
-      float32; "target_border" int32 [B, 4], pixels of the frame above, below, left and right of the
-      crop, where the teacher asks for it; and what the terms' `batch_names` add.
+    inputs: the batch: "source_image" and "target_image", normalised float [B, H, W, 3], the source
+      weakly augmented if `Mixing.weak` does so; "source_frame" and "target_frame", as they were,
+      uint8; "source_label" uint8 [B, H, W]; "source_inverse_depth" and "target_inverse_depth",
+      float [B, H, W], at least float32; "target_border" int32 [B, 4], pixels of the frame above,
+      below, left and right of the crop, where the teacher asks for it; and what the terms'
+      `batch_names` add.
     draws: what the term's own `sample` returned.
     mixed: what `Mixing.mix` returned; empty without a mixed pass.
     teacher: the teacher's predictions on the target by name, [B, H, W, C] at the size of the

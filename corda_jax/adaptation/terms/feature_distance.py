@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,8 +20,9 @@ from corda_jax.typing import Array, Bool, Float, Integer
 class FeatureDistance(Term):
   """Distance to the features of the frozen first encoder, on things: "feature_distance".
 
-  The features are the last level's on the source; with weights of ImageNet, it tells classes of
-  things apart that are rare in the source. Source: DAFormer (Hoyer et al., CVPR 2022), section 3.3.
+  The features are the last level's on the source. Weights of ImageNet distinguish things that are
+  rare in the source; without `initial_weights` the term keeps random features. Source: DAFormer
+  (Hoyer et al., CVPR 2022), section 3.3.
 
   Attributes:
     weight: weight of the loss.
@@ -61,19 +62,34 @@ class FeatureDistance(Term):
       -1
     ]
     label = context.inputs["source_label"]
-    stride = label.shape[2] // feature.shape[2]
+    stride = square_stride(label.shape[1:], feature.shape[1:3])
     label = feature_label(
       label, stride, num_classes=context.step.num_classes, min_share=self.min_share
     )
-    if label.shape != feature.shape[:3]:
-      raise ValueError(
-        f"crops in squares of {stride} pixels have {label.shape[1:]} of them, but features are "
-        f"{feature.shape[1:3]}: set data.crop_height and data.crop_width to multiples of {stride}"
-      )
     ids = [self.class_names.index(name) for name in self.classes]
     things = jnp.isin(label, jnp.asarray(ids, label.dtype))
     distance = feature_distance(feature, jax.lax.stop_gradient(frozen), things)
     return Found({"feature_distance": Loss(distance, self.weight)}, maps={"feature_label": label})
+
+
+def square_stride(pixels: Sequence[int], features: Sequence[int]) -> int:
+  """Side of the squares of pixels that are compared with features, from the widths, as released.
+
+  Args:
+    pixels: (H, W) of the crops.
+    features: (h, w) of the features.
+
+  Raises:
+    ValueError: there are not as many squares as features.
+  """
+  stride = max(pixels[1] // features[1], 1)
+  squares = tuple(n // stride for n in pixels)
+  if squares != tuple(features):
+    raise ValueError(
+      f"crops in squares of {stride} pixels have {squares} of them, but features are "
+      f"{tuple(features)}: set data.crop_height and data.crop_width to other multiples of {stride}"
+    )
+  return stride
 
 
 def feature_label(

@@ -18,6 +18,8 @@ from corda_jax.pretrained.names import corda, decode_heads, mix_transformer, vis
 from corda_jax.pretrained.names.renaming import Rule, Tensors, to_original, to_other
 from corda_jax.pretrained.names.tables import NameTable, prefixed
 
+Network = Corda | Hrda
+
 _BACKBONE = "backbone."
 # What programs put before the names of a network or of its encoder.
 _PREFIXES = re.compile(r"^((module|model|backbone|pretrained|dinov2|dinov3_vit)\.)+")
@@ -27,7 +29,7 @@ _LICENSED_WIDTH = 768
 _CHUNK = re.compile(r"blocks\.\d+\.(?=\d+\.)")
 
 
-def table_of(network: Corda | Hrda) -> NameTable:
+def table_of(network: Network) -> NameTable:
   """Names of a network's tensors in files: CorDA's or DACS's, or those of mmsegmentation.
 
   With a ResNet and DeepLab's decoder the names are those of the released code. Otherwise the
@@ -70,7 +72,7 @@ def table_of(network: Corda | Hrda) -> NameTable:
   raise UserError(f"model.decoder is {type(decoder).__name__}, of which files have no names")
 
 
-def under_table_names(tensors: Mapping[str, np.ndarray], network: Corda) -> Tensors:
+def under_table_names(tensors: Mapping[str, np.ndarray], network: Network) -> Tensors:
   """The tensors of a file under the names of the network's table.
 
   The file may be of the encoder alone, and of the Hub. Tensors that the network does not have keep
@@ -99,7 +101,7 @@ def under_table_names(tensors: Mapping[str, np.ndarray], network: Corda) -> Tens
   return {prefixed_name(name): tensor for name, tensor in bare.items()}
 
 
-def hub_tensors(state: Mapping[str, np.ndarray], network: Corda) -> Tensors:
+def hub_tensors(state: Mapping[str, np.ndarray], network: Network) -> Tensors:
   """What Hugging Face's transformers reads of a network, under its names; {}: nothing.
 
   That is the encoder, with the decoder if it is SegFormer's.
@@ -122,7 +124,7 @@ def hub_tensors(state: Mapping[str, np.ndarray], network: Corda) -> Tensors:
   return to_other(bare, _rules_of(network))
 
 
-def constants(network: Corda) -> Tensors:
+def constants(network: Network) -> Tensors:
   """Tensors of the original files that are no weights."""
   encoder = network.encoder
   if not (isinstance(encoder, VisionTransformer) and encoder.positions == "rotary"):
@@ -161,7 +163,7 @@ def licence_note(network: Corda, left: Iterable[str] = ()) -> str:
   return ""
 
 
-def _rules_of(network: Corda) -> tuple[Rule, ...]:
+def _rules_of(network: Network) -> tuple[Rule, ...]:
   """Names of the Hub."""
   match network.encoder:
     case MixTransformer():
@@ -175,7 +177,7 @@ def _rules_of(network: Corda) -> tuple[Rule, ...]:
   return ()
 
 
-def _other_rules_of(network: Corda) -> tuple[Rule, ...]:
+def _other_rules_of(network: Network) -> tuple[Rule, ...]:
   """Other names that are read."""
   match network.encoder:
     case MixTransformer():
