@@ -123,6 +123,11 @@ def _legend(classes: ClassList) -> list[tuple[str, Any]]:
   return [*zip(classes.names, colors, strict=True), ("ignored", "black")]
 
 
+def _as_uint8(images: np.ndarray) -> np.ndarray:
+  """Images of 0..1, clipped, as 0..255."""
+  return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
+
+
 def _training_rows(
   pictures: Mapping[str, np.ndarray], classes: ClassList
 ) -> list[tuple[str, np.ndarray]]:
@@ -135,7 +140,7 @@ def _training_rows(
   seen = "source image"
   if "image" in pictures:
     seen = "mixed image"
-    mixed = np.rint(255 * np.clip(pictures["image"], 0, 1)).astype(np.uint8)
+    mixed = _as_uint8(pictures["image"])
     largest = float(pictures["pixel_weight"].max())
     rows += [
       ("pseudo-labels", colorize_labels(pictures["pseudo_label"], classes)),
@@ -147,6 +152,8 @@ def _training_rows(
       ),
     ]
   rows.append((f"prediction on\nthe {seen}", colorize_labels(pictures["prediction"], classes)))
+  if "masked_image" in pictures:
+    rows.append(("masked image", _as_uint8(pictures["masked_image"])))
   if "difficulty" in pictures:
     heads = [pictures[name] for name in ("inverse_depth", "source_inverse_depth")]
     by_target, by_source = colorize_inverse_depth(np.stack(heads))  # in the same colours
@@ -203,7 +210,7 @@ def _depth_rows(
   rows.append(("automask\n(white: counts)", np.repeat(automask, 3, axis=-1)))
   for number, view in enumerate(views):
     for kind, words in (("sources", "view"), ("warped", "made from it")):
-      colors = np.rint(255 * np.clip(pictures[kind][:, number], 0, 1)).astype(np.uint8)
+      colors = _as_uint8(pictures[kind][:, number])
       rows.append((f"{view} {words}" if kind == "sources" else f"{words} ({view})", colors))
     errors = colorize(pictures["errors"][:, number], 0, 0.5, "magma")
     rows.append((f"its error ({view})\n(bright: large)", errors))

@@ -130,3 +130,14 @@ def test_both_depth_heads_of_training_have_one_scale_of_colours(sheets):
   assert by_target.sum() > by_source.sum() > 0  # each by itself would be as bright
   palette = visualize.colormap_palette("viridis")
   np.testing.assert_array_equal(palette[[0, 255]], [[68, 1, 84], [253, 231, 36]])
+
+
+def test_the_masked_image_of_training_is_shown(sheets):
+  shape = (1, 4, 5)
+  label, image = np.zeros(shape, np.uint8), np.zeros((*shape, 3), np.uint8)
+  shown = {"source_image": image, "source_label": label, "target_image": image}
+  shown |= {"prediction": label, "masked_image": np.full((*shape, 3), 0.4)}
+  visualize.training_sheet(shown, "a title", None)
+  name, row = sheets[0][-1]
+  assert "masked" in name
+  assert (row == round(255 * 0.4)).all()

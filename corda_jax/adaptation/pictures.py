@@ -23,8 +23,8 @@ def step_maps(
     [B, H, W, 3], RGB 0..1, mixed and augmented, "label" uint8[B, H, W], mixed of the source's
     labels and the pseudo-labels, "mask" bool[B, H, W] (True: source), "pseudo_label"
     uint8[B, H, W], all of them, with the teacher's "confidence" [B, H, W], 0..1, "pixel_weight"
-    [B, H, W] and, with depth heads, the teacher's on the target, "teacher_inverse_depth" and
-    "teacher_source_inverse_depth" [B, H, W].
+    [B, H, W], with a masked pass "masked_image" [B, H, W, 3], RGB 0..1, and, with depth heads, the
+    teacher's on the target, "teacher_inverse_depth" and "teacher_source_inverse_depth" [B, H, W].
   """
   inputs, draws = step.prepare(state, batch, key)
   # What only the update needs is never computed: nothing asks for it.
@@ -35,9 +35,10 @@ def step_maps(
     target, source = outputs["D"][..., 0], outputs["D_src"][..., 0]
     shown |= {"inverse_depth": target, "source_inverse_depth": source}
     shown["difficulty"] = pseudo_labels.difficulty(source, target)
+  for name in {"image", "masked_image"} & found.keys():
+    image = step.normalization.to_unit_range(found[name])
+    shown[name] = image[..., ::-1] if step.normalization.bgr else image
   if "image" in found:
-    image = step.normalization.to_unit_range(found["image"])
-    shown["image"] = image[..., ::-1] if step.normalization.bgr else image
     shown |= {name: found[name].astype(jnp.uint8) for name in ("label", "pseudo_label")}
     shown |= {name: found[name] for name in ("mask", "confidence")}
     shown["pixel_weight"] = jnp.broadcast_to(found["pixel_weight"], found["label"].shape)

@@ -46,3 +46,12 @@ def test_several_devices_give_the_same_numbers(float64, recipe, plain):
     pairs = zip(*(jax.tree.leaves(getattr(state, tree)) for state in (one, four)), strict=True)
     for first, second in pairs:
       np.testing.assert_allclose(second, first, rtol=1e-9, atol=1e-12)
+
+
+def test_pictures_of_training_have_the_masked_image():
+  task = AdaptationTask.from_config(
+    tiny_recipes.get_config("gta2cs_mic", plain=True), make_mesh(jax.devices()[:1])
+  )
+  batch = task.batch_inputs(tiny_recipes.get_batch())
+  maps = jax.eval_shape(task.make_maps(), task.state_shapes(), batch, jax.random.key(0))
+  assert maps["masked_image"].shape == maps["image"].shape == (4, 64, 64, 3)
