@@ -53,5 +53,6 @@ def test_pictures_of_training_have_the_masked_image():
     tiny_recipes.get_config("gta2cs_mic", plain=True), make_mesh(jax.devices()[:1])
   )
   batch = task.batch_inputs(tiny_recipes.get_batch())
-  maps = jax.eval_shape(task.make_maps(), task.state_shapes(), batch, jax.random.key(0))
+  with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
+    maps = jax.eval_shape(task.make_maps(), task.state_shapes(), batch, jax.random.key(0))
   assert maps["masked_image"].shape == maps["image"].shape == (4, 64, 64, 3)
