@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.adaptation.terms.feature_distance import FeatureDistance
 from corda_jax.configuration import settings
 from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
@@ -15,7 +16,7 @@ from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.training.optimizer import AdamW, Warmup
 from corda_jax.training.sharding import check_divisible, make_mesh
-from tests import tiny, tiny_depth, tiny_joint
+from tests import tiny, tiny_depth, tiny_joint, tiny_recipes
 
 
 def check(config):
@@ -134,6 +135,13 @@ def test_values_that_cannot_work_are_refused(unchecked_shapes, module, field, va
     (tiny, {"terms.depth_files.domains": ()}, r"no term teaches depth.*model\.depth=False"),
     (tiny, {"data.source.depth": "none"}, r"depth_files\.domains.*data\.source\.depth.*none"),
     (tiny, {"terms.photometric.domains": ("source",)}, r"photometric.*data\.source\.views"),
+    (
+      tiny,
+      {"teacher.untrusted_margins": (1, 2, 0, 0), "teacher.margins_of": "crop"},
+      r"margins_of.*17.*512.*'frame'",
+    ),
+    (tiny, {"teacher.untrusted_margins": (300, 300, 0, 0)}, r"600 pixels.*height of 512"),
+    (tiny, {"evaluation.window": (8, 8), "evaluation.window_stride": (4, 9)}, "window_stride"),
     (tiny_depth, {"data.target.views": ()}, r"data\.target\.views.*\('right',\)"),
     (tiny_depth, {"data.crop_height": 40}, "48x40"),
     (tiny_depth, {"data.crop_width": 24}, "24x32.*16"),
@@ -141,6 +149,13 @@ def test_values_that_cannot_work_are_refused(unchecked_shapes, module, field, va
 )
 def test_parts_that_do_not_go_together_are_refused(module, overrides, message):
   refused(module.get_config(**overrides), message)
+
+
+def test_features_that_do_not_divide_crops_are_refused():
+  config = tiny.get_config()
+  config.terms.feature_distance = settings(FeatureDistance)
+  refused(config, r"terms\.feature_distance.*features.*data\.crop_height")
+  check(tiny_recipes.get_config("gta2cs_mic", plain=True))
 
 
 def test_the_hood_of_crops_anywhere_in_the_frame_is_refused():

@@ -57,11 +57,19 @@ def reseal(folder):
   (folder / "checksums.json").write_text(json.dumps(sums))
 
 
+# As a whole, without windows or tiles.
+WHOLE = {"evaluation.window": (0, 0), "prediction.tile_height": 0, "prediction.tile_width": 0}
+
+
 @pytest.mark.parametrize(
-  ("recipe", "plain"), [("gta2cs_vfm_uda", False), ("gta2cs_mic_corda", True)]
+  ("recipe", "plain", "overrides"),
+  [
+    ("gta2cs_vfm_uda", False, WHOLE),
+    ("gta2cs_mic_corda", True, {}),
+  ],
 )
-def test_networks_that_depend_on_the_size_take_one(tmp_path, random, recipe, plain):
-  config = tiny_recipes.get_config(recipe, plain=plain)
+def test_networks_that_depend_on_the_size_take_one(tmp_path, random, recipe, plain, overrides):
+  config = tiny_recipes.get_config(recipe, plain=plain, **overrides)
   task = AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
   state = task.initial_state()
   checkpoints = Checkpoints(tmp_path)
@@ -75,6 +83,8 @@ def test_networks_that_depend_on_the_size_take_one(tmp_path, random, recipe, pla
   batch = {"image": images, "label": images[..., 0], "valid": np.ones(2, bool)}
   expected = Evaluator(task).pictures(state, [batch], 2)
   assert (got["label"] == expected["prediction"]).mean() > 0.999  # sums in another order
+  assert ("logits" in got) == bool(overrides)  # in windows they would have the image's size
+  assert read.information["outputs"].keys() == got.keys()
   for name in expected.keys() & {"inverse_depth", "difficulty"}:
     np.testing.assert_allclose(got[name], expected[name], atol=1e-4)
   with pytest.raises(ValueError, match=r"\(2, 64, 127, 3\).*128x64"):

@@ -17,6 +17,7 @@ from corda_jax.inference.predict import predict
 from corda_jax.inference.predictor import Predictor
 from corda_jax.inference.video import Video, VideoWriter
 from corda_jax.labels import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_TO_TRAIN
+from corda_jax.resize import resize_centered
 from corda_jax.training.checkpoint import Checkpoints
 from corda_jax.training.history import History
 from corda_jax.training.journal import Journal
@@ -174,6 +175,12 @@ def test_a_folder_goes_on_where_it_was(workdir, folder, state, capsys, monkeypat
   assert (written / "c_label.png").exists()
   run(workdir, folder, overlay_opacity=0.3)  # other settings: all again
   assert not re.search(ALREADY, capsys.readouterr().out)
+  windows = {"evaluation__window": (8, 8), "evaluation__window_stride": (4, 8)}
+  for kept in (False, True):
+    run(workdir, folder, overlay_opacity=0.3, **windows)
+    assert bool(re.search("3 of 3", capsys.readouterr().out)) == kept
+  run(workdir, folder, overlay_opacity=0.3)
+  capsys.readouterr()
   names = {"data__classes.names": CITYSCAPES.names}
   for colors, kept in ((CITYSCAPES.colors, True), (CITYSCAPES.colors[::-1], False)):
     run(workdir, folder, overlay_opacity=0.3, **names, **{"data__classes.colors": colors})
@@ -185,6 +192,18 @@ def test_a_folder_goes_on_where_it_was(workdir, folder, state, capsys, monkeypat
   run(workdir, folder, overlay_opacity=0.3)
   assert not re.search(ALREADY, capsys.readouterr().out)
   assert not list(written.rglob("*.partial"))
+
+
+def test_images_are_resized_as_those_of_training(random):
+  image = random.randint(0, 256, (20, 30, 3)).astype(np.uint8)
+  for name, filter_ in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", None)):
+    filter_ = filter_ or Image.Resampling.BICUBIC
+    expected = np.asarray(Image.fromarray(image).resize((15, 10), filter_))
+    np.testing.assert_array_equal(files.resized(image, 10, name), expected)
+  got = files.resized(image, 8, "opencv")
+  expected = resize_centered(jnp.asarray(image, jnp.float32)[None], (8, 12))[0]
+  np.testing.assert_allclose(got, expected, atol=1)  # without antialiasing, and rounded
+  assert files.resized(image, 20, "opencv") is image
 
 
 def test_images_of_one_size_together_are_as_alone(workdir, folder):
