@@ -24,7 +24,8 @@ from corda_jax.models.build import build_network, model_settings
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.hrda import Hrda
-from corda_jax.training.optimizer import SGD
+from corda_jax.models.normalization import IMAGENET
+from corda_jax.training.optimizer import SGD, AdamW
 from corda_jax.training.settings import Running
 from data_pipelines.settings import Data
 
@@ -56,6 +57,18 @@ def get_config() -> ml_collections.ConfigDict:
   config.compute = settings(AdaptationCompute)
   config.evaluation = settings(AdaptationEvaluation)
   config.prediction = settings(Prediction)
+  return config
+
+
+def of_transformer(network: Corda | Hrda, optimizer: AdamW) -> ml_collections.ConfigDict:
+  """The same with another network, whose encoder is pretrained on ImageNet, for 40,000 steps."""
+  config = get_config()
+  config.model = model_settings(settings(network))
+  config.model.normalization = settings(IMAGENET)
+  config.optimizer = settings(optimizer)
+  config.num_steps = 40_000
+  config.evaluate_every = config.checkpoint_every = config.draw_every = 4_000
+  config.teacher.initial_label_steps = 0
   return config
 
 

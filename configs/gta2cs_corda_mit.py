@@ -13,14 +13,10 @@ ResNet-101, DAFormer 68.3 with this encoder and decoder. Not run here on the rea
 
 import ml_collections
 
-from configs import default
-from corda_jax.configuration import settings
-from corda_jax.models.build import model_settings
+from configs import default, gta2cs_daformer
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.encoders.mix_transformer import mix_transformer
-from corda_jax.models.normalization import IMAGENET
-from corda_jax.training.optimizer import AdamW, Warmup
 
 
 def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
@@ -29,21 +25,8 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   Args:
     preset: "as_released"; "batch=16" for larger batches: `default.apply_preset`.
   """
-  config = default.get_config()
   network = Corda(
     encoder=mix_transformer("B5"), decoder=FusionDecoder(), initial_semantics_from="decoder"
   )
-  config.model = model_settings(settings(network))
-  config.model.normalization = settings(IMAGENET)
-  config.optimizer = settings(
-    AdamW,
-    learning_rate=6e-5,
-    schedule_power=1.0,
-    weight_decay=0.01,
-    decay_encoder_norms=False,
-    warmup=Warmup(steps=1_500),
-  )
-  config.num_steps = 40_000
-  config.evaluate_every = config.checkpoint_every = config.draw_every = 4_000
-  config.teacher.initial_label_steps = 0
+  config = default.of_transformer(network, gta2cs_daformer.OPTIMIZER)
   return default.apply_preset(config, preset, ("as_released",))

@@ -21,11 +21,9 @@ from configs import default
 from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.terms.feature_distance import FeatureDistance
 from corda_jax.configuration import settings
-from corda_jax.models.build import model_settings
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.encoders.mix_transformer import mix_transformer
-from corda_jax.models.normalization import IMAGENET
 from corda_jax.training.optimizer import AdamW, Warmup
 
 # What the publication says where the release differs; docs/paper_and_release.md explains each.
@@ -46,6 +44,13 @@ NETWORK = Corda(
   correlation=False,
   resize_outputs="centered",
 )
+OPTIMIZER = AdamW(
+  learning_rate=6e-5,
+  schedule_power=1.0,
+  weight_decay=0.01,
+  decay_encoder_norms=False,
+  warmup=Warmup(steps=1_500),
+)
 
 
 def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
@@ -54,22 +59,9 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   Args:
     preset: "as_released" or "as_published"; "batch=16" for larger batches: `default.apply_preset`.
   """
-  config = default.get_config()
-  config.model = model_settings(settings(NETWORK))
-  config.model.normalization = settings(IMAGENET)
+  config = default.of_transformer(NETWORK, OPTIMIZER)
   default.without_depth(config)
-  config.optimizer = settings(
-    AdamW,
-    learning_rate=6e-5,
-    schedule_power=1.0,
-    weight_decay=0.01,
-    decay_encoder_norms=False,
-    warmup=Warmup(steps=1_500),
-  )
-  config.num_steps = 40_000
-  config.evaluate_every = config.checkpoint_every = config.draw_every = 4_000
   _set_data(config.data)
-  config.teacher.initial_label_steps = 0
   config.teacher.update = "before"
   config.teacher.untrusted_margins = (15, 120, 0, 0)
   config.teacher.margins_of = "crop"  # of the target's full height

@@ -19,11 +19,9 @@ from configs import default
 from corda_jax.adaptation.color_augmentation import ColorAugmentation
 from corda_jax.adaptation.terms.masked import MaskedConsistency
 from corda_jax.configuration import settings
-from corda_jax.models.build import model_settings
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.lightweight import LightweightDecoder
 from corda_jax.models.encoders.vision_transformer import dinov2
-from corda_jax.models.normalization import IMAGENET
 from corda_jax.training.optimizer import AdamW, Warmup
 
 _BATCH = 8
@@ -45,21 +43,12 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   Args:
     preset: "as_released"; "batch=16" for larger batches: `default.apply_preset`.
   """
-  config = default.get_config()
-  config.model = model_settings(settings(NETWORK))
-  config.model.normalization = settings(IMAGENET)
-  default.without_depth(config)
-  config.optimizer = settings(
-    AdamW,
-    head_learning_rate_factor=10.0,
-    schedule_power=1.0,
-    weight_decay=0.01,
-    warmup=Warmup(steps=1_500, start=1e-3, with_decay=False),
+  warmup = Warmup(steps=1_500, start=1e-3, with_decay=False)
+  config = default.of_transformer(
+    NETWORK, AdamW(schedule_power=1.0, weight_decay=0.01, warmup=warmup)
   )
-  config.num_steps = 40_000
-  config.evaluate_every = config.checkpoint_every = config.draw_every = 4_000
+  default.without_depth(config)
   _set_data(config.data)
-  config.teacher.initial_label_steps = 0
   config.teacher.updates_before = 1
   config.teacher.mirror = True
   config.teacher.untrusted_margins = (30, 256, 61, 61)  # 3, 25, 3 and 3 % of a frame

@@ -38,7 +38,7 @@ class ColorAugmentation:
   decide_for: str = "batch"
   sample_for: str = "image"
   jitter_probability: float = 0.8
-  jitter_strength: Any = 0.25
+  jitter_strength: float | tuple[float, ...] = 0.25
   brightness: str = "add"
   hsv_epsilon: float = 0.0
   blur_probability: float = 0.5

@@ -134,9 +134,7 @@ class Corda(nn.Module):
     draws = {}
     if hasattr(self.encoder, "sample_kept"):
       draws["encoder"] = self.encoder.sample_kept(of_encoder, shape[0])
-    if dropout := getattr(self.decoder, "dropout", 0.0):
-      size = (shape[0], self.decoder.width)
-      draws["channels"] = jax.random.uniform(of_channels, size) >= dropout
+    draws |= sample_channels(of_channels, shape[0], self.decoder)
     return {name: value for name, value in draws.items() if not isinstance(value, dict) or value}
 
   @nn.nowrap
@@ -218,6 +216,13 @@ class Corda(nn.Module):
       kernel_init=self.kernel_init,
       name=name,
     )(x)
+
+
+def sample_channels(key: jax.Array, batch: int, decoder: Decoder) -> dict[str, jax.Array]:
+  """{"channels": bool[B, C]}, which of a decoder's feature dropout keeps; {} if it drops none."""
+  if not (rate := getattr(decoder, "dropout", 0.0)):
+    return {}
+  return {"channels": jax.random.uniform(key, (batch, decoder.width)) >= rate}
 
 
 def drop_channels(x: jax.Array, kept: jax.Array | None, rate: float) -> jax.Array:

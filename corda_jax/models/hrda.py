@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from corda_jax.configuration import check_at_least, check_within, given
-from corda_jax.models.corda import Corda, drop_channels
+from corda_jax.models.corda import Corda, drop_channels, sample_channels
 from corda_jax.models.decoders.base import Decoder
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.layers import Dtype
@@ -143,9 +143,7 @@ class Hrda(nn.Module):
     keys = jax.random.split(key, 4)
     draws = {"context": self.network.sample(keys[0], shape)}
     draws["detail"] = self.network.sample(keys[1], shape)
-    if dropout := getattr(self.attention, "dropout", 0.0):
-      size = (shape[0], self.attention.width)
-      draws["channels"] = jax.random.uniform(keys[2], size) >= dropout
+    draws |= sample_channels(keys[2], shape[0], self.attention)
     return draws | {"corner": self.detail.sample(keys[3], shape[1:])}
 
   @nn.nowrap

@@ -94,7 +94,10 @@ def test_the_first_varied_window_is_taken():
 
 
 def test_any_window_will_do_where_the_share_is_one():
-  Crops(FRAME, CROP).sample(random_words((5, 0), 3), read_label=None)
+  top, left, *size = Crops(FRAME, CROP).sample(random_words((5, 0), 3), read_label=None)
+  assert tuple(size) == CROP  # no label is read
+  assert 0 <= top <= FRAME[0] - CROP[0]
+  assert 0 <= left <= FRAME[1] - CROP[1]
 
 
 def test_crops_of_the_source_show_several_classes(config):

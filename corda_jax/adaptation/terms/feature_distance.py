@@ -58,9 +58,8 @@ class FeatureDistance(Term):
     model, state = context.step.model, context.state
     image, feature = passes["source"].image, passes["source"].levels[-1]
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    frozen = model.encoder.apply(variables, model.encoded(image), train=False, method="features")[
-      -1
-    ]
+    seen = model.encoded(image)
+    *_, frozen = model.encoder.apply(variables, seen, train=False, method="features")
     label = context.inputs["source_label"]
     stride = square_stride(label.shape[1:], feature.shape[1:3])
     label = feature_label(
