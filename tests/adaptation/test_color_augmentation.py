@@ -67,7 +67,7 @@ def test_without_probability_nothing_is_computed():
   assert part.augment(x, {}, IMAGENET) is x
 
 
-@pytest.mark.parametrize("strength", [(0.1, 0.2), 1.5, (-0.1, 0, 0, 0)])
+@pytest.mark.parametrize("strength", [(0.1, 0.2), 1.5, (-0.1, 0.0, 0.0, 0.0)])
 def test_strengths_that_cannot_be(strength):
   with pytest.raises(ValueError, match="jitter_strength"):
     sa.ColorAugmentation(jitter_strength=strength)
