@@ -22,7 +22,7 @@ from corda_jax.pretrained.names import mix_transformer as mit_names
 from corda_jax.pretrained.names import vision_transformer as vit_names
 from corda_jax.pretrained.names.renaming import to_original
 from corda_jax.pretrained.names.tables import NameTable, prefixed
-from corda_jax.resize import cubic_weights, interpolate, resize_aligned, resize_centered
+from corda_jax.resize import resize_aligned, resize_centered, resize_cubic
 from tests.golden import golden_daformer, golden_foundation
 from tests.golden.released_run import Measure, relative, worst
 
@@ -230,8 +230,7 @@ def resampling_file(path: Path) -> Iterator[Measure]:
     if kind == "positions":
       got = resample_positions(table, size, rest[0])
     elif kind == "cubic":
-      pairs = zip(image.shape[1:3], size, strict=True)
-      got = interpolate(image / 255, *(jnp.asarray(cubic_weights(n, m)) for n, m in pairs))
+      got = resize_cubic(image / 255, size)
     elif kind in ("bilinear", "bilinear_aligned"):
       got = (resize_centered if kind == "bilinear" else resize_aligned)(image / 255, size)
     else:

@@ -4,6 +4,7 @@ from tests.golden import (
   daformer_parts,
   daformer_steps,
   decoders,
+  depth_anything,
   depth_networks,
   depth_parts,
   encoders,
@@ -28,4 +29,6 @@ KINDS = {
   "foundation/segformer_": (decoders.segformer_file,),
   "foundation/lightweight_head": (decoders.lightweight_file,),
   "foundation/resampling": (encoders.resampling_file,),
+  "foundation/depth_anything": (depth_anything.depth_anything_file,),
+  "foundation/input_sizes": (depth_anything.input_sizes_file,),
 }
