@@ -197,6 +197,8 @@ def check_job(task: Task, workdir: Path, mode: str) -> None:
   Raises:
     UserError: the job cannot run.
   """
+  if not task.of_a_run:
+    return
   config = task.config
   if mode in ("train", "prepare"):
     task.check_training()

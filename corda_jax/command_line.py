@@ -93,7 +93,7 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> list[str]:
   try:
     positional = values(arguments)
     if values["config"].value is not None:
-      values["config"].value.num_steps  # noqa: B018 (one that cannot be loaded fails on access)
+      values["config"].value.items  # noqa: B018 (one that cannot be loaded fails on access)
   except flags.Error as error:
     message = str(error)
     if "Traceback" in message:  # raised by the configuration file; its last line has the error
@@ -144,7 +144,8 @@ def read_command(values: flags.FlagValues, positional: list[str]) -> Command:
   if len(positional) > 1:
     raise UserError(f"unknown argument {positional[1]!r}: flags start with --")
   config, mode, workdir = (values[name].value for name in ("config", "mode", "workdir"))
-  if not workdir and mode != "prepare":
+  of_a_run = mode != "prepare" and config.get("task") != "depth_anything"
+  if not workdir and of_a_run:
     raise UserError("--workdir is missing: name the folder of the run")
   _expand_home(config)
   workdir = Path(os.path.expanduser(workdir or ""))

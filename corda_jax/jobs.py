@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.depth.foundation import DepthAnythingTask, label_depth_anything
 from corda_jax.depth.label import label_depth
 from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
@@ -24,10 +25,14 @@ from corda_jax.training.restore import find_checkpoint
 from corda_jax.training.run_files import has_checkpoints, read_config, read_json, record_config
 from corda_jax.training.task import Feed, Task
 
-TASKS: Mapping[str, type[Task]] = {"adaptation": AdaptationTask, "depth": DepthTask}
+TASKS: Mapping[str, type] = {
+  "adaptation": AdaptationTask,
+  "depth": DepthTask,
+  "depth_anything": DepthAnythingTask,
+}
 
 
-def make_task(config: Any, workdir: Path, mode: str) -> Task:
+def make_task(config: Any, workdir: Path, mode: str) -> Task | DepthAnythingTask:
   """The task of a configuration.
 
   Args:
@@ -46,7 +51,7 @@ def make_task(config: Any, workdir: Path, mode: str) -> Task:
       f"--mode={mode} is not supported by task {name!r}; its modes are "
       f"{', '.join(TASKS[name].modes)}"
     )
-  if mode == "label_depth":
+  if mode == "label_depth" and name == "depth":
     return _labelling_task(config, workdir)
   return TASKS[name].from_config(config)
 
@@ -149,8 +154,11 @@ def evaluate(task: Task, workdir: Path, feed: Feed) -> None:
       print(f"Pictures: {path}")
 
 
-def label(task: DepthTask, workdir: Path, feed: Feed) -> None:
+def label(task: DepthTask | DepthAnythingTask, workdir: Path, feed: Feed) -> None:
   """--mode=label_depth: writes the depth files of a data set."""
+  if isinstance(task, DepthAnythingTask):
+    label_depth_anything(task, feed)
+    return
   with first_process_first("provide the data"):
     feed.provide(task.needs("label_depth"))
   label_depth(task, workdir, feed)

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from data_pipelines.datasets.builders import BUILDERS
 from data_pipelines.patterns import Pattern
 
 MANIFEST = "disparity/network_depth.json"  # below the output folder
+_KEPT = "computed"  # the field of the manifest for what `DepthFiles.kept` computed
 
 
 class DepthFiles:
@@ -36,7 +37,8 @@ class DepthFiles:
     Args:
       dataset_config: the part of a configuration that describes the data set.
       folder: where to write; "" is the data set's own root.
-      meta: everything that determines the files' contents; JSON-serialisable.
+      meta: everything that determines the files' contents, but for what `kept` gets;
+        JSON-serialisable.
 
     Raises:
       UserError: the folder holds files of another network, or of unknown origin.
@@ -46,7 +48,19 @@ class DepthFiles:
     self._config = dataset_config
     self._builder = BUILDERS[dataset_config.dataset]
     self._meta = json.loads(json.dumps(dict(meta)))  # tuples are lists in files
+    self._kept: dict[str, Any] = {}
     self._begun = self._check()
+
+  def kept(self, name: str, compute: Callable[[], Any]) -> Any:
+    """A value that the first run computes and the manifest keeps, for those that continue.
+
+    Args:
+      name: name of the value, not one of `meta`.
+      compute: returns it; JSON-serialisable, lists and not tuples.
+    """
+    if name not in self._kept:
+      self._kept[name] = compute()
+    return self._kept[name]
 
   def missing(self, split: str, name: str) -> bool:
     """Whether a frame's file is yet to be written.
@@ -79,7 +93,7 @@ class DepthFiles:
       raise ValueError(f"values are {values.dtype}{values.shape}, expected uint16 [H, W]")
     if not self._begun:
       if not self._check():
-        text = json.dumps(self._meta, indent=2) + "\n"
+        text = json.dumps(self._meta | {_KEPT: self._kept}, indent=2) + "\n"
         with _written(os.path.join(self.folder, MANIFEST)) as partial:
           partial.write_text(text, encoding="utf-8")
       self._begun = True
@@ -125,6 +139,7 @@ class DepthFiles:
         f"{path!r} cannot be read ({reason}): choose another folder, or delete the files there"
       ) from error
     found = found if isinstance(found, dict) else {}
+    self._kept = found.pop(_KEPT, None) or {}
     differing = [
       f"{key} ({found.get(key)!r} there, {self._meta.get(key)!r} now)"
       for key in dict.fromkeys((*self._meta, *found))

@@ -13,6 +13,7 @@ from data_pipelines.input_pipeline import (
   train_dataset,
 )
 from data_pipelines.prepare import provide
+from data_pipelines.raw_frames import RawFrames
 
 
 class Feed:
@@ -88,6 +89,10 @@ class Feed:
   def names(self, need: Any) -> list[str]:
     """Names of the frames of a split, in the order of its records."""
     return record_names(self._config.data, domain=need.domain, split=need.split)
+
+  def raw_frames(self, need: Any) -> RawFrames:
+    """The frames of a split as their files have them; see `RawFrames`."""
+    return RawFrames(self._config.data, need.domain, need.split)
 
   def depth_files(self, domain: str, folder: str, meta: Mapping[str, Any]) -> DepthFiles:
     """Where the depth of a data set is written; see `DepthFiles`."""

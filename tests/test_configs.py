@@ -11,10 +11,11 @@ from configs.depth import VIEWS
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.depth.task import DepthTask
 
+# Of trainings; tests/depth/test_foundation.py has the other one.
 CONFIGS = sorted(
   path.stem
   for path in (Path(__file__).parents[1] / "configs").glob("*.py")
-  if path.stem != "__init__"
+  if path.stem not in ("__init__", "depth_anything")
 )
 
 RELEASED = {

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +40,59 @@ def label_depth(task: DepthTask, workdir: Path, feed: Any) -> None:
     UserError: there is no such checkpoint, the files cannot be written, or the network predicts
       numbers that are not finite.
   """
-  state, target, options = (
-    restore_state(task, workdir),
-    task.config.data.target,
-    task.config.label_depth,
-  )
+  state, options = restore_state(task, workdir), task.config.label_depth
   files = feed.depth_files("target", options.folder, _meta(task, state))
-  with _only_writer(Path(files.folder)):
-    needs = {need.split: need for need in task.needs("label_depth")}
-    names = {split: feed.names(need) for split, need in needs.items()}
-    missing = {
-      split: {name for name in names[split] if files.missing(split, name)} for split in needs
-    }
-    wait_for_all("the names of the frames")  # nothing is written before all processes have looked
-    predict = _predictor(task, state)
-    for split, left in missing.items():
-      mine = -(-len(left) // jax.process_count())
-      done = len(names[split]) - len(left)
-      with progress_bar(
-        total=done + mine, initial=done, desc=f"depth of {split}", unit="frame"
-      ) as bar:
-        frames = predict(feed.frames(needs[split], names=left))
-        _write(frames, lambda name, x, split=split: files.write(split, name, _encode(task, x)), bar)
-  domain = "source" if target.dataset in ("gta5", "synthia") else "target"
+  needs = {need.split: need for need in task.needs("label_depth")}
+  predict = _predictor(task, state)
+  with only_writer_of(files):
+    write_missing(
+      files,
+      {split: feed.names(need) for split, need in needs.items()},
+      lambda split, left: predict(feed.frames(needs[split], names=left)),
+      lambda split, name, disparity: _encode(task, disparity),
+    )
+  print_hint(files, task.config.data.target)
+
+
+def write_missing(
+  files: Any,
+  names: Mapping[str, Sequence[str]],
+  predict: Callable[[str, set[str]], Iterator[tuple[str, np.ndarray]]],
+  encode: Callable[[str, str, np.ndarray], np.ndarray],
+) -> None:
+  """Predicts and writes what is missing, with a progress bar a split; what was written stays.
+
+  Args:
+    files: `data_pipelines.depth_labels.DepthFiles`.
+    names: split → names of its frames.
+    predict: (split, names) → names of this process's share, and maps.
+    encode: (split, name, map) → values of the file, uint16; called by several threads.
+  """
+  missing = {
+    split: {name for name in found if files.missing(split, name)} for split, found in names.items()
+  }
+  wait_for_all("the names of the frames")  # nothing is written before all processes have looked
+  for split, left in missing.items():
+    mine = -(-len(left) // jax.process_count())
+    done = len(names[split]) - len(left)
+    with progress_bar(
+      total=done + mine, initial=done, desc=f"depth of {split}", unit="frame"
+    ) as bar:
+
+      def write(name, values, split=split):
+        files.write(split, name, encode(split, name, values))
+
+      _write(predict(split, left), write, bar)
+
+
+def print_hint(files: Any, dataset: Any) -> None:
+  """Prints where the files are, and the options with which the adaptation reads them.
+
+  Args:
+    files: `data_pipelines.depth_labels.DepthFiles`.
+    dataset: the part of the configuration that describes the data set.
+  """
+  domain = "source" if dataset.dataset in ("gta5", "synthia") else "target"
   print(f"Depth files: {files.folder}")
   print(f"The adaptation reads them with {files.hint(domain)}")
 
@@ -81,11 +111,12 @@ def _meta(task: DepthTask, state: DepthState) -> dict[str, Any]:
   return meta
 
 
-def _only_writer(folder: Path) -> contextlib.AbstractContextManager[None]:
+def only_writer_of(files: Any) -> contextlib.AbstractContextManager[None]:
   """Keeps other runs from writing the same files; of several processes the first one does."""
   if jax.process_index() > 0:
     return contextlib.nullcontext()
-  return only_writer(folder / "disparity" / ".lock", otherwise="choose another label_depth.folder")
+  lock = Path(files.folder) / "disparity" / ".lock"
+  return only_writer(lock, otherwise="choose another label_depth.folder")
 
 
 def _encode(task: DepthTask, disparity: np.ndarray) -> np.ndarray:

@@ -86,9 +86,9 @@ def build_common(model: Mapping[str, Any]) -> Common:
 
 
 def build_network(
-  model: Mapping[str, Any], num_classes: int, *, rematerialize: bool = False
+  model: Mapping[str, Any], num_classes: int = 0, *, rematerialize: bool = False
 ) -> nn.Module:
-  """The network of a `model` section whose fields are the network's.
+  """The network of a `model` section whose fields are the network's; some have no classes.
 
   Raises:
     UserError: a value cannot work.

@@ -51,7 +51,7 @@ class Running:
   """The fields of a configuration that belong to no section.
 
   Attributes:
-    task: "adaptation" or "depth".
+    task: "adaptation" or "depth" ("depth_anything" has a configuration of its own).
     seed: random seed of the run, 0 or more.
     num_steps: number of steps of the whole run.
     log_every: steps between console lines and scalars.

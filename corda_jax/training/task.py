@@ -93,6 +93,7 @@ class Task(abc.ABC):
     sections: sections of the configuration, beside the fields of `Running`.
     read_by: mode → beginnings of the fields in which a job must agree with the run that it reads.
     shown: (words, metric, format) of what training's live line shows.
+    of_a_run: whether jobs read or write the folder of a run.
   """
 
   config: Any
@@ -103,6 +104,7 @@ class Task(abc.ABC):
   sections: ClassVar[tuple[str, ...]]
   read_by: ClassVar[Mapping[str, tuple[str, ...]]]
   shown: ClassVar[Sequence[tuple[str, str, str]]]
+  of_a_run: ClassVar[bool] = True
 
   @abc.abstractmethod
   def needs(self, mode: str) -> list[Need]:
