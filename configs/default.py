@@ -5,6 +5,7 @@ line: `--config.optimizer.learning_rate=1e-3`. The docstring of each part docume
 `python -m pydoc corda_jax.adaptation.teacher`, and so on.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from corda_jax.inference.settings import Prediction
 from corda_jax.models.build import build_network, model_settings
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.depth_guided import DepthGuided
 from corda_jax.models.hrda import Hrda
 from corda_jax.models.normalization import IMAGENET
 from corda_jax.training.optimizer import SGD, AdamW
@@ -91,6 +93,21 @@ def without_depth(config: ml_collections.ConfigDict) -> None:
     config.model.decoder.width = 0
   del config.terms.depth_files, config.terms.photometric
   config.data.source.depth = config.data.target.depth = "none"
+
+
+def depth_as_input(config: ml_collections.ConfigDict, encoder: Any, **values: Any) -> None:
+  """Has the network see the depth, by a second encoder, in place.
+
+  Args:
+    config: configuration whose data sets have depth files, also in validation.
+    encoder: of the depth; its levels have the strides of those of the image's.
+    **values: fields of `DepthGuided`.
+  """
+  network = config.model.network if "network" in config.model else config.model
+  own = settings(DepthGuided, **values)
+  for name in set(own) - {field.name for field in dataclasses.fields(Corda)}:
+    network[name] = own[name]
+  network.part, network.depth_encoder = own.part, settings(encoder)
 
 
 def source_alone(config: ml_collections.ConfigDict) -> None:

@@ -16,6 +16,7 @@ from corda_jax.adaptation.terms.masked import MaskedConsistency
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.depth_guided import sees_depth
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.models.hrda import Hrda
 from corda_jax.training.restore import find_checkpoint
@@ -62,6 +63,11 @@ def check_adaptation(config: Any, step: AdaptationStep, classes: ClassList) -> N
       raise UserError(
         f"terms.{name}.hidden is 'patches', but model.encoder is no Vision Transformer: set it to "
         "'blocks'"
+      )
+  for domain in ("source", "target") if sees_depth(step.model) else ():
+    if config.data[domain].depth == "none":
+      raise UserError(
+        f"data.{domain}.depth is 'none', but the network sees depth: name a kind of depth files"
       )
   target = config.data.target
   if target.dataset == "folder" and not target.folder.validation.images:

@@ -25,7 +25,7 @@ _MIT = {
   "mlp_ratio": 2,
 }
 # Compiles in half the time.
-_RESNET = ResNet(
+RESNET = ResNet(
   stage_sizes=(1, 1),
   strides=(1, 2),
   dilations=(1, 1),
@@ -44,7 +44,7 @@ def get_config(recipe: str, *, plain: bool = False, **overrides) -> ml_collectio
   network = config.model.network if "network" in config.model else config.model
   vision = "position_grid" in network.encoder
   if plain:
-    network.encoder = settings(_RESNET)
+    network.encoder = settings(RESNET)
     network.decoder = settings(DeepLabDecoder, width=4, dilations=(1, 2))
   elif vision:
     network.encoder.update(_VIT)

@@ -4,10 +4,13 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from benchmarks.options import apply_settings, load_config
+from configs.default import depth_as_input
 from corda_jax.adaptation.terms.masked import MaskedConsistency
+from corda_jax.configuration import build
 from corda_jax.configuration import settings as settings_of
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.encoders.mix_transformer import mix_transformer
+from corda_jax.models.encoders.resnet import ResNet
 
 SOURCE_ONLY = "source only"
 DACS = "mixing (DACS)"
@@ -15,6 +18,9 @@ RARE = "DACS, rare classes"
 MASKED = "DACS, masked consistency"
 RARE_MASKED = "DACS, rare classes, masked"
 RARE_MASKED_DEPTH = "CorDA as published, rare classes, masked"
+INPUT = "DACS, depth as input"
+INPUT_DROPPED = "DACS, depth as input, dropout"
+INPUT_MASKED = "DACS, depth as input, dropout, masked"
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
 WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
@@ -36,6 +42,9 @@ _RARE = {
 # Block and ratio are the best of four pairs that were tried on the trial world, gap 1.5, seed 0.
 _MASKED = {"terms.masked": MaskedConsistency(block=4, ratio=0.5)}
 
+_INPUT = "depth_input"  # what the network that sees depth has
+_DROPPED = {"dropout_block": 16}
+
 VARIANTS: dict[str, dict[str, Any]] = {
   SOURCE_ONLY: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
   DACS: WITHOUT_DEPTH,
@@ -48,6 +57,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
   MASKED: WITHOUT_DEPTH | _MASKED,
   RARE_MASKED: WITHOUT_DEPTH | _RARE | _MASKED,
   RARE_MASKED_DEPTH: _RARE | _MASKED | {"terms.mixed.depth_weight.share_across_batch": False},
+  INPUT: WITHOUT_DEPTH | {_INPUT: {"dropout": 0.0}},
+  INPUT_DROPPED: WITHOUT_DEPTH | {_INPUT: _DROPPED},
+  INPUT_MASKED: WITHOUT_DEPTH | {_INPUT: _DROPPED} | _MASKED,
   ORACLE: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
 }
 
@@ -77,6 +89,9 @@ BUILDS_ON = {
   MASKED: DACS,
   RARE_MASKED: DACS,
   RARE_MASKED_DEPTH: RARE_MASKED,
+  INPUT: DACS,
+  INPUT_DROPPED: INPUT,
+  INPUT_MASKED: INPUT_DROPPED,
   RIGHT_ALONE: DACS,
   TRUE_LABELS: DACS,
   DEPTH_SEEN: NO_BLUE,
@@ -153,12 +168,18 @@ def variant_config(
   """
   config = load_config(base)
   changes = SIZES[size] | SOURCES[source] | (VARIANTS | ORACLES)[variant] | settings
+  depth_input = changes.pop(_INPUT, None)
   for name in [name for name, value in changes.items() if value is None or is_dataclass(value)]:
     section, _, part = name.rpartition(".")
     if (value := changes.pop(name)) is None:
       del config[section][part]
     else:
       config[section][part] = settings_of(value)
+  if depth_input is not None:
+    encoder = build(config.model.encoder)  # of the image: that of the depth is of the same kind
+    if isinstance(encoder, ResNet):
+      encoder = encoder.clone(width=encoder.width // 2)
+    depth_as_input(config, encoder, **depth_input)
   apply_settings(config, changes)
   if variant == ORACLE:
     config.data.source = config.data.target.copy_and_resolve_references()

@@ -83,12 +83,12 @@ class ColorAugmentation:
     }
 
   def augment(
-    self, x: Float[Array, "b h w 3"], draws: Mapping[str, Any], normalization: Normalization
-  ) -> Float[Array, "b h w 3"]:
+    self, x: Float[Array, "b h w c"], draws: Mapping[str, Any], normalization: Normalization
+  ) -> Float[Array, "b h w c"]:
     """Applies the sampled jitter and blur.
 
     Args:
-      x: network inputs.
+      x: network inputs; channels after the colours stay as they are.
       draws: random choices of `sample`.
       normalization: between network inputs and colours.
     """
@@ -103,9 +103,12 @@ class ColorAugmentation:
     def blur(x):
       return gaussian_blur(x, draws["blur_sigma"])
 
+    x, others = x[..., :3], x[..., 3:]
     if self.jitter_probability:
       x = _apply_where(draws["use_jitter"], jitter, x)
-    return _apply_where(draws["use_blur"], blur, x) if self.blur_probability else x
+    if self.blur_probability:
+      x = _apply_where(draws["use_blur"], blur, x)
+    return jnp.concatenate([x, others], axis=-1) if others.shape[-1] else x
 
 
 def _apply_where(use, function, x):

@@ -16,6 +16,7 @@ from corda_jax.adaptation.scores import scores
 from corda_jax.depth.scores import DepthErrors, known_metres
 from corda_jax.inference.views import as_evaluated, class_map, depth_maps, make_views
 from corda_jax.metrics import confusion_matrix
+from corda_jax.models.depth_guided import network_input, sees_depth
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.resize import resize, resize_nearest
 from corda_jax.training.evaluate import gathered, measured
@@ -38,6 +39,7 @@ class Evaluator:
     self._task = task
     model, normalization = task.model, task.normalization
     config, num_classes = task.config.evaluation, len(task.classes)
+    measures_depth = task.has_depth_heads
     wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))
     self._mesh = mesh = frame_mesh(task.mesh, config.devices_per_frame)
 
@@ -70,22 +72,24 @@ class Evaluator:
       images, labels, valid = batch["image"], batch["label"], batch["valid"]
       if config.label_size == "input":
         labels = resize_nearest(labels, images.shape[1:3])
-      x = normalization.normalize(images, wide)
+      x = network_input(model, normalization.normalize(images, wide), batch.get("inverse_depth"))
       counts = confusion_matrix(labels, classify(variables, x, labels.shape[1:]), num_classes)
       found = {
         "confusion": jnp.where(valid[:, None, None], counts, 0).sum(0),
         "frames": valid.sum(),
       }
-      if "inverse_depth" in batch:  # the compiler merges this pass with the equal view
+      if measures_depth and "inverse_depth" in batch:
+        # The compiler merges this pass with the equal view.
         depth = apply(variables, x)["D"]
         head = resize(depth, images.shape[1:3], model.resize_outputs)[..., 0]
         found["depth"] = head_to_metres(head)
         found |= {name: batch[name] for name in ("inverse_depth", "valid")}
       return found
 
-    def draw(variables, images):
+    def draw(variables, batch):
+      images = batch["image"]
       size = images.shape[1:3]
-      x = normalization.normalize(images, wide)
+      x = network_input(model, normalization.normalize(images, wide), batch.get("inverse_depth"))
       pictures = {"prediction": classify(variables, x, size)}
       # The compiler merges this pass with the equal view, and drops it where there is no depth.
       outputs = apply(variables, x)
@@ -94,6 +98,11 @@ class Evaluator:
     # Every process gets all results: they all measure all frames.
     self._measure = task.compile_for_frames(measure, mesh)
     self._draw = task.compile_for_frames(draw, mesh)
+
+  def _depth_names(self, batch: Mapping[str, Any]) -> set[str]:
+    """The inverse depth of a batch, where it is seen or measured."""
+    used = self._task.has_depth_heads or sees_depth(self._task.model)
+    return {"inverse_depth"} & batch.keys() if used else set()
 
   def _variables(self, state: TrainState) -> dict[str, Any]:
     return network_variables(state, self._task.config.evaluation.network)
@@ -126,9 +135,7 @@ class Evaluator:
     variables, config = self._variables(state), self._task.config
 
     def measure(batch):
-      names = ["image", "label", "valid"]
-      if "inverse_depth" in batch and self._task.has_depth_heads:
-        names.append("inverse_depth")
+      names = {"image", "label", "valid", *self._depth_names(batch)}
       return self._measure(variables, put_batch(self._mesh, {name: batch[name] for name in names}))
 
     matrix = np.zeros((len(self._task.classes),) * 2, np.int64)
@@ -193,8 +200,8 @@ class Evaluator:
 
     def drawn():
       for batch in itertools.islice(batches, -(-count // frames)):
-        image = put_batch(self._mesh, {"image": batch["image"]})["image"]
-        made = dict(self._draw(variables, image))
+        seen = {name: batch[name] for name in ("image", *self._depth_names(batch))}
+        made = dict(self._draw(variables, put_batch(self._mesh, seen)))
         made["image"] = np.asarray(batch["image"])
         made["label"] = resize_nearest(np.asarray(batch["label"]), made["image"].shape[1:3])
         yield made, batch["valid"]

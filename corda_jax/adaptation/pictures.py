@@ -36,7 +36,7 @@ def step_maps(
     shown |= {"inverse_depth": target, "source_inverse_depth": source}
     shown["difficulty"] = pseudo_labels.difficulty(source, target)
   for name in {"image", "masked_image"} & found.keys():
-    image = step.normalization.to_unit_range(found[name])
+    image = step.normalization.to_unit_range(found[name][..., :3])
     shown[name] = image[..., ::-1] if step.normalization.bgr else image
   if "image" in found:
     shown |= {name: found[name].astype(jnp.uint8) for name in ("label", "pseudo_label")}

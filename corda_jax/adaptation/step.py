@@ -19,6 +19,7 @@ from corda_jax.adaptation.mixing import Mixing
 from corda_jax.adaptation.passes import Passed, forward, student_passes
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.base import Context, Found, Loss, Pass, Term
+from corda_jax.models.depth_guided import network_input
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.normalization import Normalization
 from corda_jax.resize import resize
@@ -145,8 +146,11 @@ class AdaptationStep:
     for domain in ("source", "target"):
       frame = batch[f"{domain}_image"]
       inputs[f"{domain}_frame"] = frame
-      inputs[f"{domain}_image"] = self.normalization.normalize(frame, wide)
-      inputs[f"{domain}_inverse_depth"] = batch[f"{domain}_inverse_depth"].astype(wide)
+      depth = batch[f"{domain}_inverse_depth"].astype(wide)
+      inputs[f"{domain}_inverse_depth"] = depth
+      inputs[f"{domain}_image"] = network_input(
+        self.model, self.normalization.normalize(frame, wide), depth
+      )
     key = jax.random.fold_in(key, state.step)
     draws = self.mixing.sample(key, batch["source_label"], self.num_classes)
     draws["terms"] = {name: term.sample(key, inputs, self) for name, term in self.terms.items()}

@@ -19,6 +19,7 @@ from corda_jax.adaptation.step import AdaptationStep, Maps
 from corda_jax.configuration import build
 from corda_jax.labels import ClassList
 from corda_jax.models.build import build_common, build_network
+from corda_jax.models.depth_guided import sees_depth
 from corda_jax.models.normalization import Normalization
 from corda_jax.pretrained.initial_pose import read_initial_pose, with_initial_pose
 from corda_jax.pretrained.torch_checkpoints import initial_state, read_initial_weights
@@ -144,15 +145,16 @@ class AdaptationTask(Task):
 
   def needs(self, mode: str) -> list[Need]:
     """As in the base class."""
+    seen = sees_depth(self.model)
     measured = self.has_depth_heads and self.config.data.target.depth != "none"
-    contents = ("image", "label", *("inverse_depth",) * measured)
+    contents = ("image", "label", *("inverse_depth",) * (measured or seen))
     needs = [Need("target", "validation", contents)]
     if mode == "evaluate":
       return needs
     trained = []
     for domain in self.domains:
       files = self.has_depth_heads and "files" in self.step.depth_from(domain)
-      contents = ("image", "label", *("inverse_depth",) * files)
+      contents = ("image", "label", *("inverse_depth",) * (files or seen))
       trained.append(Need(domain, self.config.data[domain].splits[0], contents))
     return trained + needs
 

@@ -48,7 +48,7 @@ def as_evaluated(
 
 def make_views(
   predict: Callable[[Array], Array],
-  images: Float[Array, "b h w 3"],
+  images: Float[Array, "b h w channels"],
   *,
   scales: Sequence[float],
   flip: bool,
@@ -56,7 +56,7 @@ def make_views(
   """Logits of each view of a batch of images.
 
   Args:
-    predict: [B, h, w, 3] → logits [B, h', w', C].
+    predict: [B, h, w, channels] → logits [B, h', w', C].
     images: normalised images.
     scales: factors of the image size, which is rounded to whole pixels.
     flip: whether each scale also has a mirrored view.

@@ -7,7 +7,7 @@ Self-Supervised Depth Estimation", ICCV 2021; the correlation goes back to PAD-N
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,18 @@ from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.encoders.base import Encoder
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.layers import Convolution, Dtype
+
+
+class Levels(NamedTuple):
+  """Features of an image, [B, h, w, C] each, finest first.
+
+  Attributes:
+    encoder: of the image's encoder.
+    read: what the decoders read: the same, or fused with other features.
+  """
+
+  encoder: list[jax.Array]
+  read: list[jax.Array]
 
 
 class CorrelationMessage(nn.Module):
@@ -103,19 +115,20 @@ class Corda(nn.Module):
       )
     super().__post_init__()
 
+  @property
+  def input_channels(self) -> int:
+    """Channels of the images: the colours."""
+    return 3
+
   def for_domains(self, domains: int) -> "Corda":
     """The same network for batches whose images are of that many domains in turn.
 
     In training each domain is normalised by its own statistics; the running ones are updated by one
     domain after the other.
     """
-    parts = {"encoder": self.encoder, "decoder": self.decoder}
-    normalized = {
-      name: _replace(part, batch_norm_domains=domains)
-      for name, part in parts.items()
-      if hasattr(part, "batch_norm_domains")
-    }
-    return self.clone(**normalized)
+    return self.clone(
+      encoder=for_domains(self.encoder, domains), decoder=for_domains(self.decoder, domains)
+    )
 
   @nn.nowrap
   def sample(self, key: jax.Array, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -131,11 +144,8 @@ class Corda(nn.Module):
       whose rates are 0.
     """
     of_encoder, of_channels = jax.random.split(key)
-    draws = {}
-    if hasattr(self.encoder, "sample_kept"):
-      draws["encoder"] = self.encoder.sample_kept(of_encoder, shape[0])
-    draws |= sample_channels(of_channels, shape[0], self.decoder)
-    return {name: value for name, value in draws.items() if not isinstance(value, dict) or value}
+    draws = sample_kept(of_encoder, "encoder", self.encoder, shape[0])
+    return draws | sample_channels(of_channels, shape[0], self.decoder)
 
   @nn.nowrap
   def encoded(self, x: jax.Array) -> jax.Array:
@@ -148,7 +158,7 @@ class Corda(nn.Module):
     """Predicts semantics and inverse depth at the decoder's stride.
 
     Args:
-      x: [B, H, W, 3] normalised images.
+      x: [B, H, W, C] normalised images, C = `input_channels`.
       train: whether to normalise by the statistics of the batch, and to update the running ones.
       draws: result of `sample`; None drops nothing.
 
@@ -159,17 +169,17 @@ class Corda(nn.Module):
       the collection "intermediates".
     """
     outputs, levels = self.with_levels(x, train=train, draws=draws)
-    self.sow("intermediates", "levels", levels)
+    self.sow("intermediates", "levels", levels.encoder)
     return outputs
 
   @nn.compact
   def with_levels(
     self, x: jax.Array, *, train: bool, draws: Mapping[str, Any] | None = None
-  ) -> tuple[dict[str, jax.Array], list[jax.Array]]:
-    """The predictions of `__call__`, and the encoder's levels, which they are made from."""
+  ) -> tuple[dict[str, jax.Array], Levels]:
+    """The predictions of `__call__`, and what they are made from."""
     draws = draws or {}
-    drawn = {"kept": draws["encoder"]} if "encoder" in draws else {}
-    levels = self.encoder.features(x, train=train, **drawn)
+    found = self.levels(x, draws, train=train)
+    levels = found.read
     semantic = self.decoder.features(levels, "S", train=train)
     outputs = {}
     if self.initial_semantics_from == "encoder":
@@ -177,7 +187,7 @@ class Corda(nn.Module):
     elif self.initial_semantics_from == "decoder":
       outputs["initial_S"] = self._project(semantic, "initial_S", self.num_classes)
     if not self.depth:
-      return outputs | {"S": self._final_semantics(semantic, draws)}, levels
+      return outputs | {"S": self._final_semantics(semantic, draws)}, found
 
     start = self.initial_inverse_depth
     depth = self.decoder.features(levels, "D", train=train)
@@ -191,7 +201,13 @@ class Corda(nn.Module):
     outputs["S"] = self._final_semantics(semantic, draws)
     outputs["D"] = self.decoder.predict(depth, "final_D", 1, initial=start)
     outputs["D_src"] = self.decoder.predict(depth, "final_D_src", 1, initial=start)
-    return outputs, levels
+    return outputs, found
+
+  def levels(self, x: jax.Array, draws: Mapping[str, Any], *, train: bool) -> Levels:
+    """Features of images, for `with_levels`, whose submodules these are."""
+    kept = {"kept": draws["encoder"]} if "encoder" in draws else {}
+    levels = self.encoder.features(x, train=train, **kept)
+    return Levels(levels, levels)
 
   def _final_semantics(self, x: jax.Array, draws: Mapping[str, Any]) -> jax.Array:
     x = drop_channels(x, draws.get("channels"), getattr(self.decoder, "dropout", 0.0))
@@ -218,6 +234,14 @@ class Corda(nn.Module):
     )(x)
 
 
+def sample_kept(
+  key: jax.Array, name: str, encoder: Encoder, batch: int
+) -> dict[str, dict[str, jax.Array]]:
+  """{name: what stochastic depth keeps of an encoder}; {} if it keeps all."""
+  kept = encoder.sample_kept(key, batch) if hasattr(encoder, "sample_kept") else {}
+  return {name: kept} if kept else {}
+
+
 def sample_channels(key: jax.Array, batch: int, decoder: Decoder) -> dict[str, jax.Array]:
   """{"channels": bool[B, C]}, which of a decoder's feature dropout keeps; {} if it drops none."""
   if not (rate := getattr(decoder, "dropout", 0.0)):
@@ -230,7 +254,10 @@ def drop_channels(x: jax.Array, kept: jax.Array | None, rate: float) -> jax.Arra
   return x if kept is None else x * (kept[:, None, None].astype(x.dtype) / (1 - rate))
 
 
-def _replace(part: Any, **values: Any) -> Any:
-  return (
-    part.clone(**values) if isinstance(part, nn.Module) else dataclasses.replace(part, **values)
-  )
+def for_domains(part: Any, domains: int) -> Any:
+  """An encoder or decoder whose batches are of that many domains in turn, if it normalises so."""
+  if not hasattr(part, "batch_norm_domains"):
+    return part
+  if isinstance(part, nn.Module):
+    return part.clone(batch_norm_domains=domains)
+  return dataclasses.replace(part, batch_norm_domains=domains)

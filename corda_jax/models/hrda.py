@@ -124,6 +124,11 @@ class Hrda(nn.Module):
     return self.network.depth
 
   @property
+  def input_channels(self) -> int:
+    """Channels of the images, as of the network."""
+    return self.network.input_channels
+
+  @property
   def resize_outputs(self) -> str:
     """How predictions are resized, as of `Corda`."""
     return self.network.resize_outputs
@@ -148,7 +153,7 @@ class Hrda(nn.Module):
 
   @nn.nowrap
   def encoded(self, x: jax.Array) -> jax.Array:
-    """The context of images [B, H, W, 3], which the encoder sees first: half the resolution."""
+    """The context of images [B, H, W, C], which the encoder sees first: half the resolution."""
     return scale_centered(x, _CONTEXT_SCALE)
 
   def __call__(
@@ -157,7 +162,7 @@ class Hrda(nn.Module):
     """Predicts semantics and inverse depth.
 
     Args:
-      x: [B, H, W, 3] normalised images.
+      x: [B, H, W, C] normalised images, C = `input_channels`.
       train: whether to normalise by the statistics of the batch, and to update the running ones.
       draws: result of `sample`: there is one detail crop; None: windows, and nothing is dropped.
 
@@ -172,8 +177,8 @@ class Hrda(nn.Module):
     context, levels = self.network.with_levels(
       self.encoded(x), train=train, draws=(draws or {}).get("context")
     )
-    self.sow("intermediates", "levels", levels)
-    attention = self._attention(levels, (draws or {}).get("channels"), train=train)
+    self.sow("intermediates", "levels", levels.encoder)
+    attention = self._attention(levels.read, (draws or {}).get("channels"), train=train)
     if attention.shape[1:3] != context["S"].shape[1:3]:
       raise ValueError(
         f"attention is of {attention.shape[1:3]} places, but predictions of "

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from corda_jax.typing import Array, Float
+from corda_jax.typing import Array, Bool, Float
 
 # Channels in and out from which a CPU makes a kernel's gradient by products
 # (`python -m benchmarks.speed.kernel_gradients`; docs/benchmarks.md).
@@ -234,3 +234,18 @@ def at_matmul_precision(function: Callable[..., Any], precision: str) -> Callabl
       return function(*args, **kwargs)
 
   return traced
+
+
+def hide_blocks(
+  x: Float[Array, "b height width c"], seen: Bool[Array, "b h w"]
+) -> Float[Array, "b height width c"]:
+  """Images (or features) with 0, the mean colour, in the blocks that are not seen.
+
+  Args:
+    x: network inputs, or features.
+    seen: True for the blocks that stay. Pixel i of n is in block floor(i h / n) of h.
+  """
+  rows, columns = (
+    jnp.arange(n) * blocks // n for n, blocks in zip(x.shape[1:3], seen.shape[1:], strict=True)
+  )
+  return jnp.where(seen[:, rows][:, :, columns][..., None], x, 0)

@@ -55,7 +55,8 @@ def create_train_state(
 
   Parameters do not depend on the image size, so a small image initialises them.
   """
-  variables = model.init(key, jnp.zeros((1, 64, 64, 3), jnp.float32), train=True)
+  channels = getattr(model, "input_channels", 3)
+  variables = model.init(key, jnp.zeros((1, 64, 64, channels), jnp.float32), train=True)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
 
   def copy(tree):

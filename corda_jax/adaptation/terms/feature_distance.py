@@ -58,7 +58,7 @@ class FeatureDistance(Term):
     model, state = context.step.model, context.state
     image, feature = passes["source"].image, passes["source"].levels[-1]
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    seen = model.encoded(image)
+    seen = model.encoded(image[..., :3])
     *_, frozen = model.encoder.apply(variables, seen, train=False, method="features")
     label = context.inputs["source_label"]
     stride = square_stride(label.shape[1:], feature.shape[1:3])

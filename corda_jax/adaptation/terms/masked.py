@@ -19,7 +19,8 @@ from corda_jax.adaptation.terms.base import (
   semantic_losses,
 )
 from corda_jax.configuration import check_at_least, check_one_of, check_within
-from corda_jax.typing import Array, Bool, Float, Key
+from corda_jax.models.operations import hide_blocks
+from corda_jax.typing import Array, Key
 
 _KEY = 2000  # folded into the key of the step
 
@@ -83,18 +84,3 @@ class MaskedConsistency(Term):
       for suffix, (value, weight) in losses.items()
     }
     return Found(losses, maps={"masked_image": passes["masked"].image})
-
-
-def hide_blocks(
-  x: Float[Array, "b height width c"], seen: Bool[Array, "b h w"]
-) -> Float[Array, "b height width c"]:
-  """Images with 0, the mean colour, in the blocks that are not seen.
-
-  Args:
-    x: network inputs.
-    seen: True for the blocks that stay. Pixel i of n is in block floor(i h / n) of h.
-  """
-  rows, columns = (
-    jnp.arange(n) * blocks // n for n, blocks in zip(x.shape[1:3], seen.shape[1:], strict=True)
-  )
-  return jnp.where(seen[:, rows][:, :, columns][..., None], x, 0)

@@ -127,7 +127,7 @@ class Photometric(PhotometricOptions, Term):
         continue
       # The target's depth is predicted where the mixed image shows the target.
       mask = None if domain == "source" else ~context.mixed["mask"]
-      image = context.step.normalization.to_unit_range(passes[seen].image)
+      image = context.step.normalization.to_unit_range(passes[seen].image[..., :3])
       prediction = Prediction(depth_heads(passes[seen].outputs, domain), image, mask)
       views, stats = self.explaining_views(domain, context, stats)
       found = photometric_losses(prediction, views, self, key=context.draws[domain])

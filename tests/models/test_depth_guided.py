@@ -1,0 +1,169 @@
+"""A network that sees depth: what is fused, what is hidden, and a step that learns from it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.default import depth_as_input
+from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.errors import UserError
+from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.depth_guided import DepthGuided, with_depth
+from corda_jax.models.encoders.resnet import ResNet
+from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
+from tests import tiny, tiny_recipes
+
+ENCODER = ResNet(
+  stage_sizes=(1, 1), strides=(1, 2), dilations=(1, 1), width=4, expansion=1, stem_kernel=3,
+  stem_pool=False, trainable_affine=True,
+)  # fmt: skip
+SIZE = (32, 48)
+PLAIN = {"initial_semantics_from": "none", "depth": False, "correlation": False}
+
+
+def network(**fields):
+  own = {"decoder": DeepLabDecoder(width=0, dilations=(1,)), "num_classes": 5}
+  own |= {"depth_encoder": ENCODER.clone(width=2), "dropout_block": 8}
+  return DepthGuided(ENCODER, **PLAIN | own | fields)
+
+
+def variables_of(model):
+  made = model.init(jax.random.key(0), jnp.zeros((1, *SIZE, 4)), train=False)
+  random = np.random.RandomState(0)
+  return jax.tree.map(lambda x: jnp.asarray(random.uniform(0.1, 0.9, x.shape), x.dtype), made)
+
+
+def levels(model, variables, x, draws=None):
+  """The image's features, the depth's and the fused ones."""
+
+  def run(net):
+    parts = net.encoder.features(x[..., :3], train=False)
+    of_depth = net.depth_encoder.features(x[..., 3:], train=False)
+    return parts, of_depth, net.with_levels(x, train=False, draws=draws)[1]
+
+  return jax.jit(lambda v: model.apply(v, method=run))(variables)
+
+
+def convolved(params, name, x):
+  return x @ params[name]["kernel"][0, 0] + params[name]["bias"]
+
+
+@pytest.mark.parametrize("fusion", ["sum", "gated"])
+def test_levels_are_the_images_and_what_the_depths_add(random, fusion):
+  model = network(fusion=fusion)
+  variables = variables_of(model)
+  x = jnp.asarray(random.standard_normal((2, *SIZE, 4)), jnp.float32)
+  image, depth, found = levels(model, variables, x)
+  params = variables["params"]
+  assert len(found.read) == len(ENCODER.level_strides) == 3
+  for i, (y, z) in enumerate(zip(image, depth, strict=True)):
+    np.testing.assert_array_equal(found.encoder[i], y)
+    added = convolved(params, f"fusion{i}_depth", z)
+    if fusion == "gated":
+      both = jnp.concatenate([y, z], -1)
+      added *= jax.nn.sigmoid(convolved(params, f"fusion{i}_gate", both))
+    np.testing.assert_allclose(found.read[i], y + added, rtol=1e-5)
+
+
+def test_hidden_features_are_zero_on_all_levels_alike(random):
+  model = network(fusion="sum")
+  variables = variables_of(model)
+  x = jnp.asarray(random.standard_normal((2, *SIZE, 4)), jnp.float32)
+  seen = np.zeros((2, 4, 6), bool)
+  seen[0, :2] = True  # of the first image, the upper half; of the second, nothing
+  draws = {"image_seen": jnp.asarray(seen), "depth_seen": jnp.asarray(~seen)}
+  image, depth, found = levels(model, variables, x, draws)
+  for i, (y, z) in enumerate(zip(image, depth, strict=True)):
+    half = y.shape[1] // 2
+    kernel, bias = (variables["params"][f"fusion{i}_depth"][k] for k in ("kernel", "bias"))
+    np.testing.assert_allclose(found.read[i][0, :half], y[0, :half] + bias, rtol=1e-5)
+    expected = z @ kernel[0, 0] + bias
+    np.testing.assert_allclose(found.read[i][0, half:], expected[0, half:], rtol=1e-5)
+    np.testing.assert_allclose(found.read[i][1], expected[1], rtol=1e-5)
+    # What the feature distance compares is the image's, whole.
+    np.testing.assert_array_equal(found.encoder[i], y)
+
+
+def test_one_of_both_is_hidden_in_each_block_of_some_images():
+  model = network(dropout=0.25, image_dropout=0.7)
+  draws = model.sample(jax.random.key(1), (4000, *SIZE))
+  image, depth = (np.asarray(draws[f"{name}_seen"]) for name in ("image", "depth"))
+  assert image.shape == depth.shape == (4000, 4, 6)
+  whole = (image & depth).all((1, 2))
+  assert (image ^ depth)[~whole].all()
+  assert whole.mean() == pytest.approx(0.75, abs=0.03)
+  assert image[~whole].mean() == pytest.approx(0.3, abs=0.02)
+  assert "image_seen" not in network(dropout=0.0).sample(jax.random.key(1), (1, *SIZE))
+
+
+def test_the_channel_of_the_depth():
+  x = np.zeros((1, 1, 3, 3), np.float32)
+  got = with_depth(x, jnp.asarray([[[1.0, 0.5, 257.0]]]))
+  np.testing.assert_allclose(got[0, 0, :, 3], [0, 0, np.log(257) / 3], rtol=1e-6)
+  with pytest.raises(ValueError, match="3 channels"):
+    network().init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)), train=False)
+
+
+def test_levels_of_other_strides_are_refused():
+  with pytest.raises(ValueError, match="depth_encoder has levels of the strides"):
+    network(depth_encoder=ENCODER.clone(strides=(2, 2)))
+
+
+def config_of(recipe="gta2cs_mic_corda", **types):
+  config = tiny_recipes.get_config(recipe, plain=True, **types)
+  depth_as_input(config, tiny_recipes.RESNET, dropout_block=16)
+  return config
+
+
+def test_several_devices_learn_the_same_from_depth(float64):
+  """With all terms of MIC and CorDA, at two resolutions."""
+  config = config_of(**{"model.dtype": "float64", "model.param_dtype": "float64"})
+  found = []
+  for devices in (1, 4):
+    task = AdaptationTask.from_config(config, make_mesh(jax.devices()[:devices]))
+    batch = tiny_recipes.get_batch(0, config.data.batch_size)
+    state, key = task.initial_state(), replicated_key(task.mesh, 0)
+    with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
+      before = jax.device_get(state.params)
+      state, metrics = task.compile_step()(
+        state, put_batch(task.mesh, task.batch_inputs(batch)), key
+      )
+    found.append(jax.device_get((metrics, state.batch_stats)))
+  for one, four in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(four, one, rtol=1e-9, atol=1e-12)
+  after = jax.device_get(state.params)
+  for name in ("depth_encoder", "fusion2_depth", "encoder"):
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before[name], after[name])
+    assert max(jax.tree.leaves(moved)) > 0, name
+
+
+def test_scores_and_pictures_depend_on_the_depth():
+  config = tiny.get_config(**tiny.PLAIN)
+  del config.terms.depth_files
+  depth_as_input(config, tiny_recipes.RESNET.clone(dilations=(1, 2)))
+  task = AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
+  assert "inverse_depth" in task.needs("evaluate")[0].contents
+  assert all("inverse_depth" in need.contents for need in task.needs("train"))
+  state = task.initial_state()
+  state = state.replace(
+    params=jax.tree.map(
+      lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape).astype(x.dtype), state.params
+    )
+  )
+  batches = [
+    batch | {"inverse_depth": tiny.get_batch(seed)["target_inverse_depth"]}
+    for seed, batch in enumerate(tiny.evaluation_batches())
+  ]
+  flat = [batch | {"inverse_depth": np.ones_like(batch["inverse_depth"])} for batch in batches]
+  matrices = [task.evaluator.confusion(state, each)[0] for each in (batches, flat)]
+  assert matrices[0].sum() == matrices[1].sum() > 0
+  assert (matrices[0] != matrices[1]).any()
+  pictures = [task.evaluator.pictures(state, each, 2)["prediction"] for each in (batches, flat)]
+  assert (pictures[0] != pictures[1]).any()
+
+
+def test_data_without_depth_are_refused():
+  config = config_of("gta2cs_mic")
+  with pytest.raises(UserError, match=r"data\.source\.depth is 'none'"):
+    AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
