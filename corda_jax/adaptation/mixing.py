@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from corda_jax.adaptation import class_mix
 from corda_jax.adaptation.color_augmentation import ColorAugmentation
+from corda_jax.adaptation.depth_filter import DepthFilter, Domain
 from corda_jax.adaptation.teacher import PseudoLabels
 from corda_jax.configuration import check_one_of
 from corda_jax.models.normalization import Normalization
@@ -25,6 +26,7 @@ class Mixing:
     paste_ignored: whether ignored source pixels are a class that can be pasted, as released.
     classes_from: whose classes half are pasted of: those of each "image", as published, or of the
       "batch", of which an image may lack some (DAFormer's release).
+    depth_filter: drops pasted classes by their depth.
     augmentation: of the mixed image.
     weak: of the source, as the student sees it and as it is pasted, and of the target before it is
       mixed; the teacher sees the target as it is.
@@ -32,6 +34,7 @@ class Mixing:
 
   paste_ignored: bool = True
   classes_from: str = "image"
+  depth_filter: DepthFilter = DepthFilter()
   augmentation: ColorAugmentation = ColorAugmentation()
   weak: ColorAugmentation = ColorAugmentation(jitter_probability=0.0, blur_probability=0.0)
 
@@ -63,7 +66,14 @@ class Mixing:
     return {"mix_mask": mask} | self.augmentation.sample(augmentation_keys, batch)
 
   def mix(
-    self, taught: PseudoLabels, inputs: Maps, draws: Mapping[str, Any], normalization: Normalization
+    self,
+    taught: PseudoLabels,
+    inputs: Maps,
+    draws: Mapping[str, Any],
+    *,
+    normalization: Normalization,
+    num_classes: int,
+    step: jax.Array,
   ) -> dict[str, Array]:
     """Pastes source classes onto the target, and gives the target the teacher's labels.
 
@@ -72,6 +82,8 @@ class Mixing:
       inputs: inputs of `AdaptationStep.prepare`.
       draws: random choices of `sample`.
       normalization: between network inputs and colours.
+      num_classes: semantic classes.
+      step: int32 scalar, number of the step.
 
     Returns:
       "mask" bool[B, H, W] (True: source), "image" [B, H, W, 3] as network input, augmented, "label"
@@ -81,6 +93,11 @@ class Mixing:
     """
     mask = draws["mix_mask"]
     with jax.named_scope("mixed"):
+      if self.depth_filter.kind != "none":
+        source = Domain(inputs["source_label"], inputs["source_inverse_depth"])
+        target = Domain(taught.label, inputs["target_inverse_depth"])
+        kept = self.depth_filter.keep(mask, source, target, num_classes=num_classes)
+        mask = jnp.where(step < self.depth_filter.start_step, mask, kept)
       image = class_mix.mix(mask, inputs["source_image"], inputs["target_image"])
       label = class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), taught.label)
       depths = (inputs[f"{domain}_inverse_depth"] for domain in ("source", "target"))

@@ -241,7 +241,12 @@ class AdaptationStep:
       outputs, stats = self.ask_teacher(state, inputs["target_image"])
       labels = self.teacher.label(outputs, state.step, inputs, self.model.resize_outputs)
     mixed = self.mixing.mix(
-      labels, inputs | {"target_image": weak["target"]}, draws, self.normalization
+      labels,
+      inputs | {"target_image": weak["target"]},
+      draws,
+      normalization=self.normalization,
+      num_classes=self.num_classes,
+      step=state.step,
     )
     return state, inputs, Taught(outputs, stats, mixed)
 

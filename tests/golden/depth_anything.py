@@ -1,4 +1,4 @@
-"""Measures Depth Anything's network against `foundation/depth_anything_*.npz`, in float64."""
+"""Measures Depth Anything's network, the sizes of its input and DCF's filter, in float64."""
 
 import json
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corda_jax.adaptation.depth_filter import DepthFilter, Domain
 from corda_jax.models.depth_anything import DepthAnything, input_size
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.pretrained.depth_anything_weights import fit_depth_anything
@@ -78,3 +79,29 @@ def input_sizes_file(path: Path) -> Iterator[Measure]:
   rows = np.load(path)["rows"]
   got = [input_size((height, width), smallest, 14) for height, width, smallest, *_ in rows.tolist()]
   yield Measure("rows", float(np.abs(np.array(got) - rows[:, 3:]).max()), 0.5, len(rows))
+
+
+def depth_filter_file(path: Path) -> Iterator[Measure]:
+  """Classes that DCF's filter keeps, of single images."""
+  z = np.load(path)
+  config = json.loads(str(z["config"]))
+  pixels = config["height"] * config["width"]
+  options = DepthFilter(
+    "released",
+    pasted_share=10_000 / pixels,
+    labelled_share=5_000 / pixels,
+    rare_share=3_000 / pixels,
+  )
+  wrong = 0
+  for case in range(config["cases"]):
+    label, taught, inverse_depth = (
+      jnp.asarray(np.kron(z[f"{case}/{name}"], np.ones((config["block"],) * 2)))[None]
+      for name in ("label", "pseudo_label", "inverse_depth")
+    )
+    label, taught = label.astype(jnp.int32), taught.astype(jnp.int32)
+    drawn = z[f"{case}/drawn"].tolist()
+    source, target = Domain(label, inverse_depth), Domain(taught, inverse_depth)
+    mask = jnp.isin(label, jnp.asarray(drawn, jnp.int32))
+    kept = options.keep(mask, source, target, num_classes=19)
+    wrong += set(np.unique(label[kept])) != set(z[f"{case}/kept"].tolist())
+  yield Measure("cases", float(wrong), 0.5, config["cases"])

@@ -30,5 +30,6 @@ KINDS = {
   "foundation/lightweight_head": (decoders.lightweight_file,),
   "foundation/resampling": (encoders.resampling_file,),
   "foundation/depth_anything": (depth_anything.depth_anything_file,),
+  "foundation/depth_filter": (depth_anything.depth_filter_file,),
   "foundation/input_sizes": (depth_anything.input_sizes_file,),
 }
