@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from corda_jax.atomic_io import atomic_write
+from corda_jax.configuration import flatten
 from corda_jax.errors import UserError
 from data_pipelines.archives import DataFiles
 from data_pipelines.datasets.builders import BUILDERS
@@ -140,10 +141,11 @@ class DepthFiles:
       ) from error
     found = found if isinstance(found, dict) else {}
     self._kept = found.pop(_KEPT, None) or {}
+    there, now = flatten(found), flatten(self._meta)
     differing = [
-      f"{key} ({found.get(key)!r} there, {self._meta.get(key)!r} now)"
-      for key in dict.fromkeys((*self._meta, *found))
-      if found.get(key) != self._meta.get(key)
+      f"{key} ({there.get(key)!r} there, {now.get(key)!r} now)"
+      for key in dict.fromkeys((*now, *there))
+      if there.get(key) != now.get(key)
     ]
     if differing:
       raise UserError(

@@ -8,6 +8,8 @@ from PIL import Image
 
 from configs import demo
 from corda_jax.configuration import flatten
+from corda_jax.depth.estimator import load_depth_estimator
+from corda_jax.errors import UserError
 from corda_jax.locks import only_writer
 from corda_jax.training.run_files import record_config
 from tests.command import TINY, arguments, refused, run, run_process
@@ -74,7 +76,7 @@ def test_depth_is_trained_and_measured(trained):
   )
 
 
-def test_files_of_a_network_feed_the_adaptation(trained):
+def test_files_of_a_network_feed_the_adaptation(trained, tmp_path):
   folder, _ = trained
   files = folder / "files"
   label = {"label_depth__folder": files, "label_depth__encoding": "metric"}
@@ -89,6 +91,14 @@ def test_files_of_a_network_feed_the_adaptation(trained):
   assert values.shape == (32, 64)
   # Inverse depth of 4.4 to 220 metres, as 256 (Y - 1).
   assert 256 * (655.36 / 220 - 1.1) < values.min() <= values.max() < 256 * (655.36 / 4.3)
+  # The same network makes the depth of an image that has no file.
+  estimator = load_depth_estimator(str(files), str(folder / "depth"))
+  image = next((folder / "cityscapes").rglob(f"leftImg8bit/*/*/{made[0].name}"))
+  with Image.open(image) as picture:
+    found = estimator.inverse_depth(estimator.variables, np.asarray(picture)[None])
+  np.testing.assert_allclose(found[0], values / 256 + 1, rtol=1e-3)
+  with pytest.raises(UserError, match="name the folder of a run"):
+    load_depth_estimator(str(files), str(tmp_path))
   # Stopped and started again, it writes what is missing and leaves the rest.
   made[0].unlink()
   before = {path: path.stat().st_mtime_ns for path in made[1:]}

@@ -131,11 +131,14 @@ class DepthAnythingTask:
     """(parameters, uint8 RGB images of one size) → maps [B, *size], compiled for each size."""
 
     def predict(params, images):
-      smallest, patch = self.options.input_size, self.network.encoder.patch
-      x = self.normalization.normalize(images, jnp.float32)
-      x = resize_cubic(x, input_size(x.shape[1:3], smallest, patch))
-      y = self.network.apply({"params": params}, x)
-      return resize_aligned(y[..., None], self.size)[..., 0]
+      return predict_size(
+        self.network,
+        self.normalization,
+        params,
+        images,
+        smallest=self.options.input_size,
+        size=self.size,
+      )
 
     split = batch_sharded(self.mesh)
     return jax.jit(
@@ -146,20 +149,11 @@ class DepthAnythingTask:
 
   def meta(self) -> dict[str, Any]:
     """What the files are of: all that decides their contents."""
-    options, encoder = self.options, self.network.encoder
-    path = Path(self.config.initial_weights)
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-      while block := file.read(1 << 20):
-        digest.update(block)
+    options, path = self.options, Path(self.config.initial_weights)
     meta = {
-      "network": "Depth Anything",
+      "model": self.config.model.to_dict(),
       "weights": path.name,
-      "sha256": digest.hexdigest(),
-      "encoder_width": encoder.width,
-      "blocks": list(encoder.levels),
-      "positions": encoder.positions,
-      "max_depth": self.network.max_depth,
+      "sha256": sha256(path),
       "input_size": options.input_size,
       "encoding": options.encoding,
       "size": list(self.size),
@@ -167,6 +161,39 @@ class DepthAnythingTask:
     if options.encoding == "aligned":
       meta |= {"fit": options.fit, "aligned_with": self.config.data.target.depth}
     return meta
+
+
+def predict_size(
+  network: DepthAnything,
+  normalization: Normalization,
+  params: Any,
+  images: jax.Array,
+  *,
+  smallest: int,
+  size: tuple[int, int],
+) -> jax.Array:
+  """Predictions for images, seen as released.
+
+  Args:
+    network: the network.
+    normalization: from uint8 images to its input.
+    params: its parameters.
+    images: uint8 RGB [B, H, W, 3].
+    smallest: least pixels of either side of the network's input.
+    size: (H', W') of the result.
+
+  Returns:
+    [B, H', W'], of the unit of `DepthAnything`.
+  """
+  x = normalization.normalize(images, jnp.float32)
+  x = resize_cubic(x, input_size(x.shape[1:3], smallest, network.encoder.patch))
+  return resize_aligned(network.apply({"params": params}, x)[..., None], size)[..., 0]
+
+
+def sha256(path: Path) -> str:
+  """SHA-256 of a file."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def label_depth_anything(task: DepthAnythingTask, feed: Any) -> None:

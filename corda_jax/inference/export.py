@@ -1,6 +1,7 @@
 """Writes a trained network as an inference bundle, which `corda_jax.inference.bundle` reads."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.atomic_io import check_links
 from corda_jax.errors import UserError, first_line
 from corda_jax.inference import bundle
+from corda_jax.inference.depth_input import network_alone, with_depth_network
 from corda_jax.inference.views import as_evaluated, class_map, depth_maps
 from corda_jax.labels import CITYSCAPES_IDS
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
+from corda_jax.models.depth_guided import sees_depth
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.models.hrda import Hrda
 from corda_jax.models.layers import accumulation_dtype
@@ -75,11 +78,12 @@ def export(task: AdaptationTask, workdir: Path) -> Path:
   """
   state = restore_state(task, workdir)
   variables = jax.device_get(network_variables(state, task.config.evaluation.network))
-  flat = flat_variables(variables)
+  whole, read = with_depth_network(task, variables)
+  flat = flat_variables(whole)
   check_links(Path(workdir) / "bundle")
   folder = (Path(workdir) / "bundle").resolve()  # it may be a link to another disk
   partial = folder.with_name(folder.name + ".partial")
-  program = export_program(task, flat).serialize()
+  program = export_program(task, whole, read).serialize()
   try:
     _put_back(folder)
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
@@ -125,34 +129,40 @@ def _before(folder: Path) -> Path:
   return folder.with_name(folder.name + ".before")
 
 
-def flat_variables(variables: Any) -> dict[str, np.ndarray]:
+def named(variables: Any) -> dict[str, Any]:
   """Parameters and batch statistics by name, such as "params/encoder/…"."""
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): _of_numpy(np.asarray(x))
+    jax.tree_util.keystr(path, simple=True, separator="/"): x
     for path, x in jax.tree_util.tree_leaves_with_path(variables)
   }
 
 
-def _of_numpy(x: np.ndarray) -> np.ndarray:
-  """`x` as float32 if NumPy files do not support its type (bfloat16), else unchanged."""
-  return x.astype(np.float32) if x.dtype.kind == "V" else x
+def flat_variables(variables: Any) -> dict[str, np.ndarray]:
+  """The same as arrays that NumPy files support."""
+  return {name: np.asarray(x, _numpy_type(x.dtype)) for name, x in named(variables).items()}
 
 
-def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> jax_export.Exported:
+def _numpy_type(dtype: np.dtype) -> np.dtype:
+  """float32 if NumPy files do not support a type (bfloat16), else the same."""
+  return np.dtype(np.float32) if dtype.kind == "V" else dtype
+
+
+def export_program(
+  task: AdaptationTask, variables: Any, read: Callable[[Any, jax.Array], jax.Array]
+) -> jax_export.Exported:
   """The network as StableHLO: (variables by name, uint8 RGB [B, H, W, 3]) → maps by name.
 
   The batch is symbolic, and so is the size of the images unless `fixed_size` names one;
   `bundle.Bundle.predict` describes the maps.
+
+  Args:
+    task: network and configuration.
+    variables: all variables, or their shapes, as `with_depth_network` gives them.
+    read: what it gives beside these.
   """
-  model, normalization, evaluation = task.model, task.normalization, task.config.evaluation
+  model, evaluation = task.model, task.config.evaluation
   wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))
-  shapes = task.state_shapes()
-  types = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): x.dtype
-    for path, x in jax.tree_util.tree_leaves_with_path(
-      {"params": shapes.params, "batch_stats": shapes.batch_stats}
-    )
-  }
+  types = {name: x.dtype for name, x in named(variables).items()}
 
   def predict(flat, images):
     tree: dict[str, Any] = {}
@@ -165,10 +175,10 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
     size, sizing = images.shape[1:3], {"method": model.resize_outputs}
 
     def outputs_of(x):
-      outputs = model.apply(tree, x, train=False)
+      outputs = model.apply(network_alone(tree), x, train=False)
       return {name: value.astype(wide) for name, value in outputs.items()}
 
-    x = normalization.normalize(images, wide)
+    x = read(tree, images)
     outputs = as_evaluated(outputs_of, evaluation, **sizing)(x)
     maps = {"label": class_map([(outputs["S"],)], size, **sizing)}
     if not any(evaluation.window):  # else they have the size of the image, and many of them
@@ -184,7 +194,10 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
     )
   predict = at_matmul_precision(predict, task.config.compute.matmul_precision)
   return jax_export.export(jax.jit(predict), platforms=PLATFORMS)(
-    {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()},
+    {
+      name: jax.ShapeDtypeStruct(x.shape, _numpy_type(x.dtype))
+      for name, x in named(variables).items()
+    },
     jax.ShapeDtypeStruct(shape, jnp.uint8),
   )
 
@@ -192,12 +205,12 @@ def export_program(task: AdaptationTask, variables: dict[str, np.ndarray]) -> ja
 def fixed_size(task: AdaptationTask) -> tuple[int, int] | None:
   """The only size in pixels that an exported program takes, that of the target; None: any.
 
-  What a network computes depends on the size if it is a Vision Transformer, by its positions, or
-  works in windows.
+  What a network computes depends on the size if it is a Vision Transformer, by its positions, works
+  in windows, or sees depth.
   """
   model, target = task.model, task.config.data.target
   windows = isinstance(model, Hrda) or any(task.config.evaluation.window)
-  depends = windows or isinstance(model.encoder, VisionTransformer)
+  depends = windows or sees_depth(model) or isinstance(model.encoder, VisionTransformer)
   return (target.height, target.width) if depends else None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from corda_jax.adaptation.evaluate import network_variables
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
+from corda_jax.inference.depth_input import network_alone, with_depth_network
 from corda_jax.inference.views import as_evaluated, class_map, depth_maps, make_views
 from corda_jax.inference.windows import predict_tiled
 from corda_jax.models.layers import accumulation_dtype
@@ -31,8 +32,9 @@ class Predictor:
     """Prepares the compiled functions."""
     self._mesh, self._config = task.mesh, task.config
     self._stride = task.stride
-    self.variables = network_variables(state, self._config.evaluation.network)
-    model, normalization = task.model, task.normalization
+    network = network_variables(state, self._config.evaluation.network)
+    self.variables, read = with_depth_network(task, network)
+    model = task.model
     wide = accumulation_dtype(jnp.dtype(self._config.model.param_dtype))
     sizing = {"method": model.resize_outputs}
 
@@ -42,7 +44,7 @@ class Predictor:
 
     def predict(variables, x):
       def outputs(x):
-        found = model.apply(variables, x, train=False)
+        found = model.apply(network_alone(variables), x, train=False)
         return {name: found[name].astype(wide) for name in {"S", "D", "D_src"} & found.keys()}
 
       return as_evaluated(outputs, self._config.evaluation, **sizing)(x)
@@ -53,7 +55,7 @@ class Predictor:
       return maps | depth_maps(outputs, size, **sizing)
 
     split = batch_sharded(self._mesh)
-    self._normalize = compiled(lambda images: normalization.normalize(images, wide))
+    self._read = compiled(read)
     self._predict = compiled(predict, in_shardings=(None, split), out_shardings=split)
     self._finish = compiled(finish, static_argnames="size", out_shardings=replicated(self._mesh))
 
@@ -79,7 +81,7 @@ class Predictor:
     """
     count, evaluation = len(images), self._config.evaluation
     filled = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, 0)])
-    x = self._normalize(put_batch(self._mesh, {"image": filled})["image"])
+    x = self._read(self.variables, put_batch(self._mesh, {"image": filled})["image"])
     tiles = self._config.prediction
     tile = (tiles.tile_height or math.inf, tiles.tile_width or math.inf)
     if any(evaluation.window):

@@ -32,6 +32,10 @@ class Prediction:
     tile_width: largest input width of the network in pixels; 0: no tiles along this axis.
     tile_margin: margin of the tiles in pixels.
     batch_size: number of images of one size predicted together, over all devices.
+    depth_files: for networks that see depth: folder of the target's depth files, whose manifest
+      says how they were made; the depth of each image is made in the same way.
+    depth_weights: what made them: the folder of a run of the depth stage, or a file of Depth
+      Anything.
     bad_files: "stop" at an image that cannot be read, or "skip" and report it.
   """
 
@@ -48,6 +52,8 @@ class Prediction:
   tile_width: int = 2048
   tile_margin: int = 128
   batch_size: int = 1
+  depth_files: str = ""
+  depth_weights: str = ""
   bad_files: str = "stop"
 
   def __post_init__(self):

@@ -20,6 +20,7 @@ from corda_jax.errors import UserError
 from corda_jax.inference import bundle
 from corda_jax.inference import export as export_job
 from corda_jax.inference.bundle import read_bundle
+from corda_jax.inference.depth_input import with_depth_network
 from corda_jax.inference.export import export, export_program, smallest_size
 from corda_jax.labels import NAMES
 from corda_jax.training.checkpoint import Checkpoints
@@ -253,11 +254,7 @@ def test_the_recipes_network_is_exported_for_any_size(preset):
   made = AdaptationTask.from_config(gta2cs.get_config(preset), make_mesh(jax.devices()[:1]))
   shapes = made.state_shapes()
   variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-  flat = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): x
-    for path, x in jax.tree_util.tree_leaves_with_path(variables)
-  }
-  program = export_program(made, flat)
+  program = export_program(made, *with_depth_network(made, variables))
   assert [str(x) for x in program.in_avals[-1].shape] == ["batch", "height", "width", "3"]
   assert smallest_size(made) == 8 * (26 if preset == "as_published" else 14)
 

@@ -1,0 +1,114 @@
+"""A network that sees depth, by the command: trained, evaluated, and given nothing but an image."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from corda_jax.inference.bundle import read_bundle
+from tests.command import arguments, refused, run
+from tests.depth.test_foundation import FILE
+from tests.depth.test_foundation import arguments as label_arguments
+
+CONFIG = """
+from configs import default, demo
+from corda_jax.models.encoders.resnet import ResNet
+
+
+def get_config():
+  config = demo.get_config()
+  default.without_depth(config)
+  encoder = demo.SMALL_ENCODER.clone(stage_sizes=(1,), strides=(2,), dilations=(1,), width=4)
+  config.model.encoder.update({"stage_sizes": (1,), "strides": (2,), "dilations": (1,)})
+  default.depth_as_input(config, encoder.clone(stem_kernel=3), dropout_block=16)
+  config.data.source.depth = "disparity"
+  return config
+"""
+SIZE = {
+  f"data__street_world__target_{side}": n for side, n in (("height", 32), ("width", 64))
+}  # the working resolution: prediction sees the same images as the files' network
+
+
+def fields(folder):
+  files = folder / "files"
+  return {
+    **SIZE,
+    "config": str(folder / "seen.py"),
+    "data__target__depth": "mono",
+    "data__target__depth_root": files,
+    "model__decoder__width": 0,
+    "prediction__depth_files": files,
+    "prediction__depth_weights": FILE,
+    "prediction__write": "('label',)",
+  }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A folder with depth files of the target and a network that was trained on them."""
+  folder = tmp_path_factory.mktemp("depth_input")
+  (folder / "seen.py").write_text(CONFIG)
+  size = SIZE | {"data__target__height": 32, "data__target__width": 64}
+  size |= {"data__target__root": folder / "cityscapes"}
+  size |= {"data__street_world__validation_frames": 3}
+  run(label_arguments(folder, label_depth__encoding="raw", **size))
+  run(arguments(folder, **fields(folder)))
+  return folder
+
+
+def predicted(folder, image, **more):
+  values = fields(folder) | {"prediction__input": image} | more
+  run(arguments(folder, mode="predict", **values))
+  return np.asarray(Image.open(folder / f"run/predictions/{image.stem}/{image.stem}_label.png"))
+
+
+def test_it_is_scored_with_the_depth_of_the_files(trained):
+  results = json.loads((trained / "run/results.json").read_text())
+  assert results["frames"] == 3
+  assert "depth" not in results  # it predicts none
+
+
+def test_an_image_alone_is_predicted_as_with_the_files(trained, monkeypatch):
+  from corda_jax.inference import depth_input
+
+  image = min((trained / "cityscapes/leftImg8bit/val").rglob("*.png"))
+  label = predicted(trained, image)
+  # With the depth that the file of the same frame holds.
+  file = trained / "files/disparity/val" / image.parent.name / image.name
+  depth = np.asarray(Image.open(file)).astype(np.float32) / 256 + 1
+  seen = []
+  load = depth_input.load_depth_estimator
+
+  def recording(*names):
+    estimator = load(*names)
+    pixels = np.asarray(Image.open(image))[None]
+    seen.append(np.asarray(estimator.inverse_depth(estimator.variables, pixels))[0])
+    return estimator
+
+  monkeypatch.setattr(depth_input, "load_depth_estimator", recording)
+  run(arguments(trained, mode="export", **fields(trained)))
+  np.testing.assert_allclose(seen[0], depth, atol=1 / 256 + 1e-6)
+  assert np.ptp(depth) > 1
+  bundle = read_bundle(trained / "run/bundle")
+  found = bundle.predict(np.asarray(Image.open(image))[None])
+  np.testing.assert_array_equal(found["label"][0], label)
+
+
+def test_what_is_missing_or_of_another_network_is_named(trained, tmp_path):
+  image = min((trained / "cityscapes/leftImg8bit/val").rglob("*.png"))
+  values = fields(trained) | {"prediction__input": image}
+
+  def refuses(*words, **changed):
+    refused(arguments(trained, mode="predict", **values | changed), *words)
+
+  refuses("prediction.depth_files", prediction__depth_files="")
+  refuses("prediction.depth_weights", prediction__depth_weights="")
+  refuses("network_depth.json", prediction__depth_files=tmp_path)
+  other = tmp_path / "other.pth"
+  other.write_bytes(FILE.read_bytes() + b"0")
+  refuses("other.pth", FILE.name, prediction__depth_weights=other)
+  refused(
+    arguments(trained, "again", **fields(trained) | {"data__target__depth": "none"}),
+    "data.target.depth",
+  )
