@@ -8,9 +8,13 @@ import pytest
 from configs.default import depth_as_input
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
+from corda_jax.models.corda import Corda
+from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.depth_guided import DepthGuided, with_depth
+from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.resnet import ResNet
+from corda_jax.pretrained.names.networks import table_of
 from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
 from tests import tiny, tiny_recipes
 
@@ -167,3 +171,20 @@ def test_data_without_depth_are_refused():
   config = config_of("gta2cs_mic")
   with pytest.raises(UserError, match=r"data\.source\.depth is 'none'"):
     AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("depth_encoder", ["resnet", "mit"])
+def test_every_tensor_has_a_name_in_files(depth_encoder):
+  mit = MixTransformer(widths=(4, 4, 5, 8), depths=(1, 2, 1, 1), heads=(1, 2, 5, 4))
+  if depth_encoder == "mit":
+    model = DepthGuided(mit, FusionDecoder(4, 4), num_classes=5, depth_encoder=mit.clone(), **PLAIN)
+  else:
+    model = network()
+  x = jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)
+  shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+  table = table_of(model)
+  names = table.names({"batch_stats": {}, **shapes})
+  assert all(table.place(name) == place for name, place in names.items())
+  alone = table_of(Corda(model.encoder, model.decoder, num_classes=5, **PLAIN))
+  own = {name for name in names if not name.startswith(("depth_backbone.", "depth_fusion."))}
+  assert {table.place(name) for name in own} == {alone.place(name) for name in own}

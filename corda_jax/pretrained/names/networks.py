@@ -10,13 +10,15 @@ from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.decoders.lightweight import LightweightDecoder
+from corda_jax.models.depth_guided import DepthGuided
+from corda_jax.models.encoders.base import Encoder
 from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.models.hrda import Hrda
 from corda_jax.pretrained.names import corda, decode_heads, mix_transformer, vision_transformer
 from corda_jax.pretrained.names.renaming import Rule, Tensors, to_original, to_other
-from corda_jax.pretrained.names.tables import NameTable, prefixed
+from corda_jax.pretrained.names.tables import NameTable, Patterns, prefixed
 
 Network = Corda | Hrda
 
@@ -25,6 +27,8 @@ _BACKBONE = "backbone."
 _PREFIXES = re.compile(r"^((module|model|backbone|pretrained|dinov2|dinov3_vit)\.)+")
 # Of Depth Anything V2 the small network, whose encoder has 384 channels, may be used freely.
 _LICENSED_WIDTH = 768
+# What this project alone has: depth as an input.
+_DEPTH_FUSION: Patterns = (("depth_fusion.{i}.{part}", "fusion{i}_{part}"),)
 # DINOv2's training checkpoints number blocks in chunks.
 _CHUNK = re.compile(r"blocks\.\d+\.(?=\d+\.)")
 
@@ -42,18 +46,20 @@ def table_of(network: Network) -> NameTable:
     shared = table_of(network.network)
     modules, tensors = map(decode_heads.below_head, (shared.modules, shared.tensors))
     return NameTable(f"{shared.network}, HRDA", (*decode_heads.ATTENTION, *modules), tensors)
+  if isinstance(network, DepthGuided):
+    own = _table_of_corda(network)
+    modules, tensors = _of_encoder(network.depth_encoder, "depth_encoder")
+    return NameTable(
+      f"{own.network}, depth",
+      (*own.modules, *prefixed("depth_backbone.", modules), *_DEPTH_FUSION),
+      (*own.tensors, *prefixed("depth_backbone.", tensors)),
+    )
+  return _table_of_corda(network)
+
+
+def _table_of_corda(network: Corda) -> NameTable:
   encoder, decoder = network.encoder, network.decoder
-  match encoder:
-    case ResNet():
-      modules, tensors = corda.RESNET, ()
-    case MixTransformer():
-      modules, tensors = mix_transformer.MODULES, ()
-    case VisionTransformer():
-      modules = vision_transformer.MODULES
-      rotary = encoder.positions == "rotary"
-      tensors = vision_transformer.DINOV3 if rotary else vision_transformer.DINOV2
-    case _:
-      raise UserError(f"model.encoder is {type(encoder).__name__}, of which files have no names")
+  modules, tensors = _of_encoder(encoder, "encoder")
   modules, tensors = prefixed(_BACKBONE, modules), prefixed(_BACKBONE, tensors)
   name = f"{type(encoder).__name__} with {type(decoder).__name__}"
   match decoder:
@@ -70,6 +76,30 @@ def table_of(network: Network) -> NameTable:
       tensors = (*tensors, *decode_heads.LIGHTWEIGHT_TENSORS)
       return NameTable(name, (*modules, *decode_heads.LIGHTWEIGHT), tensors)
   raise UserError(f"model.decoder is {type(decoder).__name__}, of which files have no names")
+
+
+def _of_encoder(encoder: Encoder, field: str) -> tuple[Patterns, Patterns]:
+  """Original names of an encoder's modules and tensors, which are below `field` here.
+
+  Raises:
+    UserError: files have no names for such an encoder.
+  """
+  match encoder:
+    case ResNet():
+      modules, tensors = corda.RESNET, ()
+    case MixTransformer():
+      modules, tensors = mix_transformer.MODULES, ()
+    case VisionTransformer():
+      modules = vision_transformer.MODULES
+      rotary = encoder.positions == "rotary"
+      tensors = vision_transformer.DINOV3 if rotary else vision_transformer.DINOV2
+    case _:
+      raise UserError(f"model.{field} is {type(encoder).__name__}, of which files have no names")
+
+  def below(patterns):
+    return tuple((theirs, ours.replace("encoder/", f"{field}/", 1)) for theirs, ours in patterns)
+
+  return below(modules), below(tensors)
 
 
 def under_table_names(tensors: Mapping[str, np.ndarray], network: Network) -> Tensors:
