@@ -57,7 +57,7 @@ class RightAlone(MixedSelfTraining):
 class TrueLabels(Teacher):
   """The teacher is always right; its weight still follows from its own confidence."""
 
-  def label(self, outputs, step, inputs):
+  def label(self, outputs, step, inputs, method="aligned"):
     """As in the base class, with the target's true labels."""
     truth = inputs["target_inverse_depth"].astype(jnp.int32)
-    return super().label(outputs, step, inputs)._replace(label=truth)
+    return super().label(outputs, step, inputs, method)._replace(label=truth)

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 from benchmarks.ablation.oracles import frames_of_variant
+from benchmarks.ablation.predicted import PredictedDepth
 from benchmarks.ablation.report import Run, draw, table
 from benchmarks.ablation.variants import ORACLES, SIZES, SOURCES, VARIANTS, variant_config
 from benchmarks.ablation.world import Frames, render, train_batches, whole_frames
@@ -47,8 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
       f"the folder {workdir} cannot be made ({error.strerror}): name another --workdir"
     ) from error
   jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+  predict = PredictedDepth(options.depth_run) if options.depth_run else None
+  depth = f" depth {predict.digest}" if predict else ""  # runs of other depth are other runs
   runs = [
-    Run(variant, source, seed, workdir / _name(f"{source} {variant} {seed}"))
+    Run(variant, source, seed, workdir / _name(f"{source} {variant}{depth} {seed}"))
     for seed in range(options.seeds)  # seed by seed: an incomplete table is still fair
     for source in dict.fromkeys(options.sources)  # once, if it was named twice
     for variant in dict.fromkeys(options.variants)
@@ -65,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         if run in failed or run.result() is not None:
           continue
         try:
-          make_run(run, config, workdir / "frames")
+          make_run(run, config, workdir / "frames", predict)
         except FAILURES as error:  # the other runs go ahead
           failed[run] = error
   except (Preempted, _Stopped) as stop:
@@ -111,6 +114,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     help="time limit: saves the current run and stops, but not while a step compiles",
   )
   parser.add_argument("--workdir", type=Path, help="folder; default: runs/ablation_SIZE")
+  parser.add_argument(
+    "--depth_run", type=Path, help="folder of benchmarks.ablation.predicted: depth by that network"
+  )
   parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
   add_set_option(parser, "all runs")
   options = parser.parse_args(arguments)
@@ -148,13 +154,14 @@ def _of_other_configurations(configs: Mapping[Run, Any]) -> dict[Run, Exception]
   return found
 
 
-def make_run(run: Run, config: Any, frames: Path) -> None:
+def make_run(run: Run, config: Any, frames: Path, predict: PredictedDepth | None = None) -> None:
   """Trains on frames in memory; evaluates at the end, saves in between and at the end.
 
   Args:
     run: run to make.
     config: configuration of the run.
     frames: folder of rendered frames.
+    predict: as of `frames_of`.
 
   Raises:
     UserError: the folder holds a run of another configuration.
@@ -169,7 +176,7 @@ def make_run(run: Run, config: Any, frames: Path) -> None:
   record_config(folder, config.to_dict())
   source, target, validation = (
     frames_of_variant(run.variant, each, target=place == 1)
-    for place, each in enumerate(frames_of(config, frames))
+    for place, each in enumerate(frames_of(config, frames, predict))
   )
   print(f"\n{folder.name}", flush=True)
   feed = MemoryFeed(
@@ -179,25 +186,38 @@ def make_run(run: Run, config: Any, frames: Path) -> None:
   train(task, folder, feed, NoWriter())
 
 
-def frames_of(config: Any, folder: Path) -> tuple[Frames, Frames, Frames]:
-  """The source's, the target's and the validation frames, from `folder` if they exist there."""
+def frames_of(
+  config: Any, folder: Path, predict: PredictedDepth | None = None
+) -> tuple[Frames, Frames, Frames]:
+  """The source's, the target's and the validation frames, from `folder` if they exist there.
+
+  Args:
+    config: the whole configuration.
+    folder: where rendered frames are kept.
+    predict: network whose predictions take the place of the true depth; None: none.
+  """
 
   def frames(domain: str, split: str) -> Frames:
     data, world = config.data[domain], config.data.street_world
     real = data.dataset == "cityscapes"  # the oracle's source, too
     counts = {"train": world.target_frames if real else world.source_frames}
     counts["val"] = world.validation_frames
-    return render(
+    which = {"seed": world.seed, "gap": world.gap}
+    found = render(
       data.dataset,
       split,
       counts[split],
-      seed=world.seed,
-      gap=world.gap,
       height=data.height,
       width=data.width,
       folder=folder,
       right=split == "train" and "right" in data.views,
+      **which,
     )
+    if predict is None:
+      return found
+    size = (data.height, data.width)
+    depth = predict(data.dataset, split, counts[split], size=size, **which)
+    return found._replace(inverse_depth=depth)
 
   return (
     frames("source", "train"),
