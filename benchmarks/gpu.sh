@@ -67,7 +67,7 @@ run_stage() {
         "$(reference float32 "$large")" "$(reference TF32 "$large" --tf32)" \
         "$(reference autocast "$large" --autocast)" ;;
     transformers) # ours beside Hugging Face's; "$python" has transformers, too
-      beside_pytorch "$python" -m benchmarks.speed.encoders --python "$python" --networks B0 B5 S L \
+      beside_pytorch "$python" -m benchmarks.speed.encoders --python "$python" --networks B0 B5 S L DA-S DA-L \
         --sizes 512 1024 --dtype bfloat16 --rounds "${ROUNDS:-5}" --steps 10 ;;
     recipes) # with crops of their own
       for each in gta2cs_daformer gta2cs_hrda gta2cs_mic gta2cs_vfm_uda; do

@@ -4,7 +4,8 @@ r"""How fast are the transformer encoders, beside Hugging Face's in PyTorch?
     python -m benchmarks.speed.encoders --compile B5 L
 
 Times forward passes, and forward passes with the gradients of all parameters, on random images in
-memory: MiT-B0, MiT-B2 and DINOv2's ViT-S, in turn with `benchmarks/reference/transformers_step.py`,
+memory: MiT-B0, MiT-B2, DINOv2's ViT-S and, forward, Depth Anything V2 Small (on images twice as
+wide as high), in turn with `benchmarks/reference/transformers_step.py`,
 which `--python` runs in an environment of its own with PyTorch and transformers. Vision
 Transformers see the multiple of 14 pixels below each size. `--compile` prints the seconds of
 tracing and compiling instead, of forward pass and gradients.
@@ -24,10 +25,12 @@ import numpy as np
 from benchmarks.options import run_command
 from benchmarks.speed.runners import FAILURES, Reference, device_name, time_in_turn
 from corda_jax.errors import first_line
+from corda_jax.models.depth_anything import depth_anything
 from corda_jax.models.encoders.mix_transformer import mix_transformer
 from corda_jax.models.encoders.vision_transformer import dinov2
 
-NETWORKS = ("B0", "B1", "B2", "B3", "B4", "B5", "S", "B", "L", "g")
+_MITS, _DEPTH = ("B0", "B1", "B2", "B3", "B4", "B5"), ("DA-S", "DA-B", "DA-L")
+NETWORKS = (*_MITS, "S", "B", "L", "g", *_DEPTH)
 _REFERENCE = Path(__file__).parents[1] / "reference" / "transformers_step.py"
 _PATCH = 14
 
@@ -40,33 +43,41 @@ class EncoderStep:
     compile_seconds: seconds of tracing and compiling.
   """
 
-  def __init__(self, name: str, size: str, *, side: int, options: argparse.Namespace, train: bool):
+  def __init__(
+    self, name: str, size: str, *, pixels: tuple[int, int], options: argparse.Namespace, train: bool
+  ):
     """Builds and compiles.
 
     Args:
       name: name of its row.
       size: of `NETWORKS`.
-      side: height and width of the images.
+      pixels: height and width of the images.
       options: options of the command.
       train: whether gradients are taken, too.
     """
     self.name = name
     dtype = jnp.dtype(options.dtype)
-    encoder = (mix_transformer if size in NETWORKS[:6] else dinov2)(size).clone(dtype=dtype)
-    if hasattr(encoder, "levels"):  # the last one alone, as transformers gives it
-      encoder = encoder.clone(levels=encoder.levels[-1:])
-    x = jnp.asarray(np.random.RandomState(0).standard_normal((options.batch, side, side, 3)), dtype)
+    shape = (options.batch, *pixels, 3)
+    x = jnp.asarray(np.random.RandomState(0).standard_normal(shape), dtype)
+    if size in _DEPTH:
+      network = depth_anything(size.removeprefix("DA-"))
+      network = network.clone(encoder=network.encoder.clone(dtype=dtype), dtype=dtype)
+      call = {}
+    else:
+      network = (mix_transformer if size in _MITS else dinov2)(size).clone(dtype=dtype)
+      if hasattr(network, "levels"):  # the last one alone, as transformers gives it
+        network = network.clone(levels=network.levels[-1:])
+      call = {"train": train, "method": "features"}
 
     def features(params, x):
-      return encoder.apply({"params": params}, x, train=train, method="features")
+      found = network.apply({"params": params}, x, **call)
+      return found if isinstance(found, list) else [found]
 
     def loss(params, x):
       return sum(f.astype(jnp.float32).mean() for f in features(params, x))
 
     function = jax.value_and_grad(loss) if train else features
-    params = jax.jit(
-      lambda: encoder.init(jax.random.key(0), x[:1], train=False, method="features")["params"]
-    )()
+    params = jax.jit(lambda: network.init(jax.random.key(0), x[:1], **call)["params"])()
     started = time.perf_counter()
     self._compiled = jax.jit(function).lower(params, x).compile()
     self.compile_seconds = time.perf_counter() - started
@@ -84,7 +95,7 @@ class EncoderStep:
 def main(arguments: list[str] | None = None) -> None:
   """Times and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--networks", nargs="+", default=["B0", "B2", "S"], choices=NETWORKS)
+  parser.add_argument("--networks", nargs="+", default=["B0", "B2", "S", "DA-S"], choices=NETWORKS)
   parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512], help="sides of images")
   parser.add_argument("--batch", type=int, default=2)
   parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -106,21 +117,20 @@ def main(arguments: list[str] | None = None) -> None:
   print(*head, sep="\n", flush=True)
   for size in options.networks:
     for side in options.sizes:
-      for train in (False, True):
+      for train in (False,) if size in _DEPTH else (False, True):
         print(row(size, side, options, train), flush=True)
 
 
 def row(size: str, side: int, options: argparse.Namespace, train: bool) -> str:
   """Times one network at one size, and gives its row."""
-  if size not in NETWORKS[:6]:
-    side = side // _PATCH * _PATCH
+  height, width = pixels = _pixels(size, side)
   name, kind = _title(size), "gradients" if train else "forward"
   with contextlib.ExitStack() as stack:
-    runners: list[Any] = [EncoderStep("ours", size, side=side, options=options, train=train)]
+    runners: list[Any] = [EncoderStep("ours", size, pixels=pixels, options=options, train=train)]
     if options.python:
       command = (
-        f"{options.python} {_REFERENCE} {size} --side {side} --batch {options.batch} "
-        f"--dtype {options.dtype} {'--train' if train else ''}"
+        f"{options.python} {_REFERENCE} {size} --height {height} --width {width} "
+        f"--batch {options.batch} --dtype {options.dtype} {'--train' if train else ''}"
       )
       runners.append(stack.enter_context(Reference("transformers", command)))
     seconds, failed = time_in_turn(runners, rounds=options.rounds, steps=options.steps)
@@ -136,7 +146,7 @@ def row(size: str, side: int, options: argparse.Namespace, train: bool) -> str:
     statistics.median(seconds["transformers"]) / statistics.median(seconds["ours"]) if both else 0
   )
   return (
-    f"| {name} | {side}x{side} | {kind} | {cell('transformers')} | {cell('ours')} | "
+    f"| {name} | {width}x{height} | {kind} | {cell('transformers')} | {cell('ours')} | "
     f"{f'{ratio:.2f}' if both else ''} |"
   )
 
@@ -146,19 +156,29 @@ def compile_table(options: argparse.Namespace) -> str:
   lines = ["| network | blocks | compilation, s |", "|---|---|---|"]
   for size in options.compile:
     try:
-      side = options.sizes[0] if size in NETWORKS[:6] else options.sizes[0] // _PATCH * _PATCH
-      step = EncoderStep(size, size, side=side, options=options, train=True)
+      pixels = _pixels(size, options.sizes[0])
+      step = EncoderStep(size, size, pixels=pixels, options=options, train=True)
     except FAILURES as error:
       lines.append(f"| {_title(size)} | | {first_line(error)} |")
       continue
-    mit = size in NETWORKS[:6]
-    blocks = sum(mix_transformer(size).depths) if mit else dinov2(size).depth
+    vision = size.removeprefix("DA-")
+    blocks = sum(mix_transformer(size).depths) if size in _MITS else dinov2(vision).depth
     lines.append(f"| {_title(size)} | {blocks} | {step.compile_seconds:.1f} |")
   return "\n".join(lines)
 
 
+def _pixels(size: str, side: int) -> tuple[int, int]:
+  """Height and width of the images, of whole patches where the network has such."""
+  if size in _MITS:
+    return side, side
+  height = side // _PATCH * _PATCH
+  return height, (2 if size in _DEPTH else 1) * height
+
+
 def _title(size: str) -> str:
-  return f"MiT-{size}" if size in NETWORKS[:6] else f"ViT-{size} of DINOv2"
+  if size in _DEPTH:
+    return f"Depth Anything V2 {size.removeprefix('DA-')}"
+  return f"MiT-{size}" if size in _MITS else f"ViT-{size} of DINOv2"
 
 
 if __name__ == "__main__":
