@@ -96,7 +96,7 @@ def without_depth(config: ml_collections.ConfigDict) -> None:
 
 
 def depth_as_input(config: ml_collections.ConfigDict, encoder: Any, **values: Any) -> None:
-  """Has the network see the depth, by a second encoder, in place.
+  """Adds depth as an input of the network, in place.
 
   Args:
     config: configuration whose data sets have depth files, also in validation.

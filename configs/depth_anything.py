@@ -4,9 +4,9 @@
       --config.initial_weights=weights/depth_anything_v2_vits.pth \
       --config.label_depth.folder=data/CityScapes_depth
 
-Reads leftImg8bit of Cityscapes, and its disparity to align with. `:B` or `:L` after the file name
-selects another size, `:S,v1` the first version, `:S,metric` a network of metres outdoors. Not run
-here with published weights, nor on the real data.
+Reads leftImg8bit of Cityscapes, and its disparity and camera to align with. `:B` or `:L` after the
+file name selects another size, `:S,v1` the first version, `:S,metric` a network of metres outdoors.
+Not run here with published weights, nor on the real data.
 """
 
 import ml_collections

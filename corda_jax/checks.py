@@ -64,11 +64,14 @@ def check_adaptation(config: Any, step: AdaptationStep, classes: ClassList) -> N
         f"terms.{name}.hidden is 'patches', but model.encoder is no Vision Transformer: set it to "
         "'blocks'"
       )
-  for domain in ("source", "target") if sees_depth(step.model) else ():
-    if config.data[domain].depth == "none":
-      raise UserError(
-        f"data.{domain}.depth is 'none', but the network sees depth: name a kind of depth files"
-      )
+  readers = {"the network sees": sees_depth(step.model)}
+  readers["mixing.depth_filter reads"] = step.mixing.depth_filter.kind != "none"
+  for reader in [name for name, reads in readers.items() if reads]:
+    for domain in ("source", "target"):
+      if config.data[domain].depth == "none":
+        raise UserError(
+          f"data.{domain}.depth is 'none', but {reader} depth: name a kind of depth files"
+        )
   target = config.data.target
   if target.dataset == "folder" and not target.folder.validation.images:
     raise UserError(

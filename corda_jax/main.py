@@ -101,7 +101,8 @@ def main(command: Command) -> None:
     sys.exit(
       f"error: not enough memory ({reason}): lower data.batch_size, the crop or "
       "data.evaluation_batch_size, or set compute.rematerialize=True; for --mode=prepare, lower "
-      "data.prepare_processes; for --mode=predict, prediction.batch_size or the tiles "
+      "data.prepare_processes; for --mode=predict, prediction.batch_size or the tiles; for "
+      "Depth Anything, label_depth.batch_size or label_depth.input_size "
       "(docs/scaling.md)"
     )
   except KeyboardInterrupt:

@@ -17,13 +17,11 @@ from PIL import Image
 
 from corda_jax.atomic_io import atomic_write
 from corda_jax.configuration import flatten
+from corda_jax.depth.encodings import COMPUTED, MANIFEST
 from corda_jax.errors import UserError
 from data_pipelines.archives import DataFiles
 from data_pipelines.datasets.builders import BUILDERS
 from data_pipelines.patterns import Pattern
-
-MANIFEST = "disparity/network_depth.json"  # below the output folder
-_KEPT = "computed"  # the field of the manifest for what `DepthFiles.kept` computed
 
 
 class DepthFiles:
@@ -94,7 +92,7 @@ class DepthFiles:
       raise ValueError(f"values are {values.dtype}{values.shape}, expected uint16 [H, W]")
     if not self._begun:
       if not self._check():
-        text = json.dumps(self._meta | {_KEPT: self._kept}, indent=2) + "\n"
+        text = json.dumps(self._meta | {COMPUTED: self._kept}, indent=2) + "\n"
         with _written(os.path.join(self.folder, MANIFEST)) as partial:
           partial.write_text(text, encoding="utf-8")
       self._begun = True
@@ -140,7 +138,7 @@ class DepthFiles:
         f"{path!r} cannot be read ({reason}): choose another folder, or delete the files there"
       ) from error
     found = found if isinstance(found, dict) else {}
-    self._kept = found.pop(_KEPT, None) or {}
+    self._kept = found.pop(COMPUTED, None) or {}
     there, now = flatten(found), flatten(self._meta)
     differing = [
       f"{key} ({there.get(key)!r} there, {now.get(key)!r} now)"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from corda_jax.depth.inverse_depth import NO_DEPTH
 from corda_jax.errors import UserError
 from corda_jax.labels import ClassList
 from data_pipelines.datasets.builders import make_builder
@@ -83,13 +84,22 @@ class RawFrames:
     """Inverse depth of a frame's depth file at working resolution, float32 [H, W]; 1: none.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: it cannot be read, and `bad_frames` is "stop".
     """
     frame = dataclasses.replace(self._frames[name], label=None)
     try:
       return load_frame(frame, self._recipe)[2]
     except BadFrameError as error:
-      raise UserError(f"bad frame: {error}; fix it, or leave the frame out") from error
+      self._report(error)
+      return np.full(self._recipe.size, NO_DEPTH, np.float32)
+
+  def _report(self, error: BadFrameError) -> None:
+    """Raises an error of a file, or logs it where such files are left out."""
+    if not self._skip:
+      raise UserError(
+        f'bad frame: {error}; fix it, or leave such frames out with data.bad_frames="skip"'
+      ) from error
+    logging.warning("left out: %s", error)
 
   def _read(self, read: Callable[[str], RawFrame], names: Iterable[str]) -> Iterator[RawFrame]:
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -99,11 +109,7 @@ class RawFrames:
         try:
           yield waiting.popleft().result()
         except BadFrameError as error:
-          if not self._skip:
-            raise UserError(
-              f'bad frame: {error}; fix it, or leave such frames out with data.bad_frames="skip"'
-            ) from error
-          logging.warning("left out: %s", error)
+          self._report(error)
 
     with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
       try:

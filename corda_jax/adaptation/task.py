@@ -148,13 +148,14 @@ class AdaptationTask(Task):
     seen = sees_depth(self.model)
     measured = self.has_depth_heads and self.config.data.target.depth != "none"
     contents = ("image", "label", *("inverse_depth",) * (measured or seen))
-    needs = [Need("target", "validation", contents)]
+    needs = [Need("target", "validation", contents, measured=seen)]
     if mode == "evaluate":
       return needs
     trained = []
     for domain in self.domains:
       files = self.has_depth_heads and "files" in self.step.depth_from(domain)
-      contents = ("image", "label", *("inverse_depth",) * (files or seen))
+      filtered = self.step.mixing.depth_filter.kind != "none"
+      contents = ("image", "label", *("inverse_depth",) * (files or seen or filtered))
       trained.append(Need(domain, self.config.data[domain].splits[0], contents))
     return trained + needs
 

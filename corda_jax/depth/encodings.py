@@ -3,13 +3,15 @@
 import numpy as np
 from jaxtyping import Float, UInt16
 
-_LARGEST = 65535  # of a 16-bit file
+MANIFEST = "disparity/network_depth.json"  # beside the files, below their folder
+COMPUTED = "computed"  # its field for what is computed once, of the data set
+LARGEST = 65535  # of a 16-bit file
 
 
 def to_disparity(inverse_depth: Float[np.ndarray, "*pixels"]) -> UInt16[np.ndarray, "*pixels"]:
   """The values of a disparity file: x = 256 (Y - 1), rounded and clipped to 0..65535."""
   values = np.rint((np.asarray(inverse_depth, np.float64) - 1) * 256)
-  return np.clip(values, 0, _LARGEST).astype(np.uint16)
+  return np.clip(values, 0, LARGEST).astype(np.uint16)
 
 
 def from_sigmoid(sigmoid: Float[np.ndarray, "*pixels"]) -> UInt16[np.ndarray, "*pixels"]:
@@ -29,4 +31,4 @@ def from_sigmoid(sigmoid: Float[np.ndarray, "*pixels"]) -> UInt16[np.ndarray, "*
     raise ValueError(
       f"got sigmoid outputs in {sigmoid.min()}..{sigmoid.max()}, expected numbers in 0..1"
     )
-  return np.rint(sigmoid * _LARGEST).astype(np.uint16)
+  return np.rint(sigmoid * LARGEST).astype(np.uint16)

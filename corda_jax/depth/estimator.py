@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from corda_jax.depth.camera import disparity_to_depth
+from corda_jax.depth.encodings import COMPUTED, LARGEST, MANIFEST
 from corda_jax.depth.evaluate import predict_disparity
-from corda_jax.depth.foundation import predict_size, sha256
+from corda_jax.depth.foundation import file_inverse_depth, predict_size, sha256
 from corda_jax.depth.inverse_depth import from_metres
 from corda_jax.depth.task import DepthTask
 from corda_jax.errors import UserError
@@ -18,10 +19,9 @@ from corda_jax.models.build import build_common, build_network
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.pretrained.depth_anything_weights import read_depth_anything
 from corda_jax.pretrained.depth_weights import weights_digest
+from corda_jax.resize import resize_centered
 from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import read_config, read_json
-
-MANIFEST = "disparity/network_depth.json"  # below the folder of the files
 
 
 class DepthEstimator(NamedTuple):
@@ -70,19 +70,21 @@ def _depth_anything(manifest: Mapping[str, Any], weights: Path) -> DepthEstimato
       f"{weights} is not the file that made the depth files, {manifest['weights']}: set "
       "prediction.depth_weights to that"
     )
-  params, _ = read_depth_anything(weights, network)
-  encoding, scale = manifest["encoding"], manifest["computed"]["scale"]
+  if manifest.get("fit") == "frame":
+    raise UserError(
+      "the depth files were aligned frame by frame, which an image without known depth cannot be: "
+      "label the data set with label_depth.fit='dataset', and train with these files"
+    )
+  params, text = read_depth_anything(weights, network)
+  print(text)
+  encoding, scale = manifest["encoding"], manifest[COMPUTED]["scale"]
 
   def inverse_depth(params, images):
     size = images.shape[1:3]
     found = predict_size(
       network, normalization, params, images, smallest=manifest["input_size"], size=size
     )
-    if encoding == "metric":
-      return _through_file(from_metres(found))
-    if encoding == "raw":
-      return _through_file(found / scale["largest"] * (65535 / 256) + 1)
-    return _through_file(scale["factor"] * found + scale["offset"])
+    return _through_file(file_inverse_depth(found, encoding, scale))
 
   return DepthEstimator(params, inverse_depth)
 
@@ -100,10 +102,17 @@ def _self_supervised(manifest: Mapping[str, Any], weights: Path) -> DepthEstimat
     )
   limits = {name: config.depth[name] for name in ("min_depth", "max_depth")}
 
+  rows = manifest["size"][0]
+
   def inverse_depth(variables, images):
+    height, width = images.shape[1:3]
+    if height != rows:  # what a network takes for near depends on the size of things in pixels
+      size = (rows, round(width * rows / height))
+      images = jnp.rint(resize_centered(images.astype(jnp.float32), size)).astype(jnp.uint8)
     disparity = predict_disparity(task, variables, images)
+    disparity = resize_centered(disparity[..., None], (height, width))[..., 0]
     if manifest["encoding"] == "sigmoid":
-      return _through_file(disparity * (65535 / 256) + 1)
+      return _through_file(disparity * (LARGEST / 256) + 1)
     metres = disparity_to_depth(disparity, **limits) * manifest["metres_per_unit"]
     return _through_file(from_metres(metres))
 
@@ -113,4 +122,4 @@ def _self_supervised(manifest: Mapping[str, Any], weights: Path) -> DepthEstimat
 
 def _through_file(inverse_depth: jax.Array) -> jax.Array:
   """What a 16-bit file would hold of inverse depth: multiples of 1 / 256 in 1..257."""
-  return jnp.clip(jnp.rint((inverse_depth - 1) * 256), 0, 65535) / 256 + 1
+  return jnp.clip(jnp.rint((inverse_depth - 1) * 256), 0, LARGEST) / 256 + 1

@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +17,7 @@ from jax.sharding import Mesh
 
 from corda_jax.configuration import check_at_least, check_one_of
 from corda_jax.depth.alignment import Affine, fit_affine
-from corda_jax.depth.encodings import to_disparity
+from corda_jax.depth.encodings import LARGEST, to_disparity
 from corda_jax.depth.inverse_depth import NO_DEPTH, from_metres
 from corda_jax.depth.label import only_writer_of, print_hint, write_missing
 from corda_jax.errors import UserError
@@ -25,12 +27,13 @@ from corda_jax.models.normalization import Normalization
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.pretrained.depth_anything_weights import read_depth_anything
 from corda_jax.resize import resize_aligned, resize_cubic
+from corda_jax.training.processes import first_process_first
 from corda_jax.training.sharding import batch_sharded, make_mesh, put_batch, replicated
 from corda_jax.training.task import Need, build_sections
 
 _LARGEST_QUANTILE = 0.999  # of relative inverse depth, which "raw" files hold as 65535
 _FIT_PIXELS = 4_000  # of each frame that an affine map is fitted to
-_LEAST_FIT_PIXELS = 100  # known ones of a frame, for a fit of its own
+_LEAST_FIT_PIXELS = 100  # known pixels required for a per-frame fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,8 @@ class LabelDepthAnything:
       affine map is fitted by the metric depth of `data.target.depth`; "raw": relative inverse
       depth, 65535 at a high quantile of the data set. "metric": Y of a metric network.
     fit: "dataset", one affine map for all frames, or "frame", one for each that has known depth.
-    fit_frames: number of frames, spread over the data set, that the map or the quantile is of.
+    fit_frames: number of frames of the first split, spread over it, used to fit the map or the
+      quantile.
     input_size: least pixels of either side of the network's input. Released: 518.
     batch_size: frames that are predicted at once, a multiple of a process's devices.
   """
@@ -62,6 +66,8 @@ class LabelDepthAnything:
   def __post_init__(self):
     check_one_of(self, encoding=("aligned", "raw", "metric"), fit=("dataset", "frame"))
     check_at_least(self, fit_frames=1, input_size=1, batch_size=1)
+    if not self.splits:
+      raise ValueError("splits is empty, expected names, such as ('train',)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +154,7 @@ class DepthAnythingTask:
     )
 
   def meta(self) -> dict[str, Any]:
-    """What the files are of: all that decides their contents."""
+    """What determines the files' contents, but for the frames and their scale."""
     options, path = self.options, Path(self.config.initial_weights)
     meta = {
       "model": self.config.model.to_dict(),
@@ -157,9 +163,12 @@ class DepthAnythingTask:
       "input_size": options.input_size,
       "encoding": options.encoding,
       "size": list(self.size),
+      "matmul_precision": self.config.compute.matmul_precision,
     }
     if options.encoding == "aligned":
-      meta |= {"fit": options.fit, "aligned_with": self.config.data.target.depth}
+      target = self.config.data.target
+      known = {"kind": target.depth, "depth_root": target.depth_root}
+      meta |= {"fit": options.fit, "aligned_with": known}
     return meta
 
 
@@ -172,7 +181,7 @@ def predict_size(
   smallest: int,
   size: tuple[int, int],
 ) -> jax.Array:
-  """Predictions for images, seen as released.
+  """Predictions for images, preprocessed as in the release.
 
   Args:
     network: the network.
@@ -183,11 +192,26 @@ def predict_size(
     size: (H', W') of the result.
 
   Returns:
-    [B, H', W'], of the unit of `DepthAnything`.
+    [B, H', W'], in the units of `DepthAnything`.
   """
   x = normalization.normalize(images, jnp.float32)
   x = resize_cubic(x, input_size(x.shape[1:3], smallest, network.encoder.patch))
   return resize_aligned(network.apply({"params": params}, x)[..., None], size)[..., 0]
+
+
+def file_inverse_depth(values: Any, encoding: str, scale: Mapping[str, float]) -> Any:
+  """The inverse depth Y that a file holds of predictions, before it is rounded and clipped.
+
+  Args:
+    values: predictions; an array of NumPy or of JAX.
+    encoding: as of `LabelDepthAnything`.
+    scale: "factor" and "offset" of "aligned", "largest" of "raw".
+  """
+  if encoding == "metric":
+    return from_metres(values)
+  if encoding == "raw":
+    return values / scale["largest"] * (LARGEST / 256) + 1
+  return Affine(**scale)(values)
 
 
 def sha256(path: Path) -> str:
@@ -197,7 +221,7 @@ def sha256(path: Path) -> str:
 
 
 def label_depth_anything(task: DepthAnythingTask, feed: Any) -> None:
-  """Writes the depth files of a data set; goes on where it was stopped.
+  """Writes the depth files of a data set; resumes an interrupted job.
 
   Args:
     task: the network and what is written.
@@ -210,8 +234,12 @@ def label_depth_anything(task: DepthAnythingTask, feed: Any) -> None:
   options, target = task.options, task.config.data.target
   params, text = read_depth_anything(task.config.initial_weights, task.network)
   print(text)
-  files = feed.depth_files("target", options.folder, task.meta())
-  frames = {s: feed.raw_frames(Need("target", s, ("image",))) for s in options.splits}
+  with first_process_first("find the frames"):  # the street world may have to be rendered
+    frames = {s: feed.raw_frames(Need("target", s, ("image",))) for s in options.splits}
+  names = {split: found.names for split, found in frames.items()}
+  # Two data sets do not share a scale.
+  of_set = {"frames": zlib.crc32("\n".join(itertools.chain(*names.values())).encode())}
+  files = feed.depth_files("target", options.folder, task.meta() | of_set)
   predict = functools.partial(_predicted, task, jax.device_put(params, replicated(task.mesh)))
 
   def known_depth(split, name):
@@ -228,18 +256,14 @@ def label_depth_anything(task: DepthAnythingTask, feed: Any) -> None:
       return predict(frames[split].images(share))
 
     def encode(split, name, values):
-      if options.encoding == "raw":
-        return np.rint(np.clip(values / scale["largest"], 0, 1) * 65535).astype(np.uint16)
-      if options.encoding == "metric":
-        return to_disparity(from_metres(values))
-      affine = Affine(scale["factor"], scale["offset"])
-      if options.fit == "frame":
+      own = scale
+      if options.encoding == "aligned" and options.fit == "frame":
         depth, known = known_depth(split, name)
         if known.sum() >= _LEAST_FIT_PIXELS and np.ptp(values[known]) > 0:
           affine = fit_affine(values[known], depth[known])
-      return to_disparity(affine(values))
+          own = affine._asdict() if affine.factor > 0 else scale
+      return to_disparity(file_inverse_depth(values.astype(np.float64), options.encoding, own))
 
-    names = {split: found.names for split, found in frames.items()}
     write_missing(files, names, mine, encode)
   print_hint(files, target)
 
@@ -268,6 +292,8 @@ def _scale(
     places = random.permutation(places)[:_FIT_PIXELS]
     values.append(found.reshape(-1)[places].astype(np.float64))
     depths.append(depth.reshape(-1)[places].astype(np.float64))
+  if not values:
+    raise UserError(f"none of {len(chosen)} frames of {split} can be read")
   values, depths = np.concatenate(values), np.concatenate(depths)
   if options.encoding == "raw":
     largest = float(np.quantile(values, _LARGEST_QUANTILE)) if len(values) else 0.0

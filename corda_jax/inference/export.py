@@ -138,7 +138,7 @@ def named(variables: Any) -> dict[str, Any]:
 
 
 def flat_variables(variables: Any) -> dict[str, np.ndarray]:
-  """The same as arrays that NumPy files support."""
+  """Parameters and batch statistics by name, as arrays that NumPy files support."""
   return {name: np.asarray(x, _numpy_type(x.dtype)) for name, x in named(variables).items()}
 
 

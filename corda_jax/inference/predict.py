@@ -11,6 +11,7 @@ import numpy as np
 from corda_jax import labels
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.console import progress_bar
+from corda_jax.depth.encodings import MANIFEST
 from corda_jax.errors import UserError
 from corda_jax.images import Picture
 from corda_jax.inference import media as files
@@ -21,7 +22,7 @@ from corda_jax.inference.video import Video, VideoWriter
 from corda_jax.locks import only_writer
 from corda_jax.training.journal import Journal
 from corda_jax.training.restore import restore_state
-from corda_jax.training.run_files import write_json
+from corda_jax.training.run_files import read_json, write_json
 
 _THREADS = 4  # for reading images and writing maps: compressing takes longer than predicting
 _MOST_PIXELS = 100_000_000  # of an image as predicted, without the memory of views and scores
@@ -99,6 +100,7 @@ class _Prediction:
         "scales": list(evaluation.scales),
         "resize_via_input": evaluation.resize_via_input,
         "windows": [list(evaluation.window), list(evaluation.window_stride)],
+        "depth": config.depth_files and read_json(Path(config.depth_files) / MANIFEST),
         "colors": [list(color) for color in task.classes.colors],
       },
     )

@@ -33,7 +33,8 @@ class Predictor:
     self._mesh, self._config = task.mesh, task.config
     self._stride = task.stride
     network = network_variables(state, self._config.evaluation.network)
-    self.variables, read = with_depth_network(task, network)
+    variables, read = with_depth_network(task, network)
+    self.variables = jax.device_put(variables, replicated(task.mesh))
     model = task.model
     wide = accumulation_dtype(jnp.dtype(self._config.model.param_dtype))
     sizing = {"method": model.resize_outputs}

@@ -100,7 +100,7 @@ class DepthAnything(nn.Module):
     width: channels of the decoder.
     level_widths: channels of its four levels.
     max_depth: metres of the farthest depth of a metric network (released: 80 outdoors, 20 indoors);
-      0: a relative network, which predicts inverse depth but for a factor and an offset.
+      0: a relative network, which predicts inverse depth up to scale and shift.
     dtype: dtype of the computation.
     param_dtype: dtype of the parameters.
   """
@@ -136,8 +136,8 @@ class DepthAnything(nn.Module):
       x: normalised images; H and W are multiples of the encoder's patch.
 
     Returns:
-      [B, H, W], at least float32. A relative network: inverse depth but for a factor and an offset
-      that images of one camera nearly share, 0 or more, larger is nearer. A metric one: metres, 0
+      [B, H, W], at least float32. A relative network: inverse depth up to scale and shift,
+      which images of one camera nearly share; 0 or more, larger is nearer. A metric one: metres, 0
       to `max_depth`.
 
     Raises:

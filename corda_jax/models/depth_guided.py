@@ -27,7 +27,8 @@ class DepthGuided(Corda):
 
   Images have a fourth channel, that of `with_depth`. In training, complementary dropout hides the
   features of the image in some blocks, and those of the depth in all others, on all levels alike,
-  so that each has to do without the other; elsewhere nothing is hidden.
+  so that each has to do without the other; elsewhere nothing is hidden. This holds for every pass
+  of the student, and never for the teacher.
 
   Attributes:
     depth_encoder: sees the depth; its levels have the strides of those of `encoder`.
@@ -54,6 +55,15 @@ class DepthGuided(Corda):
       raise ValueError(
         f"depth_encoder has levels of the strides {self.depth_encoder.level_strides}, expected "
         f"those of the image's encoder, {self.encoder.level_strides}"
+      )
+    if getattr(self.depth_encoder, "image_scale", 1) != getattr(self.encoder, "image_scale", 1):
+      raise ValueError(
+        f"depth_encoder.image_scale is {getattr(self.depth_encoder, 'image_scale', 1)}, expected "
+        f"that of the image's encoder, {getattr(self.encoder, 'image_scale', 1)}"
+      )
+    if not getattr(self.depth_encoder, "trainable_affine", True):
+      raise ValueError(
+        "depth_encoder.trainable_affine is False, but nothing of it is pretrained: set it to True"
       )
     super().__post_init__()
 

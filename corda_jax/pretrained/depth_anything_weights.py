@@ -37,8 +37,9 @@ def read_depth_anything(path: str | Path, network: DepthAnything) -> tuple[dict[
   Raises:
     UserError: the file cannot be read, or is not of this network.
   """
+  tree = read_weights_file(Path(path))
   try:
-    tensors = find_state_dicts(read_weights_file(Path(path))).student
+    tensors = find_state_dicts(tree).student
     params, report = fit_depth_anything(tensors, network)
   except UserError as error:
     raise UserError(f"{path} is not of this network: {error}") from error

@@ -190,7 +190,7 @@ class AdamW(Polynomial):
 
   Attributes:
     beta2: decay rate of the second moment.
-    decay_encoder_norms: whether the weight decay acts on scales and biases of the encoder's
+    decay_encoder_norms: whether the weight decay acts on scales and biases of the encoders'
       normalisations, too.
     layer_decay: factor of the learning rate from each block of a Vision Transformer to the one
       before, and from the first block to what embeds the image. VFM-UDA++: 0.9.
@@ -207,7 +207,8 @@ class AdamW(Polynomial):
   def group(self, name: str, *, freeze_encoder_affine: bool) -> ParameterGroup:
     """As in the base class."""
     group = super().group(name, freeze_encoder_affine=freeze_encoder_affine)
-    undecayed = not self.decay_encoder_norms and name.startswith("encoder/")
+    of_encoder = name.startswith(("encoder/", "depth_encoder/"))
+    undecayed = not self.decay_encoder_norms and of_encoder
     factor = 0.0 if undecayed and _AFFINE.search(name) else 1.0
     return group._replace(weight_decay_factor=factor)
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from configs.depth_anything import get_config
 from corda_jax.depth.encodings import to_disparity
+from corda_jax.depth.estimator import load_depth_estimator
 from corda_jax.depth.inverse_depth import from_metres
 from corda_jax.errors import UserError
 from corda_jax.models.depth_anything import input_size
@@ -97,6 +98,7 @@ def test_raw_files_hold_the_predictions_over_one_quantile(city):
   for image, file in pairs:
     expected = np.rint(np.clip(maps[image] / largest, 0, 1) * 65535)
     assert np.abs(read_depth_png(str(file)).astype(int) - expected).max() <= 1
+  assert_estimated(city / "city", city / "files")
   assert manifest["input_size"] == 28
   assert manifest["size"] == [24, 40]
   assert len(manifest["sha256"]) == 64
@@ -113,6 +115,8 @@ def test_a_stopped_job_goes_on_and_files_do_not_mix(city):
   refused(
     arguments(city, label_depth__encoding="raw", label_depth__input_size=42), "input_size", 28, 42
   )
+  # Another data set would not have this scale.
+  refused(arguments(city, label_depth__encoding="raw", label_depth__splits="('train',)"), "frames")
 
 
 def align(city, folder, known, **fields):
@@ -156,6 +160,33 @@ def test_aligned_files_have_the_scale_of_known_depth(city, tmp_path, fit):
     # The map for all is that of the second of three training frames.
     offset = 11 if fit == "dataset" else 10 + number
     np.testing.assert_allclose(read(file), 20 * found + offset, atol=0.03)
+  if fit == "dataset":
+    assert_estimated(city / "city", tmp_path / "files")
+  else:
+    with pytest.raises(UserError, match="fit='dataset'"):
+      load_depth_estimator(str(tmp_path / "files"), str(FILE))
+
+
+def test_a_frame_whose_known_depth_is_reversed_gets_the_map_of_all(city, tmp_path):
+  def known(number, found):
+    return (20 if number != 1 else -20) * found + 100
+
+  files, _ = align(city, tmp_path, known, label_depth__fit="frame")
+  for file, found, _ in files:
+    np.testing.assert_allclose(read(file), 20 * found + 100, atol=0.03)
+
+
+def assert_estimated(folder_of_city, files):
+  """Images get the depth of their files: of both, the corner pixels are those of the network."""
+  images = {image.name: image for image in folder_of_city.rglob("leftImg8bit/*/*/*.png")}
+  estimator = load_depth_estimator(str(files), str(FILE))
+  found = sorted(files.rglob("*.png"))
+  assert found
+  for file in found:
+    pixels = np.asarray(read_rgb(str(images[file.name])))[None]
+    depth = np.asarray(estimator.inverse_depth(estimator.variables, pixels))[0]
+    corners = np.ix_((0, -1), (0, -1))
+    np.testing.assert_allclose(depth[corners], read(file)[corners], atol=1 / 256 + 1e-5)
 
 
 def test_what_falls_where_inverse_depth_rises_is_refused(city, tmp_path):
@@ -184,6 +215,7 @@ def test_a_metric_network_writes_metres(city, tmp_path):
       np.testing.assert_allclose(
         read(own), from_metres(predicted(image, network).astype(float)), atol=0.01
       )
+  assert_estimated(city / "city", tmp_path / "files")
 
 
 def test_images_of_several_sizes_and_bad_ones(tmp_path, random):
@@ -204,6 +236,8 @@ def test_images_of_several_sizes_and_bad_ones(tmp_path, random):
     "label_depth__encoding": "raw",
   }
   refused(arguments(tmp_path, **fields), "broken.png", "data.bad_frames")
+  alone = {"data__target__folder__train__images": "images/br{name}.png", "data__bad_frames": "skip"}
+  refused(arguments(tmp_path, **fields | alone), "none of 1 frames of train")
   run(arguments(tmp_path, **fields, data__bad_frames="skip"))
   files = sorted((tmp_path / "files").rglob("*.png"))
   assert [file.stem for file in files] == ["a", "b", "c"]
@@ -221,6 +255,7 @@ def test_values_that_cannot_work_are_named(tmp_path):
   refused(arguments(tmp_path, label_depth__encoding="metric"), "max_depth", "'aligned'")
   refused(arguments(tmp_path, label_depth__encoding="sigmoid"), "label_depth.encoding", "aligned")
   refused(arguments(tmp_path, data__target__depth="none"), "data.target.depth", "'raw'")
+  refused(arguments(tmp_path, label_depth__splits="()"), "label_depth.splits")
   refused(arguments(tmp_path, label_depth__batch_size=3), "label_depth.batch_size", 3, 4)
   refused(
     [*arguments(tmp_path, label_depth__encoding="raw", model__encoder__width=16)],

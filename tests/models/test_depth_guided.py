@@ -14,7 +14,9 @@ from corda_jax.models.decoders.deeplab import DeepLabDecoder
 from corda_jax.models.depth_guided import DepthGuided, with_depth
 from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.resnet import ResNet
+from corda_jax.models.encoders.vision_transformer import VisionTransformer
 from corda_jax.pretrained.names.networks import table_of
+from corda_jax.training.optimizer import AdamW
 from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
 from tests import tiny, tiny_recipes
 
@@ -168,9 +170,41 @@ def test_scores_and_pictures_depend_on_the_depth():
 
 
 def test_data_without_depth_are_refused():
-  config = config_of("gta2cs_mic")
-  with pytest.raises(UserError, match=r"data\.source\.depth is 'none'"):
-    AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
+  filtered = tiny_recipes.get_config("gta2cs_mic", plain=True)
+  filtered.mixing.depth_filter.kind = "released"
+  for config in (config_of("gta2cs_mic"), filtered):
+    with pytest.raises(UserError, match=r"data\.source\.depth is 'none'"):
+      AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
+
+
+def test_one_pass_of_the_student_gives_the_same_numbers(float64):
+  types = {"model.dtype": "float64", "model.param_dtype": "float64", **tiny.PLAIN}
+  losses = []
+  for together in (False, True):
+    config = tiny.get_config(**types, **{"compute.one_student_pass": together})
+    del config.terms.depth_files
+    depth_as_input(config, tiny_recipes.RESNET.clone(dilations=(1, 2)), dropout_block=4)
+    task = AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
+    batch = put_batch(task.mesh, task.batch_inputs(tiny.get_batch()))
+    _, metrics = task.compile_step()(task.initial_state(), batch, replicated_key(task.mesh, 0))
+    losses.append(jax.device_get(metrics))
+  for name, value in losses[0].items():
+    np.testing.assert_allclose(losses[1][name], value, rtol=1e-9, err_msg=name)
+
+
+def test_encoders_that_do_not_go_together_are_refused():
+  with pytest.raises(ValueError, match="trainable_affine"):
+    network(depth_encoder=ENCODER.clone(trainable_affine=False))
+  vision = VisionTransformer(width=8, depth=1, heads=2, levels=(0,), image_scale=1.1)
+  with pytest.raises(ValueError, match=r"image_scale is 1\.0"):
+    DepthGuided(vision, depth_encoder=vision.clone(image_scale=1.0), **PLAIN)
+
+
+def test_norms_of_both_encoders_are_not_decayed():
+  group = AdamW(decay_encoder_norms=False).group
+  for encoder, factor in (("encoder", 0.0), ("depth_encoder", 0.0), ("decoder_S", 1.0)):
+    name = f"{encoder}/stage1_block0/norm1/scale"
+    assert group(name, freeze_encoder_affine=False).weight_decay_factor == factor
 
 
 @pytest.mark.parametrize("depth_encoder", ["resnet", "mit"])

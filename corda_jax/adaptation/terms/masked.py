@@ -33,8 +33,9 @@ class MaskedConsistency(Term):
 
   Attributes:
     weight: weight of the loss.
-    hidden: what is hidden: square "blocks" of the image, by its mean colour after augmentation, or
-      the "patches" of a Vision Transformer, by its mask token.
+    hidden: what is hidden: square "blocks" of the image, by its mean colour after augmentation, and
+      of its depth where the network sees it; or the "patches" of a Vision Transformer, by its mask
+      token.
     block: side of a block, in pixels.
     ratio: share of blocks or patches that are hidden, on average.
     augmentation: of the target, before it is masked.
