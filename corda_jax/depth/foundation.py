@@ -134,7 +134,7 @@ class DepthAnythingTask:
 
   @functools.cached_property
   def predict(self) -> Callable[[Any, jax.Array], jax.Array]:
-    """(parameters, uint8 RGB images of one size) → maps [B, *size], compiled for each size."""
+    """(parameters, uint8 RGB images) → maps [B, H, W] of `size`; compiled for each input size."""
 
     def predict(params, images):
       return predict_size(
