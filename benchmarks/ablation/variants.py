@@ -167,7 +167,7 @@ def variant_config(
     UserError: the settings do not fit.
   """
   config = load_config(base)
-  changes = SIZES[size] | SOURCES[source] | (VARIANTS | ORACLES)[variant] | settings
+  changes = SIZES[size] | SOURCES[source] | (VARIANTS | ORACLES)[variant]
   depth_input = changes.pop(_INPUT, None)
   for name in [name for name, value in changes.items() if value is None or is_dataclass(value)]:
     section, _, part = name.rpartition(".")
@@ -175,12 +175,14 @@ def variant_config(
       del config[section][part]
     else:
       config[section][part] = settings_of(value)
+  apply_settings(config, changes)
   if depth_input is not None:
     encoder = build(config.model.encoder)  # of the image: that of the depth is of the same kind
     if isinstance(encoder, ResNet):
       encoder = encoder.clone(width=encoder.width // 2)
-    depth_as_input(config, encoder, **depth_input)
-  apply_settings(config, changes)
+    with config.unlocked():
+      depth_as_input(config, encoder, **depth_input)
+  apply_settings(config, settings)
   if variant == ORACLE:
     config.data.source = config.data.target.copy_and_resolve_references()
   return config
