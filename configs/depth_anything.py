@@ -40,6 +40,7 @@ def get_config(network: str = "S") -> ml_collections.ConfigDict:
   config.data = settings(Data)
   for name in ("source", "batch_size", "evaluation_batch_size", "crop_height", "crop_width"):
     del config.data[name]
+  del config.data.beam_options  # nothing is prepared
   config.data.target.depth = "official"  # metric depth that files are aligned with
   made = depth_anything(
     size,

@@ -28,7 +28,8 @@ from corda_jax.depth.task import DepthTask
 from corda_jax.pretrained.depth_weights import weights_digest
 from corda_jax.resize import resize_centered
 from corda_jax.training.restore import restore_state
-from corda_jax.training.run_files import record_config
+from corda_jax.training.run_files import check_config, record_config
+from corda_jax.training.sharding import make_mesh
 from corda_jax.training.train_loop import train
 from data_pipelines.street_world.scene import BASELINE
 
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--workdir", type=Path, default=Path("runs/depth_of_all"))
   parser.add_argument("--frames", type=int, default=600, help="training streets of each city")
+  parser.add_argument("--validation_frames", type=int, default=100, help="of each city")
   parser.add_argument("--steps", type=int, default=6_000)
   options = parser.parse_args(arguments)
   jax.config.update("jax_compilation_cache_dir", str(options.workdir.absolute() / "compiled"))
@@ -61,10 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
     return render(layout, split, count, gap=gap, folder=frames, **shared, **more)
 
   every = [of_city(city, "train", options.frames, right=True) for city in cities]
-  task = DepthTask.from_config(config)
+  task = _task(config)
   options.workdir.mkdir(parents=True, exist_ok=True)
+  check_config(options.workdir, config.to_dict())
   record_config(options.workdir, config.to_dict())
-  validation = {city: of_city(city, "val", 100) for city in cities}
+  validation = {city: of_city(city, "val", options.validation_frames) for city in cities}
   feed = MemoryFeed(
     functools.partial(_batches, every, config),
     lambda: whole_frames(validation["real, gap 1.0"], config.data.evaluation_batch_size),
@@ -76,6 +79,11 @@ def main(arguments: list[str] | None = None) -> None:
     batches = functools.partial(whole_frames, found, config.data.evaluation_batch_size)
     result = DepthEvaluator(task).score(state, batches)
     print(f"| {city} | {result['abs_rel']:.3f} | {result['baselines']['rows']['abs_rel']:.3f} |")
+
+
+def _task(config: Any) -> DepthTask:
+  """The network is so small that one device suffices."""
+  return DepthTask.from_config(config, make_mesh(jax.local_devices()[:1]))
 
 
 def _batches(cities: list[Frames], config: Any, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -108,8 +116,7 @@ class PredictedDepth:
   def __init__(self, run: Path):
     """Restores the network."""
     self._run = run
-    config = depth_street_world.get_config("stereo")
-    self._task = DepthTask.from_config(config)
+    self._task = _task(depth_street_world.get_config("stereo"))
     self._state = restore_state(self._task, run)
     self.digest = weights_digest(self._state)
 

@@ -65,7 +65,13 @@ class DepthFilter:
     check_within(self, **dict.fromkeys(shares, (0, 1)))
 
   def keep(
-    self, mask: Bool[Array, "b h w"], source: Domain, target: Domain, *, num_classes: int
+    self,
+    mask: Bool[Array, "b h w"],
+    source: Domain,
+    target: Domain,
+    *,
+    num_classes: int,
+    step: Integer[Array, ""],
   ) -> Bool[Array, "b h w"]:
     """The pixels that are still pasted.
 
@@ -74,6 +80,7 @@ class DepthFilter:
       source: its labels and depth.
       target: the teacher's labels and its depth.
       num_classes: semantic classes.
+      step: number of the step.
     """
     if self.kind == "none":
       return mask
@@ -89,7 +96,8 @@ class DepthFilter:
       num_classes,
     )
     kept = jnp.pad(kept, ((0, 0), (0, 1)), constant_values=True)
-    return mask & jax.vmap(lambda kept, label: kept[label])(kept, of_source)
+    kept = jax.vmap(lambda kept, label: kept[label])(kept, of_source)
+    return mask & (kept | (step < self.start_step))
 
 
 def _released(

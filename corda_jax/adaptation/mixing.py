@@ -93,11 +93,13 @@ class Mixing:
     """
     mask = draws["mix_mask"]
     with jax.named_scope("mixed"):
-      if self.depth_filter.kind != "none":
-        source = Domain(inputs["source_label"], inputs["source_inverse_depth"])
-        target = Domain(taught.label, inputs["target_inverse_depth"])
-        kept = self.depth_filter.keep(mask, source, target, num_classes=num_classes)
-        mask = jnp.where(step < self.depth_filter.start_step, mask, kept)
+      mask = self.depth_filter.keep(
+        mask,
+        Domain(inputs["source_label"], inputs["source_inverse_depth"]),
+        Domain(taught.label, inputs["target_inverse_depth"]),
+        num_classes=num_classes,
+        step=step,
+      )
       image = class_mix.mix(mask, inputs["source_image"], inputs["target_image"])
       label = class_mix.mix(mask, inputs["source_label"].astype(jnp.int32), taught.label)
       depths = (inputs[f"{domain}_inverse_depth"] for domain in ("source", "target"))

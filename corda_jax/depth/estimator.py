@@ -101,7 +101,6 @@ def _self_supervised(manifest: Mapping[str, Any], weights: Path) -> DepthEstimat
       f"files, of step {manifest['step']}: set prediction.depth_weights to that run"
     )
   limits = {name: config.depth[name] for name in ("min_depth", "max_depth")}
-
   rows = manifest["size"][0]
 
   def inverse_depth(variables, images):

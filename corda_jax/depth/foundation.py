@@ -53,8 +53,6 @@ class LabelDepthAnything:
     batch_size: frames that are predicted at once, a multiple of a process's devices.
   """
 
-  free: ClassVar[bool] = True
-
   folder: str = ""
   splits: tuple[str, ...] = ("train", "validation")
   encoding: str = "aligned"

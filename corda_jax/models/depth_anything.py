@@ -33,7 +33,7 @@ _HEAD_WIDTH = 32  # channels before the prediction
 
 
 class DptDecoder(nn.Module):
-  """From four levels of one size to a map, by way of four sizes; see `DepthAnything` for fields.
+  """From four levels of one size to a map, by way of four sizes.
 
   Attributes:
     width: channels.

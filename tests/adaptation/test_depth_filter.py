@@ -28,7 +28,9 @@ def halves(upper, lower):
 
 def kept(options, source, target, drawn):
   mask = jnp.isin(source.label, jnp.asarray(drawn, jnp.int32))
-  found = jax.jit(lambda m, s, t: options.keep(m, s, t, num_classes=CLASSES))(mask, source, target)
+  step = jnp.zeros((), jnp.int32)
+  keep = jax.jit(lambda m, s, t: options.keep(m, s, t, num_classes=CLASSES, step=step))
+  found = keep(mask, source, target)
   assert not (np.asarray(found) & ~np.asarray(mask)).any()
   return set(np.unique(np.asarray(source.label)[np.asarray(found)]).tolist())
 
