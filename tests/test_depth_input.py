@@ -1,13 +1,18 @@
 """A network that sees depth, by the command: trained, evaluated, and given nothing but an image."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
+from corda_jax import command_line, main
+from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.inference.bundle import read_bundle
-from tests.command import arguments, refused, run
+from corda_jax.inference.depth_input import with_depth_network
+from tests.command import ROOT, arguments, refused, run
 from tests.depth.test_foundation import FILE
 from tests.depth.test_foundation import arguments as label_arguments
 
@@ -69,30 +74,27 @@ def test_it_is_scored_with_the_depth_of_the_files(trained):
   assert "depth" not in results  # it predicts none
 
 
-def test_an_image_alone_is_predicted_as_with_the_files(trained, monkeypatch):
-  from corda_jax.inference import depth_input
-
-  image = min((trained / "cityscapes/leftImg8bit/val").rglob("*.png"))
-  label = predicted(trained, image)
-  # With the depth that the file of the same frame holds.
-  file = trained / "files/disparity/val" / image.parent.name / image.name
-  depth = np.asarray(Image.open(file)).astype(np.float32) / 256 + 1
-  seen = []
-  load = depth_input.load_depth_estimator
-
-  def recording(*names):
-    estimator = load(*names)
+def test_an_image_alone_is_seen_with_the_depth_of_its_file(trained):
+  values, line = flags.FlagValues(), ["main", *arguments(trained, **fields(trained))]
+  command_line.define_flags(values, line)
+  with contextlib.chdir(ROOT):
+    task = AdaptationTask.from_config(main.parse(line, values).config)
+  variables, read = with_depth_network(task, {})
+  for image in (trained / "cityscapes/leftImg8bit").rglob("*.png"):
     pixels = np.asarray(Image.open(image))[None]
-    seen.append(np.asarray(estimator.inverse_depth(estimator.variables, pixels))[0])
-    return estimator
+    file = trained / "files/disparity" / image.relative_to(trained / "cityscapes/leftImg8bit")
+    depth = np.asarray(Image.open(file)).astype(np.float32) / 256 + 1
+    assert np.ptp(depth) > 1
+    x = np.asarray(read(variables, pixels))[0]
+    np.testing.assert_allclose(x[..., 3], np.log(depth) / 3, atol=1e-3)
+    np.testing.assert_allclose(x[..., :3], task.normalization.normalize(pixels)[0], rtol=1e-5)
 
-  monkeypatch.setattr(depth_input, "load_depth_estimator", recording)
+
+def test_a_bundle_predicts_an_image_alone(trained):
+  image = min((trained / "cityscapes/leftImg8bit/val").rglob("*.png"))
   run(arguments(trained, mode="export", **fields(trained)))
-  np.testing.assert_allclose(seen[0], depth, atol=1 / 256 + 1e-6)
-  assert np.ptp(depth) > 1
-  bundle = read_bundle(trained / "run/bundle")
-  found = bundle.predict(np.asarray(Image.open(image))[None])
-  np.testing.assert_array_equal(found["label"][0], label)
+  found = read_bundle(trained / "run/bundle").predict(np.asarray(Image.open(image))[None])
+  np.testing.assert_array_equal(found["label"][0], predicted(trained, image))
 
 
 def test_what_is_missing_or_of_another_network_is_named(trained, tmp_path):

@@ -97,6 +97,12 @@ def test_files_of_a_network_feed_the_adaptation(trained, tmp_path):
   with Image.open(image) as picture:
     found = estimator.inverse_depth(estimator.variables, np.asarray(picture)[None])
   np.testing.assert_allclose(found[0], values / 256 + 1, rtol=1e-3)
+  # Of a larger image it is that of the same things: the corners of both are one pixel.
+  large = np.kron(np.asarray(picture), np.ones((2, 2, 1), np.uint8))[None]
+  corners = np.ix_((0, -1), (0, -1))
+  enlarged = np.asarray(estimator.inverse_depth(estimator.variables, large))[0]
+  assert enlarged.shape == (64, 128)
+  np.testing.assert_allclose(enlarged[corners], np.asarray(found[0])[corners], rtol=1e-3)
   with pytest.raises(UserError, match="name the folder of a run"):
     load_depth_estimator(str(files), str(tmp_path))
   # Stopped and started again, it writes what is missing and leaves the rest.
