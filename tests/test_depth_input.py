@@ -10,6 +10,7 @@ from PIL import Image
 
 from corda_jax import command_line, main
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.depth.encodings import MANIFEST
 from corda_jax.inference.bundle import read_bundle
 from corda_jax.inference.depth_input import with_depth_network
 from tests.command import ROOT, arguments, refused, run
@@ -95,6 +96,22 @@ def test_a_bundle_predicts_an_image_alone(trained):
   run(arguments(trained, mode="export", **fields(trained)))
   found = read_bundle(trained / "run/bundle").predict(np.asarray(Image.open(image))[None])
   np.testing.assert_array_equal(found["label"][0], predicted(trained, image))
+
+
+def test_an_image_is_predicted_again_when_its_depth_would_be_another(trained):
+  image = min((trained / "cityscapes/leftImg8bit/val").rglob("*.png"))
+  flags_given = arguments(trained, mode="predict", **fields(trained), prediction__input=image)
+  run(flags_given)
+  assert "already predicted" in run(flags_given).stdout
+  manifest = trained / "files" / MANIFEST
+  text = manifest.read_text()
+  changed = json.loads(text)
+  changed["computed"]["scale"]["largest"] *= 2
+  manifest.write_text(json.dumps(changed))
+  try:
+    assert "already predicted" not in run(flags_given).stdout
+  finally:
+    manifest.write_text(text)
 
 
 def test_what_is_missing_or_of_another_network_is_named(trained, tmp_path):

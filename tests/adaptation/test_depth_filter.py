@@ -54,7 +54,7 @@ def test_a_class_at_the_targets_depths_stays_and_one_elsewhere_goes():
 
 
 def test_what_cannot_be_compared_stays():
-  options, swapped = DepthFilter("histograms"), halves(1, 0)
+  options, swapped = DepthFilter("histograms", largest_distance=0.1), halves(1, 0)
   rare = np.full(SIZE, 2)
   rare[0, 0] = 0  # one pixel of 600
   assert kept(options, domain(rare, DEPTH), TARGET, [0, 2]) == {0, 2}  # the target has no 2
