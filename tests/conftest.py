@@ -86,6 +86,11 @@ def _usage() -> tuple[float, float, float]:
 _workers: list[tuple[float, float, float]] = []
 
 
+def pytest_collection_modifyitems(items):
+  """The longest tests come first: at the end one worker would run them alone."""
+  items.sort(key=lambda item: item.path.stem != "test_reference_values")
+
+
 def pytest_sessionfinish(session):
   if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist
     session.config.workeroutput["usage"] = _usage()
