@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import depth as depth_ablation
-from benchmarks.ablation import pseudo_labels, variants, world
 from benchmarks.ablation import run as ablation
+from benchmarks.ablation import variants, world
 from benchmarks.ablation.oracles import frames_of_variant
 from benchmarks.ablation.report import Run, table
 from corda_jax.adaptation.task import AdaptationTask
@@ -213,15 +213,6 @@ def test_the_table_shows_what_each_variant_adds(tmp_path):
   ]
   # By class: of the one seed that all have.
   assert lines[-4:-2] == ["| road | 23.0 | 44.0 | 45.0 | 46.0 | 56.0 |", "| (car) |" + " - |" * 5]
-
-
-def test_the_area_under_the_curve():
-  doubt = np.array([0.9, 0.8, 0.5, 0.5, 0.1])
-  wrong = np.array([True, False, True, False, False])
-  # Of six pairs the first wins three; the second wins one, shares one, loses one.
-  assert pseudo_labels.auroc(doubt, wrong) == pytest.approx((3 + 1.5) / 6)
-  assert pseudo_labels.auroc(-doubt, wrong) == pytest.approx(1 - 4.5 / 6)
-  assert np.isnan(pseudo_labels.auroc(doubt, wrong & False))
 
 
 def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path, monkeypatch):

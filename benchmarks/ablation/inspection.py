@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from benchmarks.ablation.predicted import PredictedDepth
 from benchmarks.ablation.run import frames_of
 from benchmarks.ablation.world import train_batches
 from corda_jax.adaptation.task import AdaptationTask
@@ -35,8 +36,22 @@ def _with_tuples(value: Any) -> Any:
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
+def _check_depth(folder: Path, predict: PredictedDepth | None) -> None:
+  mark = f"_predicted_{predict.digest if predict else ''}"
+  if (mark in folder.name) != (predict is not None):
+    given = f"that of {predict.run} ({predict.digest})" if predict else "the true one"
+    raise UserError(
+      f"{folder} was not trained with the depth given, {given}: name the folder of its depth, "
+      "whose digest is in the run's name, as --depth_run, or leave that out for the true depth"
+    )
+
+
 def later_batches(
-  task: AdaptationTask, folder: Path, start_step: int, count: int
+  task: AdaptationTask,
+  folder: Path,
+  start_step: int,
+  count: int,
+  predict: PredictedDepth | None = None,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, jax.Array], jax.Array]]:
   """Batches that follow those of a run's training, each with its own key.
 
@@ -45,11 +60,16 @@ def later_batches(
     folder: folder of the run.
     start_step: step at which training stopped.
     count: number of batches.
+    predict: network whose depth the run was trained with; None: the true depth.
+
+  Raises:
+    UserError: the run was trained with other depth.
 
   Yields:
     The batch; the part of it that a step reads, on the devices; and a key that training never used.
   """
-  source, target, _ = frames_of(task.config, folder.parent / "frames")
+  _check_depth(folder, predict)
+  source, target, _ = frames_of(task.config, folder.parent / "frames", predict)
   key = replicated_key(task.mesh, task.config.seed + 1)
   made = train_batches(source, target, task.config, start_step=start_step)
   for number, batch in enumerate(itertools.islice(made, count)):

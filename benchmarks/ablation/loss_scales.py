@@ -20,6 +20,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from benchmarks.ablation.inspection import config_of_run, later_batches
+from benchmarks.ablation.predicted import PredictedDepth, add_depth_run
 from benchmarks.options import run_command
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.errors import UserError
@@ -38,11 +39,13 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
   parser.add_argument("--batches", type=int, default=20)
+  add_depth_run(parser)
   options = parser.parse_args(arguments)
   if options.batches < 1:
     raise UserError(f"--batches is {options.batches}, expected 1 or more")
+  predict = PredictedDepth(options.depth_run) if options.depth_run else None
   for folder in options.runs:
-    print(f"{table(folder.name, *scales(folder, options.batches))}\n", flush=True)
+    print(f"{table(folder.name, *scales(folder, options.batches, predict))}\n", flush=True)
 
 
 def table(run: str, *of_times: Scales) -> str:
@@ -60,25 +63,28 @@ def table(run: str, *of_times: Scales) -> str:
   return "\n".join(lines)
 
 
-def scales(folder: Path, batches: int) -> tuple[Scales, Scales]:
+def scales(
+  folder: Path, batches: int, predict: PredictedDepth | None = None
+) -> tuple[Scales, Scales]:
   """The losses, and at their end the sums `SEGMENTATION` and, where depth is learned, `DEPTH`.
 
   Args:
     folder: folder of a run of the ablation.
     batches: number of batches to average over.
+    predict: network whose depth the run was trained with; None: the true depth.
 
   Returns:
     The scales before training, and those with the newest checkpoint.
 
   Raises:
-    UserError: there is no such run.
+    UserError: there is no such run, or it was trained with other depth.
   """
   task = AdaptationTask.from_config(config_of_run(folder))
   trained = restore_state(task, folder)
   of_batch = jax.jit(_of_batch(task.at_precision(task.step.weighted_losses)))
   found: tuple[list[Scales], list[Scales]] = ([], [])
   states = task.initial_state().replace(step=trained.step), trained  # part of the random key
-  for _, inputs, key in later_batches(task, folder, int(trained.step), batches):
+  for _, inputs, key in later_batches(task, folder, int(trained.step), batches, predict):
     for state, of_time in zip(states, found, strict=True):
       of_time.append(jax.device_get(of_batch(state, inputs, key)))
   first, last = (

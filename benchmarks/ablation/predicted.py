@@ -103,6 +103,13 @@ def _batches(cities: list[Frames], config: Any, start: int) -> Iterator[dict[str
     step += 1
 
 
+def add_depth_run(parser: argparse.ArgumentParser) -> None:
+  """Adds the option --depth_run, for `PredictedDepth`."""
+  parser.add_argument(
+    "--depth_run", type=Path, help="folder of benchmarks.ablation.predicted: depth by that network"
+  )
+
+
 class PredictedDepth:
   """Predictions of a network of `main`.
 
@@ -110,12 +117,13 @@ class PredictedDepth:
     run: its folder.
 
   Attributes:
+    run: its folder.
     digest: identifies its weights.
   """
 
   def __init__(self, run: Path):
     """Restores the network."""
-    self._run = run
+    self.run = run
     self._task = _task(depth_street_world.get_config("stereo"))
     self._state = restore_state(self._task, run)
     self.digest = weights_digest(self._state)
@@ -133,10 +141,10 @@ class PredictedDepth:
       **world: "seed" and "gap" of the world.
     """
     name = f"{layout}_{split}_{count}_{size[1]}x{size[0]}_{world['seed']}_{world['gap']:g}"
-    path = self._run / f"predicted_{self.digest}_{name}.npy"
+    path = self.run / f"predicted_{self.digest}_{name}.npy"
     if not path.exists():
       frames = render(
-        layout, split, count, height=SIZE[0], width=SIZE[1], folder=self._run / "frames", **world
+        layout, split, count, height=SIZE[0], width=SIZE[1], folder=self.run / "frames", **world
       )
       found = self._predicted(frames, size)
       with atomic_write(path) as partial, open(partial, "wb") as file:

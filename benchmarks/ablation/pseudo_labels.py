@@ -6,21 +6,31 @@ For runs of `benchmarks.ablation.run` with depth heads, with their newest checkp
 batches it compares the teacher's labels of the target with the true ones, which training never
 sees, and measures how well each measure of doubt ranks wrong pixels before right ones:
 the area under the ROC curve (AUROC), 0.5 for a measure that knows nothing, 1 for one that knows
-all. Then by class: how many labels are wrong, and how far the depth heads are off.
+all. With several runs it does so for each measure together with confidence, as learned from the
+other runs. Then by class: how many labels are wrong, and how far the depth heads are off.
 """
 
 import argparse
-import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
 
+from benchmarks.ablation.doubts import (
+  CONFIDENCE,
+  HEADS,
+  MEASURES,
+  STUDENT,
+  Places,
+  auroc,
+  auroc_with_confidence,
+  doubts,
+)
 from benchmarks.ablation.inspection import config_of_run, later_batches
+from benchmarks.ablation.predicted import PredictedDepth, add_depth_run
 from benchmarks.options import run_command
 from corda_jax import visualize
 from corda_jax.adaptation.task import AdaptationTask
@@ -28,23 +38,6 @@ from corda_jax.depth.inverse_depth import NO_DEPTH
 from corda_jax.errors import UserError
 from corda_jax.labels import IGNORE, ClassList
 from corda_jax.training.restore import restore_state
-
-# Measures of doubt. Discrepancies are between the source's and the target's head, errors between a
-# head and the files; both relative to the files' inverse depth, which the refinement reads, too,
-# unless depth is learned photometrically. The student sees the mixed image, the teacher the target.
-CONFIDENCE = "1 - confidence"
-STUDENT = "discrepancy, student"
-HEADS = ("error of the source's head, teacher", "error of the target's head, teacher")
-MEASURES = (
-  CONFIDENCE,
-  "small weight in the loss",  # the weight that the run itself gives pixels
-  STUDENT,
-  "discrepancy, teacher",
-  "discrepancy of logarithms, teacher",
-  "the same from the image's own median",
-  *HEADS,
-  "1 - confidence x (1 - discrepancy, student)",
-)
 
 _GREY = 160
 
@@ -72,42 +65,61 @@ class Look(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Prints a row per run, and per class over all runs, and draws the first run."""
+  """Prints a row per measure and per class, over all runs, and draws the first run."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
   parser.add_argument("--batches", type=int, default=100)
   parser.add_argument(
     "--pictures", type=Path, help="PNG file: mistakes and doubts of the first run"
   )
+  add_depth_run(parser)
   options = parser.parse_args(arguments)
   if options.batches < 1:
     raise UserError(f"--batches is {options.batches}, expected 1 or more")
-  print(f"| run | wrong pseudo-labels | AUROC: {' | '.join(MEASURES)} |")
-  print("|---" * (2 + len(MEASURES)) + "|")
-  rows, pictured, of_runs = [], [], []
+  predict = PredictedDepth(options.depth_run) if options.depth_run else None
+  pictured: list[Look] = []
+  labels, wrongs, of_runs = [], [], []
   for folder in options.runs:
     found = []
-    for seen in look(folder, options.batches):
+    for seen in look(folder, options.batches, predict):
       values = (seen.label, seen.wrong(), *seen.doubts.values())
       found.append([each[seen.counts] for each in values])
       if folder == options.runs[0] and len(pictured) < 4:
         pictured.append(seen)
-    label, wrong, *doubts = (np.concatenate(each) for each in zip(*found, strict=True))
-    of_runs.append([label, wrong, *(doubts[MEASURES.index(measure)] for measure in HEADS)])
-    rows.append([wrong.mean(), *(auroc(doubt, wrong) for doubt in doubts)])
-    print(f"| {folder.name} | {_cells(rows[-1])} |", flush=True)
-  if len(rows) > 1:
-    print(f"| mean | {_cells([statistics.mean(column) for column in zip(*rows, strict=True)])} |")
+    label, wrong, *measured = (np.concatenate(each) for each in zip(*found, strict=True))
+    print(f"{folder.name}: {wrong.mean():.1%} of the pseudo-labels are wrong", flush=True)
+    labels.append(label)
+    wrongs.append(wrong)
+    of_runs.append(dict(zip(MEASURES, measured, strict=True)))
+  print(f"\n{auroc_table(of_runs, wrongs)}")
   names = ClassList.from_config(config_of_run(options.runs[0]).data.classes).names
-  pooled = (np.concatenate(each) for each in zip(*of_runs, strict=True))
-  print(f"\n{class_table(names, *pooled)}")
+  errors = (np.concatenate([of[head] for of in of_runs]) for head in HEADS)
+  print(f"\n{class_table(names, np.concatenate(labels), np.concatenate(wrongs), *errors)}")
   if options.pictures:
     draw(pictured, options.runs[0].name, options.pictures)
 
 
-def _cells(row: Sequence[float]) -> str:
-  share, *areas = row
-  return " | ".join([f"{share:.1%}", *(f"{area:.3f}" for area in areas)])
+def auroc_table(of_runs: Sequence[Mapping[str, np.ndarray]], wrongs: Sequence[np.ndarray]) -> str:
+  """A row per measure: its AUROC, alone and together with confidence, as Markdown.
+
+  Args:
+    of_runs: measure → [N], of each run.
+    wrongs: bool [N] of each run, where the pseudo-label is wrong.
+  """
+  lines = ["| AUROC, mean (lowest to highest) | alone | with confidence |", "|---|---|---|"]
+  confidence = [of[CONFIDENCE] for of in of_runs]
+  for measure in MEASURES:
+    values = [of[measure] for of in of_runs]
+    alone = _spread([auroc(*each) for each in zip(values, wrongs, strict=True)])
+    both = ""
+    if measure != CONFIDENCE and len(of_runs) > 1:
+      both = _spread(auroc_with_confidence(confidence, values, wrongs))
+    lines.append(f"| {measure} | {alone} | {both} |")
+  return "\n".join(lines)
+
+
+def _spread(areas: Sequence[float]) -> str:
+  return f"{statistics.mean(areas):.3f} ({min(areas):.3f} to {max(areas):.3f})"
 
 
 def class_table(
@@ -131,15 +143,16 @@ def class_table(
   return "\n".join(lines)
 
 
-def look(folder: Path, batches: int) -> Iterator[Look]:
+def look(folder: Path, batches: int, predict: PredictedDepth | None = None) -> Iterator[Look]:
   """Predictions on batches of training, by a run's newest checkpoint.
 
   Args:
     folder: folder of a run of the ablation.
     batches: number of training batches.
+    predict: network whose depth the run was trained with; None: the true depth.
 
   Raises:
-    UserError: there is no such run, or it has no depth heads or no adaptation.
+    UserError: there is no such run, it has no depth heads or no adaptation, or other depth.
   """
   config = config_of_run(folder)
   task = AdaptationTask.from_config(config)
@@ -149,53 +162,18 @@ def look(folder: Path, batches: int) -> Iterator[Look]:
     )
   state = restore_state(task, folder)
   maps = jax.jit(task.make_maps())
-  for batch, inputs, key in later_batches(task, folder, int(state.step), batches):
-    yield _judge(jax.device_get(maps(state, inputs, key)), batch)
-
-
-def _judge(maps: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> Look:
-  label, depth = batch["target_label"], batch["target_inverse_depth"]
-  by_target, by_source = maps["inverse_depth"], maps["source_inverse_depth"]
-  teacher, teacher_source = (
-    maps[f"teacher_{name}"] for name in ("inverse_depth", "source_inverse_depth")
-  )
-  discrepancy = np.abs(by_source - by_target) / depth
-  ratio = np.log(np.maximum(teacher_source, 1)) - np.log(np.maximum(teacher, 1))
-  known = np.where(depth > NO_DEPTH, ratio, np.nan)
-  median = np.nan_to_num(np.nanmedian(known, axis=(1, 2), keepdims=True))
-  values = (
-    1 - maps["confidence"],
-    -maps["pixel_weight"],
-    discrepancy,
-    np.abs(teacher_source - teacher) / depth,
-    np.abs(ratio),
-    np.abs(ratio - median),
-    np.abs(teacher_source - depth) / depth,
-    np.abs(teacher - depth) / depth,
-    1 - maps["confidence"] * np.clip(1 - discrepancy, 0, 1),
-  )
-  return Look(
-    batch["target_image"],
-    label,
-    maps["pseudo_label"],
-    dict(zip(MEASURES, values, strict=True)),
-    ~maps["mask"] & (label != IGNORE) & (depth > NO_DEPTH),
-  )
-
-
-def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
-  """Probability that a wrong pixel is doubted more than a right one; equal doubts count half.
-
-  NaN where all are wrong or none is.
-
-  Args:
-    doubt: [N], large where in doubt.
-    wrong: bool [N], where the pseudo-label is wrong.
-  """
-  pairs = int(wrong.sum()) * int((~wrong).sum())
-  if not pairs:
-    return math.nan
-  return float(stats.mannwhitneyu(doubt[wrong], doubt[~wrong]).statistic / pairs)
+  found = list(later_batches(task, folder, int(state.step), batches, predict))
+  places = Places((batch for batch, _, _ in found), len(task.classes))
+  for batch, inputs, key in found:
+    outputs = jax.device_get(maps(state, inputs, key))
+    label, depth = batch["target_label"], batch["target_inverse_depth"]
+    yield Look(
+      batch["target_image"],
+      label,
+      outputs["pseudo_label"],
+      doubts(outputs, batch, places),
+      ~outputs["mask"] & (label != IGNORE) & (depth > NO_DEPTH),
+    )
 
 
 def draw(looks: Sequence[Look], name: str, path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 from benchmarks.ablation.oracles import frames_of_variant
-from benchmarks.ablation.predicted import PredictedDepth
+from benchmarks.ablation.predicted import PredictedDepth, add_depth_run
 from benchmarks.ablation.report import Run, draw, table
 from benchmarks.ablation.variants import ORACLES, SIZES, SOURCES, VARIANTS, variant_config
 from benchmarks.ablation.world import Frames, render, train_batches, whole_frames
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     ) from error
   jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
   predict = PredictedDepth(options.depth_run) if options.depth_run else None
-  depth = f" depth {predict.digest}" if predict else ""  # runs of other depth are other runs
+  depth = f" predicted {predict.digest}" if predict else ""  # runs of other depth are other runs
   runs = [
     Run(variant, source, seed, workdir / _name(f"{source} {variant}{depth} {seed}"))
     for seed in range(options.seeds)  # seed by seed: an incomplete table is still fair
@@ -114,9 +114,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     help="time limit: saves the current run and stops, but not while a step compiles",
   )
   parser.add_argument("--workdir", type=Path, help="folder; default: runs/ablation_SIZE")
-  parser.add_argument(
-    "--depth_run", type=Path, help="folder of benchmarks.ablation.predicted: depth by that network"
-  )
+  add_depth_run(parser)
   parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
   add_set_option(parser, "all runs")
   options = parser.parse_args(arguments)
