@@ -46,7 +46,7 @@ def arguments(
   folder: Path,
   workdir: str = "run",
   mode: str = "train",
-  config: str = "configs/demo.py",
+  config: str = "configs/demo.py:as_released",
   **fields: Any,
 ) -> list[str]:
   """Flags of a tiny job; fields of the configuration with "__" in place of their dots."""

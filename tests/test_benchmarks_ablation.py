@@ -137,7 +137,9 @@ def test_frames_are_rendered_once_for_what_reads_them_and_all_are_scored(tmp_pat
 @pytest.mark.parametrize("size", list(variants.SIZES))
 def test_every_variant_can_be_built(size):
   for variant, source in itertools.product(ALL, variants.SOURCES):
-    config = variants.variant_config(variant, source, size, {"seed": 3}, base="demo:batch=8")
+    config = variants.variant_config(
+      variant, source, size, {"seed": 3}, base="demo:as_released,batch=8"
+    )
     experiment = AdaptationTask.from_config(config)
     assert (config.seed, config.data.batch_size) == (3, 4 if size == "large" else 8)
     assert config.data.source.dataset == ("cityscapes" if variant == variants.ORACLE else source)

@@ -464,6 +464,23 @@ def test_recipes_of_depth_say_their_command(name):
   assert f"--config=configs/{name}.py" in importlib.import_module(f"configs.{name}").__doc__
 
 
+def test_the_demo_is_the_best_of_its_ablation():
+  best, alone, source = (
+    get_config("demo", name) for name in ("best", "as_released", "source_only")
+  )
+  assert best.to_dict() == get_config("demo").to_dict()
+  assert {*best.terms} - {*alone.terms} == {"masked"}
+  assert {*alone.terms} - {*source.terms} == {"mixed"}
+  for config, extended in ((best, True), (alone, False), (source, False)):
+    assert config.data.source.rare_classes.enabled == extended
+    assert config.model.depth == (config is not source)
+  assert not best.terms.mixed.depth_weight.share_across_batch
+  assert alone.terms.mixed.depth_weight.share_across_batch
+  # What is not a part of the method is the same.
+  for section in ("model", "optimizer", "teacher"):
+    assert best[section].to_dict() == alone[section].to_dict()
+
+
 def test_a_larger_batch_keeps_what_is_seen_and_learned():
   config, released = get_config("gta2cs", "as_published,batch=16"), get_config("gta2cs")
   assert_holds(config, PUBLISHED)

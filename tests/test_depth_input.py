@@ -23,7 +23,7 @@ from corda_jax.models.encoders.resnet import ResNet
 
 
 def get_config():
-  config = demo.get_config()
+  config = demo.get_config("as_released")
   default.without_depth(config)
   encoder = demo.SMALL_ENCODER.clone(stage_sizes=(1,), strides=(2,), dilations=(1,), width=4)
   config.model.encoder.update({"stage_sizes": (1,), "strides": (2,), "dilations": (1,)})

@@ -48,6 +48,13 @@ def test_a_run_from_nothing_to_pictures(finished):
   assert not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.slow
+def test_the_demo_of_the_readme(tmp_path):
+  run(arguments(tmp_path, config="configs/demo.py"))
+  history = (tmp_path / "run" / "history.jsonl").read_text()
+  assert "ce_masked" in history
+
+
 def test_a_finished_run_evaluates_and_refuses_another_configuration(finished):
   folder, _ = finished
   before = json.loads((folder / "run" / "results.json").read_text())

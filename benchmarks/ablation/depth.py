@@ -39,9 +39,9 @@ from data_pipelines.input_pipeline import as_numpy, evaluation_dataset
 
 TITLE = "target depth from"
 
-# What each method changes in configs/demo.py. A depth root names the network whose files are read,
-# an initial pose the run. Joint runs read a kind of true depth that validation frames have, too:
-# it trains nothing and measures the heads.
+# What each method changes in `demo:as_released`. A depth root names the network whose files are
+# read, an initial pose the run. Joint runs read a kind of true depth that validation frames have,
+# too: it trains nothing and measures the heads.
 _JOINT = {
   "terms.depth_files.domains": ("source",),
   "terms.photometric.domains": ("target",),
@@ -187,7 +187,7 @@ def _comparison_rows(
 
 
 def _adaptation(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-  config = demo.get_config()
+  config = demo.get_config("as_released")
   config.update_from_flattened_dict(METHODS[method])
   if config.data.target.depth_root:
     folder = options.workdir / "files" / config.data.target.depth_root

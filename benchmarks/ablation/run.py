@@ -23,7 +23,7 @@ import jax
 from benchmarks.ablation.oracles import frames_of_variant
 from benchmarks.ablation.predicted import PredictedDepth, add_depth_run
 from benchmarks.ablation.report import Run, draw, table
-from benchmarks.ablation.variants import ORACLES, SIZES, SOURCES, VARIANTS, variant_config
+from benchmarks.ablation.variants import BASE, ORACLES, SIZES, SOURCES, VARIANTS, variant_config
 from benchmarks.ablation.world import Frames, render, train_batches, whole_frames
 from benchmarks.memory import MemoryFeed, NoWriter
 from benchmarks.options import add_set_option, run_command
@@ -97,7 +97,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--size", choices=list(SIZES), default="small")
   parser.add_argument(
-    "--config", default="demo", help="street world config of configs/, such as demo, demo:batch=8"
+    "--config", default=BASE, help="street world config of configs/, such as demo:source_only"
   )
   parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
   parser.add_argument(

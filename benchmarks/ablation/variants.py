@@ -4,13 +4,15 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from benchmarks.options import apply_settings, load_config
+from configs import demo
 from configs.default import depth_as_input
-from corda_jax.adaptation.terms.masked import MaskedConsistency
 from corda_jax.configuration import build
 from corda_jax.configuration import settings as settings_of
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.encoders.mix_transformer import mix_transformer
 from corda_jax.models.encoders.resnet import ResNet
+
+BASE = "demo:as_released"  # configuration that all variants change
 
 SOURCE_ONLY = "source only"
 DACS = "mixing (DACS)"
@@ -33,15 +35,8 @@ _PHOTOMETRIC = {
   "model.initial_inverse_depth": 65.0,  # 10 m: from 0, photometric training has next to no gradient
 }
 
-# At the frames' 144x72 pixels, in proportion to DAFormer's and MIC's numbers for 1280x720.
-_RARE = {
-  "data.source.rare_classes.enabled": True,
-  "data.source.rare_classes.min_pixels": 20,
-  "data.source.max_class_share": 0.75,
-}
-# Block and ratio are the best of four pairs that were tried on the trial world, gap 1.5, seed 0.
-_MASKED = {"terms.masked": MaskedConsistency(block=4, ratio=0.5)}
-
+_RARE = demo.RARE_CLASSES
+_MASKED = {"terms.masked": demo.MASKED}
 _INPUT = "depth_input"  # what the network that sees depth has
 _DROPPED = {"dropout_block": 16}
 
@@ -147,12 +142,12 @@ _MIT = {
   "optimizer.learning_rate": 0.0006,
 }
 
-# Name → what it changes in configs/demo.py.
+# Name → what it changes in `BASE`.
 SIZES: dict[str, dict[str, Any]] = {"small": {}, "mit": _MIT, "large": _LARGE}
 
 
 def variant_config(
-  variant: str, source: str, size: str, settings: dict[str, Any], *, base: str = "demo"
+  variant: str, source: str, size: str, settings: dict[str, Any], *, base: str = BASE
 ) -> Any:
   """The configuration of a run, except its seed.
 

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
   """Times and prints a row of each kind."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   add_config_options(parser)
-  parser.set_defaults(config="demo")
+  parser.set_defaults(config="demo:as_released")
   parser.add_argument("--steps", type=int, default=210, help="of each timing")
   parser.add_argument("--rounds", type=int, default=8)
   options = parser.parse_args(arguments)

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--seeds", type=int, default=3, help="runs of each type")
   parser.add_argument("--steps", type=int, default=None, help="default: the configuration's")
   parser.add_argument("--workdir", type=Path, default=Path("runs/precision"), help="of all runs")
-  add_config_options(parser, default="demo", changed="all runs")
+  add_config_options(parser, default="demo:as_released", changed="all runs")
   options = parser.parse_args(arguments)
   if options.seeds < 2:
     raise UserError(f"--seeds is {options.seeds}, expected 2 or more, for a spread over seeds")
