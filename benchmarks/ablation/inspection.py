@@ -36,7 +36,16 @@ def _with_tuples(value: Any) -> Any:
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _check_depth(folder: Path, predict: PredictedDepth | None) -> None:
+def check_depth(folder: Path, predict: PredictedDepth | None) -> None:
+  """Checks that a run was trained with a depth.
+
+  Args:
+    folder: folder of the run.
+    predict: network that predicted it; None: the true depth.
+
+  Raises:
+    UserError: it was trained with other depth.
+  """
   mark = f"_predicted_{predict.digest if predict else ''}"
   if (mark in folder.name) != (predict is not None):
     given = f"that of {predict.run} ({predict.digest})" if predict else "the true one"
@@ -68,7 +77,7 @@ def later_batches(
   Yields:
     The batch; the part of it that a step reads, on the devices; and a key that training never used.
   """
-  _check_depth(folder, predict)
+  check_depth(folder, predict)
   source, target, _ = frames_of(task.config, folder.parent / "frames", predict)
   key = replicated_key(task.mesh, task.config.seed + 1)
   made = train_batches(source, target, task.config, start_step=start_step)
