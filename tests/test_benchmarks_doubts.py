@@ -97,6 +97,7 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     [np.log(2) - np.log(1.2) / 2, np.log(1.2) / 2],  # of 0, 0, log 1.2, log 2 where depth is known
     [np.log(2) / 2, 0],  # of 0 and log 2, of log 1.2 alone
     [np.log(40 / 8), np.log(40 / 8)],
+    [0, 1],  # all that is known is of class 1
     [1 - (3 + 1 / 9) / 4, 1 - (1 / 9) / 2],  # of three pixels of class 1; of one, for class 2
     [1.5, 0.5],
     [0.25, 0.25],

@@ -17,8 +17,6 @@ from corda_jax.labels import IGNORE
 CONFIDENCE = "1 - confidence"
 STUDENT = "discrepancy, student"
 HEADS = ("error of the source's head, teacher", "error of the target's head, teacher")
-PLACE = "class rare at this depth and height"
-BORDER = "step of the files' depth"
 MEASURES = (
   CONFIDENCE,
   "small weight in the loss",  # the weight that the run itself gives pixels
@@ -27,8 +25,9 @@ MEASURES = (
   "discrepancy of logarithms, teacher",
   "the same from the image's own median",
   "the same from the median of the class in the image",
-  BORDER,
-  PLACE,
+  "step of the files' depth",
+  "class rare in the source",  # knows no depth: what the next one is compared with
+  "class rare at this depth and height",
   *HEADS,
   "1 - confidence x (1 - discrepancy, student)",
 )
@@ -58,6 +57,7 @@ class Places:
       found = np.ravel_multi_index([*(each[known] for each in bins), label[known]], shape)
       counts += np.bincount(found, minlength=len(counts))
     counts = counts.reshape(shape)
+    self._of_class = counts.sum((0, 1)) / max(counts.sum(), 1)
     self._shares = (counts + 1 / classes) / (counts.sum(-1, keepdims=True) + 1)
 
   def doubt(self, label: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -69,6 +69,10 @@ class Places:
       intrinsics: [B, 4]: fx, fy, cx, cy in pixels.
     """
     return 1 - self._shares[(*_place(label, depth, intrinsics), label)]
+
+  def doubt_of_class(self, label: np.ndarray) -> np.ndarray:
+    """One minus the share of a label's class among all pixels of the source, [B, H, W]."""
+    return 1 - self._of_class[label]
 
 
 def _place(
@@ -113,6 +117,7 @@ def doubts(
     np.abs(ratio - _medians(ratio, known, np.zeros_like(label))),
     np.abs(ratio - _medians(ratio, known, label)),
     ndimage.maximum_filter(logs, window) - ndimage.minimum_filter(logs, window),
+    places.doubt_of_class(label),
     places.doubt(label, depth, batch["target_intrinsics"]),
     np.abs(teacher_source - depth) / depth,
     np.abs(teacher - depth) / depth,
