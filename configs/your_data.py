@@ -23,7 +23,7 @@ CLASSES = {
 
 def get_config() -> ml_collections.ConfigDict:
   """The demo's small network, from random weights, on your folders."""
-  config = demo.get_config()
+  config = demo.get_config("as_released")
   config.num_steps = 400
   config.evaluate_every = 400
   config.checkpoint_every = 200
