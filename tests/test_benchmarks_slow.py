@@ -442,7 +442,7 @@ def check_loss_scales(folder, monkeypatch, capsys):
 
 
 def test_runs_of_the_ladder_are_made_once(tmp_path, monkeypatch, capsys):
-  def make_run(run, config, frames):
+  def make_run(run, config, frames, predict):
     made.append(run.folder.name)
     result = {"miou": 1.0, "classes": "all", "class_sets": {"all": ["road"]}, "iou": {"road": 1.0}}
     for name, value in (("config", config.to_dict()), ("results", result)):
