@@ -121,6 +121,8 @@ def test_a_run_is_inspected_with_its_own_depth(tmp_path):
   for folder, given in ((of_true, predict), (of_predicted, None)):
     with pytest.raises(UserError, match=r"depth_run"):
       next(inspection.later_batches(SimpleNamespace(), folder, 0, 1, given))
+  inspection.check_depth(of_predicted, predict)
+  inspection.check_depth(of_true, None)
   predict.digest = "cd34"
   with pytest.raises(UserError, match="cd34"):
     next(inspection.later_batches(SimpleNamespace(), of_predicted, 0, 1, predict))

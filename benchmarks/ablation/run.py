@@ -97,7 +97,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--size", choices=list(SIZES), default="small")
   parser.add_argument(
-    "--config", default=BASE, help="street world config of configs/, such as demo:source_only"
+    "--config",
+    default=BASE,
+    help="street world config of configs/, such as demo:as_released,batch=8",
   )
   parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
   parser.add_argument(
