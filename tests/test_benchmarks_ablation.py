@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import depth as depth_ablation
+from benchmarks.ablation import depth_seen, variants, world
 from benchmarks.ablation import run as ablation
-from benchmarks.ablation import variants, world
 from benchmarks.ablation.oracles import frames_of_variant
 from benchmarks.ablation.report import Run, table
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.errors import UserError
+from corda_jax.labels import IGNORE
+from corda_jax.training.run_files import record_config
 from corda_jax.visualize import colorize
 from data_pipelines.input_pipeline import as_numpy, evaluation_dataset, train_dataset
 from data_pipelines.prepare import provide
@@ -150,6 +153,11 @@ def test_every_variant_can_be_built(size):
     assert experiment.has_depth_heads == depth
 
 
+def test_a_base_without_adaptation_is_refused():
+  with pytest.raises(UserError, match="demo:source_only"):
+    variants.variant_config(variants.DACS, "gta5", "small", {}, base="demo:source_only")
+
+
 def test_a_variant_changes_little():
   assert set(variants.BUILDS_ON) == {*ALL} - {
     variants.SOURCE_ONLY,
@@ -242,3 +250,35 @@ def test_a_comparison_of_depths_has_one_scale_and_their_errors(tmp_path, monkeyp
   brightness = error[0, 1:].sum(-1).ravel()
   assert (np.diff(brightness.astype(int)) <= 0).all()  # the nearer the truth, the larger the error
   assert (error[0, 0] == no_error[0, 5, 5]).all()  # unknown: none
+
+
+def test_only_what_can_be_compared_is(tmp_path):
+  made = {
+    "without": small(variants.DACS),
+    "seen": small(variants.INPUT),
+    "other": small(variants.INPUT, **{"data.street_world.gap": 0.5}),
+  }
+  for name, config in made.items():
+    (tmp_path / name).mkdir()
+    record_config(tmp_path / name, config.to_dict())
+  refused = (
+    ("without", "without", "without.*depth"),
+    ("seen", "seen", "seen.*no depth"),
+    ("without", "other", r"gap.*1\.5.*0\.5"),
+  )
+  for first, second, expected in refused:
+    with pytest.raises(UserError, match=expected):
+      depth_seen.look(tmp_path / first, tmp_path / second)
+
+
+def test_errors_are_counted_by_place():
+  """Road, with a pole of one column that a network takes for the wall behind."""
+  label = np.zeros((1, 4, 9), np.uint8)
+  label[..., 4], label[..., -1] = 1, IGNORE
+  worse = np.where(label == 1, 2, label)
+  worse[0, 0, 0] = 2
+  names = ("road", "pole", "wall")
+  lines = depth_seen.table(label, {"all right": label, "worse": worse}, names).splitlines()
+  assert lines[2] == "| all right | 0.0% | 0.0% | 0.0% | 0.0% |"
+  # Of 32 pixels, 4 are the pole's; 16 are beside another label: 12 at the pole, 4 at the margin.
+  assert lines[3] == "| worse | 15.6% | 100.0% | 25.0% | 6.2% |"

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.ablation import doubts, inspection, pseudo_labels
 from corda_jax.depth.inverse_depth import from_metres
 from corda_jax.errors import UserError
+from tests.benchmark_commands import numbers, table_rows
 
 CAMERA = np.float32([[10, 10, 2, 1]])  # of images of a few pixels
 
@@ -27,15 +28,31 @@ def test_what_a_measure_adds_to_confidence(random):
   confidence, informative, noise = random.uniform(size=(3, *runs))
   wrong = random.uniform(size=runs) < 0.6 * confidence * (np.abs(informative - 0.5) < 0.2)
   alone = [doubts.auroc(*each) for each in zip(confidence, wrong, strict=True)]
+  np.testing.assert_allclose(doubts.auroc_together([confidence], wrong), alone, atol=0.01)
   # A measure need not be monotonic: wrong are those of the middle.
-  with_informative = doubts.auroc_with_confidence(confidence, informative, wrong)
+  with_informative = doubts.auroc_together([confidence, informative], wrong)
   np.testing.assert_array_less(np.add(alone, 0.15), with_informative)
-  with_noise = doubts.auroc_with_confidence(confidence, noise, wrong)
+  with_noise = doubts.auroc_together([confidence, noise], wrong)
   np.testing.assert_allclose(with_noise, alone, atol=0.04)
   # Nothing of a run itself is learned from.
   of_random = random.uniform(size=runs[1]) < 0.3
-  mixed = doubts.auroc_with_confidence(confidence, informative, [*wrong[:2], of_random])
+  mixed = doubts.auroc_together([confidence, informative], [*wrong[:2], of_random])
   assert mixed[2] == pytest.approx(0.5, abs=0.03)
+
+
+def test_what_is_known_of_each_class_is_not_the_merit_of_a_measure(random):
+  """Of 19 classes, some are wrong more often; a measure that only says which one adds nothing."""
+  runs = 2, 50_000
+  label = random.randint(0, 19, runs)
+  rate = random.uniform(0, 0.6, 19)
+  wrong = random.uniform(size=runs) < rate[label]
+  confidence = random.uniform(size=runs)
+  rarity = random.permutation(19)[label] / 19
+  by_class = doubts.auroc_together([confidence, label], wrong)
+  best = [doubts.auroc(rate[of], on) for of, on in zip(label, wrong, strict=True)]
+  np.testing.assert_allclose(by_class, best, atol=0.02)  # each class has its own bin
+  with_rarity = doubts.auroc_together([confidence, label, rarity], wrong)
+  np.testing.assert_allclose(with_rarity, by_class, atol=0.005)
 
 
 def test_a_class_is_doubted_where_the_source_has_others():
@@ -97,7 +114,7 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     [np.log(2) - np.log(1.2) / 2, np.log(1.2) / 2],  # of 0, 0, log 1.2, log 2 where depth is known
     [np.log(2) / 2, 0],  # of 0 and log 2, of log 1.2 alone
     [np.log(40 / 8), np.log(40 / 8)],
-    [0, 1],  # all that is known is of class 1
+    [1, 2],
     [1 - (3 + 1 / 9) / 4, 1 - (1 / 9) / 2],  # of three pixels of class 1; of one, for class 2
     [1.5, 0.5],
     [0.25, 0.25],
@@ -105,6 +122,23 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
   )
   for name, values in zip(doubts.MEASURES, expected, strict=True):
     np.testing.assert_allclose(seen.doubts[name][seen.counts], values, rtol=1e-6, err_msg=name)
+
+
+def test_the_table_of_measures(random):
+  wrong = random.uniform(size=(2, 9_000)) < 0.3
+  of_runs = [{measure: random.uniform(size=9_000) for measure in doubts.MEASURES} for _ in wrong]
+  for of, on in zip(of_runs, wrong, strict=True):
+    of["discrepancy, student"] = on.astype(float)
+    of[doubts.CLASS] = random.randint(0, 3, len(on))
+  rows = table_rows(pseudo_labels.auroc_table(of_runs, wrong))
+  assert numbers(rows["discrepancy, student"]) == [1.0, 1.0, pytest.approx(1, abs=0.002)]
+  confidence, by_class = (rows[name] for name in (doubts.CONFIDENCE, doubts.CLASS))
+  assert by_class[1:] == [confidence[2]] * 2  # with confidence and class, either way
+  assert not any(cell.strip() for cell in only_one(of_runs, wrong)[1:])
+
+
+def only_one(of_runs, wrong):
+  return table_rows(pseudo_labels.auroc_table(of_runs[:1], wrong[:1]))[doubts.CONFIDENCE]
 
 
 def test_the_table_by_class():

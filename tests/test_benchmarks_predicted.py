@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.ablation import depth_seen, predicted, variants
+from benchmarks.ablation import predicted, variants
 from benchmarks.ablation import run as ablation
 from benchmarks.ablation.oracles import TrueLabels
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.errors import UserError
-from corda_jax.labels import IGNORE
 from corda_jax.training.run_files import read_json
 from tests.stub_network import stubs_for_networks
 from tests.test_benchmarks_ablation import small
@@ -56,19 +55,6 @@ def test_its_predictions_take_the_place_of_the_true_depth(trained, tmp_path):
     np.testing.assert_array_equal(made.image, exact.image)
     assert made.inverse_depth.shape == exact.inverse_depth.shape
     assert not np.allclose(made.inverse_depth, exact.inverse_depth)
-
-
-def test_errors_are_counted_by_place():
-  """Road, with a pole of one column that a network takes for the wall behind."""
-  label = np.zeros((1, 4, 9), np.uint8)
-  label[..., 4], label[..., -1] = 1, IGNORE
-  worse = np.where(label == 1, 2, label)
-  worse[0, 0, 0] = 2
-  names = ("road", "pole", "wall")
-  lines = depth_seen.table(label, {"all right": label, "worse": worse}, names).splitlines()
-  assert lines[2] == "| all right | 0.0% | 0.0% | 0.0% | 0.0% |"
-  # Of 32 pixels, 4 are the pole's; 16 are beside another label: 12 at the pole, 4 at the margin.
-  assert lines[3] == "| worse | 15.6% | 100.0% | 25.0% | 6.2% |"
 
 
 @pytest.mark.parametrize("method", ["aligned", "centered"])

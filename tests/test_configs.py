@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ablation import variants
 from configs.depth import VIEWS
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.depth.task import DepthTask
@@ -464,21 +465,17 @@ def test_recipes_of_depth_say_their_command(name):
   assert f"--config=configs/{name}.py" in importlib.import_module(f"configs.{name}").__doc__
 
 
+@pytest.mark.parametrize(
+  ("preset", "variant"),
+  [("best", variants.RARE_MASKED_DEPTH), ("source_only", variants.SOURCE_ONLY)],
+)
+def test_the_presets_of_the_demo_are_variants_of_its_ablation(preset, variant):
+  config = variants.variant_config(variant, "gta5", "small", {})
+  assert get_config("demo", preset).to_dict() == config.to_dict()
+
+
 def test_the_demo_is_the_best_of_its_ablation():
-  best, alone, source = (
-    get_config("demo", name) for name in ("best", "as_released", "source_only")
-  )
-  assert best.to_dict() == get_config("demo").to_dict()
-  assert {*best.terms} - {*alone.terms} == {"masked"}
-  assert {*alone.terms} - {*source.terms} == {"mixed"}
-  for config, extended in ((best, True), (alone, False), (source, False)):
-    assert config.data.source.rare_classes.enabled == extended
-    assert config.model.depth == (config is not source)
-  assert not best.terms.mixed.depth_weight.share_across_batch
-  assert alone.terms.mixed.depth_weight.share_across_batch
-  # What is not a part of the method is the same.
-  for section in ("model", "optimizer", "teacher"):
-    assert best[section].to_dict() == alone[section].to_dict()
+  assert get_config("demo").to_dict() == get_config("demo", "best").to_dict()
 
 
 def test_a_larger_batch_keeps_what_is_seen_and_learned():

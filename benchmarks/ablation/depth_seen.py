@@ -8,6 +8,7 @@ elsewhere; by both networks, and by the second with its depth hidden.
 """
 
 import argparse
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,12 @@ from corda_jax.training.restore import restore_state
 THIN = ("pole", "traffic light", "traffic sign", "person", "rider", "motorcycle", "bicycle")
 WITHOUT, WITH, HIDDEN = "without depth", "with depth", "with depth, hidden"
 _FRAMES = 6  # in the picture
+_SAME = (
+  "data.source.dataset",
+  "data.target.height",
+  "data.target.width",
+  *(f"data.street_world.{name}" for name in ("seed", "gap", "validation_frames")),
+)
 
 
 class Seen(NamedTuple):
@@ -76,26 +83,39 @@ def look(without: Path, with_depth: Path, predict: PredictedDepth | None = None)
     predict: network whose depth the second was trained with; None: the true depth.
 
   Raises:
-    UserError: there is no such run, it was trained with other depth, or sees what it must not.
+    UserError: there is no such run, the second was trained with other depth, or the two cannot be
+      compared.
   """
   check_depth(with_depth, predict)
+  folders = (without, with_depth)
+  tasks = [AdaptationTask.from_config(config_of_run(folder)) for folder in folders]
+  _check_comparable(folders, tasks)
+  config = tasks[1].config
+  frames = frames_of(config, with_depth.parent / "frames", predict)[2]
+  hidden = frames._replace(inverse_depth=np.full_like(frames.inverse_depth, NO_DEPTH))
   predictions = {}
-  for folder, expected in ((without, False), (with_depth, True)):
-    config = config_of_run(folder)
-    task = AdaptationTask.from_config(config)
-    if sees_depth(task.model) != expected:
-      which = "sees depth, expected one that does not" if expected is False else "sees no depth"
-      raise UserError(f"the network of {folder} {which}: name another run")
+  shown = ({WITHOUT: frames}, {WITH: frames, HIDDEN: hidden})
+  for folder, task, networks in zip(folders, tasks, shown, strict=True):
     state, evaluator = restore_state(task, folder), Evaluator(task)
-    frames = frames_of(config, folder.parent / "frames", predict)[2]
-    hidden = frames._replace(inverse_depth=np.full_like(frames.inverse_depth, NO_DEPTH))
-    networks = {WITH: frames, HIDDEN: hidden} if expected else {WITHOUT: frames}
     for name, given in networks.items():
       batches = whole_frames(given, config.data.evaluation_batch_size)
       found = evaluator.pictures(state, batches, len(frames.image))
       predictions[name] = found["prediction"]
   names = task.classes.names
   return Seen(frames.image, frames.label, frames.inverse_depth, predictions, names)
+
+
+def _check_comparable(folders: Sequence[Path], tasks: Sequence[AdaptationTask]) -> None:
+  for folder, task, expected in zip(folders, tasks, ("no depth", "depth"), strict=True):
+    if sees_depth(task.model) != (expected == "depth"):
+      raise UserError(f"{folder} was expected to see {expected}: name another run")
+  for name in _SAME:
+    values = [operator.attrgetter(name)(task.config) for task in tasks]
+    if values[0] != values[1]:
+      raise UserError(
+        f"{name} is {values[0]} in {folders[0]} and {values[1]} in {folders[1]}: name two runs of "
+        "one source and one city"
+      )
 
 
 def table(label: np.ndarray, predictions: Mapping[str, np.ndarray], names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from corda_jax.depth.inverse_depth import NO_DEPTH, to_metres
 from corda_jax.labels import IGNORE
 
 CONFIDENCE = "1 - confidence"
+CLASS = "number of the class"  # no doubt by itself; with others: what is learned of each class
 STUDENT = "discrepancy, student"
 HEADS = ("error of the source's head, teacher", "error of the target's head, teacher")
 MEASURES = (
@@ -26,7 +27,7 @@ MEASURES = (
   "the same from the image's own median",
   "the same from the median of the class in the image",
   "step of the files' depth",
-  "class rare in the source",  # knows no depth: what the next one is compared with
+  CLASS,
   "class rare at this depth and height",
   *HEADS,
   "1 - confidence x (1 - discrepancy, student)",
@@ -35,7 +36,8 @@ MEASURES = (
 _ROAD = 0  # number of the class whose height is zero
 _DEPTH_BINS = np.linspace(0, np.log(400), 17)[1:-1]  # logarithms of inverse depth
 _HEIGHT_BINS = np.array([-0.5, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 14])  # metres above the road
-_CONFIDENCE_RANKS, _MEASURE_RANKS = 50, 10
+_FIRST_RANKS, _OTHER_RANKS = 50, 10
+_FEW = 50  # values, such as those of classes
 
 
 class Places:
@@ -49,15 +51,12 @@ class Places:
   def __init__(self, batches: Iterable[Mapping[str, np.ndarray]], classes: int):
     """Counts the pixels."""
     shape = (len(_DEPTH_BINS) + 1, len(_HEIGHT_BINS) + 1, classes)
-    counts = np.zeros(math.prod(shape))
+    counts = np.zeros(shape)
     for batch in batches:
       label, depth = batch["source_label"], batch["source_inverse_depth"]
       bins = _place(label, depth, batch["source_intrinsics"])
       known = (label != IGNORE) & (depth > NO_DEPTH)
-      found = np.ravel_multi_index([*(each[known] for each in bins), label[known]], shape)
-      counts += np.bincount(found, minlength=len(counts))
-    counts = counts.reshape(shape)
-    self._of_class = counts.sum((0, 1)) / max(counts.sum(), 1)
+      np.add.at(counts, (*(each[known] for each in bins), label[known]), 1)
     self._shares = (counts + 1 / classes) / (counts.sum(-1, keepdims=True) + 1)
 
   def doubt(self, label: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -69,10 +68,6 @@ class Places:
       intrinsics: [B, 4]: fx, fy, cx, cy in pixels.
     """
     return 1 - self._shares[(*_place(label, depth, intrinsics), label)]
-
-  def doubt_of_class(self, label: np.ndarray) -> np.ndarray:
-    """One minus the share of a label's class among all pixels of the source, [B, H, W]."""
-    return 1 - self._of_class[label]
 
 
 def _place(
@@ -117,7 +112,7 @@ def doubts(
     np.abs(ratio - _medians(ratio, known, np.zeros_like(label))),
     np.abs(ratio - _medians(ratio, known, label)),
     ndimage.maximum_filter(logs, window) - ndimage.minimum_filter(logs, window),
-    places.doubt_of_class(label),
+    label,
     places.doubt(label, depth, batch["target_intrinsics"]),
     np.abs(teacher_source - depth) / depth,
     np.abs(teacher - depth) / depth,
@@ -127,13 +122,11 @@ def doubts(
 
 
 def _medians(values: np.ndarray, known: np.ndarray, group: np.ndarray) -> np.ndarray:
-  """The median of the known values of each image's groups, in place of each value; 0 for none."""
-  found = np.zeros_like(values)
-  for image, of, on, into in zip(values, group, known, found, strict=True):
-    for number in np.unique(of[on]):
-      here = of == number
-      into[here] = np.median(image[here & on])
-  return found
+  """The median of the known values of each image's groups, in place of each value; NaN for none."""
+  groups = group + 256 * np.arange(len(group))[:, None, None]  # those of an image are its own
+  numbers, places = np.unique(groups, return_inverse=True)
+  medians = ndimage.median(values, np.where(known, groups, -1), numbers)
+  return medians[places].reshape(values.shape)
 
 
 def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
@@ -151,37 +144,35 @@ def auroc(doubt: np.ndarray, wrong: np.ndarray) -> float:
   return float(stats.mannwhitneyu(doubt[wrong], doubt[~wrong]).statistic / pairs)
 
 
-def auroc_with_confidence(
-  confidence: Sequence[np.ndarray], measure: Sequence[np.ndarray], wrong: Sequence[np.ndarray]
+def auroc_together(
+  measures: Sequence[Sequence[np.ndarray]], wrong: Sequence[np.ndarray]
 ) -> list[float]:
-  """What a measure adds to confidence: AUROC of each run by both together.
+  """AUROC of each run by several measures together.
 
-  The doubt is the share of wrong pixels among those of similar rank in both, in the other runs.
+  The doubt is the share of wrong pixels among those of similar rank in all, in the other runs.
 
   Args:
-    confidence: [N] of each run, of `CONFIDENCE`.
-    measure: [N] of each run.
+    measures: for each measure, the most telling one first: [N] of each run.
     wrong: bool [N] of each run, where the pseudo-label is wrong.
   """
   areas = []
   for left_out in range(len(wrong)):
-    others = [number for number in range(len(wrong)) if number != left_out]
-    first, second, known = (
-      np.concatenate([of[number] for number in others]) for of in (confidence, measure, wrong)
+    *columns, known = (
+      np.concatenate([*of[:left_out], *of[left_out + 1 :]]) for of in (*measures, wrong)
     )
-    limits = _limits(first, _CONFIDENCE_RANKS), _limits(second, _MEASURE_RANKS)
-    shape = tuple(len(each) + 1 for each in limits)
-
-    def cells(*values, limits=limits, shape=shape):
-      bins = [np.searchsorted(each, of) for each, of in zip(limits, values, strict=True)]
-      return np.ravel_multi_index(bins, shape)
-
-    places, size = cells(first, second), math.prod(shape)
-    total = np.bincount(places, minlength=size)
-    share = (np.bincount(places, known, size) + known.mean()) / (total + 1)
-    areas.append(auroc(share[cells(confidence[left_out], measure[left_out])], wrong[left_out]))
+    ranks = (_FIRST_RANKS, *[_OTHER_RANKS] * (len(columns) - 1))
+    edges = [_edges(*each) for each in zip(columns, ranks, strict=True)]
+    total, bad = (np.histogramdd(columns, edges, weights=weights)[0] for weights in (None, known))
+    share = (bad + known.mean()) / (total + 1)
+    own = zip((of[left_out] for of in measures), edges, strict=True)
+    bins = (np.digitize(values, limits[1:-1]) for values, limits in own)
+    areas.append(auroc(share[tuple(bins)], wrong[left_out]))
   return areas
 
 
-def _limits(values: np.ndarray, ranks: int) -> np.ndarray:
-  return np.unique(np.quantile(values, np.arange(1, ranks) / ranks))
+def _edges(values: np.ndarray, ranks: int) -> np.ndarray:
+  """Edges of bins with as many values each, or with one value each where there are few."""
+  limits = np.unique(values)
+  if len(limits) > _FEW:
+    limits = np.unique(np.quantile(values, np.arange(1, ranks) / ranks))
+  return np.concatenate([[-np.inf], limits, [np.inf]])

@@ -47,7 +47,7 @@ def check_depth(folder: Path, predict: PredictedDepth | None) -> None:
     UserError: it was trained with other depth.
   """
   mark = f"_predicted_{predict.digest if predict else ''}"
-  if (mark in folder.name) != (predict is not None):
+  if (mark in folder.resolve().name) != (predict is not None):
     given = f"that of {predict.run} ({predict.digest})" if predict else "the true one"
     raise UserError(
       f"{folder} was not trained with the depth given, {given}: name the folder of its depth, "

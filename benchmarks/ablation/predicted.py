@@ -147,7 +147,7 @@ class PredictedDepth:
         layout, split, count, height=SIZE[0], width=SIZE[1], folder=self.run / "frames", **world
       )
       found = self._predicted(frames, size)
-      with atomic_write(path) as partial, open(partial, "wb") as file:
+      with atomic_write(path, unique=True) as partial, open(partial, "wb") as file:
         np.save(file, found)
     return np.load(path)
 

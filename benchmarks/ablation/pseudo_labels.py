@@ -6,8 +6,9 @@ For runs of `benchmarks.ablation.run` with depth heads, with their newest checkp
 batches it compares the teacher's labels of the target with the true ones, which training never
 sees, and measures how well each measure of doubt ranks wrong pixels before right ones:
 the area under the ROC curve (AUROC), 0.5 for a measure that knows nothing, 1 for one that knows
-all. With several runs it does so for each measure together with confidence, as learned from the
-other runs. Then by class: how many labels are wrong, and how far the depth heads are off.
+all. With several runs it does so for each measure together with confidence, and with confidence and
+class, as learned from the other runs. Then by class: how many labels are wrong, and how far the
+depth heads are off.
 """
 
 import argparse
@@ -20,13 +21,14 @@ import jax
 import numpy as np
 
 from benchmarks.ablation.doubts import (
+  CLASS,
   CONFIDENCE,
   HEADS,
   MEASURES,
   STUDENT,
   Places,
   auroc,
-  auroc_with_confidence,
+  auroc_together,
   doubts,
 )
 from benchmarks.ablation.inspection import config_of_run, later_batches
@@ -100,21 +102,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def auroc_table(of_runs: Sequence[Mapping[str, np.ndarray]], wrongs: Sequence[np.ndarray]) -> str:
-  """A row per measure: its AUROC, alone and together with confidence, as Markdown.
+  """A row per measure: its AUROC, alone and, of several runs, with others, as Markdown.
 
   Args:
     of_runs: measure → [N], of each run.
     wrongs: bool [N] of each run, where the pseudo-label is wrong.
   """
-  lines = ["| AUROC, mean (lowest to highest) | alone | with confidence |", "|---|---|---|"]
-  confidence = [of[CONFIDENCE] for of in of_runs]
+  bases = {"with confidence": (CONFIDENCE,), "with confidence and class": (CONFIDENCE, CLASS)}
+  lines = [
+    f"| AUROC, mean (lowest to highest) | alone | {' | '.join(bases)} |",
+    "|---|---|---|---|",
+  ]
   for measure in MEASURES:
-    values = [of[measure] for of in of_runs]
-    alone = _spread([auroc(*each) for each in zip(values, wrongs, strict=True)])
-    both = ""
-    if measure != CONFIDENCE and len(of_runs) > 1:
-      both = _spread(auroc_with_confidence(confidence, values, wrongs))
-    lines.append(f"| {measure} | {alone} | {both} |")
+    values = {name: [of[name] for of in of_runs] for name in (CONFIDENCE, CLASS, measure)}
+    cells = [_spread([auroc(*each) for each in zip(values[measure], wrongs, strict=True)])]
+    for base in bases.values():
+      # What is with itself shows what the others gain, and what learning from ranks costs.
+      together = [values[name] for name in dict.fromkeys((*base, measure))]
+      cells.append(_spread(auroc_together(together, wrongs)) if len(of_runs) > 1 else "")
+    lines.append(f"| {measure} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from configs import demo
 from configs.default import depth_as_input
 from corda_jax.configuration import build
 from corda_jax.configuration import settings as settings_of
+from corda_jax.errors import UserError
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.encoders.mix_transformer import mix_transformer
 from corda_jax.models.encoders.resnet import ResNet
@@ -159,9 +160,11 @@ def variant_config(
     base: name of the configuration, in configs/, that all this changes.
 
   Raises:
-    UserError: the settings do not fit.
+    UserError: the base has no adaptation, or the settings do not fit.
   """
   config = load_config(base)
+  if "mixed" not in config.terms:
+    raise UserError(f"{base} does not adapt: name a configuration that does, such as {BASE}")
   changes = SIZES[size] | SOURCES[source] | (VARIANTS | ORACLES)[variant]
   depth_input = changes.pop(_INPUT, None)
   for name in [name for name, value in changes.items() if value is None or is_dataclass(value)]:

@@ -88,7 +88,7 @@ def render(
       title = f"{layout} {split}, {what}"
       made = list(progress_bar(iterable=made, total=count, desc=title, unit="frame"))
       arrays = {field: np.stack([each[field] for each in made]) for field in made[0]}
-      with atomic_write(path) as partial, open(partial, "wb") as file:
+      with atomic_write(path, unique=True) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
     with np.load(path) as arrays:
       return dict(arrays)
