@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import doubts, inspection, pseudo_labels
-from corda_jax.depth.inverse_depth import from_metres
+from corda_jax.depth.inverse_depth import NO_DEPTH, from_metres
 from corda_jax.errors import UserError
+from corda_jax.labels import IGNORE
 from tests.benchmark_commands import numbers, table_rows
 
 CAMERA = np.float32([[10, 10, 2, 1]])  # of images of a few pixels
@@ -43,7 +44,7 @@ def test_what_a_measure_adds_to_confidence(random):
 def test_what_is_known_of_each_class_is_not_the_merit_of_a_measure(random):
   """Of 19 classes, some are wrong more often; a measure that only says which one adds nothing."""
   runs = 2, 50_000
-  label = random.randint(0, 19, runs)
+  label = np.int64(19 * random.uniform(size=runs) ** 2)  # some classes are frequent
   rate = random.uniform(0, 0.6, 19)
   wrong = random.uniform(size=runs) < rate[label]
   confidence = random.uniform(size=runs)
@@ -55,19 +56,34 @@ def test_what_is_known_of_each_class_is_not_the_merit_of_a_measure(random):
   np.testing.assert_allclose(with_rarity, by_class, atol=0.005)
 
 
+def scene(stretch):
+  """Road; 2.5 m above it class 1 at 10 m and class 2 at 80 m; class 1 without depth; a camera."""
+  rows = 8 * stretch + 1
+  label, metres = np.full((1, rows, 3), 1), np.full((1, rows, 3), 10.0)
+  label[0, 7 * stretch, 1], metres[0, 7 * stretch, 1] = 2, 80
+  label[0, -1], depth = 0, from_metres(metres)
+  depth[0, 0, 2] = NO_DEPTH
+  shown = np.zeros(label.shape, bool)
+  shown[0, [0, 7 * stretch, -1], [0, 1, 0]] = shown[0, 0, 2] = True
+  return label, depth, shown, np.float32([[9, 32 * stretch, 1, rows - 1]])
+
+
 def test_a_class_is_doubted_where_the_source_has_others():
-  """Two rows: what is two metres up is class 1 near by and class 2 far off, the road is below."""
-  label = np.array([[[1, 1, 2, 2], [0, 0, 0, 255]]], np.uint8)
-  depth = np.float32(from_metres(np.array([[[10.0, 10, 80, 80], [10, 10, 10, 10]]])))
-  rows = {"source_label": label, "source_inverse_depth": depth}
-  camera = np.float32([[5, 5, 2, 1]])
-  places = doubts.Places([rows | {"source_intrinsics": camera}] * 20, 3)
-  found = places.doubt(np.array([[[1, 2, 1, 2], [0, 0, 1, 0]]]), depth, camera)[0]
-  assert (found[[0, 0, 1, 1], [0, 3, 0, 1]] < 0.05).all()
-  assert (found[[0, 0, 1], [1, 2, 2]] > 0.95).all()
-  # Another camera's height is not the road's: the road's own median is.
-  found = places.doubt(np.array([[[1, 1], [0, 0]]]), depth[..., :2], camera + [0, 0, 0, 2])
-  assert (found < 0.05).all()
+  label, depth, shown, camera = scene(1)
+  source = {"source_label": np.where(shown, label, IGNORE), "source_inverse_depth": depth}
+  places = doubts.Places([source | {"source_intrinsics": camera}] * 20, 3)
+  for stretch in (1, 2):  # a camera of twice the focal length sees the same
+    label, depth, shown, camera = scene(stretch)
+    near, far, without, road = places.doubt(label, depth, camera)[shown][[0, 2, 1, 3]]
+    assert max(near, far, road) < 0.05
+    assert without == pytest.approx(2 / 3)  # nothing is known of it
+    wrong = np.where(label == 0, 0, 3 - label)
+    near, far = places.doubt(wrong, depth, camera)[shown][[0, 2]]
+    assert min(near, far) > 0.95
+  # A camera that is higher above the road: what counts is the height above the road.
+  higher = camera - [0, 0, 0, 16]
+  near, road = places.doubt(label, depth, higher)[shown][[0, 3]]
+  assert max(near, road) < 0.05
 
 
 def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
@@ -82,6 +98,10 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     "teacher_source_inverse_depth": np.float32([[[9, 20, 60, 9, 9]]]),
   }
   depth = np.float32([[[9, 8, 40, 9, 1]]])  # one without depth
+  # Another image, of which nothing counts, has medians of its own.
+  maps = {name: np.concatenate([value, value]) for name, value in maps.items()}
+  maps["mask"][1] = True
+  maps["teacher_source_inverse_depth"][1] *= 5
   batch = {
     "target_image": np.zeros((1, 1, 5, 3), np.uint8),
     "target_label": np.array([[[1, 1, 7, 255, 4]]], np.uint8),  # one of the source, one without
@@ -89,8 +109,9 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     "target_intrinsics": CAMERA,
     "source_label": np.array([[[1, 1, 1, 1, 2]]], np.uint8),
     "source_inverse_depth": depth,
-    "source_intrinsics": CAMERA,
+    "source_intrinsics": CAMERA * [1, 1, 1, 3],  # so that it has nothing where the target has
   }
+  batch = {name: np.concatenate([value, value]) for name, value in batch.items()}
   run = SimpleNamespace(
     has_depth_heads=True,
     classes=range(9),
@@ -115,7 +136,7 @@ def test_pixels_of_the_target_that_are_known_are_judged(tmp_path, monkeypatch):
     [np.log(2) / 2, 0],  # of 0 and log 2, of log 1.2 alone
     [np.log(40 / 8), np.log(40 / 8)],
     [1, 2],
-    [1 - (3 + 1 / 9) / 4, 1 - (1 / 9) / 2],  # of three pixels of class 1; of one, for class 2
+    [8 / 9, 8 / 9],
     [1.5, 0.5],
     [0.25, 0.25],
     [1 - 0.75 * 0.75, 1],
