@@ -44,8 +44,8 @@ def test_what_a_measure_adds_to_confidence(random):
 def test_what_is_known_of_each_class_is_not_the_merit_of_a_measure(random):
   """Of 19 classes, some are wrong more often; a measure that only says which one adds nothing."""
   runs = 2, 50_000
-  label = np.int64(19 * random.uniform(size=runs) ** 2)  # some classes are frequent
-  rate = random.uniform(0, 0.6, 19)
+  label = np.int64(19 * random.uniform(size=runs) ** 2)  # those that are right are frequent
+  rate = np.linspace(0, 0.6, 19)
   wrong = random.uniform(size=runs) < rate[label]
   confidence = random.uniform(size=runs)
   rarity = random.permutation(19)[label] / 19
