@@ -1,12 +1,7 @@
-"""Options, runners and tables of benchmarks, and the script of the GPU's rows."""
+"""Options, runners and tables of benchmarks."""
 
-import argparse
 import importlib
-import json
-import os
 import re
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,64 +16,6 @@ from benchmarks.speed.runners import Reference, time_in_turn
 from corda_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "benchmarks" / "gpu.sh"
-STAND_IN = """
-import json, os, sys
-with open(os.environ["CALLS"], "a") as file:
-  values = [os.environ.get("XLA_FLAGS", ""), os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]]
-  file.write(json.dumps([sys.argv[1:], *values]) + chr(10))
-sys.exit(int("--json" in sys.argv and "forms.json" in sys.argv[sys.argv.index("--json") + 1]))
-"""
-
-
-def test_all_stages_for_a_gpu_are_commands_that_run(tmp_path):
-  stand_in, calls_file = tmp_path / "python", tmp_path / "calls_file"
-  stand_in.write_text(f"#!{sys.executable}\n{STAND_IN}")
-  stand_in.chmod(0o755)
-  environment = os.environ | {"PYTHON": str(stand_in), "CALLS": str(calls_file)}
-  environment |= {"BATCHES": "4 32", "XLA_FLAGS": ""}
-  given = {"env": environment, "capture_output": True, "text": True, "cwd": tmp_path}
-  result = subprocess.run([SCRIPT, "the release", "out"], check=False, **given)
-  assert result.returncode == 1
-  assert result.stderr.rpartition(":")[2].split() == ["forms"]  # and others went on
-  calls = [json.loads(line) for line in calls_file.read_text().splitlines()]
-  parser = argparse.ArgumentParser()
-  options.add_sweep_options(parser)
-  parser.add_argument("--reference", action="append", default=[])
-  parser.add_argument("--rounds", type=int)
-  parser.add_argument("--json", type=Path)
-  references, rows = [], []
-  for arguments, flags, preallocate in calls:
-    assert arguments[0] == "-m"
-    assert (ROOT / (arguments[1].replace(".", "/") + ".py")).exists()
-    if arguments[1] == "benchmarks.speed.step":
-      given = parser.parse_args(arguments[2:])
-      name = given.json.stem
-      references += [(4, text) for text in given.reference]
-      assert preallocate == str(not given.reference).lower()
-      for _, config in options.swept_configs(given):  # fields and values that there are
-        if name.startswith("recipes"):
-          assert config.model.dtype == "bfloat16"
-          continue
-        assert config.data.crop_height == config.data.crop_width == 512
-        precision = f"{config.model.dtype} {config.compute.matmul_precision}"
-        kept = not config.compute.rematerialize and not config.compute.one_student_pass
-        if kept and name not in ("layout", "graphs", "forms"):
-          rows.append((config.data.batch_size, precision))
-      assert ("nhwc" in flags) == (name == "layout")
-    elif arguments[1] == "benchmarks.speed.references":
-      references += [(32, text) for text in arguments[2:] if "=" in text]
-  # Each row of the open table in docs/benchmarks.md once; the two batches are others here.
-  kinds = {"float32": "float32 highest", "TF32": "float32 default", "bfloat16": "bfloat16 default"}
-  text = (ROOT / "docs" / "benchmarks.md").read_text()
-  found = re.findall(r"^\| (\d+) \| (float32|TF32|bfloat16) \|", text, re.MULTILINE)
-  batches = {"2": 4, "4": 4, "8": 8, "16": 32}
-  assert sorted(rows) == sorted((batches[batch], kinds[kind]) for batch, kind in found)
-  assert (len(calls), len(rows), len(references)) == (18, 12, 4 + 3 + 3)
-  for batch, text in references:
-    words = shlex.split(Reference.parts_of_option(text)[1])
-    assert words[1:3] == ["benchmarks/reference/released_step.py", str(tmp_path / "the release")]
-    assert words[words.index("--batch") + 1] == str(batch)
 
 
 def test_options():
@@ -143,7 +80,9 @@ def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
   def made_up(name, seconds, busy):  # what `measure` gives, of 12 TFLOP a step
     made = dict.fromkeys(("xla_operations", "bytes", "peak_memory"))
     made |= {"peak": "float32, default", "images": 8, "compile_seconds": 7.0, "collectives": {}}
+    largest = [(part, "fusion", value) for part, value in busy.items()]
     made |= {"name": name, "seconds": seconds, "fastest": seconds / 2, "busy": busy}
+    made["largest"] = largest
     return made | {"operations": {"source": 8e12, "mixed": 4e12}}
 
   monkeypatch.setattr(jax, "device_count", lambda: 2)
@@ -157,6 +96,10 @@ def test_the_report_compares_with_peers_and_with_the_peak(monkeypatch):
   assert row[3:11] == ["–", "–", "–", "7", "2000.0 (1000.0)", "4.0", "6.00", "25%"]
   assert {"| huge | why |" + " |" * 8, "| small | – (8,000) | – (4,000) | – |"} < set(lines)
   assert "| large | 3000.0 (8,000) | 1000.0 (4,000) | 4000.0 |" in lines
+  place = lines.index("| large: part | operations | busy, ms |")
+  assert lines[place + 2 : place + 4] == [
+    *("| source | fusion | 3000.00 |", "| mixed | fusion | 1000.00 |")
+  ]
 
 
 def test_what_seeds_and_rounds_come_to():

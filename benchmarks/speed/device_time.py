@@ -1,4 +1,4 @@
-"""Splits the time that a device spends on a compiled program over the program's named scopes."""
+"""Splits the time that a device spends on a compiled program over its scopes and operations."""
 
 import re
 import tempfile
@@ -19,14 +19,16 @@ _SCOPES = re.compile(r'op_name="([^"]*)"')
 _CALLERS = ("call", "conditional", "while")
 
 
+_NUMBER = re.compile(r"(\.\d+|_\d+|\.clone|\.remat\d*)+$")  # what tells operations of a kind apart
+
 # Operations that only the profile names: kernels of libraries, or graphs of kernels.
 UNNAMED = "not named"
 
 
 def split_time(
   compiled: jax.stages.Compiled, run: Callable[[], Any], parts: Sequence[str]
-) -> dict[str, float]:
-  """Seconds that the device was busy by scope, from a profile.
+) -> dict[tuple[str, str], float]:
+  """Seconds that the device was busy by scope and kind of operation, from a profile.
 
   Args:
     compiled: the program.
@@ -34,8 +36,9 @@ def split_time(
     parts: names of scopes (`jax.named_scope`).
 
   Returns:
-    Each of `parts`, "other" and "not named" → seconds, of all runs together; empty where the
-    profile has none. Operations that run side by side count in full, each.
+    (one of `parts`, "other" or "not named"; name of the operation without its number) → seconds, of
+    all runs together; empty where the profile has none. Operations that run side by side count in
+    full, each.
   """
   part = parts_of_instructions(compiled.as_text(), frozenset(parts))
   with tempfile.TemporaryDirectory() as folder:
@@ -44,10 +47,9 @@ def split_time(
     times = Counter()
     for path in Path(folder).glob("**/*.xplane.pb"):
       for operation, nanoseconds in _events(path):
-        times[part.get(operation, UNNAMED)] += nanoseconds
-  if not times:  # a profile that names no operations, where profiling is not permitted
-    return {}
-  return {part: times[part] / 1e9 for part in (*parts, OTHER, UNNAMED)}
+        times[part.get(operation, UNNAMED), _NUMBER.sub("", operation)] += nanoseconds
+  # None where profiling is not permitted: such a profile names no operations.
+  return {key: nanoseconds / 1e9 for key, nanoseconds in times.items()}
 
 
 def parts_of_instructions(program: str, parts: frozenset[str]) -> dict[str, str]:

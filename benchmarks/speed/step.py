@@ -12,13 +12,15 @@ again. The peak is that of a large matrix product in the type and at the
 precision that the network computes in, measured in the same run. Where there are several devices,
 their communication is counted, too; `benchmarks.scaling.communication` counts it without running
 anything. The parts' times are those in which the device was busy, by a profile: less than a step
-takes where it waits for the host, more where operations run side by side.
+takes where it waits for the host, more where operations run side by side. The kinds of operations
+that take longest are listed.
 """
 
 import argparse
 import contextlib
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ PARTS = ("source", "teacher", "mixed", "masked", "student", "optimizer")
 _PEAK_SIZES = {"cpu": 3072}  # rows of the matrices whose product gives the peak
 _PEAK_SIZE = 8192  # the same on other platforms
 _PROFILED_STEPS = 3
+_LARGEST = 10  # kinds of operations that are listed by time
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -184,7 +187,11 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
   config = step.task.config
   by_part = _by_part(count_operations(*step.traced(), parts=PARTS))
   memory = step.compiled.memory_analysis()
-  busy = split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS)
+  times = split_time(step.compiled, lambda: step.run(_PROFILED_STEPS), PARTS)
+  busy: Counter[str] = Counter()
+  for (part, _), value in times.items():
+    busy[part] += value / _PROFILED_STEPS
+  largest = sorted(times.items(), key=lambda item: -item[1])[:_LARGEST]
   return {
     "name": step.name,
     "peak": f"{config.model.dtype}, {config.compute.matmul_precision}",
@@ -201,7 +208,8 @@ def measure(step: JaxStep, seconds: list[float]) -> dict[str, Any]:
     "seconds": statistics.median(seconds),
     "fastest": min(seconds),
     "collectives": by_name(count_collectives(step.compiled.as_text(), frozenset(PARTS))),
-    "busy": {part: value / _PROFILED_STEPS for part, value in busy.items()},
+    "busy": busy,
+    "largest": [(*names, value / _PROFILED_STEPS) for names, value in largest],
   }
 
 
@@ -247,6 +255,9 @@ def report(
       f"takes less: {', '.join(ours)}",
     ]
   lines += ["", *_parts_table(results)]
+  for r in results:
+    rows = [f"| {part} | {kind} | {1e3 * value:.2f} |" for part, kind, value in r["largest"]]
+    lines += ["", f"| {r['name']}: part | operations | busy, ms |", "|---|---|---|", *rows]
   if any(r["collectives"] for r in results):
     lines += ["", *collectives_table({r["name"]: r["collectives"] for r in results})]
   return "\n".join(lines)
