@@ -21,9 +21,11 @@ RARE = "DACS, rare classes"
 MASKED = "DACS, masked consistency"
 RARE_MASKED = "DACS, rare classes, masked"
 RARE_MASKED_DEPTH = "CorDA as published, rare classes, masked"
+MASKED_DEPTH = "CorDA as published, masked"
 INPUT = "DACS, depth as input"
 INPUT_DROPPED = "DACS, depth as input, dropout"
-INPUT_MASKED = "DACS, depth as input, dropout, masked"
+INPUT_MASKED = "DACS, depth as input, masked"
+INPUT_DROPPED_MASKED = "DACS, depth as input, dropout, masked"
 ORACLE = "trained on target labels"  # the target takes the place of the source
 
 WITHOUT_DEPTH = {"model.depth": False, "model.correlation": False}
@@ -53,9 +55,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
   MASKED: WITHOUT_DEPTH | _MASKED,
   RARE_MASKED: WITHOUT_DEPTH | _RARE | _MASKED,
   RARE_MASKED_DEPTH: _RARE | _MASKED | {"terms.mixed.depth_weight.share_across_batch": False},
+  MASKED_DEPTH: _MASKED | {"terms.mixed.depth_weight.share_across_batch": False},
   INPUT: WITHOUT_DEPTH | {_INPUT: {"dropout": 0.0}},
   INPUT_DROPPED: WITHOUT_DEPTH | {_INPUT: _DROPPED},
-  INPUT_MASKED: WITHOUT_DEPTH | {_INPUT: _DROPPED} | _MASKED,
+  INPUT_MASKED: WITHOUT_DEPTH | {_INPUT: {"dropout": 0.0}} | _MASKED,
+  INPUT_DROPPED_MASKED: WITHOUT_DEPTH | {_INPUT: _DROPPED} | _MASKED,
   ORACLE: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
 }
 
@@ -85,9 +89,11 @@ BUILDS_ON = {
   MASKED: DACS,
   RARE_MASKED: DACS,
   RARE_MASKED_DEPTH: RARE_MASKED,
+  MASKED_DEPTH: MASKED,
   INPUT: DACS,
   INPUT_DROPPED: INPUT,
-  INPUT_MASKED: INPUT_DROPPED,
+  INPUT_MASKED: INPUT,
+  INPUT_DROPPED_MASKED: INPUT_DROPPED,
   RIGHT_ALONE: DACS,
   TRUE_LABELS: DACS,
   DEPTH_SEEN: NO_BLUE,
