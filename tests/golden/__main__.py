@@ -3,6 +3,7 @@
 python -m tests.golden                     those in tests/golden
 python -m tests.golden --folder DIR        others
 python -m tests.golden corda_gta.npz ...   these of them; daformer/mit_b0.npz of a folder below
+python -m tests.golden --platform cuda     on a GPU
 """
 
 import argparse
@@ -23,6 +24,17 @@ def main() -> None:
     prog="python -m tests.golden", description=__doc__.splitlines()[0]
   )
   parser.add_argument("--folder", type=Path, help="default: CORDA_GOLDEN_DIR, or tests/golden")
+  parser.add_argument("--platform", default="cpu", help="where it is computed; default: cpu")
+  parser.add_argument(
+    "--dtypes",
+    nargs="+",
+    choices=("float64", "float32", "bfloat16"),
+    default=("float64", "float32"),
+    help="default: float64 and float32; bfloat16 has no bounds",
+  )
+  parser.add_argument(
+    "--step", action="store_true", help="the losses of a released step in float32 and bfloat16, too"
+  )
   parser.add_argument("files", nargs="*", metavar="FILE", help="default: all")
   options = parser.parse_args()
   if options.folder:
@@ -34,8 +46,8 @@ def main() -> None:
       f"{folder()} does not hold {', '.join(unknown) or 'any reference values'}, expected "
       f"{', '.join(found or [f'{kind}*.npz' for kind in KINDS])}"
     )
-  jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_enable_x64", True)
+  jax.config.update("jax_platforms", options.platform)
+  jax.config.update("jax_default_matmul_precision", "highest")  # GPUs have others
   jax.config.update("jax_numpy_dtype_promotion", "strict")
   expected = options.files
   missed = 0
@@ -47,11 +59,14 @@ def main() -> None:
   ]
   runs += [(path, "float64", lambda p: ReleasedRun(p).measures()) for path in files("corda")]
   runs += [
-    (path, "float32", lambda p: ReleasedRun(p, "float32").outputs()) for path in files("corda")
+    (path, dtype, lambda p, dtype=dtype: ReleasedRun(p, dtype).in_low_precision(step=options.step))
+    for dtype in ("float32", "bfloat16")
+    for path in files("corda")
   ]
   for path, dtype, measures in runs:
-    if expected and name_of(path) not in expected:
+    if dtype not in options.dtypes or (expected and name_of(path) not in expected):
       continue
+    jax.config.update("jax_enable_x64", dtype == "float64")
     print(f"\n{name_of(path)}, {dtype}")
     print(f"  {'quantity':<30} {'compared':>9} {'largest error':>14} {'bound':>9}")
     for measure in measures(path):
@@ -59,6 +74,7 @@ def main() -> None:
       missed += not met
       # Bounds of what must be equal are the smallest number above zero.
       bound = f"{measure.bound:.0e}" if measure.bound > 1e-300 else "equal"
+      bound = "none" if measure.bound == float("inf") else bound
       note = "" if met else "  ABOVE"
       print(
         f"  {measure.quantity:<30} {measure.compared:>9,} {measure.error:>14.1e} {bound:>9}{note}",

@@ -55,6 +55,7 @@ CHANGES = 1e-8  # of changes of parameters, relative to the norm of the change
 # fiftieth of the values are held to SPREAD, and every one to FLIPPED.
 SPREAD = 1e-3
 FLIPPED = 0.1
+LOSSES = 1e-3  # of the first step's losses in float32
 
 
 class Measure(NamedTuple):
@@ -83,7 +84,8 @@ def variant(reference: Any) -> str:
 def configuration(reference: Any, dtype: str) -> Any:
   """The released configuration with what the file sets."""
   config = CONFIGS[variant(reference)].get_config()
-  config.model.dtype = config.model.param_dtype = dtype
+  config.model.dtype = dtype
+  config.model.param_dtype = "float64" if dtype == "float64" else "float32"
   config.optimizer.learning_rate = float(reference["learning_rate"])
   config.teacher.initial_label_steps = 10**9 if reference["use_initial"] else 0
   for name in (n for n in reference.files if n.startswith("switch/")):
@@ -114,7 +116,8 @@ class ReleasedRun:
 
   Args:
     path: of the file.
-    dtype: "float64", or "float32" for `outputs` alone.
+    dtype: "float64", which takes `jax_enable_x64`; or, without that, "float32" or "bfloat16", for
+      `in_low_precision` alone.
   """
 
   def __init__(self, path: Path, dtype: str = "float64"):
@@ -127,7 +130,7 @@ class ReleasedRun:
     self.config = configuration(self.reference, dtype)
     self.task = AdaptationTask.from_config(self.config, make_mesh(jax.devices()[:1]))
     self.branches = len(self.config.model.decoder.dilations)
-    self.image = jnp.asarray(golden.forward_image(self.seed, self.shape), dtype)
+    self.image = jnp.asarray(golden.forward_image(self.seed, self.shape))
     model = self.task.model
     self.evaluate = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
 
@@ -163,6 +166,12 @@ class ReleasedRun:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     error = relative(self.evaluate(variables, self.image)["S"], self.reference["final_eval/S"])
     yield Measure("final_eval/S", error, STORED, 1)
+
+  def in_low_precision(self, *, step: bool) -> Iterator[Measure]:
+    """The outputs, and the losses of the first step; measured without a bound in bfloat16."""
+    measures = [*self.outputs(), *([self.steps(1)[1][0]] if step else [])]
+    bounded = self.dtype == "float32"
+    yield from (each if bounded else each._replace(bound=np.inf) for each in measures)
 
   def outputs(self) -> Iterator[Measure]:
     """The six outputs in evaluation and in training mode, and the statistics after the latter."""
@@ -200,12 +209,12 @@ class ReleasedRun:
     errors = [relative(got, self.reference[f"eval/{name}"]) for name, got in outputs.items()]
     yield worst("eval/* of a converted file", errors, STORED)
 
-  def steps(self) -> tuple[TrainState, list[Measure]]:
-    """Runs the iterations of the file; the last state, and how losses and first step compare."""
+  def steps(self, count: int | None = None) -> tuple[TrainState, list[Measure]]:
+    """Runs the file's iterations, or so many; the last state, how losses and first step compare."""
     step, state = self._compile_step(), None
     losses, measures = [], []
     names = [str(name) for name in self.reference["loss_names"]]
-    for index, iteration in enumerate(self.reference["iterations"]):
+    for index, iteration in enumerate(self.reference["iterations"][:count]):
       batch = golden.step_batch(self.seed + index, self.shape)
       mask = batch.pop("mix_mask")
       state = self._state_at(int(iteration), state)
@@ -215,7 +224,7 @@ class ReleasedRun:
       losses += [abs(float(metrics[name]) / value - 1) for name, value in pairs]
       if index == 0:
         measures = [*self._maps(maps, batch), *self._gradients(state.optimizer_state[1])]
-    return state, [worst("losses", losses, EXACT), *measures]
+    return state, [worst("losses", losses, EXACT if self.dtype == "float64" else LOSSES), *measures]
 
   def _compile_step(self):
     @functools.partial(jax.jit, donate_argnums=0)  # of two gigabytes
