@@ -50,7 +50,7 @@ def test_modules_import_without_tensorflow():
   ("names", "more"),
   [
     (("speed.step", "speed.references", "speed.classifier", "speed.kernel_gradients"), ()),
-    (("ablation.run", "ablation.world", "devices", "gpu"), ()),
+    (("ablation.run", "ablation.world", "devices", "gpu", "speed.encoders"), ()),
   ],
 )
 def test_what_a_gpu_is_timed_by_needs_little_more(names, more):

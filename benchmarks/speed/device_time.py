@@ -19,7 +19,8 @@ _SCOPES = re.compile(r'op_name="([^"]*)"')
 _CALLERS = ("call", "conditional", "while")
 
 
-_NUMBER = re.compile(r"(\.\d+|_\d+|\.clone|\.remat\d*)+$")  # what tells operations of a kind apart
+# Suffixes that distinguish operations of one kind.
+_NUMBER = re.compile(r"(\.\d+|_\d+|\.clone|\.remat\d*)+$")
 
 # Operations that only the profile names: kernels of libraries, or graphs of kernels.
 UNNAMED = "not named"

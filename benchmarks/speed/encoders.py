@@ -118,7 +118,10 @@ def main(arguments: list[str] | None = None) -> None:
   for size in options.networks:
     for side in options.sizes:
       for train in (False,) if size in _DEPTH else (False, True):
-        print(row(size, side, options, train), flush=True)
+        try:
+          print(row(size, side, options, train), flush=True)
+        except FAILURES as error:  # the other rows go ahead
+          print(f"| {_title(size)} | {side} | {first_line(error)} | | | |", flush=True)
 
 
 def row(size: str, side: int, options: argparse.Namespace, train: bool) -> str:

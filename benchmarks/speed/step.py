@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         dtype, precision = kind.split(", ")
         peaks[kind] = at_matmul_precision(measured_peak, precision)(dtype, size)
       results.append(result)
-    except FAILURES as error:  # its time is reported all the same
+    except (*FAILURES, OSError, RuntimeError, ValueError) as error:  # its time is reported anyway
       failed[f"{step.name}, measured closer"] = first_line(error)
     save()
   print(report(results, peaks, of_references, failed))

@@ -7,6 +7,7 @@ from the file: seed, shape, learning rate, iterations, the source of pseudo-labe
 
 import dataclasses
 import functools
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,9 +170,13 @@ class ReleasedRun:
 
   def in_low_precision(self, *, step: bool) -> Iterator[Measure]:
     """The outputs, and the losses of the first step; measured without a bound in bfloat16."""
-    measures = [*self.outputs(), *([self.steps(1)[1][0]] if step else [])]
-    bounded = self.dtype == "float32"
-    yield from (each if bounded else each._replace(bound=np.inf) for each in measures)
+
+    def losses() -> Iterator[Measure]:
+      _, measures = self.steps(1)
+      yield measures[0]
+
+    for measure in itertools.chain(self.outputs(), losses() if step else ()):
+      yield measure if self.dtype == "float32" else measure._replace(bound=np.inf)
 
   def outputs(self) -> Iterator[Measure]:
     """The six outputs in evaluation and in training mode, and the statistics after the latter."""
