@@ -33,9 +33,8 @@ class MaskedConsistency(Term):
 
   Attributes:
     weight: weight of the loss.
-    hidden: what is hidden: square "blocks" of the image, by its mean colour after augmentation, and
-      of its depth where the network sees it; or the "patches" of a Vision Transformer, by its mask
-      token.
+    hidden: what is hidden: square "blocks" of the image, by its mean colour after augmentation; or
+      the "patches" of a Vision Transformer, by its mask token. Depth that the network sees stays.
     block: side of a block, in pixels.
     ratio: share of blocks or patches that are hidden, on average.
     augmentation: of the target, before it is masked.
@@ -73,7 +72,8 @@ class MaskedConsistency(Term):
     image = self.augmentation.augment(image, draws, context.step.normalization)
     if self.hidden == "patches":
       return {"masked": PassInput(image, draws["seen"])}
-    return {"masked": PassInput(hide_blocks(image, draws["seen"]))}
+    colors = hide_blocks(image[..., :3], draws["seen"])
+    return {"masked": PassInput(jnp.concatenate([colors, image[..., 3:]], axis=-1))}
 
   def losses(self, passes: Mapping[str, Pass], context: Context) -> Found:
     """As in the base class."""

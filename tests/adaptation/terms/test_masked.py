@@ -39,8 +39,8 @@ def test_shapes_and_share_of_what_is_seen(hidden):
   assert len({each.tobytes() for each in seen.reshape(900, -1)}) > 100  # images of their own
 
 
-def masked(term, draws):
-  context = Context(Step, BATCH, draws=draws)
+def masked(term, draws, batch=BATCH):
+  context = Context(Step, batch, draws=draws)
   return term.images(context)["masked"]
 
 
@@ -52,6 +52,10 @@ def test_blocks_hide_the_image_and_patches_are_hidden_by_the_network():
   assert patches is None
   np.testing.assert_array_equal(image, hide_blocks(BATCH["target_image"], draws["seen"]))
   assert 0 < np.asarray(image).mean() < 1
+  with_depth = jnp.ones((3, 40, 70, 4)).at[..., 3].set(0.7)
+  shown, _ = masked(blocks, draws, {"target_image": with_depth})
+  np.testing.assert_array_equal(shown[..., :3], image)
+  np.testing.assert_array_equal(shown[..., 3], with_depth[..., 3])  # depth is not hidden
   by_network = MaskedConsistency(hidden="patches")
   draws = by_network.sample(jax.random.key(0), BATCH, Step) | off
   image, patches = masked(by_network, draws)
