@@ -1,7 +1,8 @@
 """Colour jitter, on the device.
 
-Values are 0..1; which colour each of the three channels is does not matter to their distribution.
-Semantics follow kornia 0.4.1, which CorDA's release uses, and 0.5.8, which DAFormer's does.
+Values are 0..1; unless they blend with grey, which colour each of the three channels is does not
+matter to their distribution. Semantics follow kornia 0.4.1, which CorDA's release uses, and 0.5.8,
+which DAFormer's does; those of blending torchvision, which VFM-UDA's does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from corda_jax.typing import Array, Float, Key
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+GREY = (0.2989, 0.587, 0.114)  # shares of red, green and blue, torchvision's
 
 
 def draw_jitter(
@@ -49,11 +51,13 @@ def color_jitter(
   *,
   brightness_mode: str = "add",
   hsv_epsilon: float = 0.0,
+  grey: Sequence[float] | None = None,
 ) -> Float[Array, "b h w 3"]:
   """Changes brightness, contrast, saturation and hue, in an order of its own for each image.
 
   Contrast multiplies. Brightness and contrast clip to 0..1. Saturation scales S and hue turns H by
-  factor turns, in HSV.
+  factor turns, in HSV. With `grey`, contrast is x f + (1 - f) m with the image's mean grey m, and
+  saturation the same with each pixel's grey; both clip.
 
   Args:
     images: [B, H, W, 3], 0..1.
@@ -62,6 +66,7 @@ def color_jitter(
     brightness_mode: "add" (factor - 1) to every channel, as released; or "multiply" by the factor,
       as later libraries do.
     hsv_epsilon: added to the value that saturation divides by: 0, or 1e-6 in kornia 0.5.8.
+    grey: shares of the three channels in grey, such as `GREY`; None: nothing blends with it.
 
   Returns:
     [B, H, W, 3], 0..1.
@@ -76,12 +81,21 @@ def color_jitter(
   def apply(images, operation):
     operation = operation[:, None, None, None]
     bright = images + (brightness - 1) if brightness_mode == "add" else images * brightness
-    plain = jnp.clip(jnp.where(operation == BRIGHTNESS, bright, images * contrast), 0, 1)
     # One conversion serves both operations of HSV.
     h, s, v = _to_hsv(images, hsv_epsilon)
     s = jnp.where(operation[..., 0] == SATURATION, jnp.clip(s * saturation, 0, 1), s)
     h = jnp.where(operation[..., 0] == HUE, h + hue, h)
-    return jnp.where(operation <= CONTRAST, plain, _from_hsv(h, s, v)), None
+    turned = saturated = _from_hsv(h, s, v)
+    contrasted = images * contrast
+    if grey is not None:
+      shade = (images * jnp.asarray(grey, images.dtype)).sum(-1, keepdims=True)
+      mean = shade.mean((1, 2), keepdims=True)
+      contrasted = contrasted + (1 - contrast) * mean
+      share = saturation[..., None]
+      saturated = jnp.clip(share * images + (1 - share) * shade, 0, 1)
+    plain = jnp.clip(jnp.where(operation == BRIGHTNESS, bright, contrasted), 0, 1)
+    colored = jnp.where(operation == SATURATION, saturated, turned)
+    return jnp.where(operation <= CONTRAST, plain, colored), None
 
   images, _ = jax.lax.scan(apply, images, draws["order"].T)
   return images

@@ -1,11 +1,14 @@
 import colorsys
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corda_jax.color_jitter import color_jitter, draw_jitter
+from PIL import Image, ImageEnhance
+
+from corda_jax.color_jitter import GREY, color_jitter, draw_jitter
 
 
 def test_each_image_has_its_own_factors_and_order(float64, random):
@@ -44,6 +47,28 @@ def test_hue_and_saturation_agree_with_the_standard_library(float64, random, sat
 
   expected = [[changed(color) for color in row] for row in images[0]]
   np.testing.assert_allclose(got[0], expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.3])
+@pytest.mark.parametrize(
+  ("operation", "enhance"),
+  [
+    ("brightness", ImageEnhance.Brightness),
+    ("contrast", ImageEnhance.Contrast),
+    ("saturation", ImageEnhance.Color),
+  ],
+)
+def test_blending_agrees_with_pillow(float64, random, operation, enhance, factor):
+  pixels = random.randint(0, 256, (2, 9, 8, 3), np.uint8)
+  pixels[1] //= 2  # the second image has another mean
+  neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+  draws = {name: jnp.full(2, value) for name, value in (neutral | {operation: factor}).items()}
+  draws["order"] = jnp.tile(jnp.arange(4), (2, 1))
+  jitter = jax.jit(functools.partial(color_jitter, brightness_mode="multiply", grey=GREY))
+  got = jitter(jnp.asarray(pixels / 255), draws)
+  expected = [np.asarray(enhance(Image.fromarray(x)).enhance(factor)) for x in pixels]
+  np.testing.assert_allclose(255 * got, expected, atol=1.21)  # Pillow rounds grey, and truncates
+  assert factor == 1 or np.abs(np.asarray(expected, int) - pixels).max() > 20
 
 
 def test_draws_cover_their_ranges():

@@ -132,6 +132,15 @@ PUBLISHED = {
   "optimizer.encoder_updates_per_step.projection": 1,
 }
 
+PUBLISHED_TRANSFORMERS = {
+  "data.source.rare_classes.tries": 0,
+  "mixing.classes_from": "image",
+  "optimizer.decay_encoder_norms": True,
+  "teacher.fraction_over": "image",
+  "terms.mixed.mean_over": "valid",
+  "terms.source.mean_over": "valid",
+}
+
 # Monodepth2 as published, with the settings of the sibling work that made such files.
 DEPTH = {
   "task": "depth",
@@ -242,7 +251,19 @@ TRANSFORMERS["gta2cs_vfm_uda"] = TRANSFORMERS["gta2cs_dinov2_source_only"] | {
   "terms.masked.ratio": 0.7,
   "terms.source.mean_over": "valid",
   "terms.mixed.mean_over": "all",
+  "mixing.augmentation.decide_for": "image",
+  "mixing.augmentation.brightness": "multiply",
+  "mixing.augmentation.blend_with_grey": True,
+  "terms.masked.augmentation.decide_for": "image",
+  "terms.masked.augmentation.sample_for": "image",
+  "terms.masked.augmentation.brightness": "multiply",
+  "terms.masked.augmentation.blend_with_grey": True,
+  "terms.masked.augmentation.blur_probability": 0.5,
   "mixing.weak.jitter_probability": 0.9,
+  "mixing.weak.jitter_strength": pytest.approx((32 / 255, 0.5, 0.5, 18 / 360)),
+  "mixing.weak.brightness": "multiply",
+  "mixing.weak.blend_with_grey": True,
+  "mixing.weak.blur_probability": 0.0,
   "data.source.rare_classes.temperature": 0.05,
   "data.source.rare_classes.tries": 20,
 }
@@ -343,6 +364,26 @@ def test_a_preset_turns_the_recipe_into_the_published_one(recipe):
   assert AdaptationTask.from_config(config).state_shapes().params
   with pytest.raises(ValueError, match=r"preset.*as_written.*as_released.*as_published"):
     get_config(recipe, "as_written")
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    *("gta2cs_daformer", "synthia2cs_daformer", "gta2cs_hrda", "gta2cs_mic", "synthia2cs_mic"),
+    *("gta2cs_mic_daformer", "gta2cs_mic_corda", "gta2cs_mic_depth_input"),
+  ],
+)
+def test_what_the_preset_changes_in_recipes_of_transformers(recipe):
+  config = flat(get_config(recipe))
+  expected = PUBLISHED_TRANSFORMERS.copy()
+  if "gta2cs" in recipe:  # 16:9, not the ratio of GTA5's frames
+    expected["data.source.height"] = 1440 if config["data.target.height"] == 1024 else 720
+  if "model.detail.height" in config:
+    expected["model.detail.last_position"] = True
+  if recipe == "gta2cs_mic_corda":
+    expected["terms.mixed.depth_weight.share_across_batch"] = False
+  published = flat(get_config(recipe, "as_published"))
+  assert {n: value for n, value in published.items() if config[n] != value} == expected
 
 
 @pytest.mark.parametrize("recipe", OWN)

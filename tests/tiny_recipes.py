@@ -58,6 +58,7 @@ def get_config(recipe: str, *, plain: bool = False, **overrides) -> ml_collectio
     "checkpoint_every": 2,
     "draw_every": 0,
     "evaluation.pictures": 0,
+    "optimizer.warmup.steps": 0,  # else the first updates are too small to be seen
     "data.batch_size": 4,
     "data.evaluation_batch_size": 2,
     "data.crop_height": SIDE,

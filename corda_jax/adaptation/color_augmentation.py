@@ -1,6 +1,6 @@
 """Colour jitter and Gaussian blur of images that the student sees, on the device.
 
-Semantics follow kornia, which the releases use. Each operation takes the drawn numbers; `draw_*`
+Semantics follow kornia, which most releases use. Each operation takes the drawn numbers; `draw_*`
 draws them.
 """
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corda_jax.color_jitter import color_jitter, draw_jitter
+from corda_jax.color_jitter import GREY, color_jitter, draw_jitter
 from corda_jax.configuration import check_at_least, check_one_of, check_within
 from corda_jax.models.normalization import Normalization
 from corda_jax.typing import Array, Float, Key
@@ -30,6 +30,7 @@ class ColorAugmentation:
     jitter_strength: 0..1, a number or those of brightness, contrast, saturation and hue; see
       `draw_jitter`.
     brightness: how jitter changes it, "add" or "multiply", see `color_jitter`.
+    blend_with_grey: whether contrast and saturation blend with grey, see `color_jitter`.
     hsv_epsilon: see `color_jitter`.
     blur_probability: 0..1.
     blur_sigma: least and largest standard deviation, pixels.
@@ -40,6 +41,7 @@ class ColorAugmentation:
   jitter_probability: float = 0.8
   jitter_strength: float | tuple[float, ...] = 0.25
   brightness: str = "add"
+  blend_with_grey: bool = False
   hsv_epsilon: float = 0.0
   blur_probability: float = 0.5
   blur_sigma: tuple[float, float] = (0.15, 1.15)
@@ -95,8 +97,13 @@ class ColorAugmentation:
 
     def jitter(x):
       unit = normalization.to_unit_range(x)
+      grey = GREY[::-1] if normalization.bgr else GREY
       changed = color_jitter(
-        unit, draws["jitter"], brightness_mode=self.brightness, hsv_epsilon=self.hsv_epsilon
+        unit,
+        draws["jitter"],
+        brightness_mode=self.brightness,
+        hsv_epsilon=self.hsv_epsilon,
+        grey=grey if self.blend_with_grey else None,
       )
       return normalization.from_unit_range(changed)
 

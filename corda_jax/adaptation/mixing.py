@@ -28,8 +28,8 @@ class Mixing:
       "batch", of which an image may lack some (DAFormer's release).
     depth_filter: drops pasted classes by their depth.
     augmentation: of the mixed image.
-    weak: of the source, as the student sees it and as it is pasted, and of the target before it is
-      mixed; the teacher sees the target as it is.
+    weak: of the source that the student sees, and of the target before it is mixed; what is pasted
+      and what the teacher sees are as they were.
   """
 
   paste_ignored: bool = True

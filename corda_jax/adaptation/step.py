@@ -233,22 +233,22 @@ class AdaptationStep:
       )
       for domain in ("source", "target")
     }
-    inputs = {**inputs, "source_image": weak["source"]}
+    seen = {**inputs, "source_image": weak["source"]}
     if not self.adapts:
-      return state, inputs, Taught({}, state.teacher_batch_stats, {})
+      return state, seen, Taught({}, state.teacher_batch_stats, {})
     # The scopes name the parts in profiles and counts of operations.
     with jax.named_scope("teacher"):
       outputs, stats = self.ask_teacher(state, inputs["target_image"])
       labels = self.teacher.label(outputs, state.step, inputs, self.model.resize_outputs)
     mixed = self.mixing.mix(
       labels,
-      inputs | {"target_image": weak["target"]},
+      {**inputs, "target_image": weak["target"]},
       draws,
       normalization=self.normalization,
       num_classes=self.num_classes,
       step=state.step,
     )
-    return state, inputs, Taught(outputs, stats, mixed)
+    return state, seen, Taught(outputs, stats, mixed)
 
   def ask_teacher(self, state: TrainState, x: jax.Array) -> tuple[Maps, Any]:
     """The teacher's predictions, also on mirror images if it is to see them, and its statistics."""

@@ -16,6 +16,7 @@ from corda_jax.adaptation.evaluate import Evaluator
 from corda_jax.adaptation.pictures import step_maps
 from corda_jax.adaptation.scores import format_scores
 from corda_jax.adaptation.step import AdaptationStep, Maps
+from corda_jax.adaptation.terms.feature_distance import FeatureDistance
 from corda_jax.configuration import build
 from corda_jax.labels import ClassList
 from corda_jax.models.build import build_common, build_network
@@ -76,6 +77,7 @@ class AdaptationTask(Task):
     ("loss", "total", ".3f"),
     ("source CE", "ce_src", ".3f"),
     ("mixed CE", "ce_mix", ".3f"),
+    ("masked CE", "ce_masked", ".3f"),
     ("confident", "confident_fraction", ".0%"),
   )
 
@@ -171,6 +173,12 @@ class AdaptationTask(Task):
 
   def fresh_state(self) -> TrainState:
     """As in the base class."""
+    random = not self.config.initial_weights
+    if random and any(isinstance(term, FeatureDistance) for term in self.step.terms.values()):
+      print(
+        "warning: terms.feature_distance keeps the features of random weights, which know no "
+        "things: set initial_weights to a file of ImageNet's"
+      )
     return with_initial_pose(self, initial_state(self))
 
   def batch_inputs(self, batch: HostBatch) -> dict[str, np.ndarray]:

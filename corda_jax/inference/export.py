@@ -216,6 +216,8 @@ def fixed_size(task: AdaptationTask) -> tuple[int, int] | None:
 
 def smallest_size(task: AdaptationTask) -> int:
   """Smallest side in pixels that an exported program takes; all taps of the decoder fit in it."""
+  if size := fixed_size(task):
+    return min(size)
   decoder = task.model.decoder
   dilations = decoder.dilations if isinstance(decoder, DeepLabDecoder) else (1,)
   return task.stride * (max(dilations) + 2)

@@ -24,7 +24,11 @@ _FIGURES = (
   ("Depth heads: errors", ("target/depth_",), False),
   ("Depth: errors", ("depth/",), False),
   ("Loss", ("train/total",), True),
-  ("Losses by term", ("train/ce_", "train/berhu_", "train/photometric"), True),
+  (
+    "Losses by term",
+    ("train/ce_", "train/berhu_", "train/photometric", "train/feature_distance"),
+    True,
+  ),
   ("Confident fraction, depth weight", ("train/confident_fraction", "train/depth_weight"), False),
   ("Norm of the gradients", ("train/gradient_norm",), True),
   ("Learning rates", ("learning_rate",), False),

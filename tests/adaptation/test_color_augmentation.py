@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,23 @@ def test_each_factor_has_its_strength():
     np.testing.assert_allclose(
       [values.min(), values.max()], [centre - strength, centre + strength], atol=1e-3
     )
+
+
+def test_grey_is_of_red_green_and_blue_wherever_they_are(float64, random):
+  part = sa.ColorAugmentation(
+    blend_with_grey=True,
+    brightness="multiply",
+    jitter_strength=(0.2, 0.2, 0.2, 0.0),  # hue turns the other way
+    blur_probability=0.0,
+  )
+  rgb = jnp.asarray(random.randint(0, 256, (4, 5, 6, 3), np.uint8))
+  draws = sampled(part, 0)
+  plain = {"bgr": dataclasses.replace(IMAGENET, bgr=True), "rgb": IMAGENET}
+  seen = {
+    name: order.to_unit_range(part.augment(order.normalize(rgb, jnp.float64), draws, order))
+    for name, order in plain.items()
+  }
+  np.testing.assert_allclose(seen["bgr"][..., ::-1], seen["rgb"], atol=1e-9)
 
 
 def test_without_probability_nothing_is_computed():

@@ -54,7 +54,7 @@ def test_the_weak_augmentation_changes_what_the_student_sees_and_not_the_teacher
   np.testing.assert_array_equal(seen["source_image"], weak["source"])
   mask = np.asarray(draws["mix_mask"])[..., None]
   np.testing.assert_array_equal(
-    taught.mixed["image"], np.where(mask, weak["source"], weak["target"])
+    taught.mixed["image"], np.where(mask, inputs["source_image"], weak["target"])
   )
   for domain, image in weak.items():
     assert not np.allclose(image, inputs[f"{domain}_image"], atol=1e-2), domain

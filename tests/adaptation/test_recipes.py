@@ -42,10 +42,10 @@ def test_several_devices_give_the_same_numbers(float64, recipe, plain):
       assert np.isfinite(value), name
       np.testing.assert_allclose(second[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
   assert losses[0]["confident_fraction"] > 0
-  for tree in ("batch_stats", "teacher_batch_stats"):
+  for tree in ("params", "teacher_params", "batch_stats", "teacher_batch_stats"):
     pairs = zip(*(jax.tree.leaves(getattr(state, tree)) for state in (one, four)), strict=True)
     for first, second in pairs:
-      np.testing.assert_allclose(second, first, rtol=1e-9, atol=1e-12)
+      np.testing.assert_allclose(second, first, rtol=1e-9, atol=1e-12, err_msg=tree)
 
 
 def test_pictures_of_training_have_the_masked_image():
