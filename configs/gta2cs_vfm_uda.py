@@ -8,9 +8,9 @@ Adaptation", CVPR workshops 2024 (arXiv 2406.09896); DINOv2: Oquab et al., 2023.
 
 Expected: 77.1 mIoU over 19 classes by the network that its authors released (their README). Three
 things differ: they resize frames by a random factor of 0.9 to 1.1 before they crop, and frames have
-one size here; theirs are resized by a bilinear filter, GTA5's here by a bicubic one; and they sample
-a crop again, up to 20 times, until it satisfies both rules, of rare classes and of the largest
-class, which are two loops here, as in DAFormer. Not run here on the real data.
+one size here; theirs are resized by a bilinear filter, GTA5's here by a bicubic one; and they
+sample a crop again, up to 20 times, until it satisfies both rules, of rare classes and of the
+largest class, which are two loops here, as in DAFormer. Not run here on the real data.
 """
 
 import ml_collections

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from PIL import Image, ImageEnhance
 
 from corda_jax.color_jitter import GREY, color_jitter, draw_jitter

@@ -25,6 +25,12 @@ FRAMES = {
 }
 
 
+def drawn(shapes, random):
+  """Random variables; variances are positive."""
+  made = jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32) / 2, shapes)
+  return made | {"batch_stats": jax.tree.map(np.abs, made.get("batch_stats", {}))}
+
+
 def write_checkpoint(path, recipe):
   """A file as mmsegmentation writes it in training, of random weights; and the student's."""
   network = AdaptationTask.from_config(tiny_recipes.get_config(recipe)).model
@@ -34,13 +40,7 @@ def write_checkpoint(path, recipe):
   )
   state = {}
   for seed, part in enumerate(("model", "ema_model", "imnet_model")):
-    random = np.random.RandomState(seed)
-    drawn = {
-      kind: jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32) / 2, tree)
-      for kind, tree in {"batch_stats": {}, **shapes}.items()
-    }
-    drawn["batch_stats"] = jax.tree.map(np.abs, drawn["batch_stats"])  # variances
-    tensors = table_of(network).state_dict(drawn, steps=0)
+    tensors = table_of(network).state_dict(drawn(shapes, np.random.RandomState(seed)), steps=0)
     state |= {f"{part}.{name}": x for name, x in tensors.items()}
   write_torch_file(path, {"meta": {"iter": 40_000}, "state_dict": state})
 

@@ -23,7 +23,15 @@ import jax
 from benchmarks.ablation.oracles import frames_of_variant
 from benchmarks.ablation.predicted import PredictedDepth, add_depth_run
 from benchmarks.ablation.report import Run, draw, table
-from benchmarks.ablation.variants import BASE, ORACLES, SIZES, SOURCES, VARIANTS, variant_config
+from benchmarks.ablation.variants import (
+  BASE,
+  ORACLES,
+  PARTS_OF_CORDA,
+  SIZES,
+  SOURCES,
+  VARIANTS,
+  variant_config,
+)
 from benchmarks.ablation.world import Frames, render, train_batches, whole_frames
 from benchmarks.memory import MemoryFeed, NoWriter
 from benchmarks.options import add_set_option, run_command
@@ -106,8 +114,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     "--variants",
     nargs="+",
     choices=[*VARIANTS, *ORACLES],
-    default=list(VARIANTS),
-    help="default: no oracles",
+    default=list(PARTS_OF_CORDA),
+    help="default: the parts of CorDA, one by one",
   )
   parser.add_argument("--seeds", type=int, default=3, help="runs of each variant")
   parser.add_argument(

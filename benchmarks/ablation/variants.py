@@ -63,6 +63,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
   ORACLE: _WITHOUT_ADAPTATION | WITHOUT_DEPTH,
 }
 
+# The parts of CorDA, one by one, between source only and target labels: what runs by default.
+PARTS_OF_CORDA = (*tuple(VARIANTS)[:7], ORACLE)
+
 # Variants that use forbidden knowledge (`benchmarks.ablation.oracles`).
 RIGHT_ALONE = "oracle: wrong pseudo-labels weigh nothing"
 TRUE_LABELS = "oracle: true labels, mixed"

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.default import depth_as_input
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
 from tests import tiny_recipes
@@ -20,20 +21,28 @@ def run(config, devices, steps=2):
   return task, state, found
 
 
+def seeing_depth(recipe, **types):
+  config = tiny_recipes.get_config(recipe, plain=True, **types)
+  depth_as_input(config, tiny_recipes.RESNET, dropout_block=16)
+  return config
+
+
 @pytest.mark.parametrize(
-  ("recipe", "plain"),
+  ("recipe", "get_config"),
   [
-    ("gta2cs_mic_corda", True),  # all terms but hidden patches
-    ("gta2cs_vfm_uda", False),
-    *(pytest.param(name, False, marks=pytest.mark.slow) for name in tiny_recipes.RECIPES[:-1]),
+    ("gta2cs_mic_corda", seeing_depth),  # all terms but hidden patches
+    ("gta2cs_vfm_uda", tiny_recipes.get_config),
+    *(
+      pytest.param(name, tiny_recipes.get_config, marks=pytest.mark.slow)
+      for name in tiny_recipes.RECIPES[:-1]
+    ),
   ],
 )
-def test_several_devices_give_the_same_numbers(float64, recipe, plain):
-  types = {"model.dtype": "float64", "model.param_dtype": "float64"}
+def test_several_devices_give_the_same_numbers(float64, recipe, get_config):
+  config = get_config(recipe, **{"model.dtype": "float64", "model.param_dtype": "float64"})
   with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
-    (task, one, losses), (_, four, same) = (
-      run(tiny_recipes.get_config(recipe, plain=plain, **types), devices) for devices in (1, 4)
-    )
+    (task, one, losses), (_, four, same) = (run(config, devices) for devices in (1, 4))
+    start = jax.device_get(task.initial_state().params)
   passes = {"source", "mixed"} | ({"masked"} if "masked" in task.step.terms else set())
   assert set(task.step.passes) == passes
   for first, second in zip(losses, same, strict=True):
@@ -44,8 +53,11 @@ def test_several_devices_give_the_same_numbers(float64, recipe, plain):
   assert losses[0]["confident_fraction"] > 0
   for tree in ("params", "teacher_params", "batch_stats", "teacher_batch_stats"):
     pairs = zip(*(jax.tree.leaves(getattr(state, tree)) for state in (one, four)), strict=True)
-    for first, second in pairs:
-      np.testing.assert_allclose(second, first, rtol=1e-9, atol=1e-12, err_msg=tree)
+    for ours, theirs in pairs:
+      np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-12, err_msg=tree)
+  for name in start:
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), start[name], one.params[name])
+    assert max(jax.tree.leaves(moved)) > 0, name
 
 
 def test_pictures_of_training_have_the_masked_image():

@@ -35,6 +35,9 @@ def main() -> None:
   parser.add_argument(
     "--step", action="store_true", help="the losses of a released step in float32 and bfloat16, too"
   )
+  parser.add_argument(
+    "--outputs", action="store_true", help="of the released networks no steps, in float64 either"
+  )
   parser.add_argument("files", nargs="*", metavar="FILE", help="default: all")
   options = parser.parse_args()
   if options.folder:
@@ -57,7 +60,10 @@ def main() -> None:
     for path in files(kind)
     for measures in functions
   ]
-  runs += [(path, "float64", lambda p: ReleasedRun(p).measures()) for path in files("corda")]
+  runs += [
+    (path, "float64", lambda p: ReleasedRun(p).measures(steps=not options.outputs))
+    for path in files("corda")
+  ]
   runs += [
     (path, dtype, lambda p, dtype=dtype: ReleasedRun(p, dtype).in_low_precision(step=options.step))
     for dtype in ("float32", "bfloat16")

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from configs import gta2cs_daformer, gta2cs_hrda, gta2cs_mic, gta2cs_mic_daformer
 from corda_jax.adaptation.passes import forward
-from corda_jax.adaptation.step import weighted
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.adaptation.terms.base import Found, Term
 from corda_jax.configuration import settings
 from corda_jax.labels import NAMES
 from corda_jax.models.encoders.mix_transformer import mix_transformer
@@ -44,12 +45,31 @@ _RECIPES = {
   (False, True): gta2cs_mic_daformer,
   (True, True): gta2cs_mic,
 }
-_TERMS = {
-  "source": "ce_src",
-  "feature_distance": "feature_distance",
-  "mixed": "ce_mix",
-  "masked": "ce_masked",
-}
+
+
+class _Scaled:
+  """A term whose losses weigh `share` times as much."""
+
+  def __init__(self, term: Term, share: jax.Array):
+    self._term, self._share = term, share
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._term, name)
+
+  def losses(self, passes: Any, context: Any) -> Found:
+    found = self._term.losses(passes, context)
+    scaled = {n: x._replace(weight=x.weight * self._share) for n, x in found.losses.items()}
+    return found._replace(losses=scaled)
+
+
+def _keeping(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+  """The same optimiser, whose state is (its own, the last gradients)."""
+
+  def update(gradients, state, params):
+    updates, own = optimizer.update(gradients, state[0], params)
+    return updates, (own, gradients)
+
+  return optax.GradientTransformation(lambda params: (optimizer.init(params), params), update)
 
 
 def _configuration(meta: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -126,7 +146,7 @@ class Steps:
       step=jnp.zeros((), jnp.int32),
       params=student["params"],
       batch_stats=student["batch_stats"],
-      optimizer_state=self.step.optimizer.init(student["params"]),
+      optimizer_state=_keeping(self.step.optimizer).init(student["params"]),
       teacher_params=teacher,
       teacher_batch_stats=own,
       terms={"feature_distance": TermState(frozen, {}, None)},
@@ -182,14 +202,28 @@ class Steps:
   def measures(self) -> Iterator[Measure]:
     """All that the file holds."""
     with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
-      adapt, state = jax.jit(self.step.adapt), self.start()
-      adapt = adapt.lower(state, *self.batch(0)).compile()
-    yield from self.first(state)
+      adapt, state, every = jax.jit(self._adapt), self.start(), np.ones(len(self.step.terms))
+      adapt = adapt.lower(every, state, *self.batch(0)).compile()
+    for name in self.step.terms:
+      if (entry := f"step0/grad_norm_{name}") in self.z:
+        alone = np.array([float(name == each) for each in self.step.terms])
+        _, gradient = adapt(alone, state, *self.batch(0))[0].optimizer_state
+        yield from gradients(self.z, {"params": gradient}, self.table, norm=entry)
     losses = []
     for index in range(self.meta["steps"]):
-      state, metrics, maps = adapt(state, *self.batch(index))
+      inputs, draws = self.batch(index)
+      after, metrics, maps = adapt(every, state, inputs, draws)
       if index == 0:
+        yield from gradients(
+          self.z,
+          {"params": after.optimizer_state[1]},
+          self.table,
+          norm="step0/grad_norm",
+          probe="step0/grad_probe",
+        )
         yield from self.maps(maps)
+        yield from self.logits(state, inputs, draws, maps)
+      state = after
       losses += [*self.losses(metrics, self.z["losses"][index])]
     yield worst("losses", losses, GRADIENT)
     yield from self.changes(state.params, "")
@@ -201,6 +235,18 @@ class Steps:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     got = jax.jit(lambda v, x: self.model.apply(v, x, train=False)["S"])(variables, x)
     yield self._stored("final_eval/logits", got)
+
+  def _adapt(self, shares: Any, state: TrainState, inputs: Any, draws: Any) -> Any:
+    """The step in which each term's losses weigh so much; the optimiser keeps the gradients.
+
+    The shares are an argument, so that one program gives the gradient of each term and of all.
+    """
+    terms = {
+      name: _Scaled(term, share)
+      for (name, term), share in zip(self.step.terms.items(), shares, strict=True)
+    }
+    step = dataclasses.replace(self.step, terms=terms, optimizer=_keeping(self.step.optimizer))
+    return step.adapt(state, inputs, draws)
 
   def losses(self, metrics: Mapping[str, Any], expected: np.ndarray) -> Iterator[float]:
     """Errors of the losses of a step; those of the file have their weights."""
@@ -242,43 +288,16 @@ class Steps:
       if f"step0/{name}" in self.z:
         yield self._stored(f"step0/{name}", value)
 
-  def first(self, state: TrainState) -> Iterator[Measure]:
-    """Logits of the first step's passes, and gradients of each of its losses."""
-    names = [name for name in _TERMS if f"step0/grad_norm_{name}" in self.z]
-
-    @jax.jit
-    def run(params, shares, state, inputs, draws):
-      state, inputs, taught = self.step.teach(state, inputs, draws)
-
-      def of_terms(params):
-        found, passed = self.step.student_losses(
-          state.replace(params=params), inputs, draws, taught
-        )
-        values = weighted(found.losses)
-        sums = [sum(v for n, v in values.items() if n.startswith(_TERMS[name])) for name in names]
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits = {
-          name: forward(self.model, variables, seen.image, draws=draws["passes"][name])[0]["S"]
-          for name, seen in passed.passes.items()
-        }
-        return jnp.stack(sums) @ shares, logits
-
-      return jax.grad(of_terms, has_aux=True)(params)
-
-    batch = self.batch(0)
-    # One compiled gradient, run for each loss: in a `jax.lax.map` it takes ten times as long.
-    of_terms = [run(state.params, share, state, *batch) for share in np.eye(len(names))]
-    logits = of_terms[0][1]
-    for name, value in logits.items():
-      yield self._stored(f"step0/logits_{name}", value)
-    trees = [jax.tree.map(np.asarray, gradient) for gradient, _ in of_terms]
-    for name, tree in zip(names, trees, strict=True):
-      entry = f"step0/grad_norm_{name}"
-      yield from gradients(self.z, {"params": tree}, self.table, norm=entry)
-    total = jax.tree.map(lambda *losses: sum(losses), *trees)
-    yield from gradients(
-      self.z, {"params": total}, self.table, norm="step0/grad_norm", probe="step0/grad_probe"
-    )
+  def logits(
+    self, state: TrainState, inputs: Mapping[str, Any], draws: Mapping[str, Any], maps: Any
+  ) -> Iterator[Measure]:
+    """What the student predicts in the first step's passes."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    seen = {"source": inputs["source_image"], "mixed": maps["image"]}
+    seen |= {"masked": maps["masked_image"]} if "masked" in self.step.passes else {}
+    run = jax.jit(lambda x, draws: forward(self.model, variables, x, draws=draws)[0]["S"])
+    for name, x in seen.items():
+      yield self._stored(f"step0/logits_{name}", run(x, draws["passes"][name]))
 
   def changes(self, params: Any, prefix: str) -> Iterator[Measure]:
     """How far parameters moved from their start, and where to."""

@@ -155,10 +155,12 @@ class ReleasedRun:
     assert not report.missing
     return variables
 
-  def measures(self) -> Iterator[Measure]:
-    """Everything that the file holds, in float64."""
+  def measures(self, *, steps: bool = True) -> Iterator[Measure]:
+    """Everything that the file holds, in float64; or without the steps."""
     yield from self.outputs()
     yield from self.converted()
+    if not steps:
+      return
     state, measures = self.steps()
     yield from measures
     yield from self.changes(state.params, "")

@@ -2,7 +2,7 @@
 
 python -m tests.training.sharded_steps FILE.json DEVICES… [--join]: on meshes of so many devices
 each, of this process alone or, with --join, of all processes. "4s" splits the state of the
-optimiser and of the teacher over 4 devices, "4p" has the student see both images in one pass, "4g"
+optimiser and of the teacher over 4 devices; in "4p" the student sees both images in one pass, "4g"
 normalises groups of 2 images; "4gps" does all of it.
 """
 

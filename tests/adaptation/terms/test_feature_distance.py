@@ -8,7 +8,6 @@ from corda_jax.adaptation.terms.base import Context, Pass
 from corda_jax.adaptation.terms.feature_distance import FeatureDistance, feature_label
 from corda_jax.configuration import settings
 from corda_jax.errors import UserError
-from corda_jax.pretrained.torch_checkpoints import initial_state
 from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
 from tests import tiny, tiny_recipes
 
@@ -51,7 +50,7 @@ def test_the_first_encoder_stays(tmp_path):
   assert state.terms["feature_distance"].optimizer_state is None
 
 
-def test_a_file_of_weights_is_what_stays(tmp_path, monkeypatch):
+def test_a_file_of_weights_is_what_stays(tmp_path, monkeypatch, capsys):
   task = task_of()
   other = jax.tree.map(lambda x: np.asarray(x) + 1, task.initial_state().params)
   read = type("Weights", (), {"student": {"params": other}, "summary": ""})
@@ -59,10 +58,19 @@ def test_a_file_of_weights_is_what_stays(tmp_path, monkeypatch):
   monkeypatch.setattr(module, lambda task: read)
   with task.config.unlocked():
     task.config.initial_weights = "a.pth"
-  state = initial_state(task)
+  state = task.fresh_state()
+  assert "warning" not in capsys.readouterr().out
   kept = state.terms["feature_distance"].params
   jax.tree.map(np.testing.assert_array_equal, kept, other["encoder"])
   jax.tree.map(np.testing.assert_array_equal, state.params, other)
+
+
+def test_random_features_are_warned_of(monkeypatch, capsys):
+  monkeypatch.setattr("corda_jax.adaptation.task.initial_state", lambda task: None)
+  task_of().fresh_state()
+  (line,) = capsys.readouterr().out.splitlines()
+  assert line.startswith("warning: terms.feature_distance")
+  assert "initial_weights" in line
 
 
 def test_crops_that_features_do_not_divide_are_named():
