@@ -28,8 +28,7 @@ SMALL_ENCODER = ResNet(
 )
 POSE_DECODER_WIDTH = 32
 
-# At the frames' 144x72 pixels, in proportion to DAFormer's and MIC's numbers for 1280x720. Block
-# and ratio are the best of four pairs (docs/ablation.md).
+# For frames of 144x72 pixels. Block and ratio are the best of four pairs (docs/ablation.md).
 RARE_CLASSES = {
   "data.source.rare_classes.enabled": True,
   "data.source.rare_classes.min_pixels": 20,

@@ -23,6 +23,6 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   Args:
     preset: "as_released"; "batch=16" for larger batches: `default.apply_preset`.
   """
-  config = gta2cs_vfm_uda.get_config()
+  config = gta2cs_vfm_uda.get_config(preset)
   default.source_alone(config)
-  return default.apply_preset(config, preset, ("as_released",))
+  return config

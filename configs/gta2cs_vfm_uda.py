@@ -6,11 +6,15 @@ Adaptation", CVPR workshops 2024 (arXiv 2406.09896); DINOv2: Oquab et al., 2023.
     python -m corda_jax.main --config=configs/gta2cs_vfm_uda.py --workdir=runs/gta2cs_vfm_uda \
       --config.initial_weights=weights/dinov2_vitb14_pretrain.pth
 
-Expected: 77.1 mIoU over 19 classes by the network that its authors released (their README). Three
-things differ: they resize frames by a random factor of 0.9 to 1.1 before they crop, and frames have
-one size here; theirs are resized by a bilinear filter, GTA5's here by a bicubic one; and they
-sample a crop again, up to 20 times, until it satisfies both rules, of rare classes and of the
-largest class, which are two loops here, as in DAFormer. Not run here on the real data.
+Expected: 77.1 mIoU over 19 classes by the network that its authors released (their README). Not run
+here on the real data. What differs from their code:
+
+- They resize frames by a random factor of 0.9 to 1.1 before they crop; frames have one size here.
+- They resize by a bilinear filter; GTA5's frames are resized by a bicubic one here.
+- They sample a crop again, up to 20 times, until it satisfies both rules, of rare classes and of
+  the largest class; these are two loops here, as in DAFormer.
+- They sample target frames with replacement; here each is seen once an epoch.
+- They mirror images and labels, but not the mask of the untrusted margins; here it is mirrored.
 """
 
 import ml_collections
@@ -66,6 +70,7 @@ def get_config(preset: str = "as_released") -> ml_collections.ConfigDict:
   config.terms.mixed.depth_weight.enabled = False
   config.terms.masked = settings(MaskedConsistency, hidden="patches", augmentation=strong)
   config.evaluation.window = (1024, 1024)
+  config.evaluation.window_mean = "probabilities"
   default.apply_preset(config, preset, ("as_released",))
   config.optimizer.learning_rate = _RATE * config.data.batch_size**0.5
   return config

@@ -242,6 +242,7 @@ TRANSFORMERS = {
     "data.batch_size": 8,
     "data.crop_height": 1024,
     "evaluation.window": (1024, 1024),
+    "evaluation.window_mean": "probabilities",
   },
 }
 TRANSFORMERS["gta2cs_vfm_uda"] = TRANSFORMERS["gta2cs_dinov2_source_only"] | {
@@ -423,7 +424,9 @@ def test_recipes_of_transformers(recipe):
     and "_mic" not in recipe.replace("mic_daformer", "")
   )
   assert larger.model.batch_norm_group == (2 if grouped else 0)
-  rate = config.optimizer.learning_rate * (2**0.5 if recipe == "gta2cs_vfm_uda" else 1)
+  rate = config.optimizer.learning_rate * (
+    2**0.5 if config.evaluation.window_mean == "probabilities" else 1
+  )
   assert larger.optimizer.learning_rate == pytest.approx(rate)
 
 

@@ -330,7 +330,7 @@ def free_job_number():
   raise AssertionError("no port is free")
 
 
-def test_slurm_runs_two_processes_that_train_as_one(tmp_path):
+def test_slurm_runs_two_processes_that_train_and_score(tmp_path):
   srun = tmp_path / "bin" / "srun"
   srun.parent.mkdir()
   srun.write_text(SRUN.format(folder=tmp_path))

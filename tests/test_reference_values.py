@@ -20,8 +20,8 @@ def assert_met(measures):
   assert not missed, "\n".join(map(str, missed))
 
 
-# Steps that are of others, too: `step_mic_hrda` and `step_mic_daformer_full` have all terms, and
-# SYNTHIA's steps are GTA5's with another network.
+# Steps that others have, too: `step_mic_hrda` and `step_mic_daformer_full` have all terms, and
+# labels by the teacher's last head, as SYNTHIA's have; its network is compared without steps.
 HELD_BY_OTHERS = ("step_daformer", "step_hrda", "step_mic_daformer", "corda_synthia")
 
 

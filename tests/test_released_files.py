@@ -3,14 +3,17 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.inference.bundle import read_bundle
+from corda_jax.inference.views import as_evaluated
 from corda_jax.pretrained.names.networks import table_of
 from corda_jax.pretrained.torch_write import write_torch_file
+from corda_jax.training.sharding import make_mesh
 from tests import tiny_recipes
 from tests.command import run
 
@@ -19,8 +22,10 @@ FRAMES = {
   "data.prepare_processes": 1,
   **dict.fromkeys((f"data.street_world.{kind}_frames" for kind in ("source", "target")), 1),
   "data.street_world.validation_frames": 2,
-  **dict.fromkeys((f"data.street_world.{domain}_height" for domain in ("source", "target")), 64),
-  **dict.fromkeys((f"data.street_world.{domain}_width" for domain in ("source", "target")), 128),
+  **dict.fromkeys((f"data.street_world.{domain}_height" for domain in ("source", "target")), 96),
+  **dict.fromkeys((f"data.street_world.{domain}_width" for domain in ("source", "target")), 192),
+  "data.target.height": 96,
+  "data.target.width": 192,
   "data.evaluation_batch_size": 4,  # of the tests' four devices
 }
 
@@ -32,24 +37,31 @@ def drawn(shapes, random):
 
 
 def write_checkpoint(path, recipe):
-  """A file as mmsegmentation writes it in training, of random weights; and the student's."""
-  network = AdaptationTask.from_config(tiny_recipes.get_config(recipe)).model
+  """A file as mmsegmentation writes it in training; the task, and the student's and teacher's."""
+  task = AdaptationTask.from_config(tiny_recipes.get_config(recipe), make_mesh(jax.devices()[:1]))
+  network = task.model
   shapes = jax.eval_shape(
     lambda x: network.init(jax.random.key(0), x, train=False),
     jax.ShapeDtypeStruct((1, tiny_recipes.SIDE, tiny_recipes.SIDE, 3), np.float32),
   )
-  state = {}
-  for seed, part in enumerate(("model", "ema_model", "imnet_model")):
-    tensors = table_of(network).state_dict(drawn(shapes, np.random.RandomState(seed)), steps=0)
-    state |= {f"{part}.{name}": x for name, x in tensors.items()}
+  parts = {
+    part: drawn(shapes, np.random.RandomState(seed))
+    for seed, part in enumerate(("model", "ema_model", "imnet_model"))
+  }
+  state = {
+    f"{part}.{name}": x
+    for part, variables in parts.items()
+    for name, x in table_of(network).state_dict(variables, steps=0).items()
+  }
   write_torch_file(path, {"meta": {"iter": 40_000}, "state_dict": state})
+  return task, (parts["model"], parts["ema_model"])
 
 
 @pytest.mark.parametrize(
-  "recipe", ["gta2cs_mic", pytest.param("gta2cs_daformer", marks=pytest.mark.slow)]
+  "recipe", ["gta2cs_daformer", pytest.param("gta2cs_mic", marks=pytest.mark.slow)]
 )
 def test_a_training_checkpoint_by_one_command(tmp_path, recipe):
-  write_checkpoint(tmp_path / "a.pth", recipe)
+  task, parts = write_checkpoint(tmp_path / "a.pth", recipe)
 
   def command(mode, **fields):
     fields = {
@@ -72,7 +84,19 @@ def test_a_training_checkpoint_by_one_command(tmp_path, recipe):
   command("predict", **{"prediction.input": image, "prediction.output": tmp_path / "seen"})
   command("export")
   pixels = np.asarray(Image.open(image).convert("RGB"))[None]
-  expected = read_bundle(tmp_path / "export" / "bundle").predict(pixels)["label"][0]
   (written,) = (tmp_path / "seen").rglob("*_label.png")
-  assert len(np.unique(expected)) > 1
-  np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
+  written = np.asarray(Image.open(written))
+  exported = read_bundle(tmp_path / "export" / "bundle").predict(pixels)["label"][0]
+  assert (exported == written).mean() > 0.999  # sums in another order
+
+  @jax.jit
+  def classes(variables):
+    sizing = {"method": task.model.resize_outputs}
+    predict = as_evaluated(
+      lambda x: task.model.apply(variables, x, train=False), task.config.evaluation, **sizing
+    )
+    return predict(task.normalization.normalize(jnp.asarray(pixels)))["S"][0].argmax(-1)
+
+  student, teacher = (np.asarray(classes(variables)) for variables in parts)
+  assert (student == written).mean() > 0.999
+  assert (teacher == written).mean() < 0.9

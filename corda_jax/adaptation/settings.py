@@ -42,6 +42,8 @@ class AdaptationEvaluation(EvaluationSettings):
     window: (rows, columns), pixels of the input: frames are predicted in windows of this size,
       which are averaged where they overlap, as HRDA does; (0, 0): as a whole.
     window_stride: (rows, columns) from one window to the next.
+    window_mean: what is averaged where windows overlap, "logits", as HRDA does, or "probabilities",
+      as VFM-UDA does.
   """
 
   classes: str = "all"
@@ -54,10 +56,12 @@ class AdaptationEvaluation(EvaluationSettings):
   resize_via_input: bool = False
   window: tuple[int, int] = (0, 0)
   window_stride: tuple[int, int] = (512, 512)
+  window_mean: str = "logits"
 
   def __post_init__(self):
     super().__post_init__()
     check_one_of(self, network=("student", "teacher"), label_size=("file", "input"))
+    check_one_of(self, window_mean=("logits", "probabilities"))
     check_at_least(self, devices_per_frame=1)
     if not self.scales or not all(isinstance(x, int | float) and x > 0 for x in self.scales):
       raise ValueError(f"scales is {self.scales}, expected factors above 0, such as (1.0,)")

@@ -30,7 +30,8 @@ def as_evaluated(
 
   Args:
     predict: images [B, H, W, 3] → predictions by name, at the network's stride.
-    evaluation: `window`, `window_stride` and `resize_via_input` of an `AdaptationEvaluation`.
+    evaluation: `window`, `window_stride`, `window_mean` and `resize_via_input` of an
+      `AdaptationEvaluation`. A mean of probabilities is given as its logarithm, which is a logit.
     method: how predictions are resized, as of `resize`.
   """
 
@@ -39,7 +40,15 @@ def as_evaluated(
 
   def in_windows(x):
     window, stride = tuple(evaluation.window), tuple(evaluation.window_stride)
-    return predict_windows(at_input_size, x, window=window, stride=stride)
+    if evaluation.window_mean == "logits":
+      return predict_windows(at_input_size, x, window=window, stride=stride)
+    found = predict_windows(with_probabilities, x, window=window, stride=stride)
+    tiny = jnp.finfo(found["S"].dtype).tiny
+    return found | {"S": jnp.log(jnp.maximum(found["S"], tiny))}
+
+  def with_probabilities(x):
+    outputs = at_input_size(x)
+    return outputs | {"S": jax.nn.softmax(outputs["S"])}
 
   if any(evaluation.window):
     return in_windows

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import interpolate, special
 
+from corda_jax.adaptation.settings import AdaptationEvaluation
 from corda_jax.inference import views
-from corda_jax.inference.views import class_map, combine, make_views
+from corda_jax.inference.views import as_evaluated, class_map, combine, make_views
 from corda_jax.resize import aligned_weights, resize_aligned
 from data_pipelines import resizing
 
@@ -108,3 +109,17 @@ def test_depth_maps_are_of_the_targets_head(random):
   expected = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)[..., 0]
   np.testing.assert_allclose(found["difficulty"], expected, rtol=1e-5)
   assert views.depth_maps({"S": target}, (5, 7)) == {}
+
+
+@pytest.mark.parametrize("mean", ["logits", "probabilities"])
+def test_windows_are_averaged_as_logits_or_as_probabilities(random, mean):
+  evaluation = AdaptationEvaluation(window=(3, 4), window_stride=(3, 2), window_mean=mean)
+  logits = random.normal(size=(1, 3, 4, 5)).astype(np.float32)  # of every window
+  outputs = {"S": jnp.asarray(logits), "D": jnp.asarray(logits[..., :1])}
+  got = as_evaluated(lambda x: outputs, evaluation, method="centered")(jnp.zeros((1, 3, 6, 3)))
+  parts = logits if mean == "logits" else special.softmax(logits, -1)
+  overlap = (parts[:, :, 2:] + parts[:, :, :2]) / 2
+  expected = np.concatenate([parts[:, :, :2], overlap, parts[:, :, 2:]], 2)
+  found = got["S"] if mean == "logits" else special.softmax(got["S"], -1)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  np.testing.assert_allclose(got["D"][0, 0, 2, 0], (logits[0, 0, 2, 0] + logits[0, 0, 0, 0]) / 2)
