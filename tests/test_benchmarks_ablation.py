@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import depth as depth_ablation
-from benchmarks.ablation import depth_seen, variants, world
+from benchmarks.ablation import depth_seen, report, variants, world
 from benchmarks.ablation import run as ablation
 from benchmarks.ablation.oracles import frames_of_variant
 from benchmarks.ablation.report import Run, table
@@ -282,3 +282,19 @@ def test_errors_are_counted_by_place():
   assert lines[2] == "| all right | 0.0% | 0.0% | 0.0% | 0.0% |"
   # Of 32 pixels, 4 are the pole's; 16 are beside another label: 12 at the pole, 4 at the margin.
   assert lines[3] == "| worse | 15.6% | 100.0% | 25.0% | 6.2% |"
+
+
+@pytest.mark.parametrize("base", [variants.DACS, variants.MASKED])
+def test_gains_of_a_plot_are_over_its_base(tmp_path, monkeypatch, base):
+  scores = {variants.DACS: 40.0, variants.MASKED: 43.0, variants.RARE: 41.5}
+  runs = [Run(variant, "gta5", 0, tmp_path / str(n)) for n, variant in enumerate(scores)]
+  for run in runs:
+    run.folder.mkdir()
+    (run.folder / "results.json").write_text(json.dumps({"miou": scores[run.variant]}))
+  drawn = []
+  monkeypatch.setattr(report, "_draw_variants", lambda axis, *drawing: drawn.append(drawing))
+  report.draw(runs, tmp_path / "a.png", base)
+  (_, of_scores), (gains, of_gains) = ((values, text) for values, text in drawn)
+  assert "mIoU" in of_scores
+  assert gains == {name: [score - scores[base]] for name, score in scores.items() if name != base}
+  assert base.split()[-1].strip("()") in of_gains

@@ -131,14 +131,15 @@ def _gain(results: Mapping[int, Any], others: Mapping[int, Any]) -> str:
   return spread(gains, "+z.1f") if gains else ""
 
 
-def draw(runs: Sequence[Run], path: Path) -> None:
-  """A plot by variant: mIoU, and the gain over DACS with the same seed.
+def draw(runs: Sequence[Run], path: Path, base: str = DACS) -> None:
+  """A plot by variant: mIoU, and the gain over `base` with the same seed.
 
   Every run is a dot, to the right of the mean and standard deviation of all.
 
   Args:
     runs: in any order; at least one is done.
     path: PNG file.
+    base: a variant.
 
   Raises:
     UserError: the file cannot be written.
@@ -156,13 +157,14 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     _draw_variants(upper, scores, "mIoU of the target, %")
     # The ends of the ablation are so far from the rest that nothing else could be distinguished.
     between = {
-      variant: of for variant, of in variants.items() if variant not in (SOURCE_ONLY, DACS, ORACLE)
+      variant: of for variant, of in variants.items() if variant not in (SOURCE_ONLY, base, ORACLE)
     }
     gains = {
-      variant: _gains(results, variants.get(DACS, {})) for variant, results in between.items()
+      variant: _gains(results, variants.get(base, {})) for variant, results in between.items()
     }
+    over = "DACS" if base == DACS else f'"{base}"'
     _draw_variants(
-      lower, {variant: of for variant, of in gains.items() if of}, "gain over DACS, points"
+      lower, {variant: of for variant, of in gains.items() if of}, f"gain over {over}, points"
     )
     lower.axhline(0, color="black", linewidth=0.8)
   axes[0, 0].legend(loc="upper left", frameon=False, fontsize=9)

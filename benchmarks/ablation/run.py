@@ -25,6 +25,7 @@ from benchmarks.ablation.predicted import PredictedDepth, add_depth_run
 from benchmarks.ablation.report import Run, draw, table
 from benchmarks.ablation.variants import (
   BASE,
+  DACS,
   ORACLES,
   PARTS_OF_CORDA,
   SIZES,
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
   seconds = time.monotonic() - started
   print(f"{seconds:.0f} s on {device_name()}, {os.cpu_count()} cores, JAX {jax.__version__}")
   if options.plot and done:
-    draw(runs, options.plot)
+    draw(runs, options.plot, DACS if DACS in options.variants else options.variants[0])
   if failed:
     run, error = next(iter(failed.items()))
     message = f"{len(failed)} runs could not be made; {run.folder.name}: {first_line(error)}"
@@ -125,7 +126,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
   )
   parser.add_argument("--workdir", type=Path, help="folder; default: runs/ablation_SIZE")
   add_depth_run(parser)
-  parser.add_argument("--plot", type=Path, help="PNG file of the runs that are done")
+  parser.add_argument(
+    "--plot",
+    type=Path,
+    help="PNG file of the runs that are done: scores, and gains over DACS or the first variant",
+  )
   add_set_option(parser, "all runs")
   options = parser.parse_args(arguments)
   if options.seeds < 1:
