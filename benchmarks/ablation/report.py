@@ -150,11 +150,10 @@ def draw(runs: Sequence[Run], path: Path, base: str = DACS) -> None:
   figure = Figure(figsize=(5.2 * len(found), 7.6), dpi=110, layout="constrained")
   axes = figure.subplots(2, len(found), sharey="row", squeeze=False)
   for (upper, lower), (source, variants) in zip(axes.T, found.items(), strict=True):
-    upper.set_title(f"{source}-like source", fontsize=11, loc="left")
     scores = {
       variant: [each["miou"] for each in results.values()] for variant, results in variants.items()
     }
-    _draw_variants(upper, scores, "mIoU of the target, %")
+    _draw_variants(upper, scores, f"{source}-like source: mIoU of the target, %")
     # The ends of the ablation are so far from the rest that nothing else could be distinguished.
     between = {
       variant: of for variant, of in variants.items() if variant not in (SOURCE_ONLY, base, ORACLE)
@@ -167,7 +166,7 @@ def draw(runs: Sequence[Run], path: Path, base: str = DACS) -> None:
       lower, {variant: of for variant, of in gains.items() if of}, f"gain over {over}, points"
     )
     lower.axhline(0, color="black", linewidth=0.8)
-  axes[0, 0].legend(loc="upper left", frameon=False, fontsize=9)
+  axes[0, 0].legend(loc="best", frameon=False, fontsize=9)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
@@ -191,6 +190,6 @@ def _draw_variants(axis: Any, values: Mapping[str, Sequence[float]], what: str) 
       place, mean, deviation, fmt="s", color="tab:blue", capsize=5, markersize=6, **label
     )
   axis.set_xticks(range(len(values)), list(values), rotation=35, ha="right", fontsize=9)
-  axis.set_ylabel(what)
+  axis.set_title(what, fontsize=11, loc="left")  # beside the axis are names of variants
   axis.grid(axis="y", alpha=0.25)
   axis.spines[["top", "right"]].set_visible(False)
