@@ -424,9 +424,8 @@ def test_recipes_of_transformers(recipe):
     and "_mic" not in recipe.replace("mic_daformer", "")
   )
   assert larger.model.batch_norm_group == (2 if grouped else 0)
-  rate = config.optimizer.learning_rate * (
-    2**0.5 if config.evaluation.window_mean == "probabilities" else 1
-  )
+  of_vfm_uda = recipe in ("gta2cs_vfm_uda", "gta2cs_dinov2_source_only")
+  rate = config.optimizer.learning_rate * (2**0.5 if of_vfm_uda else 1)
   assert larger.optimizer.learning_rate == pytest.approx(rate)
 
 
