@@ -204,11 +204,11 @@ class Steps:
     with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
       adapt, state, every = jax.jit(self._adapt), self.start(), np.ones(len(self.step.terms))
       adapt = adapt.lower(every, state, *self.batch(0)).compile()
-    for name in self.step.terms:
-      if (entry := f"step0/grad_norm_{name}") in self.z:
-        alone = np.array([float(name == each) for each in self.step.terms])
-        _, gradient = adapt(alone, state, *self.batch(0))[0].optimizer_state
-        yield from gradients(self.z, {"params": gradient}, self.table, norm=entry)
+    for entry in (n for n in self.z.files if n.startswith("step0/grad_norm_")):
+      alone = np.array([float(entry.endswith(f"_norm_{name}")) for name in self.step.terms])
+      assert alone.sum() == 1, entry
+      _, gradient = adapt(alone, state, *self.batch(0))[0].optimizer_state
+      yield from gradients(self.z, {"params": gradient}, self.table, norm=entry)
     losses = []
     for index in range(self.meta["steps"]):
       inputs, draws = self.batch(index)
@@ -295,9 +295,9 @@ class Steps:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     seen = {"source": inputs["source_image"], "mixed": maps["image"]}
     seen |= {"masked": maps["masked_image"]} if "masked" in self.step.passes else {}
-    run = jax.jit(lambda x, draws: forward(self.model, variables, x, draws=draws)[0]["S"])
+    run = jax.jit(lambda v, x, draws: forward(self.model, v, x, draws=draws)[0]["S"])
     for name, x in seen.items():
-      yield self._stored(f"step0/logits_{name}", run(x, draws["passes"][name]))
+      yield self._stored(f"step0/logits_{name}", run(variables, x, draws["passes"][name]))
 
   def changes(self, params: Any, prefix: str) -> Iterator[Measure]:
     """How far parameters moved from their start, and where to."""
