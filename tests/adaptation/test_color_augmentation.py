@@ -67,6 +67,7 @@ def test_grey_is_of_red_green_and_blue_wherever_they_are(float64, random):
   part = sa.ColorAugmentation(
     blend_with_grey=True,
     brightness="multiply",
+    jitter_probability=1.0,
     jitter_strength=(0.2, 0.2, 0.2, 0.0),  # hue turns the other way
     blur_probability=0.0,
   )
@@ -78,6 +79,7 @@ def test_grey_is_of_red_green_and_blue_wherever_they_are(float64, random):
     for name, order in plain.items()
   }
   np.testing.assert_allclose(seen["bgr"][..., ::-1], seen["rgb"], atol=1e-9)
+  assert np.abs(np.asarray(seen["rgb"]) - np.asarray(rgb) / 255).max() > 0.05
 
 
 def test_without_probability_nothing_is_computed():
