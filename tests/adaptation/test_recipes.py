@@ -55,9 +55,15 @@ def test_several_devices_give_the_same_numbers(float64, recipe, get_config):
     pairs = zip(*(jax.tree.leaves(getattr(state, tree)) for state in (one, four)), strict=True)
     for ours, theirs in pairs:
       np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-12, err_msg=tree)
-  for name in start:
-    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), start[name], one.params[name])
-    assert max(jax.tree.leaves(moved)) > 0, name
+  moved = {
+    name: max(
+      jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max(), tree, one.params[name]))
+    )
+    for name, tree in start.items()
+  }
+  # By Adam's steps: the decay alone moves a hundredth of that. DeepLab reads the last level alone.
+  still = {n for n, change in moved.items() if change < 0.5 * config.optimizer.learning_rate}
+  assert all(name.startswith(("fusion0", "fusion1")) for name in still), still
 
 
 def test_pictures_of_training_have_the_masked_image():
