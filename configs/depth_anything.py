@@ -32,7 +32,7 @@ def get_config(network: str = "S") -> ml_collections.ConfigDict:
     ValueError: `network` is none of these.
   """
   size, *options = network.split(",")
-  if size not in ("S", "B", "L") or not set(options) <= {"v1", "metric"}:
+  if size not in ("S", "B", "L") or options not in ([], ["v1"], ["metric"]):
     raise ValueError(
       f"network {network!r} is unknown, expected S, B or L, and v1 or metric after a comma"
     )

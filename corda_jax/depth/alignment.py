@@ -24,7 +24,8 @@ class Affine(NamedTuple):
 def fit_affine(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Affine:
   """The affine map with the least sum of absolute deviations, by reweighted least squares.
 
-  Up to half of the pairs may be arbitrarily wrong in y, which would ruin a least-squares fit.
+  Pairs that are wrong in y, however much, hardly matter while they are few and spread over x: a
+  third of them, but only a quarter if all lie at one end of a uniform x.
 
   Args:
     x: relative inverse depth of pixels.
@@ -36,9 +37,11 @@ def fit_affine(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Affine
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   if len(x) < 2 or np.ptp(x) == 0:
     raise ValueError(f"got {len(x)} pixels with {len(np.unique(x))} values, expected 2 or more")
+  if np.ptp(y) == 0:
+    return Affine(0.0, float(y[0]))
   # Centred and scaled, so that the two unknowns do not differ by orders of magnitude.
   shift, width = np.median(x), np.ptp(x)
-  u, least = (x - shift) / width, _LEAST_RESIDUAL * max(np.ptp(y), 1e-300)
+  u, least = (x - shift) / width, _LEAST_RESIDUAL * np.ptp(y)
   weights, found = np.ones_like(u), np.zeros(2)
   for _ in range(_ROUNDS):
     design = np.stack([u, np.ones_like(u)], axis=1) * weights[:, None]

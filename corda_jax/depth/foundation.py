@@ -298,10 +298,10 @@ def _scale(
     if largest <= 0:
       raise UserError("the network predicts 0 everywhere: are these its weights?")
     return {"largest": largest}
-  if not len(values) or np.ptp(values) == 0:
+  if not len(values) or np.ptp(values) == 0 or np.ptp(depths) == 0:
     raise UserError(
       f"data.target.depth is {task.config.data.target.depth!r}, but no pixel of {len(chosen)} "
-      "frames has depth to align with: set label_depth.encoding='raw'"
+      "frames has depth to align with, or all have the same: set label_depth.encoding='raw'"
     )
   affine = fit_affine(values, depths)
   if affine.factor <= 0:

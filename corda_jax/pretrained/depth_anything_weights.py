@@ -50,13 +50,15 @@ def assumptions(network: DepthAnything) -> str:
   """What a file does not say and the configuration does, and the licence, in lines."""
   encoder = network.encoder
   last = tuple(range(encoder.depth - 4, encoder.depth))
-  version = "version 1" if tuple(encoder.levels) == last else "version 2"
+  version = 1 if tuple(encoder.levels) == last else 2
   kind = f"metric, up to {network.max_depth:g} m" if network.metric else "relative inverse depth"
   size, licence = _RELEASED.get(encoder.width, (f"of width {encoder.width}", "unknown"))
+  if version == 1:
+    licence = "see their page"
   return (
-    f"Assumed, as the file does not say: {version} (it reads the blocks "
+    f"Assumed, as the file does not say: version {version} (it reads the blocks "
     f"{', '.join(map(str, encoder.levels))}), {kind}.\n"
-    f"Depth Anything V2 {size}; licence of the published weights: {licence}."
+    f"Depth Anything V{version} {size}; licence of the published weights: {licence}."
   )
 
 

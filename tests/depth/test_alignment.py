@@ -34,6 +34,19 @@ def test_outliers_do_not_matter(random):
   np.testing.assert_allclose(fit_affine(x, y), (-3.0, 1_000), rtol=1e-4)
 
 
+def test_outliers_at_one_end_matter_from_a_quarter(random):
+  x = np.sort(random.uniform(size=1000))
+  for share, factor in ((0.2, 2.0), (0.35, None)):
+    y = 2 * x + 1
+    y[int(1000 * (1 - share)) :] = 200
+    found = fit_affine(x, y).factor
+    assert found == pytest.approx(2, abs=0.01) if factor else found > 10
+
+
+def test_where_all_are_the_same_there_is_no_slope():
+  assert fit_affine(np.arange(4.0), np.full(4, 257.0)) == (0, 257)
+
+
 @pytest.mark.parametrize("x", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_a_line_needs_two_values(x):
   with pytest.raises(ValueError, match=r"expected 2 or more"):

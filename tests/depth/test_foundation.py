@@ -193,8 +193,10 @@ def test_what_falls_where_inverse_depth_rises_is_refused(city, tmp_path):
   with pytest.raises(UserError, match="metric network"):
     align(city, tmp_path, lambda number, found: 100 - 20 * found)
   assert not list((tmp_path / "files").rglob("*.png"))
-  with pytest.raises(UserError, match="has depth to align with"):
-    align(city, tmp_path, lambda number, found: np.ones_like(found))
+  for same in (1, 200):  # no depth, and one depth
+    with pytest.raises(UserError, match="has depth to align with"):
+      align(city, tmp_path, lambda number, found, same=same: np.full_like(found, same))
+  assert not list((tmp_path / "files").rglob("*.png"))
 
 
 def test_a_metric_network_writes_metres(city, tmp_path):

@@ -71,10 +71,14 @@ def test_files_of_both_origins_are_read(name):
 def test_what_is_assumed_and_the_licence_are_printed():
   assert "version 2" in assumptions(depth_anything("S"))
   assert "Apache-2.0" in assumptions(depth_anything("S"))
-  large = assumptions(depth_anything("L", version=1, max_depth=80.0))
-  assert "version 1" in large
+  large = assumptions(depth_anything("L", max_depth=80.0))
   assert "80 m" in large
+  assert "V2 Large" in large
   assert "CC-BY-NC" in large
+  first = assumptions(depth_anything("L", version=1))
+  assert "version 1" in first
+  assert "V1 Large" in first
+  assert "CC-BY-NC" not in first
   assert depth_anything("S", version=1).encoder.levels == (8, 9, 10, 11)
 
 
