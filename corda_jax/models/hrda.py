@@ -142,12 +142,13 @@ class Hrda(nn.Module):
       shape: (B, H, W) of the images.
 
     Returns:
-      "context" and "detail", as of `Corda.sample`, "channels", bool[B, C] of the attention's
-      feature, which dropout keeps, and "corner", int32[2]: (top, left) of the detail crop.
+      "context" and "detail", as of `Corda.sample`, each its own: what a `DepthGuided` hides in one
+      may be seen in the other; "channels", bool[B, C] of the attention's feature, which dropout
+      keeps, and "corner", int32[2]: (top, left) of the detail crop.
     """
     keys = jax.random.split(key, 4)
     draws = {"context": self.network.sample(keys[0], shape)}
-    draws["detail"] = self.network.sample(keys[1], shape)
+    draws["detail"] = self.network.sample(keys[1], (shape[0], *self.detail.size(shape[1:])))
     draws |= sample_channels(keys[2], shape[0], self.attention)
     return draws | {"corner": self.detail.sample(keys[3], shape[1:])}
 

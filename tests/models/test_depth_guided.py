@@ -15,6 +15,7 @@ from corda_jax.models.depth_guided import DepthGuided, with_depth
 from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
+from corda_jax.models.hrda import DetailCrop, Hrda
 from corda_jax.pretrained.names.networks import table_of
 from corda_jax.training.optimizer import AdamW
 from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
@@ -120,6 +121,13 @@ def at_two_resolutions():
   config = tiny_recipes.get_config("gta2cs_mic", plain=True)
   depth_as_input(config, tiny_recipes.RESNET, dropout_block=16)
   return config
+
+
+def test_hidden_blocks_are_as_large_in_the_detail():
+  model = Hrda(network(dropout_block=8), detail=DetailCrop(16, 24))
+  draws = model.sample(jax.random.key(0), (2, *SIZE))
+  assert draws["context"]["image_seen"].shape == (2, 4, 6)
+  assert draws["detail"]["image_seen"].shape == draws["detail"]["depth_seen"].shape == (2, 2, 3)
 
 
 def test_scores_and_pictures_depend_on_the_depth():
