@@ -46,7 +46,7 @@ def fields(folder):
     "model__decoder__width": 0,
     "prediction__depth_files": files,
     "prediction__depth_weights": FILE,
-    "prediction__write": "('label',)",
+    "prediction__write": "('label', 'inverse_depth')",
   }
 
 
@@ -63,10 +63,8 @@ def trained(tmp_path_factory):
   return folder
 
 
-def predicted(folder, image, **more):
-  values = fields(folder) | {"prediction__input": image} | more
-  run(arguments(folder, mode="predict", **values))
-  return np.asarray(Image.open(folder / f"run/predictions/{image.stem}/{image.stem}_label.png"))
+def disparity(path):
+  return np.asarray(Image.open(path)).astype(np.float32) / 256 + 1
 
 
 def test_it_is_scored_with_the_depth_of_the_files(trained):
@@ -84,18 +82,26 @@ def test_an_image_alone_is_seen_with_the_depth_of_its_file(trained):
   for image in (trained / "cityscapes/leftImg8bit").rglob("*.png"):
     pixels = np.asarray(Image.open(image))[None]
     file = trained / "files/disparity" / image.relative_to(trained / "cityscapes/leftImg8bit")
-    depth = np.asarray(Image.open(file)).astype(np.float32) / 256 + 1
+    depth = disparity(file)
     assert np.ptp(depth) > 1
     x = np.asarray(read(variables, pixels))[0]
     np.testing.assert_allclose(x[..., 3], np.log(depth) / 3, atol=1e-3)
     np.testing.assert_allclose(x[..., :3], task.normalization.normalize(pixels)[0], rtol=1e-5)
 
 
-def test_a_bundle_predicts_an_image_alone(trained):
+def test_an_image_gives_classes_and_depth_by_prediction_and_by_a_bundle(trained):
   image = min((trained / "cityscapes/leftImg8bit/val").rglob("*.png"))
+  run(arguments(trained, mode="predict", **fields(trained), prediction__input=image))
   run(arguments(trained, mode="export", **fields(trained)))
-  found = read_bundle(trained / "run/bundle").predict(np.asarray(Image.open(image))[None])
-  np.testing.assert_array_equal(found["label"][0], predicted(trained, image))
+  bundle = read_bundle(trained / "run/bundle")
+  assert set(bundle.information["outputs"]) == {"label", "logits", "inverse_depth"}
+  found = bundle.predict(np.asarray(Image.open(image))[None])
+  maps = trained / f"run/predictions/{image.stem}"
+  label = np.asarray(Image.open(maps / f"{image.stem}_label.png"))
+  np.testing.assert_array_equal(found["label"][0], label)
+  seen = trained / "files/disparity" / image.relative_to(trained / "cityscapes/leftImg8bit")
+  for depth in (disparity(maps / f"{image.stem}_inverse_depth.png"), found["inverse_depth"][0]):
+    np.testing.assert_allclose(depth, disparity(seen), rtol=1e-3)
 
 
 def test_an_image_is_predicted_again_when_its_depth_would_be_another(trained):

@@ -93,7 +93,7 @@ class Evaluator:
       pictures = {"prediction": classify(variables, x, size)}
       # The compiler merges this pass with the equal view, and drops it where there is no depth.
       outputs = apply(variables, x)
-      return pictures | depth_maps(outputs, size, method=model.resize_outputs)
+      return pictures | depth_maps(outputs, x, size, method=model.resize_outputs)
 
     # Every process gets all results: they all measure all frames.
     self._measure = task.compile_for_frames(measure, mesh)
@@ -191,7 +191,7 @@ class Evaluator:
     """Predictions on the first frames, at most `count` of them, for a contact sheet.
 
     Returns:
-      "image", "label", "prediction" and, with depth heads, "inverse_depth" and "difficulty",
+      "image", "label", "prediction" and what `views.depth_maps` makes,
       stacked; "label" at the size of the image.
     """
     variables = self._variables(state)

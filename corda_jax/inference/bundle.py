@@ -66,8 +66,8 @@ class Bundle:
 
     Returns:
       "label" uint8 [B, H, W], training ids; "logits" float32 [B, h, w, C] at the network's output
-      stride, unless it works in windows; with depth heads "inverse_depth" and "difficulty" float32
-      [B, H, W].
+      stride, unless it works in windows; float32 [B, H, W] "inverse_depth" of networks with depth
+      heads, or of the depth that is their input, and with depth heads "difficulty".
 
     Raises:
       ValueError: the images have another type or shape, or another size than is expected.

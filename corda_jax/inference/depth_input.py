@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.depth.estimator import load_depth_estimator
@@ -48,6 +49,13 @@ def with_depth_network(
     return network_input(task.model, normalization.normalize(images, wide), depth.astype(wide))
 
   return {**variables, _DEPTH: estimator.variables}, read
+
+
+def depth_names(model: nn.Module) -> tuple[str, ...]:
+  """The maps that `views.depth_maps` makes of the predictions of a network."""
+  if model.depth:
+    return ("inverse_depth", "difficulty")
+  return ("inverse_depth",) if sees_depth(model) else ()
 
 
 def network_alone(variables: Mapping[str, Any]) -> dict[str, Any]:

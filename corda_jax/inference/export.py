@@ -16,7 +16,7 @@ from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.atomic_io import check_links
 from corda_jax.errors import UserError, first_line
 from corda_jax.inference import bundle
-from corda_jax.inference.depth_input import network_alone, with_depth_network
+from corda_jax.inference.depth_input import depth_names, network_alone, with_depth_network
 from corda_jax.inference.views import as_evaluated, class_map, depth_maps
 from corda_jax.labels import CITYSCAPES_IDS
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
@@ -183,7 +183,7 @@ def export_program(
     maps = {"label": class_map([(outputs["S"],)], size, **sizing)}
     if not any(evaluation.window):  # else they have the size of the image, and many of them
       maps["logits"] = outputs_of(x)["S"]
-    return maps | depth_maps(outputs, size, **sizing)
+    return maps | depth_maps(outputs, x, size, **sizing)
 
   if size := fixed_size(task):
     shape = jax_export.symbolic_shape("batch, {}, {}, 3".format(*size))
@@ -226,8 +226,8 @@ def smallest_size(task: AdaptationTask) -> int:
 def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
   config, classes = task.config, task.classes
   ids = [CITYSCAPES_IDS.get(name) for name in classes.names]
-  absent = {"logits"} if any(config.evaluation.window) else set()
-  absent |= set() if task.has_depth_heads else {"inverse_depth", "difficulty"}
+  outputs = ["label", *([] if any(config.evaluation.window) else ["logits"])]
+  outputs += depth_names(task.model)
   return {
     "format": bundle.FORMAT,
     "step": step,
@@ -237,7 +237,7 @@ def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
     "smallest_size": smallest_size(task),
     "size": fixed_size(task),
     "input": "uint8 RGB [batch, height, width, 3]",
-    "outputs": {name: text for name, text in _OUTPUTS.items() if name not in absent},
+    "outputs": {name: _OUTPUTS[name] for name in outputs},
     "platforms": PLATFORMS,
     "written_by": code_version(),
     "config": config.to_dict(),

@@ -15,9 +15,9 @@ from corda_jax.depth.encodings import MANIFEST
 from corda_jax.errors import UserError
 from corda_jax.images import Picture
 from corda_jax.inference import media as files
+from corda_jax.inference.depth_input import depth_names
 from corda_jax.inference.maps import MapWriter
 from corda_jax.inference.predictor import Predictor
-from corda_jax.inference.settings import KINDS
 from corda_jax.inference.video import Video, VideoWriter
 from corda_jax.locks import only_writer
 from corda_jax.training.journal import Journal
@@ -81,7 +81,8 @@ class _Prediction:
     self._network = task.config.evaluation.network
     self._classes, self._table = task.classes, table
     self._writer = MapWriter(folder, task.classes, table, config.overlay_opacity)
-    self._kinds = [k for k in config.write if task.has_depth_heads or k not in KINDS[2:]]
+    maps = ("overlay", "label", *depth_names(task.model))
+    self._kinds = [kind for kind in config.write if kind.removesuffix("_color") in maps]
     if left := [k for k in config.write if k not in self._kinds]:
       print(f"note: this network has no depth heads, so {' and '.join(left)} cannot be written")
     evaluation = task.config.evaluation

@@ -50,10 +50,10 @@ class Predictor:
 
       return as_evaluated(outputs, self._config.evaluation, **sizing)(x)
 
-    def finish(views, outputs, size):
+    def finish(views, outputs, x, size):
       finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((views, outputs))]).all()
       maps = {"label": class_map(views, size, **sizing), "finite": finite}
-      return maps | depth_maps(outputs, size, **sizing)
+      return maps | depth_maps(outputs, x, size, **sizing)
 
     split = batch_sharded(self._mesh)
     self._read = compiled(read)
@@ -74,8 +74,7 @@ class Predictor:
       size: (H, W) of the maps, in pixels.
 
     Returns:
-      "label" uint8 [B, H, W], training ids; with depth heads "inverse_depth" [B, H, W] and
-      "difficulty" [B, H, W], 0..1.
+      "label" uint8 [B, H, W], training ids, and what `views.depth_maps` makes.
 
     Raises:
       UserError: the network predicts non-finite numbers.
@@ -108,7 +107,7 @@ class Predictor:
     views = make_views(logits, x, scales=tuple(evaluation.scales), flip=evaluation.flip)
     if not outputs:
       outputs = {name: value for name, value in predict(x).items() if name != "S"}
-    maps = jax.device_get(self._finish(views, outputs, size=size))
+    maps = jax.device_get(self._finish(views, outputs, x, size=size))
     if not maps.pop("finite"):
       raise UserError(
         "the network predicts numbers that are not finite, so its training diverged: set "

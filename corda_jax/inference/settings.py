@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from corda_jax.configuration import check_at_least, check_one_of, check_within
 
-# Kinds of files written for an image; all but the first two need depth heads.
+# Kinds of files written for an image. All but the first two need depth heads, or, but for the
+# difficulty, a network that sees depth.
 KINDS = ("overlay", "label", "inverse_depth", "inverse_depth_color", "difficulty")
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from corda_jax.adaptation.pseudo_labels import difficulty
+from corda_jax.models.depth_guided import seen_inverse_depth
 from corda_jax.resize import interpolate, resize, resize_centered, resize_weights
 from corda_jax.sliding import predict_windows
 from corda_jax.typing import Array, Dim, Float, UInt8
@@ -153,6 +154,7 @@ def combine(
 
 def depth_maps(
   outputs: Mapping[str, Float[Array, "b h w _"]],
+  x: Float[Array, "b H W channels"],
   shape: tuple[Dim, Dim],
   *,
   method: str = "aligned",
@@ -160,14 +162,18 @@ def depth_maps(
   """Depth of every pixel, and the disagreement of the two depth heads.
 
   Args:
-    outputs: outputs of the network at its output stride; without depth heads there are no maps.
+    outputs: outputs of the network at its output stride.
+    x: its inputs.
     shape: (H, W) of the maps, in pixels.
     method: how predictions are resized, as of `class_map`.
 
   Returns:
-    "inverse_depth" of the head trained on the target, and "difficulty", 0..1.
+    With depth heads "inverse_depth" of the one trained on the target, and "difficulty", 0..1; of a
+    network that sees depth and has no heads the "inverse_depth" that it sees; else nothing.
   """
   if "D" not in outputs:
-    return {}
+    if x.shape[-1] == 3:
+      return {}
+    return {"inverse_depth": resize_centered(seen_inverse_depth(x)[..., None], shape)[..., 0]}
   target, source = (resize(outputs[name], shape, method)[..., 0] for name in ("D", "D_src"))
   return {"inverse_depth": target, "difficulty": difficulty(source, target)}

@@ -144,6 +144,11 @@ def with_depth(
   return jnp.concatenate([x, depth[..., None].astype(x.dtype)], axis=-1)
 
 
+def seen_inverse_depth(x: Float[Array, "b h w 4"]) -> Float[Array, "b h w"]:
+  """Inverse depth Y of network inputs made by `with_depth`, 1 where there was none."""
+  return jnp.exp(_SCALE * x[..., 3])
+
+
 def sees_depth(model: nn.Module) -> bool:
   """Whether the images of a network have the channel of the depth."""
   return getattr(model, "input_channels", 3) > 3

@@ -7,6 +7,7 @@ from scipy import interpolate, special
 from corda_jax.adaptation.settings import AdaptationEvaluation
 from corda_jax.inference import views
 from corda_jax.inference.views import as_evaluated, class_map, combine, make_views
+from corda_jax.models.depth_guided import with_depth
 from corda_jax.resize import aligned_weights, resize_aligned
 from data_pipelines import resizing
 
@@ -104,11 +105,24 @@ def test_a_mirrored_frame_has_the_mirrored_probabilities(images, scales):
 
 def test_depth_maps_are_of_the_targets_head(random):
   target, source = (random.uniform(2, 60, (1, 5, 7, 1)).astype(np.float32) for _ in range(2))
-  found = views.depth_maps({"S": target, "D": target, "D_src": source}, (5, 7))
+  x = np.ones((1, 5, 7, 4), np.float32)
+  found = views.depth_maps({"S": target, "D": target, "D_src": source}, x, (5, 7))
   np.testing.assert_allclose(found["inverse_depth"], target[..., 0], rtol=1e-6)
   expected = np.clip(np.abs(source - target) / np.maximum(target, 1), 0, 1)[..., 0]
   np.testing.assert_allclose(found["difficulty"], expected, rtol=1e-5)
-  assert views.depth_maps({"S": target}, (5, 7)) == {}
+
+
+def test_without_heads_the_depth_map_is_what_the_network_sees(random):
+  y = random.uniform(1, 200, (1, 5, 7)).astype(np.float32)
+  x = with_depth(jnp.zeros((1, 5, 7, 3)), y)
+  found = views.depth_maps({"S": y[..., None]}, x, (5, 7))
+  np.testing.assert_allclose(found.pop("inverse_depth"), y, rtol=1e-5)
+  assert not found
+  larger = views.depth_maps({}, x, (10, 14))["inverse_depth"]
+  np.testing.assert_allclose(
+    larger[0, 1:3, 0], y[0, :2, 0] @ [[0.75, 0.25], [0.25, 0.75]], rtol=1e-5
+  )
+  assert views.depth_maps({"S": y[..., None]}, x[..., :3], (5, 7)) == {}
 
 
 @pytest.mark.parametrize("mean", ["logits", "probabilities"])
