@@ -6,7 +6,7 @@
 
 Reads leftImg8bit of Cityscapes, and its disparity and camera to align with. `:B` or `:L` after the
 file name selects another size, `:S,v1` the first version, `:S,metric` a network of metres outdoors.
-Not run here with published weights, nor on the real data.
+Not run here with published weights; on frames of KITTI with random ones (docs/depth.md).
 """
 
 import ml_collections

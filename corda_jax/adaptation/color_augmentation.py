@@ -143,11 +143,11 @@ def gaussian_blur(
   """Blurs with a truncated Gaussian and a reflected border, as two banded matrix products.
 
   Args:
-    images: [B, H, W, 3], any range.
+    images: [B, H, W, C], any range.
     sigma: [B], standard deviations in pixels, above zero.
 
   Returns:
-    [B, H, W, 3].
+    [B, H, W, C].
   """
   rows = _blur_matrix(images.shape[1], sigma.astype(images.dtype))
   columns = _blur_matrix(images.shape[2], sigma.astype(images.dtype))

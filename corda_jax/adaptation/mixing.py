@@ -86,7 +86,7 @@ class Mixing:
       step: int32 scalar, number of the step.
 
     Returns:
-      "mask" bool[B, H, W] (True: source), "image" [B, H, W, 3] as network input, augmented, "label"
+      "mask" bool[B, H, W] (True: source), "image" [B, H, W, C] as network input, augmented, "label"
       int32[B, H, W], "inverse_depth" [B, H, W], "pseudo_label" int32[B, H, W] of the target and its
       "confidence" [B, H, W], "confident_fraction" [B, 1, 1] or, over pixels, [B, H, W], and
       "target_weight", the same or, with margins that are not trusted, [B, H, W].

@@ -23,6 +23,10 @@ from corda_jax.resize import resize_centered
 from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import read_config, read_json
 
+# What the manifest of depth files says of the network that made them.
+_OF_DEPTH_ANYTHING = ("weights", "sha256", "input_size", "encoding", "scale")
+_OF_SELF_SUPERVISED = ("weights", "step", "size", "encoding")
+
 
 class DepthEstimator(NamedTuple):
   """A depth network.
@@ -54,11 +58,13 @@ def load_depth_estimator(files: str, weights: str) -> DepthEstimator:
       f"{path} is missing or damaged: set prediction.depth_files to a folder of depth files that "
       "--mode=label_depth wrote"
     )
-  try:
-    make = _depth_anything if "model" in manifest else _self_supervised
-    estimator = make(manifest, Path(weights))
-  except KeyError as error:
-    raise UserError(f"{path} lacks {error}: label the data set again") from error
+  manifest |= manifest.get(COMPUTED) or {}
+  by_depth_anything = "model" in manifest
+  needed = _OF_DEPTH_ANYTHING if by_depth_anything else _OF_SELF_SUPERVISED
+  if lacking := [name for name in needed if manifest.get(name) is None]:
+    raise UserError(f"{path} lacks {', '.join(lacking)}: label the data set again")
+  make = _depth_anything if by_depth_anything else _self_supervised
+  estimator = make(manifest, Path(weights))
   return estimator._replace(inverse_depth=at_matmul_precision(estimator.inverse_depth, "highest"))
 
 
@@ -77,7 +83,7 @@ def _depth_anything(manifest: Mapping[str, Any], weights: Path) -> DepthEstimato
     )
   params, text = read_depth_anything(weights, network)
   print(text)
-  encoding, scale = manifest["encoding"], manifest[COMPUTED]["scale"]
+  encoding, scale = manifest["encoding"], manifest["scale"]
 
   def inverse_depth(params, images):
     size = images.shape[1:3]

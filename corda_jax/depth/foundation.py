@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from corda_jax.configuration import check_at_least, check_one_of
+from corda_jax.console import progress_bar
 from corda_jax.depth.alignment import Affine, fit_affine
 from corda_jax.depth.encodings import LARGEST, to_disparity
 from corda_jax.depth.inverse_depth import NO_DEPTH, from_metres
@@ -282,7 +283,10 @@ def _scale(
   places = np.linspace(0, len(names) - 1, options.fit_frames).round().astype(int)
   chosen = dict.fromkeys(names[place] for place in places)
   values, depths = [], []
-  for name, found in predict(frames[split].images(chosen)):
+  predicted = predict(frames[split].images(chosen))
+  for name, found in progress_bar(
+    iterable=predicted, total=len(chosen), desc="scale", unit="frame"
+  ):
     depth, known = found, np.ones(found.shape, bool)
     if options.encoding == "aligned":
       depth, known = known_depth(split, name)

@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from configs.depth_anything import get_config
-from corda_jax.depth.encodings import to_disparity
+from corda_jax.depth.encodings import MANIFEST, to_disparity
 from corda_jax.depth.estimator import load_depth_estimator
 from corda_jax.depth.inverse_depth import from_metres
 from corda_jax.errors import UserError
 from corda_jax.models.depth_anything import input_size
 from corda_jax.pretrained.depth_anything_weights import read_depth_anything
 from corda_jax.resize import resize_aligned, resize_cubic
+from corda_jax.training.run_files import write_json
 from data_pipelines.readers import read_depth_png, read_rgb
 from tests.command import refused, run
 from tests.pretrained.test_depth_anything_weights import FOLDER, TINY
@@ -187,6 +188,14 @@ def assert_estimated(folder_of_city, files):
     depth = np.asarray(estimator.inverse_depth(estimator.variables, pixels))[0]
     corners = np.ix_((0, -1), (0, -1))
     np.testing.assert_allclose(depth[corners], read(file)[corners], atol=1 / 256 + 1e-5)
+
+
+@pytest.mark.parametrize("computed", [None, {}])
+def test_a_manifest_without_the_scale_is_named(city, tmp_path, computed):
+  manifest = json.loads((city / "files" / MANIFEST).read_text())
+  write_json(tmp_path / MANIFEST, manifest | {"computed": computed})
+  with pytest.raises(UserError, match=r"network_depth\.json lacks scale"):
+    load_depth_estimator(str(tmp_path), str(FILE))
 
 
 def test_what_falls_where_inverse_depth_rises_is_refused(city, tmp_path):
