@@ -33,7 +33,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _OUTPUTS = {
   "label": "uint8 [batch, height, width], indices into the class list",
   "logits": "float32 [batch, h, w, classes], at the network's output stride",
-  "inverse_depth": "float32 [batch, height, width], 655.36 / (metres + 0.01)",
+  "inverse_depth": "float32 [batch, height, width], 655.36 / (metres + 0.01) if metric",
   "difficulty": "float32 [batch, height, width], 0..1",
 }
 
