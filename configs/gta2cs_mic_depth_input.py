@@ -6,8 +6,10 @@ MIC: Hoyer et al., CVPR 2023 (arXiv 2212.01322); MICDrop: arXiv 2408.16478.
       --workdir=runs/gta2cs_mic_depth_input --config.initial_weights=weights/mit_b5.pth
 
 Both domains need depth files that were made in the same way, also for validation: label them with
-configs/depth_anything.py (docs/depth.md), and set data.source.depth_root and data.target.depth_root
-as that says. Not run here on the real data, and MICDrop's details are not public.
+configs/depth_anything.py (docs/depth.md) at the size of the frames here, data.target.height=1024
+and width=2048 for Cityscapes, 1407 and 2560 for GTA5, and set data.source.depth_root and
+data.target.depth_root as that says. Not run here on the real data, and MICDrop's details are not
+public.
 """
 
 import ml_collections

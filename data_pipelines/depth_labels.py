@@ -147,7 +147,7 @@ class DepthFiles:
     ]
     if differing:
       raise UserError(
-        f"the depth files in {self.folder!r} are of another network, see {path!r}: "
+        f"the depth files in {self.folder!r} are of another network or data set, see {path!r}: "
         f"{', '.join(differing)}; choose another folder, or delete these files"
       )
     return True

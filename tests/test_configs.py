@@ -383,6 +383,7 @@ def test_what_the_preset_changes_in_recipes_of_transformers(recipe):
     expected["model.detail.last_position"] = True
   if recipe == "gta2cs_mic_corda":
     expected["terms.mixed.depth_weight.share_across_batch"] = False
+  assert AdaptationTask.from_config(get_config(recipe)).step.adapts
   published = flat(get_config(recipe, "as_published"))
   assert {n: value for n, value in published.items() if config[n] != value} == expected
 

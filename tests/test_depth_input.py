@@ -44,7 +44,6 @@ def fields(folder):
     "data__target__depth": "mono",
     "data__target__depth_root": files,
     "model__decoder__width": 0,
-    "prediction__depth_files": files,
     "prediction__depth_weights": FILE,
     "prediction__write": "('label', 'inverse_depth')",
   }
@@ -67,10 +66,10 @@ def disparity(path):
   return np.asarray(Image.open(path)).astype(np.float32) / 256 + 1
 
 
-def test_it_is_scored_with_the_depth_of_the_files(trained):
+def test_it_is_scored_and_predicts_no_depth(trained):
   results = json.loads((trained / "run/results.json").read_text())
   assert results["frames"] == 3
-  assert "depth" not in results  # it predicts none
+  assert "depth" not in results
 
 
 def test_an_image_alone_is_seen_with_the_depth_of_its_file(trained):
@@ -95,6 +94,9 @@ def test_an_image_gives_classes_and_depth_by_prediction_and_by_a_bundle(trained)
   run(arguments(trained, mode="export", **fields(trained)))
   bundle = read_bundle(trained / "run/bundle")
   assert set(bundle.information["outputs"]) == {"label", "logits", "inverse_depth"}
+  made_by = json.loads((trained / "files" / MANIFEST).read_text())
+  assert bundle.information["depth_network"] == made_by
+  assert made_by["licence"] == "see their page"  # of the first version
   found = bundle.predict(np.asarray(Image.open(image))[None])
   maps = trained / f"run/predictions/{image.stem}"
   label = np.asarray(Image.open(maps / f"{image.stem}_label.png"))
@@ -127,7 +129,6 @@ def test_what_is_missing_or_of_another_network_is_named(trained, tmp_path):
   def refuses(*words, **changed):
     refused(arguments(trained, mode="predict", **values | changed), *words)
 
-  refuses("prediction.depth_files", prediction__depth_files="")
   refuses("prediction.depth_weights", prediction__depth_weights="")
   refuses("network_depth.json", prediction__depth_files=tmp_path)
   other = tmp_path / "other.pth"

@@ -119,7 +119,8 @@ class Evaluator:
     Args:
       state: state of the task.
       batches: host batches with "image" uint8 [B, H, W, 3], "label" uint8 [B, H', W'] and "valid"
-        bool [B], False for frames that only fill a batch.
+        bool [B], False for frames that only fill a batch; for networks that see depth also
+        "inverse_depth" [B, H, W].
 
     Returns:
       int64[num_classes, num_classes], [true, predicted], and the number of frames, of all

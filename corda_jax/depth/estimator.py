@@ -24,7 +24,7 @@ from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import read_config, read_json
 
 # What the manifest of depth files says of the network that made them.
-_OF_DEPTH_ANYTHING = ("weights", "sha256", "input_size", "encoding", "scale")
+_OF_DEPTH_ANYTHING = ("weights", "sha256", "size", "input_size", "encoding", "scale")
 _OF_SELF_SUPERVISED = ("weights", "step", "size", "encoding")
 
 
@@ -86,11 +86,10 @@ def _depth_anything(manifest: Mapping[str, Any], weights: Path) -> DepthEstimato
   encoding, scale = manifest["encoding"], manifest["scale"]
 
   def inverse_depth(params, images):
-    size = images.shape[1:3]
-    found = predict_size(
-      network, normalization, params, images, smallest=manifest["input_size"], size=size
-    )
-    return _through_file(file_inverse_depth(found, encoding, scale))
+    size, smallest = tuple(manifest["size"]), manifest["input_size"]
+    found = predict_size(network, normalization, params, images, smallest=smallest, size=size)
+    found = _through_file(file_inverse_depth(found, encoding, scale))
+    return resize_centered(found[..., None], images.shape[1:3])[..., 0]
 
   return DepthEstimator(params, inverse_depth)
 

@@ -4,8 +4,6 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +24,7 @@ from corda_jax.models.build import build_common, build_network
 from corda_jax.models.depth_anything import DepthAnything, input_size
 from corda_jax.models.normalization import Normalization
 from corda_jax.models.operations import at_matmul_precision
-from corda_jax.pretrained.depth_anything_weights import read_depth_anything
+from corda_jax.pretrained.depth_anything_weights import licence, read_depth_anything
 from corda_jax.resize import resize_aligned, resize_cubic
 from corda_jax.training.processes import first_process_first
 from corda_jax.training.sharding import batch_sharded, make_mesh, put_batch, replicated
@@ -35,6 +33,7 @@ from corda_jax.training.task import Need, build_sections
 _LARGEST_QUANTILE = 0.999  # of relative inverse depth, which "raw" files hold as 65535
 _FIT_PIXELS = 4_000  # of each frame that an affine map is fitted to
 _LEAST_FIT_PIXELS = 100  # known pixels required for a per-frame fit
+_MOST_WAITING = 32  # frames that wait for others of their size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,18 +153,20 @@ class DepthAnythingTask:
 
   def meta(self) -> dict[str, Any]:
     """What determines the files' contents, but for the frames and their scale."""
-    options, path = self.options, Path(self.config.initial_weights)
+    options, target = self.options, self.config.data.target
     meta = {
       "model": self.config.model.to_dict(),
-      "weights": path.name,
-      "sha256": sha256(path),
+      "sha256": sha256(Path(self.config.initial_weights)),
+      "licence": licence(self.network),
+      # Two data sets do not share a scale.
+      "dataset": target.dataset,
+      "root": target.root,
       "input_size": options.input_size,
       "encoding": options.encoding,
       "size": list(self.size),
       "matmul_precision": self.config.compute.matmul_precision,
     }
     if options.encoding == "aligned":
-      target = self.config.data.target
       known = {"kind": target.depth, "depth_root": target.depth_root}
       meta |= {"fit": options.fit, "aligned_with": known}
     return meta
@@ -236,9 +237,7 @@ def label_depth_anything(task: DepthAnythingTask, feed: Any) -> None:
   with first_process_first("find the frames"):  # the street world may have to be rendered
     frames = {s: feed.raw_frames(Need("target", s, ("image",))) for s in options.splits}
   names = {split: found.names for split, found in frames.items()}
-  # Two data sets do not share a scale.
-  of_set = {"frames": zlib.crc32("\n".join(itertools.chain(*names.values())).encode())}
-  files = feed.depth_files("target", options.folder, task.meta() | of_set)
+  files = feed.depth_files("target", options.folder, task.meta())
   predict = functools.partial(_predicted, task, jax.device_put(params, replicated(task.mesh)))
 
   def known_depth(split, name):
@@ -246,6 +245,7 @@ def label_depth_anything(task: DepthAnythingTask, feed: Any) -> None:
     return depth, depth != NO_DEPTH
 
   with only_writer_of(files):
+    files.kept("weights", lambda: Path(task.config.initial_weights).name)
     scale = files.kept("scale", lambda: _scale(task, frames, predict, known_depth))
     if scale:
       print("Scale of the files:", ", ".join(f"{name} {x:.6g}" for name, x in scale.items()))
@@ -259,7 +259,7 @@ def label_depth_anything(task: DepthAnythingTask, feed: Any) -> None:
       if options.encoding == "aligned" and options.fit == "frame":
         depth, known = known_depth(split, name)
         if known.sum() >= _LEAST_FIT_PIXELS and np.ptp(values[known]) > 0:
-          affine = fit_affine(values[known], depth[known])
+          affine = fit_affine(*_sampled(values, depth, known, np.random.default_rng(0)))
           own = affine._asdict() if affine.factor > 0 else scale
       return to_disparity(file_inverse_depth(values.astype(np.float64), options.encoding, own))
 
@@ -290,10 +290,9 @@ def _scale(
     depth, known = found, np.ones(found.shape, bool)
     if options.encoding == "aligned":
       depth, known = known_depth(split, name)
-    places = np.flatnonzero(known)
-    places = random.permutation(places)[:_FIT_PIXELS]
-    values.append(found.reshape(-1)[places].astype(np.float64))
-    depths.append(depth.reshape(-1)[places].astype(np.float64))
+    own = _sampled(found, depth, known, random)
+    values.append(own[0])
+    depths.append(own[1])
   if not values:
     raise UserError(f"none of {len(chosen)} frames of {split} can be read")
   values, depths = np.concatenate(values), np.concatenate(depths)
@@ -316,6 +315,14 @@ def _scale(
   error = np.median(np.abs(affine(values) / depths - 1))
   print(f"Aligned with {len(values):,} pixels; relative error {error:.1%} in the median.")
   return affine._asdict()
+
+
+def _sampled(
+  values: np.ndarray, depth: np.ndarray, known: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """Predictions and depths [N], float64, of some pixels of a frame whose depth is known."""
+  places = random.permutation(np.flatnonzero(known))[:_FIT_PIXELS]
+  return tuple(x.reshape(-1)[places].astype(np.float64) for x in (values, depth))
 
 
 def _predicted(
@@ -344,6 +351,8 @@ def _predicted(
     group.append(frame)
     if len(group) == task.options.batch_size:
       yield from run(group)
+    elif sum(map(len, groups.values())) > _MOST_WAITING:
+      yield from run(max(groups.values(), key=len))
   for group in groups.values():
     if group:
       yield from run(group)

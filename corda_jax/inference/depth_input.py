@@ -35,20 +35,24 @@ def with_depth_network(
   wide = accumulation_dtype(jnp.dtype(task.config.model.param_dtype))
   if not sees_depth(task.model):
     return dict(variables), lambda _, images: normalization.normalize(images, wide)
-  for name in ("depth_files", "depth_weights"):
-    if not options[name]:
-      raise UserError(
-        f"prediction.{name} is '', but the network sees depth: name the folder of the target's "
-        "depth files (depth_files) and the run or the file of weights that made them "
-        "(depth_weights)"
-      )
-  estimator = load_depth_estimator(options.depth_files, options.depth_weights)
+  if not options.depth_weights:
+    raise UserError(
+      "prediction.depth_weights is '', but the network sees depth: name the run or the file of "
+      "weights that made the target's depth files"
+    )
+  estimator = load_depth_estimator(depth_files_folder(task), options.depth_weights)
 
   def read(variables, images):
     depth = estimator.inverse_depth(variables[_DEPTH], images)
     return network_input(task.model, normalization.normalize(images, wide), depth.astype(wide))
 
   return {**variables, _DEPTH: estimator.variables}, read
+
+
+def depth_files_folder(task: AdaptationTask) -> str:
+  """The folder of the depth files as which an image's depth is made."""
+  target = task.config.data.target
+  return task.config.prediction.depth_files or target.depth_root or target.root
 
 
 def depth_names(model: nn.Module) -> tuple[str, ...]:

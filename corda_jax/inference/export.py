@@ -14,9 +14,15 @@ from jax import export as jax_export
 from corda_jax.adaptation.evaluate import network_variables
 from corda_jax.adaptation.task import AdaptationTask
 from corda_jax.atomic_io import check_links
+from corda_jax.depth.encodings import MANIFEST
 from corda_jax.errors import UserError, first_line
 from corda_jax.inference import bundle
-from corda_jax.inference.depth_input import depth_names, network_alone, with_depth_network
+from corda_jax.inference.depth_input import (
+  depth_files_folder,
+  depth_names,
+  network_alone,
+  with_depth_network,
+)
 from corda_jax.inference.views import as_evaluated, class_map, depth_maps
 from corda_jax.labels import CITYSCAPES_IDS
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
@@ -26,7 +32,7 @@ from corda_jax.models.hrda import Hrda
 from corda_jax.models.layers import accumulation_dtype
 from corda_jax.models.operations import at_matmul_precision
 from corda_jax.training.restore import restore_state
-from corda_jax.training.run_files import code_version, write_json
+from corda_jax.training.run_files import code_version, read_json, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -228,6 +234,7 @@ def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
   ids = [CITYSCAPES_IDS.get(name) for name in classes.names]
   outputs = ["label", *([] if any(config.evaluation.window) else ["logits"])]
   outputs += depth_names(task.model)
+  made_by = sees_depth(task.model) and read_json(Path(depth_files_folder(task)) / MANIFEST)
   return {
     "format": bundle.FORMAT,
     "step": step,
@@ -239,6 +246,7 @@ def _information(task: AdaptationTask, step: int) -> dict[str, Any]:
     "input": "uint8 RGB [batch, height, width, 3]",
     "outputs": {name: _OUTPUTS[name] for name in outputs},
     "platforms": PLATFORMS,
+    **({"depth_network": made_by} if made_by else {}),
     "written_by": code_version(),
     "config": config.to_dict(),
   }

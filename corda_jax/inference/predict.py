@@ -15,11 +15,12 @@ from corda_jax.depth.encodings import MANIFEST
 from corda_jax.errors import UserError
 from corda_jax.images import Picture
 from corda_jax.inference import media as files
-from corda_jax.inference.depth_input import depth_names
+from corda_jax.inference.depth_input import depth_files_folder, depth_names
 from corda_jax.inference.maps import MapWriter
 from corda_jax.inference.predictor import Predictor
 from corda_jax.inference.video import Video, VideoWriter
 from corda_jax.locks import only_writer
+from corda_jax.models.depth_guided import sees_depth
 from corda_jax.training.journal import Journal
 from corda_jax.training.restore import restore_state
 from corda_jax.training.run_files import read_json, write_json
@@ -101,7 +102,7 @@ class _Prediction:
         "scales": list(evaluation.scales),
         "resize_via_input": evaluation.resize_via_input,
         "windows": [list(evaluation.window), list(evaluation.window_stride)],
-        "depth": config.depth_files and read_json(Path(config.depth_files) / MANIFEST),
+        "depth": sees_depth(task.model) and read_json(Path(depth_files_folder(task)) / MANIFEST),
         "colors": [list(color) for color in task.classes.colors],
       },
     )

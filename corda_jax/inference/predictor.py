@@ -31,7 +31,7 @@ class Predictor:
   def __init__(self, task: AdaptationTask, state: TrainState):
     """Prepares the compiled functions."""
     self._mesh, self._config = task.mesh, task.config
-    self._stride = task.stride
+    self._stride, self._has_depth_heads = task.stride, task.has_depth_heads
     network = network_variables(state, self._config.evaluation.network)
     variables, read = with_depth_network(task, network)
     self.variables = jax.device_put(variables, replicated(task.mesh))
@@ -105,7 +105,7 @@ class Predictor:
       return found["S"]
 
     views = make_views(logits, x, scales=tuple(evaluation.scales), flip=evaluation.flip)
-    if not outputs:
+    if not outputs and self._has_depth_heads:
       outputs = {name: value for name, value in predict(x).items() if name != "S"}
     maps = jax.device_get(self._finish(views, outputs, x, size=size))
     if not maps.pop("finite"):

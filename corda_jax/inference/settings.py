@@ -33,8 +33,9 @@ class Prediction:
     tile_width: largest input width of the network in pixels; 0: no tiles along this axis.
     tile_margin: margin of the tiles in pixels.
     batch_size: number of images of one size predicted together, over all devices.
-    depth_files: for networks that see depth: folder of the target's depth files, whose manifest
-      says how they were made; the depth of each image is made in the same way.
+    depth_files: for networks that see depth: folder of the depth files that it was trained with,
+      whose manifest says how they were made; the depth of each image is made in the same way. "":
+      data.target.depth_root, or without that data.target.root.
     depth_weights: what made them: the folder of a run of the depth stage, or a file of Depth
       Anything.
     bad_files: "stop" at an image that cannot be read, or "skip" and report it.

@@ -30,7 +30,7 @@ def as_evaluated(
   """The predictions of a network where, and at the size, that an evaluation asks for.
 
   Args:
-    predict: images [B, H, W, 3] → predictions by name, at the network's stride.
+    predict: images [B, H, W, C] → predictions by name, at the network's stride.
     evaluation: `window`, `window_stride`, `window_mean` and `resize_via_input` of an
       `AdaptationEvaluation`. A mean of probabilities is given as its logarithm, which is a logit.
     method: how predictions are resized, as of `resize`.

@@ -162,7 +162,12 @@ def depth_anything(size: str, *, version: int = 2, max_depth: float = 0.0) -> De
     size: "S", "B" or "L".
     version: 1 or 2; the files of both have the same names and shapes.
     max_depth: as in `DepthAnything`.
+
+  Raises:
+    ValueError: there is no such size or version.
   """
+  if size not in _SIZES or version not in (1, 2):
+    raise ValueError(f"got size {size!r} and version {version}, expected S, B or L, and 1 or 2")
   width, level_widths = _SIZES[size]
   encoder = dinov2(size)
   if version == 1:

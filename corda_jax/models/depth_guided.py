@@ -157,5 +157,13 @@ def sees_depth(model: nn.Module) -> bool:
 def network_input(
   model: nn.Module, x: Float[Array, "b h w 3"], inverse_depth: Float[Array, "b h w"] | None
 ) -> Float[Array, "b h w c"]:
-  """Normalised images `x` as a network takes them: with the depth where it sees it."""
-  return with_depth(x, inverse_depth) if sees_depth(model) else x
+  """Normalised images `x` as a network takes them: with the depth where it sees it.
+
+  Raises:
+    ValueError: it sees depth, and there is none.
+  """
+  if not sees_depth(model):
+    return x
+  if inverse_depth is None:
+    raise ValueError("the network sees depth, but the batch has no inverse_depth")
+  return with_depth(x, inverse_depth)

@@ -49,17 +49,28 @@ def read_depth_anything(path: str | Path, network: DepthAnything) -> tuple[dict[
 def assumptions(network: DepthAnything) -> str:
   """What a file does not say and the configuration does, and the licence, in lines."""
   encoder = network.encoder
-  last = tuple(range(encoder.depth - 4, encoder.depth))
-  version = 1 if tuple(encoder.levels) == last else 2
+  version = _version(network)
   kind = f"metric, up to {network.max_depth:g} m" if network.metric else "relative inverse depth"
-  size, licence = _RELEASED.get(encoder.width, (f"of width {encoder.width}", "unknown"))
-  if version == 1:
-    licence = "see their page"
+  size = _RELEASED[encoder.width][0] if encoder.width in _RELEASED else f"of width {encoder.width}"
   return (
     f"Assumed, as the file does not say: version {version} (it reads the blocks "
     f"{', '.join(map(str, encoder.levels))}), {kind}.\n"
-    f"Depth Anything V{version} {size}; licence of the published weights: {licence}."
+    f"Depth Anything V{version} {size}; licence of the published weights: {licence(network)}."
   )
+
+
+def licence(network: DepthAnything) -> str:
+  """The licence of the published weights of a network."""
+  _, found = _RELEASED.get(network.encoder.width, ("", "unknown"))
+  if _version(network) == 1:
+    return "see their page"
+  return f"{found}; see their model card, too" if network.metric else found
+
+
+def _version(network: DepthAnything) -> int:
+  encoder = network.encoder
+  last = tuple(range(encoder.depth - 4, encoder.depth))
+  return 1 if tuple(encoder.levels) == last else 2
 
 
 def fit_depth_anything(
@@ -101,5 +112,6 @@ def _check_size(tensors: Mapping[str, np.ndarray], network: DepthAnything) -> No
   width = token.shape[-1]
   if width != network.encoder.width:
     size = _RELEASED[width][0] if width in _RELEASED else ""
-    remedy = f": name --config=configs/depth_anything.py:{size[0]}" if size else ""
+    option = ",v1" if _version(network) == 1 else ",metric" if network.metric else ""
+    remedy = f": name --config=configs/depth_anything.py:{size[0]}{option}" if size else ""
     raise UserError(f"its encoder has {width} channels, expected {network.encoder.width}{remedy}")

@@ -1,6 +1,7 @@
 """Depth files by Depth Anything, by the command: what is written, and what stops it."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,18 @@ import pytest
 from PIL import Image
 
 from configs.depth_anything import get_config
+from corda_jax.depth import foundation
+from corda_jax.depth.alignment import fit_affine
 from corda_jax.depth.encodings import MANIFEST, to_disparity
 from corda_jax.depth.estimator import load_depth_estimator
 from corda_jax.depth.inverse_depth import from_metres
 from corda_jax.errors import UserError
 from corda_jax.models.depth_anything import input_size
 from corda_jax.pretrained.depth_anything_weights import read_depth_anything
-from corda_jax.resize import resize_aligned, resize_cubic
+from corda_jax.resize import resize_aligned, resize_centered, resize_cubic
 from corda_jax.training.run_files import write_json
+from corda_jax.training.sharding import make_mesh
+from data_pipelines.raw_frames import RawFrame
 from data_pipelines.readers import read_depth_png, read_rgb
 from tests.command import refused, run
 from tests.pretrained.test_depth_anything_weights import FOLDER, TINY
@@ -116,8 +121,25 @@ def test_a_stopped_job_goes_on_and_files_do_not_mix(city):
   refused(
     arguments(city, label_depth__encoding="raw", label_depth__input_size=42), "input_size", 28, 42
   )
-  # Another data set would not have this scale.
-  refused(arguments(city, label_depth__encoding="raw", label_depth__splits="('train',)"), "frames")
+  renamed = city / "renamed.pth"
+  renamed.write_bytes(FILE.read_bytes())
+  run(arguments(city, weights=renamed, label_depth__encoding="raw"))
+  (city / "other").symlink_to(city / "city")  # another data set would not have this scale
+  other = arguments(city, label_depth__encoding="raw", data__target__root=city / "other")
+  refused(other, "data set", "other")
+
+
+def test_the_scale_is_of_some_frames_of_the_first_split_and_kept_for_others(city, tmp_path):
+  fields = {"label_depth__encoding": "raw", "data__target__root": city / "city"}
+  first = {"label_depth__fit_frames": 1, "label_depth__splits": "('validation',)"}
+  run(arguments(tmp_path, **fields, **first))
+  manifest = json.loads((tmp_path / "files" / MANIFEST).read_text())
+  images = sorted((city / "city/leftImg8bit/val").rglob("*.png"))
+  largest = np.quantile(predicted(images[0]), 0.999)
+  assert manifest["computed"]["scale"]["largest"] == pytest.approx(largest, rel=1e-5)
+  run(arguments(tmp_path, **fields))
+  assert len(list((tmp_path / "files").rglob("*.png"))) == 5
+  assert json.loads((tmp_path / "files" / MANIFEST).read_text()) == manifest
 
 
 def align(city, folder, known, **fields):
@@ -147,7 +169,13 @@ def read(file):
 
 
 @pytest.mark.parametrize("fit", ["dataset", "frame"])
-def test_aligned_files_have_the_scale_of_known_depth(city, tmp_path, fit):
+def test_aligned_files_have_the_scale_of_known_depth(city, tmp_path, fit, monkeypatch):
+  monkeypatch.setattr(foundation, "_FIT_PIXELS", 300)
+  monkeypatch.setattr(
+    foundation, "fit_affine", lambda x, y: used.append(len(x)) or fit_affine(x, y)
+  )
+  used = []
+
   def known(number, found):
     depth = 20 * found + 10 + number
     wrong = np.random.RandomState(number).uniform(size=depth.shape) < 0.1
@@ -156,7 +184,8 @@ def test_aligned_files_have_the_scale_of_known_depth(city, tmp_path, fit):
     return depth
 
   files, output = align(city, tmp_path, known, label_depth__fit=fit)
-  assert "Aligned with" in output.stdout
+  assert "Aligned with 900 pixels" in output.stdout
+  assert used == [900] if fit == "dataset" else [900] + 5 * [300]
   for number, (file, found, _) in enumerate(files):
     # The map for all is that of the second of three training frames.
     offset = 11 if fit == "dataset" else 10 + number
@@ -168,9 +197,12 @@ def test_aligned_files_have_the_scale_of_known_depth(city, tmp_path, fit):
       load_depth_estimator(str(tmp_path / "files"), str(FILE))
 
 
-def test_a_frame_whose_known_depth_is_reversed_gets_the_map_of_all(city, tmp_path):
+def test_a_frame_whose_known_depth_is_reversed_or_little_gets_the_map_of_all(city, tmp_path):
   def known(number, found):
-    return (20 if number != 1 else -20) * found + 100
+    depth = (20 if number != 1 else -20) * found + 100
+    if number == 4:  # fewer than 100 pixels, of another scale
+      depth[:] = np.where(np.arange(found.size).reshape(found.shape) % 16 == 0, depth + 50, 1)
+    return depth
 
   files, _ = align(city, tmp_path, known, label_depth__fit="frame")
   for file, found, _ in files:
@@ -178,7 +210,7 @@ def test_a_frame_whose_known_depth_is_reversed_gets_the_map_of_all(city, tmp_pat
 
 
 def assert_estimated(folder_of_city, files):
-  """Images get the depth of their files: of both, the corner pixels are those of the network."""
+  """Images get the depth of their files, which are smaller here."""
   images = {image.name: image for image in folder_of_city.rglob("leftImg8bit/*/*/*.png")}
   estimator = load_depth_estimator(str(files), str(FILE))
   found = sorted(files.rglob("*.png"))
@@ -186,15 +218,15 @@ def assert_estimated(folder_of_city, files):
   for file in found:
     pixels = np.asarray(read_rgb(str(images[file.name])))[None]
     depth = np.asarray(estimator.inverse_depth(estimator.variables, pixels))[0]
-    corners = np.ix_((0, -1), (0, -1))
-    np.testing.assert_allclose(depth[corners], read(file)[corners], atol=1 / 256 + 1e-5)
+    expected = resize_centered(jnp.asarray(read(file))[None, ..., None], pixels.shape[1:3])
+    np.testing.assert_allclose(depth, expected[0, ..., 0], atol=1 / 256 + 1e-5)
 
 
-@pytest.mark.parametrize("computed", [None, {}])
+@pytest.mark.parametrize("computed", [None, {"weights": FILE.name}])
 def test_a_manifest_without_the_scale_is_named(city, tmp_path, computed):
   manifest = json.loads((city / "files" / MANIFEST).read_text())
   write_json(tmp_path / MANIFEST, manifest | {"computed": computed})
-  with pytest.raises(UserError, match=r"network_depth\.json lacks scale"):
+  with pytest.raises(UserError, match=r"network_depth\.json lacks .*scale"):
     load_depth_estimator(str(tmp_path), str(FILE))
 
 
@@ -258,6 +290,21 @@ def test_images_of_several_sizes_and_bad_ones(tmp_path, random):
   for file in files:
     expected = np.clip(predicted(tmp_path / f"images/{file.name}") / largest, 0, 1) * 65535
     assert np.abs(read_depth_png(str(file)) - expected).max() <= 1
+
+
+def test_images_of_many_sizes_do_not_wait_for_the_last():
+  task = SimpleNamespace(
+    mesh=make_mesh(jax.devices()),
+    options=SimpleNamespace(batch_size=4),
+    predict=lambda _, images: images.mean(-1),
+  )
+  left = iter([RawFrame(str(n), np.full((1 + n, 8, 3), n, np.uint8)) for n in range(50)])
+  predicted = foundation._predicted(task, None, left)
+  first = next(predicted)
+  assert len(list(left)) == 50 - 33
+  assert {name: found[0, 0] for name, found in (first, *predicted)} == {
+    str(n): n for n in range(33)
+  }
 
 
 def test_values_that_cannot_work_are_named(tmp_path):

@@ -96,6 +96,20 @@ def test_several_devices_share_images_and_fill_up_what_is_missing(random, state)
     np.testing.assert_allclose(joined, maps, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+  ("depth", "scales", "passes"),
+  [(False, (1.0,), 1), (False, (0.5,), 1), (True, (1.0,), 1), (True, (0.5,), 2)],
+)
+def test_a_view_is_predicted_once(random, depth, scales, passes):
+  fields = {} if depth else tiny.PLAIN
+  made = experiment(**{"evaluation.scales": scales} | fields)
+  predictor, counted = Predictor(made, made.initial_state()), []
+  compiled = predictor._predict
+  predictor._predict = lambda *given: counted.append(1) or compiled(*given)
+  predictor(random.randint(0, 256, (1, 17, 25, 3)).astype(np.uint8), (17, 25))
+  assert len(counted) == passes
+
+
 def test_depth_is_that_of_the_image_as_it_is_however_it_is_seen(random, state):
   image = random.randint(0, 256, (1, 17, 25, 3)).astype(np.uint8)
   seen = {"evaluation.flip": True, "evaluation.scales": (0.5, 1.0)}

@@ -85,8 +85,9 @@ def test_what_is_assumed_and_the_licence_are_printed():
 def test_a_file_of_another_size_names_the_configuration_of_that_size(tmp_path):
   path = tmp_path / "large.safetensors"
   write_safetensors(path, {"pretrained.cls_token": np.zeros((1, 1, 1024), np.float32)})
-  with pytest.raises(UserError, match=r"1024 channels.*depth_anything.py:L"):
-    read_depth_anything(path, depth_anything("S"))
+  for options, name in (({}, "L"), ({"version": 1}, "L,v1"), ({"max_depth": 80.0}, "L,metric")):
+    with pytest.raises(UserError, match=rf"1024 channels.*depth_anything\.py:{name}$"):
+      read_depth_anything(path, depth_anything("S", **options))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,9 @@ def test_values_that_cannot_work_are_named():
     DepthAnything(level_widths=(4, 4, 4))
   with pytest.raises(ValueError, match=r"encoder\.levels has 1"):
     DepthAnything(encoder=VisionTransformer(levels=(11,)))
+  for size, version in (("M", 2), ("S", 3)):
+    with pytest.raises(ValueError, match="expected S, B or L"):
+      depth_anything(size, version=version)
   network = TINY
   with pytest.raises(ValueError, match="multiples of 14"):
     network.init(jax.random.key(0), np.zeros((1, 20, 28, 3), np.float32))
