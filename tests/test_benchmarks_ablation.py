@@ -183,7 +183,9 @@ def test_oracles_know_what_training_must_not(tmp_path):
     if target and variant in (variants.RIGHT_ALONE, variants.TRUE_LABELS):
       expected = expected._replace(inverse_depth=np.float32(truth.label))
     shown = frames_of_variant(variant, truth, target=target)
-    if variant == variants.NO_BLUE:
+    if variant == variants.EMPTY_INPUT:
+      expected = expected._replace(inverse_depth=np.ones_like(truth.inverse_depth))
+    elif variant == variants.NO_BLUE:
       expected.image[..., 2] = 0
     elif variant == variants.DEPTH_SEEN:
       blue = expected.image[..., 2] = shown.image[..., 2]

@@ -10,10 +10,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.ablation.variants import DEPTH_SEEN, NO_BLUE, RIGHT_ALONE, TRUE_LABELS
+from benchmarks.ablation.variants import DEPTH_SEEN, EMPTY_INPUT, NO_BLUE, RIGHT_ALONE, TRUE_LABELS
 from benchmarks.ablation.world import Frames
 from corda_jax.adaptation.teacher import Teacher
 from corda_jax.adaptation.terms.mixed import MixedSelfTraining
+from corda_jax.depth.inverse_depth import NO_DEPTH
 
 _FARTHEST, _NEAREST = 2.0, 400.0  # inverse depths that are black and white: 655 m and 1.6 m
 
@@ -30,6 +31,8 @@ def frames_of_variant(variant: str, frames: Frames, *, target: bool) -> Frames:
     image = frames.image.copy()
     image[..., 2] = _nearness(frames.inverse_depth) if variant == DEPTH_SEEN else 0
     frames = frames._replace(image=image)
+  if variant == EMPTY_INPUT:
+    frames = frames._replace(inverse_depth=np.full_like(frames.inverse_depth, NO_DEPTH))
   if variant in (RIGHT_ALONE, TRUE_LABELS) and target:
     frames = frames._replace(inverse_depth=frames.label.astype(np.float32))
   return frames

@@ -75,10 +75,11 @@ PARTS_OF_CORDA = (
   ORACLE,
 )
 
-# Variants that use forbidden knowledge (`benchmarks.ablation.oracles`).
+# Variants that use forbidden knowledge, and their controls (`benchmarks.ablation.oracles`).
 RIGHT_ALONE = "oracle: wrong pseudo-labels weigh nothing"
 TRUE_LABELS = "oracle: true labels, mixed"
 NO_BLUE = "oracle: without blue"
+EMPTY_INPUT = "DACS, empty depth as input"  # a control: the second encoder without what it sees
 DEPTH_SEEN = "oracle: exact depth in place of blue"
 _NO_BLUE = {"mixing.augmentation.jitter_probability": 0.0}  # it would mix the colours
 ORACLES: dict[str, dict[str, Any]] = {
@@ -86,6 +87,7 @@ ORACLES: dict[str, dict[str, Any]] = {
   TRUE_LABELS: WITHOUT_DEPTH | {"teacher.part": "benchmarks.ablation.oracles:TrueLabels"},
   NO_BLUE: WITHOUT_DEPTH | _NO_BLUE,
   DEPTH_SEEN: WITHOUT_DEPTH | _NO_BLUE,
+  EMPTY_INPUT: WITHOUT_DEPTH | {_INPUT: {"dropout": 0.0}},
 }
 
 # Variant → the one from which it differs in one thing. (The photometric one differs in more: the
@@ -109,6 +111,7 @@ BUILDS_ON = {
   RIGHT_ALONE: DACS,
   TRUE_LABELS: DACS,
   DEPTH_SEEN: NO_BLUE,
+  EMPTY_INPUT: DACS,
 }
 
 # Layout of the source → what its recipe changes in GTA5's (configs/synthia2cs.py).
