@@ -330,6 +330,7 @@ def free_job_number():
   raise AssertionError("no port is free")
 
 
+@pytest.mark.slow  # several processes by themselves: tests/training/test_processes.py
 def test_slurm_runs_two_processes_that_train_and_score(tmp_path):
   srun = tmp_path / "bin" / "srun"
   srun.parent.mkdir()

@@ -31,10 +31,9 @@ def seeing_depth(recipe, **types):
   ("recipe", "get_config"),
   [
     ("gta2cs_mic_corda", seeing_depth),  # all terms but hidden patches
-    ("gta2cs_vfm_uda", tiny_recipes.get_config),
     *(
       pytest.param(name, tiny_recipes.get_config, marks=pytest.mark.slow)
-      for name in tiny_recipes.RECIPES[:-1]
+      for name in tiny_recipes.RECIPES
     ),
   ],
 )

@@ -165,7 +165,7 @@ def described_losses(task, state, batch):
   return losses, loss_of(slice(0, frames))[1]
 
 
-@pytest.mark.parametrize("views", [("right",), ALL])
+@pytest.mark.parametrize("views", [pytest.param(("right",), marks=pytest.mark.slow), ALL])
 def test_without_truth_the_photometric_loss_is_reported(views, tmp_path):
   task = build(views, **{"data.target.depth": "none"})
   state = task.initial_state()
@@ -198,6 +198,7 @@ def test_without_truth_the_photometric_loss_is_reported(views, tmp_path):
   assert "truth" not in pictures
 
 
+@pytest.mark.slow
 def test_weights_of_torchvision_reach_a_run(tmp_path):
   fresh = build_real(ALL).state_shapes()
   variables = {}

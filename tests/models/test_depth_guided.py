@@ -163,6 +163,7 @@ def test_data_without_depth_are_refused():
       AdaptationTask.from_config(config, make_mesh(jax.devices()[:1]))
 
 
+@pytest.mark.slow
 def test_one_pass_of_the_student_gives_the_same_numbers(float64):
   types = {"model.dtype": "float64", "model.param_dtype": "float64", **tiny.PLAIN}
   losses = []
