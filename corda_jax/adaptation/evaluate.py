@@ -192,8 +192,8 @@ class Evaluator:
     """Predictions on the first frames, at most `count` of them, for a contact sheet.
 
     Returns:
-      "image", "label", "prediction" and what `views.depth_maps` makes,
-      stacked; "label" at the size of the image.
+      "image", "label", "prediction" and what `views.depth_maps` makes, stacked; "label"
+      at the size of the image.
     """
     variables = self._variables(state)
     # So many batches for every process alike: they compute the pictures together.

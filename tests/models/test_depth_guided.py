@@ -11,7 +11,7 @@ from corda_jax.errors import UserError
 from corda_jax.models.corda import Corda
 from corda_jax.models.decoders.daformer import FusionDecoder
 from corda_jax.models.decoders.deeplab import DeepLabDecoder
-from corda_jax.models.depth_guided import DepthGuided, with_depth
+from corda_jax.models.depth_guided import DepthGuided, network_input, with_depth
 from corda_jax.models.encoders.mix_transformer import MixTransformer
 from corda_jax.models.encoders.resnet import ResNet
 from corda_jax.models.encoders.vision_transformer import VisionTransformer
@@ -108,6 +108,8 @@ def test_the_channel_of_the_depth():
   x = np.zeros((1, 1, 3, 3), np.float32)
   got = with_depth(x, jnp.asarray([[[1.0, 0.5, 257.0]]]))
   np.testing.assert_allclose(got[0, 0, :, 3], [0, 0, np.log(257) / 3], rtol=1e-6)
+  with pytest.raises(ValueError, match="no inverse_depth"):
+    network_input(network(), jnp.asarray(x), None)
   with pytest.raises(ValueError, match="3 channels"):
     network().init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)), train=False)
 
