@@ -14,7 +14,7 @@ help:
 	@echo "make demo           one procedural city adapts to another: numbers and pictures in $(WORKDIR)"
 	@echo "make test           the tests, but for the slow ones"
 	@echo "make test-all       all tests"
-	@echo "make test-versions  every Python of this machine, with the newest and the oldest packages"
+	@echo "make test-versions  every other Python of this machine, and the oldest packages"
 	@echo "make check          linter and formatter, without changes"
 	@echo "make docs           guides and reference as pages: docs/_build/index.html"
 	@echo "make format         fixes what they find"

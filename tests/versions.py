@@ -3,7 +3,8 @@
     python -m tests.versions [--python 3.12 --with jax==0.11.2]
 
 Each Python that is found, on the PATH or in pyenv, gets an environment with the newest packages
-that pyproject.toml allows, and the oldest Python one more with the oldest. In each of them every
+that pyproject.toml allows, and the oldest Python one more with the oldest. The newest packages on
+the Python that runs this are left out: they are what the tests run on. In each environment every
 module is imported, and a tiny network is trained, evaluated and used to predict. Environments are
 kept in `.versions`, by the contents of pyproject.toml.
 """
@@ -130,19 +131,23 @@ def main() -> None:
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
   versions = supported_versions(project)
   parser.add_argument(
-    "--python", action="append", choices=versions, help="this version alone; default: all"
+    "--python",
+    action="append",
+    choices=versions,
+    help="this version alone; default: all but the one that runs this",
   )
   options = parser.parse_args()
   pythons = {version: find_python(version) for version in options.python or versions}
   for version, python in pythons.items():
     if python is None:
       print(f"Python {version}: not found")
-  found = [python for python in pythons.values() if python]
+  found = {version: python for version, python in pythons.items() if python}
   if not found:
     sys.exit(f"error: none of Python {', '.join(pythons)} is on the PATH or in pyenv")
-  jobs = [(python, "highest") for python in found]
+  tested = [] if options.python else [".".join(map(str, sys.version_info[:2]))]
+  jobs = [(python, "highest") for version, python in found.items() if version not in tested]
   if not options.extra:
-    jobs.append((found[0], "lowest-direct"))
+    jobs.append((next(iter(found.values())), "lowest-direct"))
   digest = _digest()
   for old in ENVIRONMENTS.glob("*"):  # of another pyproject.toml
     if not old.name.startswith(digest):
