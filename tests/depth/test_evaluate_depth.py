@@ -148,21 +148,24 @@ def described_losses(task, state, batch):
     variables = {"params": state.params[name], "batch_stats": state.batch_stats[name]}
     return getattr(task.models, name).apply(variables, *x, train=False)
 
-  disparities = apply("depth", inputs["image"])
-  poses, _ = predict_poses(lambda *x: (apply("pose", *x), None), inputs, views)
-  transforms = view_transforms(poses, views, batch["baseline"], 2.2)
-  sources = jnp.stack([images[f"{view}_image"] for view in views])
+  @jax.jit
+  def described(images, inputs, batch):
+    disparities = apply("depth", inputs["image"])
+    poses, _ = predict_poses(lambda *x: (apply("pose", *x), None), inputs, views)
+    transforms = view_transforms(poses, views, batch["baseline"], 2.2)
+    sources = jnp.stack([images[f"{view}_image"] for view in views])
 
-  def loss_of(i):
-    scene = Views(
-      images["image"][i], sources[:, i], transforms[:, i], batch["intrinsics"][i],
-      are_temporal(views),
-    )  # fmt: skip
-    return photometric_loss([x[i] for x in disparities], scene, task.step.config)
+    def loss_of(i):
+      scene = Views(
+        images["image"][i], sources[:, i], transforms[:, i], batch["intrinsics"][i],
+        are_temporal(views),
+      )  # fmt: skip
+      return photometric_loss([x[i] for x in disparities], scene, task.step.config)
 
-  frames = len(images["image"])
-  losses = [float(loss_of(slice(i, i + 1))[0]) for i in range(frames)]
-  return losses, loss_of(slice(0, frames))[1]
+    frames = jnp.arange(len(images["image"]))
+    return jax.lax.map(lambda i: loss_of(i[None])[0], frames), loss_of(frames)[1]
+
+  return described(images, inputs, batch)
 
 
 @pytest.mark.parametrize("views", [pytest.param(("right",), marks=pytest.mark.slow), ALL])
