@@ -28,12 +28,16 @@ HELD_BY_OTHERS = (
 )
 
 
-def steps_held_by_others(path):
-  return path.is_relative_to(Path(__file__).parent) and path.stem in HELD_BY_OTHERS
+# Another size between two that are compared.
+BETWEEN = ("mit_b1",)
+
+
+def ours(path, names):
+  return path.is_relative_to(Path(__file__).parent) and path.stem in names
 
 
 def marks(path):
-  return [pytest.mark.slow] if steps_held_by_others(path) else []
+  return [pytest.mark.slow] if ours(path, HELD_BY_OTHERS + BETWEEN) else []
 
 
 def stem(path):
@@ -72,7 +76,9 @@ def released(path, *options):
   return {name: int(number.replace(",", "")) for name, number in rows}
 
 
-@pytest.mark.parametrize("path", filter(steps_held_by_others, files("corda")), ids=stem)
+@pytest.mark.parametrize(
+  "path", [path for path in files("corda") if ours(path, HELD_BY_OTHERS)], ids=stem
+)
 def test_released_network(path):
   compared = released(path, "--outputs")
   assert compared["eval/* of a converted file"] == 6

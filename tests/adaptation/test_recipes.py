@@ -6,6 +6,7 @@ import pytest
 
 from configs.default import depth_as_input
 from corda_jax.adaptation.task import AdaptationTask
+from corda_jax.models.build import build_common, model_settings
 from corda_jax.training.sharding import make_mesh, put_batch, replicated_key
 from tests import tiny_recipes
 
@@ -27,10 +28,18 @@ def seeing_depth(recipe, **types):
   return config
 
 
+def seeing_depth_at_one_resolution(recipe, **types):
+  config = seeing_depth(recipe, **types)
+  config.model = model_settings(config.model.network, build_common(config.model))
+  return config
+
+
 @pytest.mark.parametrize(
   ("recipe", "get_config"),
   [
-    ("gta2cs_mic_corda", seeing_depth),  # all terms but hidden patches
+    # All terms but hidden patches, and half of the program.
+    ("gta2cs_mic_corda", seeing_depth_at_one_resolution),
+    pytest.param("gta2cs_mic_corda", seeing_depth, marks=pytest.mark.slow),
     *(
       pytest.param(name, tiny_recipes.get_config, marks=pytest.mark.slow)
       for name in tiny_recipes.RECIPES
