@@ -214,7 +214,7 @@ def check_job(task: Task, workdir: Path, mode: str) -> None:
   if mode in ("train", "evaluate", "label_depth"):
     frames = frame_mesh(task.mesh, config.evaluation.get("devices_per_frame", 1))
     check_divisible(frames, config.data.evaluation_batch_size, "data.evaluation_batch_size")
-    task.state_shapes()  # raises UserError for an invalid network
+    _ = task.state_shapes  # raises UserError for an invalid network
   if mode == "train":
     group = config.model.batch_norm_group
     check_training_batch(task.mesh, config.data.batch_size, group)

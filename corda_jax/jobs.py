@@ -118,7 +118,7 @@ def train(
   with first_process_first("provide the data"):
     feed.provide(task.needs("train"))
   record_config(workdir, task.config.to_dict())
-  print(_parameter_overview(task.state_shapes().params))
+  print(_parameter_overview(task.state_shapes.params))
   profile, hooks = task.config.profile, []
   if profile.at_step:
     once = {"every_secs": None, "profile_duration_ms": None}

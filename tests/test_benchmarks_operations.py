@@ -91,7 +91,7 @@ def test_the_outermost_scope_counts_also_for_gradients():
 
 def test_the_teacher_of_a_step_takes_no_gradients():
   experiment = stub_task(tiny.get_config())
-  given = (experiment.state_shapes(), random_batch(experiment.config.data, 19, 0))
+  given = (experiment.state_shapes, random_batch(experiment.config.data, 19, 0))
   count = count_operations(experiment.make_step(), *given, jax.random.key(0), parts=PARTS)
   source, teacher, mixed, _, _, optimizer = (count[part, CONVOLUTION] for part in PARTS)
   assert source == mixed > teacher > optimizer == 0

@@ -362,7 +362,7 @@ def test_a_preset_turns_the_recipe_into_the_published_one(recipe):
   config = get_config(recipe, "as_published")
   published = {n: v for n, v in PUBLISHED.items() if n in released(config)}
   assert_holds(config, released(config) | OWN[recipe] | published)
-  assert AdaptationTask.from_config(config).state_shapes().params
+  assert AdaptationTask.from_config(config).state_shapes.params
   with pytest.raises(ValueError, match=r"preset.*as_written.*as_released.*as_published"):
     get_config(recipe, "as_written")
 
@@ -418,7 +418,7 @@ def test_recipes_of_transformers(recipe):
   larger, factor = get_config(recipe, "batch=16"), 16 // config.data.batch_size
   assert (larger.data.batch_size, larger.num_steps) == (16, 40_000 // factor)
   assert larger.optimizer.warmup.steps == -(-1_500 // factor)
-  assert build(larger).state_shapes().params  # groups are of networks that have such
+  assert build(larger).state_shapes.params  # groups are of networks that have such
   grouped = (
     recipe not in VISION
     and "hrda" not in recipe
@@ -474,7 +474,7 @@ def _switches_of_mic():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_can_be_built(name):
   module = importlib.import_module(f"configs.{name}")
-  assert build(module.get_config()).state_shapes().params
+  assert build(module.get_config()).state_shapes.params
   assert module.__doc__
 
 
@@ -497,7 +497,7 @@ def test_a_preset_names_what_depth_is_learned_from(name):
   for preset, views in VIEWS.items():
     task = build(get_config(name, preset))
     assert task.views == tuple(task.config.data.target.views) == views
-    networks[preset] = set(task.state_shapes().params)
+    networks[preset] = set(task.state_shapes.params)
   assert networks == {"stereo": {"depth"}, "video": {"depth", "pose"}, "both": {"depth", "pose"}}
   assert get_config(name).to_dict() == get_config(name, "stereo").to_dict()
   with pytest.raises(ValueError, match=r"views.*mono.*stereo.*video.*both"):

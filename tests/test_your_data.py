@@ -90,7 +90,7 @@ def test_the_configurations_of_the_page_can_be_built():
     config = made["get_config"]()
     kind = DepthTask if config.task == "depth" else AdaptationTask
     task = kind.from_config(config)
-    assert task.state_shapes().params
+    assert task.state_shapes.params
     task.check_training()
   assert made["get_config"]().data.target.depth == "inverse_png16"
 

@@ -63,7 +63,11 @@ def run(command: list[str]) -> str:
   Raises:
     VersionError: it fails.
   """
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "PYTHONDONTWRITEBYTECODE": "",  # uv leaves thousands of modules to be compiled when imported
+  }
   try:
     result = subprocess.run(
       command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
   found, held = {}, []
   for name, config in swept_configs(options):
     task = AdaptationTask.from_config(config)
-    mesh, state = task.mesh, task.state_shapes()
+    mesh, state = task.mesh, task.state_shapes
     check_training_batch(mesh, config.data.batch_size, config.model.batch_norm_group)
     host = random_batch(config.data, len(task.classes), 0)
     arguments = (state, put_batch(mesh, host), replicated_key(mesh, config.seed))

@@ -43,7 +43,7 @@ def _row(options: argparse.Namespace, devices: int) -> str:
     "label": np.zeros((1, 2 * target.height, 2 * target.width), np.uint8),
     "valid": np.ones(1, bool),
   }
-  compiled = Evaluator(task).traced_for(task.state_shapes(), batch).lower().compile()
+  compiled = Evaluator(task).traced_for(task.state_shapes, batch).lower().compile()
   messages = count_collectives(compiled.as_text()).values()
   scratch = compiled.memory_analysis().temp_size_in_bytes
   return (

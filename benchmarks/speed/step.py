@@ -127,9 +127,7 @@ def operations_table(options: argparse.Namespace) -> str:
       for name, value in random_batch(config.data, len(task.classes), 0).items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    found = _by_part(
-      count_operations(task.make_step(), task.state_shapes(), batch, key, parts=PARTS)
-    )
+    found = _by_part(count_operations(task.make_step(), task.state_shapes, batch, key, parts=PARTS))
     cells = [f"{count / 1e9:,.0f}" for count in (*found.values(), sum(found.values()))]
     lines.append(f"| {name} | {' | '.join(cells)} |")
   return "\n".join(lines)

@@ -231,7 +231,7 @@ class AdaptationTask(Task):
   @functools.cached_property
   def _maps(self) -> Callable[..., Mapping[str, jax.Array]]:
     everywhere, split = replicated(self.mesh), batch_sharded(self.mesh)
-    shardings = shardings_of(self.state_shapes())
+    shardings = shardings_of(self.state_shapes)
     return jax.jit(
       self.make_maps(), in_shardings=(shardings, split, everywhere), out_shardings=everywhere
     )

@@ -26,7 +26,7 @@ def read_initial_depth_weights(task: DepthTask) -> tuple[dict, str]:
   Raises:
     UserError: a file cannot be read, or does not fit the network.
   """
-  shapes = task.state_shapes()
+  shapes = task.state_shapes
   found, lines = {}, []
   for network in shapes.params:
     path = task.config.initial_weights[network]

@@ -34,7 +34,7 @@ def read_initial_pose(task: AdaptationTask) -> dict[str, Any] | None:
   folder = getattr(term, "initial_pose", "")
   if not folder:
     return None
-  expected = task.state_shapes().terms.get(_TERM)
+  expected = task.state_shapes.terms.get(_TERM)
   if expected is None:
     raise UserError(
       f"{_FIELD} is {folder!r}, but no domain learns depth from video, so there is no pose "

@@ -71,7 +71,7 @@ def read_initial_weights(task: AdaptationTask) -> InitialWeights:
   if not path:
     raise UserError("initial_weights is '', expected a file: set --config.initial_weights=FILE.pth")
   tree = read_weights_file(path)
-  shapes = task.state_shapes()
+  shapes = task.state_shapes
   template = {"params": shapes.params, "batch_stats": shapes.batch_stats}
   model = task.model
   table, options = table_of(model), {"classifier_dilations": _dilations(model)}

@@ -25,7 +25,7 @@ def restore_state(task: Any, workdir: Path) -> Any:
   """
   which = task.config.evaluation.checkpoint
   with undamaged_checkpoint(workdir, which, task.config.faults) as (checkpoints, step):
-    return checkpoints.restore(step, task.state_shapes())
+    return checkpoints.restore(step, task.state_shapes)
 
 
 @contextlib.contextmanager

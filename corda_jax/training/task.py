@@ -1,6 +1,7 @@
 """What a task is to the loop that trains it, to evaluation and to the command."""
 
 import abc
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -187,7 +188,7 @@ class Task(abc.ABC):
 
   def initial_state(self) -> Any:
     """A state of random weights, on the devices as `state_shapes` says."""
-    shapes = self.state_shapes()
+    shapes = self.state_shapes
     # Hundreds of random arrays, computed once: on a CPU, optimising that takes far longer.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     create = jax.jit(
@@ -195,6 +196,7 @@ class Task(abc.ABC):
     )
     return create(replicated_key(self.mesh, self.config.seed))  # compiled once for all seeds
 
+  @functools.cached_property  # a large network is traced for seconds
   def state_shapes(self) -> Any:
     """Shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(self.create_state, jax.random.key(0))
@@ -202,7 +204,7 @@ class Task(abc.ABC):
 
   def compile_step(self) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
     """The jitted step: the batch is split over the mesh, the state is donated."""
-    return compile_step(self.make_step(), self.mesh, shardings_of(self.state_shapes()))
+    return compile_step(self.make_step(), self.mesh, shardings_of(self.state_shapes))
 
   def compile_for_frames(self, function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """A jitted function of (variables, batch) whose results every process gets.

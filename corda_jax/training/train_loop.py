@@ -99,7 +99,7 @@ class _Run:
     if newest is None:
       return self._task.fresh_state(), 0
     print(f"Resuming from the checkpoint of step {newest}.")
-    return self._checkpoints.restore(newest, self._task.state_shapes()), newest
+    return self._checkpoints.restore(newest, self._task.state_shapes), newest
 
   def _whole_checkpoints(self):
     # A checkpoint that cannot be written is not listed; the caller reports another error.

@@ -137,7 +137,7 @@ def test_a_teacher_that_is_split_over_devices_is_evaluated_as_a_whole_one(state)
   for split in (False, True):
     fields = {"evaluation.network": "teacher", "compute.shard_state": split}
     shared = AdaptationTask.from_config(tiny.get_config(**fields), make_mesh(jax.devices()[:4]))
-    put = jax.device_put(state, shardings_of(shared.state_shapes()))
+    put = jax.device_put(state, shardings_of(shared.state_shapes))
     found.append(Evaluator(shared).confusion(put, batches())[0])
   np.testing.assert_array_equal(*found)
 

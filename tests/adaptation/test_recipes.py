@@ -80,5 +80,5 @@ def test_pictures_of_training_have_the_masked_image():
   )
   batch = task.batch_inputs(tiny_recipes.get_batch())
   with jax.numpy_dtype_promotion("standard"):  # for optax.scale_by_adam
-    maps = jax.eval_shape(task.make_maps(), task.state_shapes(), batch, jax.random.key(0))
+    maps = jax.eval_shape(task.make_maps(), task.state_shapes, batch, jax.random.key(0))
   assert maps["masked_image"].shape == maps["image"].shape == (4, 64, 64, 3)

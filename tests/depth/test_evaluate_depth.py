@@ -203,7 +203,7 @@ def test_without_truth_the_photometric_loss_is_reported(views, tmp_path):
 
 @pytest.mark.slow
 def test_weights_of_torchvision_reach_a_run(tmp_path):
-  fresh = build_real(ALL).state_shapes()
+  fresh = build_real(ALL).state_shapes
   variables = {}
   for network, seed in (("depth", 1), ("pose", 2)):
     shapes = {"params": fresh.params["depth"], "batch_stats": fresh.batch_stats["depth"]}

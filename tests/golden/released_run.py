@@ -145,7 +145,7 @@ class ReleasedRun:
 
   def convert(self, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """The tensors of a released checkpoint as variables of the network; not one may be missing."""
-    shapes = self.task.state_shapes()
+    shapes = self.task.state_shapes
     variables, report = match(
       tensors,
       {"params": shapes.params, "batch_stats": shapes.batch_stats},

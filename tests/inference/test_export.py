@@ -252,7 +252,7 @@ def test_the_recipes_network_is_exported_for_any_size(preset):
   from configs import gta2cs
 
   made = AdaptationTask.from_config(gta2cs.get_config(preset), make_mesh(jax.devices()[:1]))
-  shapes = made.state_shapes()
+  shapes = made.state_shapes
   variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
   program = export_program(made, *with_depth_network(made, variables))
   assert [str(x) for x in program.in_avals[-1].shape] == ["batch", "height", "width", "3"]

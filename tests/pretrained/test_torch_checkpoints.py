@@ -31,7 +31,7 @@ def experiment(path="", **fields):
 
 
 def state_dict(seed):
-  shapes = experiment().state_shapes()
+  shapes = experiment().state_shapes
   random = np.random.RandomState(seed)
   variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
   variables = jax.tree.map(

@@ -324,7 +324,7 @@ def test_a_checkpoint_is_restored_on_other_devices(tmp_path):
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path)
   for reader in (read, again):
-    shapes = reader.state_shapes()
+    shapes = reader.state_shapes
     found = checkpoints.restore(1, shapes)
     jax.tree.map(np.testing.assert_array_equal, found, state)
     assert jax.tree.map(lambda x: x.sharding, found) == shardings_of(shapes)

@@ -38,7 +38,7 @@ def depth(**overrides):
 
 def traced_step(build, **overrides):
   task, batch = build(**overrides)
-  state = task.state_shapes()
+  state = task.state_shapes
   with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
     return jax.make_jaxpr(task.make_step())(state, batch, jax.random.key(0)).jaxpr
 
@@ -61,7 +61,7 @@ def test_steps_have_the_precision_asked_for(build):
 @pytest.mark.parametrize("build", [adaptation, depth])
 def test_half_the_bits_leave_parameters_statistics_and_losses_wide(build):
   task, batch = build(**{"model.dtype": "bfloat16"})
-  given = task.state_shapes()
+  given = task.state_shapes
   with jax.numpy_dtype_promotion("standard"):
     state, metrics = jax.eval_shape(task.make_step(), given, batch, jax.random.key(0))
   types = {x.dtype for x in jax.tree.leaves((state, metrics)) if x.dtype != np.int32}
@@ -153,7 +153,7 @@ def test_gradients_are_summed_over_devices_once_where_the_state_is_split():
     task = stub_task(tiny.get_config(**fields), devices=4)
     batch = put_batch(task.mesh, task.batch_inputs(tiny.get_batch()))
     key = replicated_key(task.mesh, 0)
-    program = task.compile_step().lower(task.state_shapes(), batch, key).compile()
+    program = task.compile_step().lower(task.state_shapes, batch, key).compile()
     counted = count_collectives(program.as_text())
     sent[split] = sum(each.count for (_, kind), each in counted.items() if kind == "all-reduce")
   assert sent[True] == sent[False] > 0
@@ -165,7 +165,7 @@ def test_one_pass_of_the_student_exchanges_gradients_once():
     fields = tiny.PLAIN | {"model.batch_norm_group": 1}
     config = tiny.get_config(**fields, **{"compute.one_student_pass": one_pass})
     task = AdaptationTask.from_config(config, mesh)
-    state = task.state_shapes()
+    state = task.state_shapes
     arguments = (
       state,
       put_batch(mesh, task.batch_inputs(tiny.get_batch())),

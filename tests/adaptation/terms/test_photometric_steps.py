@@ -260,7 +260,7 @@ def test_checkpoints_hold_the_pose_network_where_there_is_one(case, tmp_path):
   checkpoints.save(1, after)
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path)
-  restored = checkpoints.restore(1, task.state_shapes())
+  restored = checkpoints.restore(1, task.state_shapes)
   checkpoints.close()
   assert jax.tree.structure(restored) == jax.tree.structure(after)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(after))
